@@ -22,11 +22,9 @@ import torch
 from kdtool_loss_ce import CrossEntropy
 from kdtool_loss_divergences import ForwardKL, JensenShannon, ReverseKL, SkewKL, SkewReverseKL, TotalVariation
 from kdtool_testing import ListSource, make_run
-from kdtool_trainer_standard._chunk import Chunk, ChunkLoss
-from kdtool_trainer_standard._head import HeadWork
-from kdtool_trainer_standard._machine import tuned_malloc
-from kdtool_trainer_standard._projection import Projection, product
-from kdtool_trainer_standard._terms import bind_terms
+from kdtool_torch.head import HeadWork, Projection, product
+from kdtool_torch.machine import tuned_malloc
+from kdtool_torch.terms import Chunk, ChunkLoss, bind_terms
 
 VOCABULARY, WIDTH, DTYPE, KEPT = 49152, 576, torch.bfloat16, 14
 LOSSES: dict[str, tuple[type[kdtool.Loss], kdtool.SignalKind | None]] = {

@@ -19,9 +19,11 @@ from decimal import Decimal
 from pathlib import Path
 
 import kdtool
-from kdtool_asking import read_summary
+from kdtool_measuring import read_summary
 from kdtool_teacher_claude import Claude
-from kdtool_teacher_claude.testing import KEY, MODEL, Faults, ServerProcess, serve_process
+from kdtool_teacher_claude.testing import ServerProcess, serve_process
+from kdtool_teacher_claude.testing_replies import MODEL
+from kdtool_teacher_claude.testing_server import KEY, Faults
 
 
 def requests(number: int, first: int = 0) -> list[kdtool.Request]:

@@ -20,8 +20,8 @@ import torch
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import pick_device
-from kdtool_transform_compile import Compile
 from kdtool_transformers import TransformersModel
+from kdtool_transformers.transforms import Compile
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 576,

@@ -29,14 +29,12 @@ from statistics import fmean, quantiles
 from typing import Any
 
 import kdtool
-import kdtool_streaming._growing_text as growing
-from kdtool_command_serve.choosing import candidates
-from kdtool_command_serve.completing import Task
-from kdtool_command_serve.devices import Devices
-from kdtool_command_serve.syntax import fitting_length
+import kdtool_transformers.streaming.answer as growing
 from kdtool_evaluator_line_completion import edit_similarity
-from kdtool_streaming import StreamedModels
+from kdtool_serve.devices import Devices, candidates, fitting_length
+from kdtool_serve.tasks import Task
 from kdtool_transformers import trim_suffix
+from kdtool_transformers.streaming import StreamedModels
 
 KINDS = {
     "within a word": re.compile(r"(?<=\w)(?=\w)"),

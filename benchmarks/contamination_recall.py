@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-from kdtool_overlap._benchmarks import Benchmarks
+from kdtool_evaluator_overlap._benchmarks import Benchmarks
 
 KEPT = {
     "std",

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-ray_cluster = runpy.run_path(str(ROOT / "plugins/executor-ray/tests/ray_cluster.py"))["ray_cluster"]
+ray_cluster = runpy.run_path(str(ROOT / "plugins/cloud/tests/ray/ray_cluster.py"))["ray_cluster"]
 toy_recipe = runpy.run_path(str(ROOT / "core/tests/toy_recipe.py"))["toy_recipe"]
 RECIPE = ROOT / "recipes/quickstart-seeds.yaml"
 SETTINGS = (

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import kdtool
-from kdtool_filter_duplicates import DuplicatesFilter
-from kdtool_filter_length import LengthFilter
-from kdtool_filter_secrets import SecretsFilter
-from kdtool_filter_syntax import SyntaxFilter
+from kdtool_data.duplicates import DuplicatesFilter
+from kdtool_data.syntax import SyntaxFilter
+from kdtool_essentials.length import LengthFilter
+from kdtool_essentials.secrets import SecretsFilter
 from kdtool_testing import make_run
 
 BATCH = 256

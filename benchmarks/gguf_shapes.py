@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import kdtool
 import torch
 import yaml
-from kdtool_evaluator_efficiency._answers import Answering
+from kdtool_evaluator_efficiency._timed import Answering
 from kdtool_evaluator_efficiency._turns import Amount
-from kdtool_exporter_gguf import GGUF
-from kdtool_exporter_gguf._prepared import Prepared
-from kdtool_exporter_gguf._runtime import GGUFRuntime
-from kdtool_exporter_gguf._writing import write_quantised
+from kdtool_export.gguf import GGUF
+from kdtool_export.gguf.calibration import Prepared
+from kdtool_export.gguf.quantisation import write_quantised
+from kdtool_export.gguf.runtime import GGUFRuntime
 from kdtool_student_pruned import Pruned
 from kdtool_student_smallcoder import SmallCoder
 from kdtool_teacher_causal_lm import CausalLM

@@ -27,8 +27,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import kdtool
-from kdtool_exporter_gguf import GGUF
-from kdtool_exporter_gguf._runtime import GGUFRuntime
+from kdtool_export.gguf import GGUF
+from kdtool_export.gguf.runtime import GGUFRuntime
 from kdtool_teacher_smollm2 import SmolLM2
 from kdtool_testing import make_run
 

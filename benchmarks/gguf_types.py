@@ -16,14 +16,13 @@ import time
 from pathlib import Path
 
 import torch
-from kdtool_corpus_python_source import PythonSource
-from kdtool_exporter_gguf import GGUF
-from kdtool_exporter_gguf._decoder import Decoder
-from kdtool_exporter_gguf._held_text import WINDOW
-from kdtool_exporter_gguf._mixes import WEIGHTED
-from kdtool_exporter_gguf._parity import Parity, compare
-from kdtool_exporter_gguf._prepared import Prepared, prepare
-from kdtool_exporter_gguf._writing import write_quantised
+from kdtool_essentials.python_source import PythonSource
+from kdtool_export.gguf import GGUF
+from kdtool_export.gguf.calibration import WINDOW, Prepared, prepare
+from kdtool_export.gguf.checks import Parity, compare
+from kdtool_export.gguf.decoder import Decoder
+from kdtool_export.gguf.quantisation import write_quantised
+from kdtool_export.gguf.settings import WEIGHTED
 from kdtool_teacher_smollm2._fetch import find_weights
 from kdtool_testing import make_run
 from kdtool_torch import widen

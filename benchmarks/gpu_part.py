@@ -28,10 +28,10 @@ import torch
 from gpu_models import FULL, TINY, Shape, Sizes, make_model, make_rows
 from jsd_head import losses_agree, measured, reason
 from kdtool._contract.signals import alternatives
-from kdtool._run.transforming import Transforming
+from kdtool._run.stages.phase_training import Transforming
 from kdtool_testing import ListSource, make_run
 from kdtool_torch import compute_dtype, pick_device, product_speed
-from kdtool_trainer_standard import StandardTrainer
+from kdtool_torch.trainer import StandardTrainer
 from kdtool_transformers import TransformersModel
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -197,7 +197,7 @@ def part_trl(sizes: Sizes) -> Rows:
 
 def part_texts(sizes: Sizes) -> Rows:
     """Measure generating by the student, and recording the teacher's sampled tokens."""
-    from kdtool_caches import Sampled
+    from kdtool_torch.caches import Sampled
 
     dtype = compute_dtype("auto", pick_device())
     student, teacher = make_model(sizes.student, sizes, dtype), make_model(sizes.teacher, sizes, dtype)

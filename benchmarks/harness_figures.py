@@ -25,10 +25,10 @@ import kdtool
 import torch
 import transformers
 import yaml
-from kdtool_asking import Answer, journal
 from kdtool_evaluator_humaneval import HumanEval
+from kdtool_evaluator_mbpp import MbppEvaluator
 from kdtool_evaluator_perplexity import Perplexity
-from kdtool_mbpp import MbppEvaluator
+from kdtool_measuring import Answer, journal
 from kdtool_programs import PassAtK, Sandbox, Task
 from kdtool_testing import OneRuntime, make_run
 from kdtool_transformers import TransformersModel, TransformersRuntime, open_model

@@ -23,18 +23,20 @@ from decimal import Decimal
 from pathlib import Path
 
 import kdtool
-from kdtool._run.answer_cache import cache_answers
+from kdtool._run.answers import cache_answers
 from kdtool._run.stages.text import write_texts
-from kdtool_command_data._export import export
-from kdtool_command_data._status import status_lines
-from kdtool_command_data._texts import FoundText
-from kdtool_corpus_instruct import Instruct
-from kdtool_filter_duplicates import DuplicatesFilter
-from kdtool_filter_length import LengthFilter
-from kdtool_filter_secrets import SecretsFilter
-from kdtool_filter_syntax import SyntaxFilter
+from kdtool_data.command.formats import export
+from kdtool_data.command.lookup import FoundText
+from kdtool_data.command.progress import status_lines
+from kdtool_data.duplicates import DuplicatesFilter
+from kdtool_data.instruct import Instruct
+from kdtool_data.syntax import SyntaxFilter
+from kdtool_essentials.length import LengthFilter
+from kdtool_essentials.secrets import SecretsFilter
 from kdtool_teacher_claude import Claude
-from kdtool_teacher_claude.testing import KEY, MODEL, Faults, serve
+from kdtool_teacher_claude.testing import serve
+from kdtool_teacher_claude.testing_replies import MODEL
+from kdtool_teacher_claude.testing_server import KEY, Faults
 from kdtool_testing import make_run
 
 CODE = {

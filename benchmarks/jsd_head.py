@@ -25,10 +25,10 @@ import kdtool
 import torch
 from kdtool_loss_divergences import JensenShannon, jensen_shannon
 from kdtool_torch import pick_device
-from kdtool_trainer_standard._chunk import Chunk, ChunkLoss
-from kdtool_trainer_standard._head import HeadWork, chunked_loss
-from kdtool_trainer_standard._machine import chunk_sizes
-from kdtool_trainer_standard._terms import BoundTerm
+from kdtool_torch.head import HeadWork
+from kdtool_torch.head import head_loss as chunked_loss
+from kdtool_torch.machine import chunk_sizes
+from kdtool_torch.terms import BoundTerm, Chunk, ChunkLoss
 from torch import Tensor
 
 

@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 
 import kdtool
 import torch
-from kdtool_exporter_onnx import ONNX
-from kdtool_exporter_onnx._model import OnnxModel
+from kdtool_export.onnx import ONNX
+from kdtool_export.onnx.runtime import OnnxModel
 from kdtool_teacher_smollm2 import SmolLM2
 from kdtool_testing import make_run
 from kdtool_transformers import TransformersModel, TransformersRuntime, open_model

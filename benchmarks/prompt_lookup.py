@@ -21,8 +21,8 @@ from pathlib import Path
 from statistics import fmean, median, quantiles
 
 import kdtool
-from kdtool_streaming import StreamingRuntime
 from kdtool_transformers import TransformersRuntime
+from kdtool_transformers.streaming import StreamingRuntime
 
 CHARACTERS = 1500
 

@@ -24,11 +24,10 @@ import kdtool
 import numpy as np
 import torch
 import torch.nn.functional as F
-from kdtool_corpus_python_source import PythonSource
+from kdtool_essentials.python_source import PythonSource
 from kdtool_measuring import held_out
 from kdtool_student_pruned._anatomy import Anatomy, Shape
-from kdtool_student_pruned._choice import choose, most_important
-from kdtool_student_pruned._cut import Kept, cut
+from kdtool_student_pruned._cut import Kept, choose, cut, most_important
 from kdtool_student_pruned._importance import Importance, measure
 from kdtool_teacher_smollm2 import SmolLM2
 from kdtool_testing import make_run

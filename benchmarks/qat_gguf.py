@@ -22,11 +22,10 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool_corpus_python_source import PythonSource
-from kdtool_exporter_gguf._importance import Importance, measure_importance
-from kdtool_exporter_gguf._names import names_in_file
-from kdtool_exporter_gguf._quantise import round_values
-from kdtool_exporter_gguf._tensor_types import ModelShape, tensor_type
+from kdtool_essentials.python_source import PythonSource
+from kdtool_export.gguf.calibration import Importance, measure_importance
+from kdtool_export.gguf.files import names_in_file
+from kdtool_export.gguf.quantisation import ModelShape, round_values, tensor_type
 from kdtool_testing import make_run
 from kdtool_transformers import TransformersModel, open_model
 from torch import Tensor

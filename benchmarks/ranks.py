@@ -31,7 +31,7 @@ from typing import Any
 import kdtool
 import torch
 from kdtool_testing.tiny_models import packed_batch, save_tiny
-from kdtool_trainer_standard._machine import tuned_malloc
+from kdtool_torch.machine import tuned_malloc
 from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source
 
 ROOT = Path(__file__).resolve().parents[1]

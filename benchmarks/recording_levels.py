@@ -18,12 +18,12 @@ from time import thread_time
 import kdtool
 import numpy as np
 import torch
-from kdtool_caches import Sampled, TopK
-from kdtool_caches._codec import decode, encode
-from kdtool_caches._token_targets import TOKENS
 from kdtool_teacher_smollm2 import SmolLM2
 from kdtool_testing import ListSource, make_run
 from kdtool_torch import NO_LABEL, RecordedRows, collate
+from kdtool_torch.caches import Sampled, TopK
+from kdtool_torch.caches.codec import decode, encode
+from kdtool_torch.caches.tokens import TOKENS
 from numpy.typing import NDArray
 from sampled_signals import BATCH, Timed, rows_of
 

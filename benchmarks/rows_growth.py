@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from kdtool._assembly.assemble import assemble
-from kdtool._recipe.read import load_recipe
-from kdtool._run.build_graph import check_and_build_graph
+from kdtool._recipe.parser import load_recipe
 from kdtool._run.context import Context
 from kdtool._run.graph import Node
-from kdtool._run.stages.rows import rows_of
+from kdtool._run.plan import check_and_build_graph
+from kdtool._run.stages.data import rows_of
 
 _RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "quickstart.yaml"
 _CHARACTERS = 4000

@@ -20,11 +20,11 @@ from time import process_time, thread_time
 
 import kdtool
 import torch
-from kdtool_caches import Sampled
-from kdtool_corpus_python_source import PythonSource
+from kdtool_essentials.python_source import PythonSource
 from kdtool_teacher_smollm2 import SmolLM2
 from kdtool_testing import ListSource, make_run
 from kdtool_torch import NO_LABEL, collate
+from kdtool_torch.caches import Sampled
 
 BATCH = 4
 WANT = kdtool.SignalRequest(frozenset({"sampled"}))

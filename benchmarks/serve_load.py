@@ -33,9 +33,9 @@ from tempfile import TemporaryDirectory
 import httpx
 import psutil
 import torch
-from kdtool_exporter_gguf import GGUF
-from kdtool_exporter_gguf._prepared import Prepared
-from kdtool_exporter_gguf._writing import write_quantised
+from kdtool_export.gguf import GGUF
+from kdtool_export.gguf.calibration import Prepared
+from kdtool_export.gguf.quantisation import write_quantised
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import save_code_llama_tokenizer
 from kdtool_transformers import TransformersModel, open_tokenizer

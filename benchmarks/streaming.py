@@ -19,10 +19,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import kdtool
-from kdtool_streaming import StreamingRuntime
 from kdtool_teacher_smollm2 import SmolLM2
 from kdtool_testing import make_run
 from kdtool_transformers import TransformersRuntime
+from kdtool_transformers.streaming import StreamingRuntime
 
 
 def main() -> None:

@@ -23,12 +23,12 @@ from pathlib import Path
 
 import kdtool
 import torch
-from kdtool_exporter_safetensors import Safetensors
+from kdtool_export.safetensors import Safetensors
 from kdtool_student_pretrained import Pretrained
 from kdtool_testing import make_run
 from kdtool_torch import compute_dtype
-from kdtool_transform_lora import Lora, Qlora
 from kdtool_transformers import byte_tokenizer
+from kdtool_transformers.transforms import Lora, Qlora
 from transformers import LlamaConfig, LlamaForCausalLM
 
 _FIELDS = re.compile(r"^(VmRSS|RssAnon):\s*(\d+) kB$", re.MULTILINE)

@@ -121,7 +121,7 @@ def _teacher(settings: dict[str, Any]) -> Any:
 
 
 def _record(work: Path, settings: dict[str, Any]) -> None:
-    from kdtool_caches import Sampled
+    from kdtool_torch.caches import Sampled
 
     teacher, cache = _teacher(settings), Sampled(Sampled.Config(samples=settings["samples"], batch=settings["batch"]))
     run = make_run(work / "recording", {"teacher": teacher})
@@ -137,7 +137,7 @@ def main(name: str, work: Path) -> None:
     """Train until the driver has gone."""
     import torch
     import transformers
-    from kdtool_trainer_standard import OnPolicy, StandardTrainer
+    from kdtool_torch.trainer import OnPolicy, StandardTrainer
     from kdtool_transformers import open_model
 
     settings = json.loads((work / "settings.json").read_text(encoding="utf-8"))
@@ -168,9 +168,9 @@ def main(name: str, work: Path) -> None:
 
 
 def _loss_and_source(name: str, work: Path, settings: dict[str, Any]) -> tuple[kdtool.Loss, Source | None]:
-    from kdtool_caches import Sampled
     from kdtool_loss_ce import CrossEntropy
     from kdtool_loss_divergences import ForwardKL, JensenShannon
+    from kdtool_torch.caches import Sampled
 
     if name in ("ce", "states"):
         return CrossEntropy(CrossEntropy.Config()) if name == "ce" else States(States.Config()), None

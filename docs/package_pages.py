@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdtool._assembly.settings import Setting, settings_in
+from kdtool._assembly.json_schema import Setting, settings_in
 from kdtool._plugins.registry import load
 from sphinx.application import Sphinx
 

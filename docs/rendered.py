@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import kdtool
-from kdtool._assembly.settings import settings_in
+from kdtool._assembly.json_schema import settings_in
 from kdtool._plugins.registry import GROUPS, find, load
 from package_pages import FOLDER, components_by_package, first_party, link_to_page, link_to_settings, packages
 from sphinx.application import Sphinx
@@ -47,7 +47,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 def hooks() -> str:
     """Render every hook by kind, and the attributes that a kind's components may set."""
-    from kdtool._contract.kinds import FORMS, KINDS
+    from kdtool._plugins.hook_specs import FORMS, KINDS
 
     blocks = [_module(), "## Every component", *_class(kdtool.Component)]
     for kind, cls in KINDS.items():
@@ -260,7 +260,7 @@ def _methods(cls: type) -> Iterator[str]:
 
 
 def _style(name: str, cls: type) -> str:
-    from kdtool._contract.hooks import calling_of
+    from kdtool._contract.component import calling_of
 
     calling = calling_of(vars(cls)[name])
     said = {NEEDED: calling.needed, FIRST: calling.first, TOLERANT: calling.tolerant}

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "tests"))  # for modules beside the tests, also in
 @pytest.fixture(autouse=True)
 def _other_work_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the machine's load out of measurements of speed."""
-    monkeypatch.setattr("kdtool_evaluator_efficiency._other_work._busy_seconds", lambda: None)
+    monkeypatch.setattr("kdtool_evaluator_efficiency._turns._busy_seconds", lambda: None)
 
 
 @pytest.fixture(scope="session")
@@ -114,14 +114,14 @@ def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _library_searched_once() -> Iterator[None]:
     """Keep what `python-source` finds in the standard library: a search takes half a second, and every run makes two."""
-    from kdtool_corpus_python_source import _files
+    from kdtool_essentials import python_source
 
-    library, find = Path(sysconfig.get_path("stdlib")), _files.find_files
-    found: dict[tuple[str, int, int, frozenset[str]], tuple[list[_files.SourceFile], list[str]]] = {}
+    library, find = Path(sysconfig.get_path("stdlib")), python_source.find_files
+    found: dict[tuple[str, int, int, frozenset[str]], tuple[list[python_source.SourceFile], list[str]]] = {}
 
     def find_once(
         folder: Path, pattern: str, minimum: int, maximum: int, skipped: frozenset[str], unread: list[str]
-    ) -> Iterator[_files.SourceFile]:
+    ) -> Iterator[python_source.SourceFile]:
         if folder != library:
             return find(folder, pattern, minimum, maximum, skipped, unread)
         wanted = (pattern, minimum, maximum, skipped)
@@ -133,7 +133,7 @@ def _library_searched_once() -> Iterator[None]:
         return iter(files)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(_files, "find_files", find_once)
+        monkeypatch.setattr(python_source, "find_files", find_once)
         yield
 
 

@@ -24,8 +24,8 @@ from counted_syncs import CountedSyncs
 from kdtool._contract.signals import alternatives
 from kdtool_testing import ByteTokenizer, ListSource, make_run
 from kdtool_testing.tiny_models import tiny_model
-from kdtool_trainer_standard import StandardTrainer
-from kdtool_transformers._attention import replace_attention
+from kdtool_torch.trainer import StandardTrainer
+from kdtool_transformers.attention import replace_attention
 from reference_model import Describing
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook

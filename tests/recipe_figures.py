@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import huggingface_hub
 import kdtool
-from kdtool._estimate.gpus import GPUS
+from kdtool._estimate.machine import GPUS
 
 ROOT = Path(__file__).resolve().parent.parent
 SYSTEMS = ("code-craft", "starcoder2-mini-gpt", "claude-codellama", "smallcoder", "codellama-web")

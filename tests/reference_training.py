@@ -17,7 +17,7 @@ import kdtool
 import torch
 from kdtool._contract.signals import alternatives
 from kdtool_testing import make_run
-from kdtool_trainer_standard import StandardTrainer
+from kdtool_torch.trainer import StandardTrainer
 from reference_losses import ELSEWHERE, TEMPERATURE
 from reference_model import Describing, Frozen, make_model, make_rows
 from safetensors.torch import save_file

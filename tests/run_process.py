@@ -19,9 +19,9 @@ __all__ = ["command", "log_of", "recipe_with_faults"]
 _PRELOADED = [
     "run_process",
     "kdtool._run.execute",
-    "kdtool_trainer_standard._train",
-    "kdtool_transformers._model",
-    "kdtool_reporter_html",
+    "kdtool_torch.trainer.train",
+    "kdtool_transformers.model",
+    "kdtool_report.html",
     "transformers.models.llama.modeling_llama",
 ]
 

@@ -49,9 +49,9 @@ def test_quickstart_installs_no_package_that_it_does_not_need(
 ) -> None:
     assert bootstrap.main(["quickstart"]) == 0
     folders = _folders(installed[-1])
-    needed = {"core", "plugins/command-generate", "plugins/command-serve", "plugins/transformers"}
+    needed = {"core", "plugins/serve", "plugins/transformers"}
     assert needed <= folders
-    assert not folders & {"testing", "plugins/all", "plugins/tracker-wandb", "plugins/tracker-trackio"}
+    assert not folders & {"testing", "plugins/all", "plugins/report"}
 
 
 def test_everything_is_installed_on_demand_beside_it(bootstrap: ModuleType, installed: list[tuple[str, ...]]) -> None:

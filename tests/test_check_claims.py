@@ -8,7 +8,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool_trainer_standard import _estimate
+from kdtool_torch.trainer import estimate
 
 pytestmark = pytest.mark.slow
 
@@ -60,8 +60,8 @@ def test_what_does_not_fit_is_told_with_what_would(recipe: dict[str, Any]) -> No
 @pytest.mark.parametrize("arm", ["student", "control"])
 def test_the_quickstart_s_time_is_forecast(arm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured on two idle cores that multiply at 2,560 GFLOP/s: 1.32 s a step of the student, 0.86 s of the control."""
-    monkeypatch.setattr(_estimate, "product_speed", lambda *_: 2.56e12)
-    monkeypatch.setattr(_estimate, "chosen_dtype", lambda *_: torch.bfloat16)
+    monkeypatch.setattr(estimate, "product_speed", lambda *_: 2.56e12)
+    monkeypatch.setattr(estimate, "chosen_dtype", lambda *_: torch.bfloat16)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     student, both = (
         kdtool.check(ROOT / "recipes" / "quickstart.yaml", {"train.steps": 220, **control}, memory="1TB")["forecast"]

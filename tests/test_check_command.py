@@ -13,9 +13,8 @@ import pytest
 from kdtool._assembly.assemble import Assembly
 from kdtool._cli import call
 from kdtool._cli.check import _moment, _proposal
-from kdtool._estimate.check import _check, _Checked
-from kdtool._estimate.remedies import Remedy, leave_out_lost, proposals
-from kdtool._estimate.run_forecast import AttributedEstimate, ForecastCache
+from kdtool._estimate.check import Remedy, _check, _Checked, leave_out_lost, proposals
+from kdtool._estimate.forecast import AttributedEstimate, ForecastCache
 from kdtool_transformers import CausalTeacher
 
 
@@ -125,7 +124,7 @@ def test_peak_memory_comes_first_and_components_only_if_asked_for(
     assert (heading, bool(re.fullmatch(r'  peak memory \S+ [MG]B, in stage "\S.*', peak))) == ("Memory", True)
     assert [line for line in rest if line.istitle()][:3] == ["Disk", "Time", "Models"]
     assert any(re.fullmatch(r"    KV cache for [\d,]+ tokens \(16-bit\): \S+ .?B", line) for line in rest)
-    assert "kdtool-trainer-standard" not in printed.out
+    assert "kdtool-torch" not in printed.out
 
 
 @pytest.mark.parametrize(

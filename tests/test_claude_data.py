@@ -11,7 +11,8 @@ import kdtool
 import pytest
 from aiohttp import web
 from kdtool._cli import call
-from kdtool_teacher_claude.testing import MODEL, serve
+from kdtool_teacher_claude.testing import serve
+from kdtool_teacher_claude.testing_replies import MODEL
 
 
 @pytest.fixture(autouse=True)

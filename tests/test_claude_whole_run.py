@@ -15,10 +15,12 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from kdtool._cli import cli
-from kdtool_asking import read_summary
+from kdtool_measuring import read_summary
 from kdtool_programs import missing
-from kdtool_reporter_html._numbers import money
-from kdtool_teacher_claude.testing import KEY, MODEL, MessagesServer, serve
+from kdtool_report.html.wording import money
+from kdtool_teacher_claude.testing import serve
+from kdtool_teacher_claude.testing_replies import MODEL
+from kdtool_teacher_claude.testing_server import KEY, MessagesServer
 from test_recipes import RECIPES, SHORT, tiny
 
 _TERMS = "Anthropic Commercial Terms of Service"
@@ -167,7 +169,7 @@ def test_the_small_recipe_for_instruction_data_shows_money_and_rejections(
 ) -> None:
     if missing():
         pytest.skip("tests cannot be run safely here")
-    monkeypatch.setattr("kdtool_asking._pace.SECONDS", 0.0)
+    monkeypatch.setattr("kdtool_measuring.teachers.SECONDS", 0.0)
     model = {"use": "causal-lm", "model": str(teacher_folder), "dtype": "float32"}
     recipe = RECIPES / "small" / "claude-instruct.yaml"
     settings: dict[str, Any] = {
@@ -270,7 +272,7 @@ def test_check_says_how_long_it_takes_at_limits_that_are_stated_or_published(
 
 
 def test_the_report_holds_the_bill_and_what_it_bought(asking: dict[str, Any], server: MessagesServer) -> None:
-    from kdtool_teacher_claude.testing import Faults
+    from kdtool_teacher_claude.testing_server import Faults
 
     server.faults = Faults(seed=1, error_charged=0.3)
     results = kdtool.run(asking)

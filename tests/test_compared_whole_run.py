@@ -9,8 +9,8 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool_asking import seed_of
-from kdtool_command_gate import decide
+from kdtool_essentials.gate import decide
+from kdtool_measuring import seed_of
 
 pytestmark = pytest.mark.slow
 

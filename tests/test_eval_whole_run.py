@@ -106,7 +106,7 @@ def test_a_gguf_file_is_measured_beside_the_folder_that_it_was_made_of(
     models: Path, teacher_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import torch
-    from kdtool_exporter_gguf.gguf_file import write_gguf
+    from kdtool_export.gguf.files import write_gguf
     from kdtool_transformers import open_model
 
     write_gguf(open_model(teacher_folder, dtype=torch.float32), models / "small.gguf")

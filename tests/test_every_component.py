@@ -10,7 +10,7 @@ from pathlib import Path
 import kdtool_testing
 import pytest
 from kdtool._plugins.registry import GROUPS, entries_by_name
-from kdtool_testing.offered import OfferedConformance
+from kdtool_testing.suite import OfferedConformance
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITES: dict[str, type[OfferedConformance]] = {

@@ -15,7 +15,7 @@ from kdtool_loss_ce import CrossEntropy, RouterBalance
 from kdtool_testing import ListSource, make_run
 from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import collate
-from kdtool_trainer_standard import StandardTrainer
+from kdtool_torch.trainer import StandardTrainer
 from kdtool_transformers import TransformersModel
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook

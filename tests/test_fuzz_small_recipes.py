@@ -20,7 +20,7 @@ import kdtool
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kdtool._recipe.read import load_recipe
+from kdtool._recipe.parser import load_recipe
 from kdtool._recipe.yaml import read_document
 from kdtool._run.context import Context
 from kdtool._run.graph import Node

@@ -9,8 +9,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._contract.kinds import KINDS
-from kdtool._plugins.hook_specs import SPECS
+from kdtool._plugins.hook_specs import KINDS, SPECS
 from kdtool._plugins.hooks import ComponentHooks
 
 OWN = '''
@@ -18,7 +17,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import kdtool
-from kdtool_exporter_safetensors import Safetensors
+from kdtool_export.safetensors import Safetensors
 
 
 class Looked(Safetensors):

@@ -24,7 +24,7 @@ def _cycle(package: str) -> list[str]:
 
 
 def test_packages_are_found() -> None:
-    assert {"kdtool", "kdtool_trainer_standard"} <= set(PACKAGES)
+    assert {"kdtool", "kdtool_torch.trainer"} <= set(PACKAGES)
 
 
 def test_a_cycle_for_type_checkers_within_a_function_is_found(

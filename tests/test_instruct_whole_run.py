@@ -110,11 +110,11 @@ import json
 import sys
 from pathlib import Path
 
-from kdtool._run.answer_cache import cache_answers
-from kdtool_corpus_instruct import Instruct
-from kdtool_filter_duplicates import DuplicatesFilter
-from kdtool_filter_judge import JudgeFilter
-from kdtool_filter_syntax import SyntaxFilter
+from kdtool._run.answers import cache_answers
+from kdtool_data.instruct import Instruct
+from kdtool_data.duplicates import DuplicatesFilter
+from kdtool_data.judge import JudgeFilter
+from kdtool_data.syntax import SyntaxFilter
 from kdtool_testing import make_run
 
 spec = importlib.util.spec_from_file_location("writer", "writer.py")

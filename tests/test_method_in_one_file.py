@@ -13,11 +13,11 @@ import kdtool
 import pytest
 import torch
 from document_blocks import blocks
+from kdtool_essentials.packed import Packed
 from kdtool_loss_ce import CrossEntropy
 from kdtool_loss_divergences import ForwardKL
-from kdtool_packer_packed import Packed
 from kdtool_testing import ByteTokenizer, ListSource, make_run
-from kdtool_trainer_standard import StandardTrainer
+from kdtool_torch.trainer import StandardTrainer
 from reference_model import Describing
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "distil.md"

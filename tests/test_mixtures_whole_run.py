@@ -125,7 +125,7 @@ def test_real_divergences_have_the_gradient_of_mixed_probabilities(name: str, at
     """∂D/∂z = (1/T) · q ⊙ (g − ⟨q, g⟩) with g = ∂D/∂q, in plain numbers."""
     import torch
     from kdtool._plugins.registry import load
-    from kdtool_trainer_standard._mixture import mixed_logits
+    from kdtool_torch.terms import mixed_logits
 
     mixture = {who: softened(LOGITS[who][0], at) for who in SHARES}
     p = [sum(share * mixture[who][v] for who, share in SHARES.items()) for v in range(4)]

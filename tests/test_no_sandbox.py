@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
-from kdtool._assembly.without_sandbox import without_sandbox
+from kdtool._assembly.trust import without_sandbox
 from kdtool._cli import cli
 
 RECIPES = Path(__file__).parents[1] / "recipes"

@@ -48,9 +48,9 @@ def with_qad(recipe: dict[str, Any], learning_rate: float) -> dict[str, Any]:
 
 def divergence(student: Path, file: Path) -> float:
     """Return the mean KL divergence in nats of a file, as llama.cpp computes it, from a student on unread text."""
-    from kdtool_exporter_gguf._decoder import Decoder
-    from kdtool_exporter_gguf._importance import final_states
-    from kdtool_exporter_gguf._parity import compare
+    from kdtool_export.gguf.calibration import final_states
+    from kdtool_export.gguf.checks import compare
+    from kdtool_export.gguf.decoder import Decoder
     from kdtool_transformers import open_model
 
     model = open_model(student, dtype=torch.float32)

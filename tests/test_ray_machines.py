@@ -20,7 +20,7 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc")]
 
 ROOT = Path(__file__).resolve().parents[1]
-ray_cluster = runpy.run_path(str(ROOT / "plugins/executor-ray/tests/ray_cluster.py"))["ray_cluster"]
+ray_cluster = runpy.run_path(str(ROOT / "plugins/cloud/tests/ray/ray_cluster.py"))["ray_cluster"]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import huggingface_hub
 import kdtool
-import kdtool_transformers._open
+import kdtool_transformers.opening
 import pytest
 import torch
 from jsonschema import Draft202012Validator

@@ -15,15 +15,14 @@ import kdtool
 import pytest
 import torch
 from counted_steps import LAYERS, LOSSES, Source, attend, family_for, in_own_tokens, rows
-from kdtool_caches._token_targets import SampledTargets, TopKTargets
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import collate, move, score_texts
-from kdtool_trainer_standard._chunk import ChunkLoss
-from kdtool_trainer_standard._micro_batch import MicroBatch, plain_tensors
-from kdtool_trainer_standard._module import DistillationModule, Sizes
-from kdtool_trainer_standard._terms import bind_terms
-from kdtool_transformers._attention import replace_attention
+from kdtool_torch.caches.tokens import SampledTargets, TopKTargets
+from kdtool_torch.objective import DistillationModule, Sizes
+from kdtool_torch.signals import MicroBatch, plain_tensors
+from kdtool_torch.terms import ChunkLoss, bind_terms
+from kdtool_transformers.attention import replace_attention
 from reference_model import Describing
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -126,7 +125,7 @@ def test_a_recording_needs_no_value_until_it_is_copied(
     targets: SampledTargets | TopKTargets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copies: list[torch.Tensor] = []
-    monkeypatch.setattr("kdtool_caches._token_targets.copy_to_host", copies.extend)
+    monkeypatch.setattr("kdtool_torch.caches.tokens.copy_to_host", copies.extend)
     teacher, data = tiny_model(layers=LAYERS), rows(rejected=False)
     teacher.model.to(META)
     batch = collate([data[number] for number in range(3)])

@@ -22,9 +22,8 @@ from kdtool._plugins.registry import GROUPS
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "core" / "src" / "kdtool"
 LIBRARIES = {
-    "kdtool-asking", "kdtool-curves", "kdtool-datasets", "kdtool-measuring", "kdtool-model-card", "kdtool-programs",
-    "kdtool-streaming", "kdtool-torch", "kdtool-transformers",
-    "kdtool-student-gpt", "kdtool-teacher-openai", "kdtool-teacher-vllm",  # plugins, too
+    "kdtool-measuring", "kdtool-essentials", "kdtool-data", "kdtool-transformers", "kdtool-programs",
+    "kdtool-torch", "kdtool-student-gpt", "kdtool-teacher-openai", "kdtool-teacher-vllm",  # plugins, too
 }  # fmt: skip
 BUNDLES = {"kdtool-all"}
 FOR_TESTS = "kdtool-testing"
@@ -227,7 +226,7 @@ def test_a_release_is_built_by_tox_without_rights_and_published_without_a_passwo
 
 
 def test_no_text_gives_pip_a_name_of_the_project_that_anyone_can_register() -> None:
-    """`kdtool._plugins.project_packages.install_command` writes such commands, and knows what is published."""
+    """`kdtool._plugins.distributions.install_command` writes such commands, and knows what is published."""
     named = re.compile(r"pip\W+install\b(?! -e)[^\n,;]*?(\bkdtool\b|\{)")
     kinds = {".md", ".py", ".pyi", ".yaml", ".yml", ".toml", ".jinja", ".html", ".js"}
     files = [path for path in ROOT.rglob("*") if path.suffix in kinds and not {"tests", "runs"} & {*path.parts}]

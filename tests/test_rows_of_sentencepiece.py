@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from kdtool_packer_packed import Packed, Pairs
+from kdtool_essentials.packed import Packed, Pairs
 from kdtool_teacher_causal_lm import CausalLM
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import save_code_llama_tokenizer, tiny_config

@@ -14,9 +14,9 @@ import kdtool
 import openai
 import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
-from kdtool_exporter_gguf.gguf_file import write_gguf
-from kdtool_streaming import StreamedModels
+from kdtool_export.gguf.files import write_gguf
 from kdtool_transformers import open_model
+from kdtool_transformers.streaming import StreamedModels
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins" / "command-serve" / "tests"))
 
@@ -120,7 +120,7 @@ def test_llama_cpp_that_was_killed_is_opened_again(marked_teacher_folder: Path, 
     asked = {"prompt": PROMPT, "max_tokens": 4, "temperature": 0}
     with kdtool.open_models(file) as opened, running(opened) as server:
         text = server.post("/v1/completions", **asked).json()["choices"][0]["text"]
-        killed = [child for child in psutil.Process().children() if "kdtool_exporter_gguf" in " ".join(child.cmdline())]
+        killed = [child for child in psutil.Process().children() if "kdtool_export.gguf" in " ".join(child.cmdline())]
         assert len(killed) == 2
         for child in killed:
             child.kill()

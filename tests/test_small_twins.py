@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from kdtool._recipe.model import ComponentSpec, Recipe
-from kdtool._recipe.read import load_recipe
+from kdtool._recipe.parser import load_recipe
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 TWINS = {

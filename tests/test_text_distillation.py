@@ -18,7 +18,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool_exporter_gguf.gguf_file import write_gguf
+from kdtool_export.gguf.files import write_gguf
 from kdtool_teacher_openai.testing import llama_cpp_server
 
 pytestmark = pytest.mark.slow

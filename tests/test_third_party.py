@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("teacher", "student", "loss", "evaluator", "corpus", "exporter", "tracker")
-OURS = ("kdtool-loss-ce", "kdtool-packer-packed", "kdtool-reporter-html", "kdtool-trainer-standard")
+OURS = ("kdtool-loss-ce", "kdtool-essentials", "kdtool-report", "kdtool-torch")
 """The rest of the run, from the wheels of the repository."""
 
 _spec = importlib.util.spec_from_file_location("documented", ROOT / "tests" / "documented.py")

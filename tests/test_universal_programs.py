@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from kdtool_evaluator_humaneval import HumanEval
-from kdtool_mbpp import MbppEvaluator
+from kdtool_evaluator_mbpp import MbppEvaluator
 from kdtool_programs import PassAtK
 from kdtool_testing import make_run
 from universal_programs import collect_passed, need_sandbox

@@ -12,8 +12,8 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool_corpus_verified import Verified
-from kdtool_mbpp import MbppCorpus
+from kdtool_data.verified import Verified
+from kdtool_evaluator_mbpp import MbppCorpus
 from kdtool_testing import make_run
 
 DATA = Path(os.environ.get("KDTOOL_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")

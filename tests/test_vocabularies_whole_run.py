@@ -115,7 +115,7 @@ def test_other_vocabulary_is_refused_in_words_before_weights_load(
 @pytest.mark.parametrize("form", ["sampled", "top-k"])
 def test_kept_tokens_are_cut_like_logits(form: Any) -> None:
     import torch
-    from kdtool._run.stages.signals import cut_signal
+    from kdtool._run.stages.terms import cut_signal
 
     ids = torch.tensor([[0, 3, 5], [4, 5, 6], [1, 2, -1]], dtype=torch.int32)
     weights = torch.tensor([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25], [0.6, 0.4, 0.0]])

@@ -66,9 +66,9 @@ def test_targets_in_comments_of_weight_0_teach_nothing() -> None:
 
 
 def test_classes_follow_text_that_is_cut_by_a_real_tokenizer(marked_teacher_folder: Path) -> None:
-    from kdtool_packer_packed import Packed
+    from kdtool_essentials.packed import Packed
+    from kdtool_torch.weightings import SYNTAX_CLASSES, Syntax
     from kdtool_transformers import open_tokenizer
-    from kdtool_weighting_tokens import SYNTAX_CLASSES, Syntax
 
     tokenizer = open_tokenizer(marked_teacher_folder)
     code = CODE.replace("{n}", "é漢")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from kdtool_command_sweep import sweep
+from kdtool_essentials.sweep import sweep
 
 pytestmark = pytest.mark.slow
 

@@ -23,7 +23,7 @@ from kdtool._contract.signals import alternatives
 from kdtool_testing import ListSource, make_run
 from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import collate
-from kdtool_trainer_standard import StandardTrainer
+from kdtool_torch.trainer import StandardTrainer
 from kdtool_transformers import TransformersModel
 from reference_losses import softmax
 from reference_model import Describing
@@ -136,12 +136,11 @@ def change(
 @contextmanager
 def kernels_for_a_gpu() -> Iterator[None]:
     """Put stand-ins in the place of liger's kernels, and of the compiler of machine code, which takes many seconds."""
-    from kdtool_transform_compile import _layers
-    from kdtool_transform_liger import _kernels
+    from kdtool_transformers import fast_layers
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_layers, "_BACKEND", "aot_eager")
-        patch.setattr(_kernels, "kernels", lambda: _kernels.Kernels(_rms_norm, _InPlace.apply, _rotate))
+        patch.setattr(fast_layers, "_BACKEND", "aot_eager")
+        patch.setattr(fast_layers, "kernels", lambda: fast_layers.Kernels(_rms_norm, _InPlace.apply, _rotate))
         yield
 
 

@@ -23,7 +23,7 @@ def train_in_two_processes(task: Callable[..., None], folder: Path, cases: Seque
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload([task.__module__, "kdtool_trainer_standard._train"])
+        context.set_forkserver_preload([task.__module__, "kdtool_torch.trainer.train"])
     stores = [TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in cases]
     ports = [store.port for store in stores]
     started = [context.Process(target=task, args=(folder, cases, rank, ports)) for rank in range(2)]

@@ -9,7 +9,7 @@ angle that RS-KD has with 12 different tokens a position (about 42 independent d
 (3) Top-k of as many bytes has a larger angle, since its bias does not average out. (4) The order is the same for a fresh, a
 half-trained and a trained student.
 Measure. The angle in degrees between two gradients by the logits, each summed over the 2,048 positions of a block: forward
-KL's on all logits, and that of the loss on what was stored. Bytes are those of kdtool-caches' rows of 512. Five
+KL's on all logits, and that of the loss on what was stored. Bytes are those of kdtool-torch' rows of 512. Five
 blocks of held-out files, three students; the median over the fifteen.
 Stopping rule. Every design once on every block and student, draws seeded by row; nothing is repeated or left out.
 
@@ -28,11 +28,11 @@ from typing import Any, NamedTuple
 
 import kdtool
 import torch
-from kdtool_caches._codec import encode
-from kdtool_caches._token_targets import STEP, SampledTargets, TokenTargets, TopKTargets
 from kdtool_loss_divergences import forward_kl, sampled_forward_kl, top_k_forward_kl
 from kdtool_student_pruned import Pruned
 from kdtool_torch import NO_LABEL, collate
+from kdtool_torch.caches.codec import encode
+from kdtool_torch.caches.tokens import STEP, SampledTargets, TokenTargets, TopKTargets
 from kdtool_transformers import TransformersModel, open_model
 from setting import logits, recipe, run_with_teacher, teacher_of
 from study import JsonLines, command_line, written

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import kdtool
 import torch
-from kdtool_corpus_python_source import PythonSource
+from kdtool_essentials.python_source import PythonSource
 from kdtool_teacher_smollm2 import SmolLM2
 from kdtool_testing import make_run
 from kdtool_transformers import TransformersModel

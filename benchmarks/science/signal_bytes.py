@@ -20,7 +20,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import kdtool
-from kdtool._results.compare_arms import compare, interval, read_items
+from kdtool._results.comparisons import compare, interval, read_items
 from kdtool_transformers import open_model
 from scipy.stats import t as student_t
 from study import JsonLines, written

@@ -16,7 +16,7 @@ from typing import Any
 
 import kdtool
 from held_out_figures import MEASURES, HeldOut
-from kdtool._results.compare_arms import compare, read_items
+from kdtool._results.comparisons import compare, read_items
 from kdtool_torch import compute_dtype, pick_device
 from kdtool_transformers import open_model
 from study import JsonLines

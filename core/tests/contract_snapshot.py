@@ -20,7 +20,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import kdtool
 import kdtool_testing
-from kdtool._contract.hooks import calling_of
+from kdtool._contract.component import calling_of
 
 FILE = Path(__file__).resolve().parents[1] / "contract.json"
 REQUIRED = "required "

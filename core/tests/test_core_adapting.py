@@ -11,8 +11,8 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._store.clean import clean
-from kdtool._store.layout import GRAPH, OWN_KINDS, SHARED_KINDS
+from kdtool._store.artefacts import clean
+from kdtool._store.shared import GRAPH, OWN_KINDS, SHARED_KINDS
 
 TOY = Path(__file__).with_name("toy.py")
 

@@ -10,8 +10,8 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool._run.stages.teacher_rows import Spelled, Translation
-from kdtool._tokenizers.byte_alignment import BYTE_END, BYTE_START, byte_spans, whole_characters
+from kdtool._run.stages.row_files import Spelled, Translation
+from kdtool._tokenizers import BYTE_END, BYTE_START, byte_spans, whole_characters
 from kdtool_testing import ListSource
 from toy import Bytes
 

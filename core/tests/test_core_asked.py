@@ -14,7 +14,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._errors import KdtoolError
-from kdtool._run.answer_cache import _Answers
+from kdtool._run.answers import _Answers
 from test_core_derives_from import ASKING
 from test_core_derives_from import asking as asking  # noqa: PLC0414
 

@@ -10,10 +10,9 @@ import kdtool
 import kdtool_testing
 import pytest
 from kdtool._cli import call
-from kdtool._evaluate.models import Model
-from kdtool._results.exported import link_export
-from kdtool._results.model_cards import write_card
-from kdtool._store.shared_store import bytes_below
+from kdtool._evaluate import Model
+from kdtool._results.files import link_export, write_card
+from kdtool._store.shared import bytes_below
 
 
 def test_the_card_of_a_run_s_export_is_completed_by_its_exporter(recipe: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool._store.committed import RECORD, discard_uncommitted
+from kdtool._store.files import RECORD, discard_uncommitted
 
 
 def _flip(path: Path) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._cli import call
-from kdtool._results.compare_arms import arm_values, interval
-from kdtool._text.figures import figure
+from kdtool._results.comparisons import arm_values, interval
+from kdtool._text.terminal import figure
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_what_differs_in_its_settings_is_named_and_not_judged(
     plain = json.loads(path.read_text(encoding="utf-8"))
     for measurement in plain["measurements"]:
         measurement["settings"] = {"split": "validation"}
-    from kdtool._store.atomic_files import write_sealed
+    from kdtool._store.files import write_sealed
 
     write_sealed(path, {key: value for key, value in plain.items() if key != "sha256"})
     found = kdtool.compare(["one", "two"])

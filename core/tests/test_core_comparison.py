@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool import Measurement, Subject
-from kdtool._results.compare_arms import compare, compare_all, interval
-from kdtool._results.verdict import side_by_side, verdict
+from kdtool._results.comparisons import compare, compare_all, interval, side_by_side, verdict
 
 
 def _measurement(

@@ -12,9 +12,8 @@ from math import comb, exp
 
 import pytest
 from kdtool import Measurement
-from kdtool._results.compare_arms import _bounds, _difference
-from kdtool._statistics.arm_interval import arm_interval, interval_of
-from kdtool._statistics.jackknife import Table, estimate
+from kdtool._results.comparisons import _bounds, _difference
+from kdtool._statistics import Table, arm_interval, estimate, interval_of
 
 Draw = Callable[[random.Random, int], list[Table]]
 DRAWS = 600

@@ -14,7 +14,7 @@ from kdtool._assembly.assemble import assemble
 from kdtool._cli import call
 from kdtool._plugins import registry
 from kdtool._plugins.distributions import find_misplaced, points
-from kdtool._recipe.read import load_recipe
+from kdtool._recipe.parser import load_recipe
 from plugin_site import forget_installed, install
 
 DEFAULTS = "[kdtool.defaults]\ntracker = x_shown:Seen\nreporter = x_shown:Paper\ntrainer = x_shown:Train\n"

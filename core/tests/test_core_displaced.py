@@ -11,7 +11,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._store.artefacts import Artefacts
-from kdtool._store.committed import RECORD, discard_uncommitted
+from kdtool._store.files import RECORD, discard_uncommitted
 
 links = pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from kdtool import LogLikelihood, PluginError, Request, Runtime, Subject, TextAnswer
-from kdtool._run.divided import divide, take_part
+from kdtool._run.ranks import divide, take_part
 
 SUBJECT = Subject("student", "student", Path("model"), 3, arm="student")
 

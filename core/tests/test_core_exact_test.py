@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool._statistics.randomisation_test import chance
+from kdtool._statistics import chance
 
 
 @given(st.lists(st.integers(-6, 6), max_size=9), st.sampled_from([1, 3, 20, 77]))

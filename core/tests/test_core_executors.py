@@ -17,8 +17,8 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._run.lent_answers import lend_answers, lent_file, take_back_answers
-from kdtool._store.atomic_files import append_line
+from kdtool._run.answers import lend_answers, lent_file, take_back_answers
+from kdtool._store.files import append_line
 from toy_recipe import TOY
 
 OWN = '''
@@ -408,7 +408,7 @@ def test_a_reference_is_measured_by_workers_too(own: dict[str, Any], tmp_path: P
 
 def test_a_task_says_how_it_is_started(tmp_path: Path) -> None:
     task = kdtool.Task("text", "text", tmp_path, "a-0")
-    assert task.command()[1:] == ["-m", "kdtool._run.executing.worker", str(tmp_path), "text", "a-0"]
+    assert task.command()[1:] == ["-m", "kdtool._run.worker", str(tmp_path), "text", "a-0"]
     assert task.command(4)[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
     assert task.command(4)[6:] == task.command()[1:]
     several = task.command(4, machines=2, machine=1, main="[fd00::1]:2900")

@@ -11,11 +11,10 @@ from typing import Any, cast
 
 import kdtool
 import pytest
-from kdtool._plugins.attribution import describe
+from kdtool._plugins.attribution import describe, owner_of
 from kdtool._plugins.hook_specs import BASES, SPECS
 from kdtool._plugins.hooks import ComponentHooks
-from kdtool._plugins.owner import owner_of
-from kdtool._run.stages.signals import from_teacher
+from kdtool._run.stages.terms import from_teacher
 
 REFUSING = {name: spec for name, spec in SPECS.items() if not spec.calling.tolerant}
 NOTIFYING = {name: spec for name, spec in SPECS.items() if spec.calling.tolerant}

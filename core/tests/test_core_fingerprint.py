@@ -10,7 +10,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._run.fingerprint import _deciding, _libraries, _requirements_of
+from kdtool._run.graph import _deciding, _libraries, _requirements_of
 from plugin_site import forget_installed, install
 
 ONE_SEED = {"seeds": [0], "control": False}
@@ -113,7 +113,7 @@ def test_a_class_without_a_file_is_another_one_in_every_process(
     recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import toy
-    from kdtool._run.fingerprint import _sources_of
+    from kdtool._run.graph import _sources_of
 
     first, second = (type("Cell", (toy.Trainer,), {"__module__": "__main__"}) for _ in range(2))
     monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)

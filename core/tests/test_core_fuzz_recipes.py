@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kdtool._assembly.assemble import assemble
 from kdtool._assembly.json_schema import recipe_schema
-from kdtool._recipe.read import load_recipe
+from kdtool._recipe.parser import load_recipe
 from kdtool._recipe.yaml import read_document
 from kdtool._run.context import Context
 from kdtool._run.graph import Node

@@ -151,7 +151,7 @@ class _Interrupting(type(Path())):  # type: ignore[misc]
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("place", ["kdtool._run.execute.write_results", "kdtool._run.fingerprint._deciding"])
+@pytest.mark.parametrize("place", ["kdtool._run.execute.write_results", "kdtool._run.graph._deciding"])
 def test_ctrl_c_while_pydantic_writes_json(
     place: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,7 +166,7 @@ def test_ctrl_c_while_pydantic_writes_json(
 
 def test_ctrl_c_while_python_runs_a_text_ends_with_the_same_code(tmp_path: Path) -> None:
     code = """
-        from kdtool._cli.interrupts import exit_with, interrupt_on_stop_signals
+        from kdtool._cli.failure import exit_with, interrupt_on_stop_signals
         interrupt_on_stop_signals()
         try:
             exec("raise KeyboardInterrupt")  # as dataclasses run the text of their methods

@@ -10,9 +10,19 @@ from typing import Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool._results.compare_arms import _difference
-from kdtool._statistics.arm_interval import interval_of, level_of, widen_fraction
-from kdtool._statistics.jackknife import Statistic, Table, _reaches, _skewness, estimate, margins, student_t
+from kdtool._results.comparisons import _difference
+from kdtool._statistics import (
+    Statistic,
+    Table,
+    _reaches,
+    _skewness,
+    estimate,
+    interval_of,
+    level_of,
+    margins,
+    student_t,
+    widen_fraction,
+)
 
 DRAWS = 2000
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._store.locks import run_lock, worker_of
+from kdtool._store.shared import run_lock, worker_of
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from kdtool._store.locks import run_lock
+from kdtool._store.shared import run_lock
 
 with run_lock(Path(sys.argv[1])):
     if sys.argv[2] == "with a worker" and not os.fork():
@@ -96,7 +96,7 @@ def test_a_run_does_not_wait_for_the_lock_that_it_holds(
     recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Path] = []
-    monkeypatch.setattr("kdtool._store.locks.worker_of", asked.append)
+    monkeypatch.setattr("kdtool._store.shared.worker_of", asked.append)
     kdtool.run({**recipe, "control": False, "evaluators": False, "seeds": [0]})
     assert asked == []
 

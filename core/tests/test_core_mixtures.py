@@ -8,9 +8,9 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._assembly.checks.teacher_signals import shares_in_words
 from kdtool._assembly.json_schema import recipe_schema
-from kdtool._recipe.read import load_recipe
+from kdtool._assembly.signals import shares_in_words
+from kdtool._recipe.parser import load_recipe
 from plugin_site import forget_installed, install
 
 TOY = Path(__file__).with_name("toy.py")

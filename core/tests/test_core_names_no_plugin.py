@@ -36,7 +36,7 @@ WORDS = {
 """Names of plugins that are words of the contract, of English, or of file formats as well."""
 ALLOWED = {
     *(("_cli/command_line.py", name) for name in ("init", "generate", "serve", "push", "sweep")),
-    *(("_run/open_remote.py", name) for name in ("kdtool-object-store", "remote")),
+    *(("_run/open_remote.py", name) for name in ("kdtool-cloud", "remote")),
 }
 """The commands that `--help` sorts, and the package that an error about a remote store names."""
 
@@ -69,7 +69,7 @@ def texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
 @pytest.mark.skipif(not PROJECTS, reason="the plugins lie in the repository")
 def test_core_names_no_plugin() -> None:
     names = plugins() - WORDS
-    assert {"causal-lm", "packed", "kdtool-reporter-html"} <= names
+    assert {"causal-lm", "packed", "kdtool-report"} <= names
     found = []
     for file in SOURCES:
         where = file.relative_to(Path(kdtool.__file__).parent).as_posix()

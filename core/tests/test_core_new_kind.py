@@ -10,7 +10,7 @@ from typing import Any
 
 SAMPLERS = '''
 import kdtool
-from kdtool._contract.hooks import hook
+from kdtool._contract.component import hook
 
 
 class Sampler(kdtool.Component):
@@ -53,8 +53,8 @@ import kdtool, samplers
 from kdtool._assembly.assemble import assemble
 from kdtool._assembly.json_schema import recipe_schema
 from kdtool._plugins.registry import GROUPS
-from kdtool._plugins.validation import mistakes
-from kdtool._recipe.read import load_recipe
+from kdtool._plugins.hook_specs import mistakes
+from kdtool._recipe.parser import load_recipe
 
 assert GROUPS["sampler"] == "kdtool.samplers"
 wrong = [*mistakes(samplers.Nothing, "sampler")]

@@ -126,9 +126,9 @@ def test_a_misspelt_signal_is_refused_in_words(run_with: Callable[..., str]) -> 
 def test_a_file_that_is_still_imported_is_named_and_one_that_ends_the_process_fails(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("kdtool._plugins.importing._PATIENCE", 0.01)
+    monkeypatch.setattr("kdtool._plugins.registry._PATIENCE", 0.01)
     (tmp_path / "slow.py").write_text("import sys, time\nwhile 'kdtool.late' not in sys.modules: time.sleep(0.01)\n")
-    monkeypatch.setattr("kdtool._plugins.importing.print_line", lambda line: sys.modules.update({"kdtool.late": line}))
+    monkeypatch.setattr("kdtool._plugins.registry.print_line", lambda line: sys.modules.update({"kdtool.late": line}))
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "kdtool.late", None)
         del sys.modules["kdtool.late"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._recipe.read import load_recipe
+from kdtool._recipe.parser import load_recipe
 from toy_recipe import TOY
 
 

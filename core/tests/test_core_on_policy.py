@@ -7,8 +7,8 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._contract.comparison import Comparison
-from kdtool._results.verdict import verdict
+from kdtool._contract.evaluation import Comparison
+from kdtool._results.comparisons import verdict
 from kdtool_testing.readme_examples import uses
 
 TOY = Path(__file__).with_name("toy.py")

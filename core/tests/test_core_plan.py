@@ -11,8 +11,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._cli import call
-from kdtool._run.changes import changes
-from kdtool._run.graph import Graph, Node
+from kdtool._run.graph import Graph, Node, changes
 from kdtool._store.artefacts import Artefacts
 from toy_recipe import TOY
 

@@ -13,13 +13,11 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._cli import call
-from kdtool._contract.kinds import KINDS
-from kdtool._plugins import project_packages
-from kdtool._plugins.hook_specs import BASES, SPECS
+from kdtool._plugins import distributions
+from kdtool._plugins.attribution import owner_of
+from kdtool._plugins.hook_specs import BASES, KINDS, SPECS, mistakes
 from kdtool._plugins.hooks import ComponentHooks
-from kdtool._plugins.owner import owner_of
 from kdtool._plugins.registry import GROUPS, entries_by_name
-from kdtool._plugins.validation import mistakes
 
 
 class Good(kdtool.TokenLoss):
@@ -429,7 +427,7 @@ def test_schema_is_valid_and_catches_typos() -> None:
 
 def test_the_base_class_of_every_kind_is_known_whatever_was_imported_before() -> None:
     """In a process of its own: elsewhere the classes that tests import would hide one that is missing."""
-    program = "from kdtool._contract.kinds import KINDS; print(*KINDS)"
+    program = "from kdtool._plugins.hook_specs import KINDS; print(*KINDS)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert [*done.stdout.split(), "command"] == list(GROUPS)
 
@@ -437,6 +435,6 @@ def test_the_base_class_of_every_kind_is_known_whatever_was_imported_before() ->
 def test_command_that_is_not_installed_is_refused_with_its_package(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(project_packages, "known_components", lambda: {"command": {"absent": "kdtool-absent-x"}})
+    monkeypatch.setattr(distributions, "known_components", lambda: {"command": {"absent": "kdtool-absent-x"}})
     assert call(["absent"]) == 2
-    assert f"get it with: {project_packages.install_command('kdtool-absent-x')}" in capsys.readouterr().err
+    assert f"get it with: {distributions.install_command('kdtool-absent-x')}" in capsys.readouterr().err

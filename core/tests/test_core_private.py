@@ -13,7 +13,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._cli import call
-from kdtool._text.terminal import escape
+from kdtool._text.terminal import escape_controls as escape
 from plugin_site import forget_installed, install
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="folders of a user are private on Windows")

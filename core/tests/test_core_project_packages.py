@@ -7,8 +7,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from kdtool._plugins import project_packages
-from kdtool._plugins.project_packages import install_command
+from kdtool._plugins import distributions
+from kdtool._plugins.distributions import install_command
 
 UNKNOWN = "kdtool-absent-x"
 
@@ -52,7 +52,7 @@ def test_name_of_the_project_is_not_given_to_pip_before_it_is_published(
     _install(packages, "kdtool", None)
     for name in ("kdtool", UNKNOWN, f"{UNKNOWN}>=0.1"):
         assert install_command(name, "--upgrade") == "python bootstrap.py everything (in a clone of kdtool)"
-    monkeypatch.setattr(project_packages, "PUBLISHED", True)
+    monkeypatch.setattr(distributions, "PUBLISHED", True)
     assert install_command(UNKNOWN, "--upgrade") == f"pip install --upgrade {UNKNOWN}"
 
 
@@ -90,5 +90,5 @@ def test_extras_of_the_core_come_from_the_index_or_from_all_of_the_clone(
 ) -> None:
     _install(packages, "kdtool", clone / "core")
     assert install_command("kdtool[quickstart]") == "python bootstrap.py everything (in a clone of kdtool)"
-    monkeypatch.setattr(project_packages, "PUBLISHED", True)
+    monkeypatch.setattr(distributions, "PUBLISHED", True)
     assert install_command("kdtool[quickstart]") == "pip install 'kdtool[quickstart]'"

@@ -13,13 +13,11 @@ from pathlib import Path
 import kdtool
 import pytest
 from filelock import FileLock
-from kdtool._run.distributed import invite_ranks, may_join, rank_and_world, wait_for
 from kdtool._run.graph import Graph, Node
-from kdtool._run.rank_agreement import agree
+from kdtool._run.ranks import agree, invite_ranks, may_join, rank_and_world, wait_for
 from kdtool._store.artefacts import Artefacts
-from kdtool._store.atomic_files import write_sealed
-from kdtool._store.layout import GRAPH
-from kdtool._store.locks import HOLDER, holder_of, is_led, run_lock
+from kdtool._store.files import write_sealed
+from kdtool._store.shared import GRAPH, HOLDER, holder_of, is_led, run_lock
 
 
 def test_torchrun_tells_who_a_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +156,7 @@ def test_a_process_with_another_graph_ends_with_what_differs(tmp_path: Path, oth
 LEADER = """
 import sys, time
 from pathlib import Path
-from kdtool._store.locks import run_lock
+from kdtool._store.shared import run_lock
 with run_lock(Path(sys.argv[1])):
     print("there", flush=True)
     time.sleep(60)

@@ -11,7 +11,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._assembly.assemble import assemble
-from kdtool._recipe.read import load_recipe
+from kdtool._recipe.parser import load_recipe
 from kdtool._recipe.yaml import read_document, read_scalar
 
 BASE = """\

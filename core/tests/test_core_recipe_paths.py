@@ -10,7 +10,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._assembly.assemble import assemble
-from kdtool._recipe.read import load_recipe
+from kdtool._recipe.parser import load_recipe
 from kdtool._results.files import component_record
 
 READS = '''

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import kdtool
-from kdtool._run.stages.counts import Counts
+from kdtool._run.stages.text import Counts
 
 
 def test_the_first_examples_of_each_reason_are_named() -> None:

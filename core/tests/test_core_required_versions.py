@@ -9,8 +9,7 @@ from pathlib import Path
 
 import kdtool
 import pytest
-from kdtool._plugins.distributions import refusal
-from kdtool._plugins.project_packages import install_command
+from kdtool._plugins.distributions import install_command, refusal
 from kdtool._plugins.registry import load
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._assembly.checks.requirements import checked_against
+from kdtool._assembly.requirements import checked_against
 from kdtool._cli import call
 from kdtool._recipe.layers import compose, settings_layer
 from kdtool._recipe.yaml import Place, as_node

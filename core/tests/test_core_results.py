@@ -14,7 +14,7 @@ import kdtool
 import pytest
 from kdtool._api import report
 from kdtool._cli import call
-from kdtool._contract.comparison import shorten
+from kdtool._contract.evaluation import shorten
 
 
 @pytest.fixture

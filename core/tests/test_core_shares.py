@@ -11,8 +11,7 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool._run.stages.counts import Counts
-from kdtool._run.stages.gathering import gather
+from kdtool._run.stages.text import Counts, gather
 from kdtool_testing import make_run
 
 

@@ -15,11 +15,11 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._api import report
-from kdtool._results.model_cards import CARD
-from kdtool._store import committed
+from kdtool._results.files import CARD
+from kdtool._store import files as committed
 from kdtool._store.artefacts import Artefact, Artefacts
-from kdtool._store.atomic_files import read_sealed, write_sealed
-from kdtool._store.layout import GRAPH
+from kdtool._store.files import read_sealed, write_sealed
+from kdtool._store.shared import GRAPH
 
 PRINT = "f" * 64
 

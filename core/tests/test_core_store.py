@@ -17,12 +17,9 @@ import pytest
 from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool._store.artefacts import Artefacts
-from kdtool._store.atomic_files import write_sealed
-from kdtool._store.clean import clean
-from kdtool._store.layout import GRAPH
-from kdtool._store.locks import run_lock
-from kdtool._store.shared_store import register_run
+from kdtool._store.artefacts import Artefacts, clean
+from kdtool._store.files import write_sealed
+from kdtool._store.shared import GRAPH, register_run, run_lock
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import kdtool
 import pytest
-from kdtool._run.stages.templates import refuse_other_templates
+from kdtool._run.stages.terms import refuse_other_templates
 from kdtool_testing import ByteTokenizer
 
 

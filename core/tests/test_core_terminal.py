@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._cli import call
 from kdtool._cli.check import _options
-from kdtool._cli.compare import difference
-from kdtool._contract.comparison import Comparison
+from kdtool._cli.runs import difference
+from kdtool._contract.evaluation import Comparison
 from kdtool._recipe.yaml import read_scalar
-from kdtool._text.figures import duration, figure
+from kdtool._text.terminal import duration, figure
 
 
 @pytest.mark.parametrize(

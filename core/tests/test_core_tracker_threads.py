@@ -246,7 +246,7 @@ def test_events_do_not_keep_what_a_stage_holds(tmp_path: Path) -> None:
 
 def test_reopened_components_have_threads_of_their_own(short: dict[str, Any]) -> None:
     from kdtool._assembly.assemble import assemble
-    from kdtool._recipe.read import load_recipe
+    from kdtool._recipe.parser import load_recipe
 
     loaded = load_recipe({**short, "trackers": {"records": {"use": "./records.py:Records"}}})
     with assemble(loaded, print) as first, first.reopen() as other:

@@ -9,7 +9,7 @@ from typing import Any
 import kdtool
 import pytest
 import toy
-from kdtool._run.transforming import Transforming
+from kdtool._run.stages.phase_training import Transforming
 from kdtool_testing import make_run
 
 

@@ -10,7 +10,7 @@ import kdtool
 import pytest
 from kdtool._assembly.assemble import assemble
 from kdtool._assembly.trust import origin_of
-from kdtool._recipe.read import load_recipe
+from kdtool._recipe.parser import load_recipe
 
 ASKS = '''
 import kdtool
@@ -118,7 +118,7 @@ def test_all_mistakes_of_a_recipe_are_reported_at_once(written: Path) -> None:
 
 def test_a_finished_run_is_a_file_too() -> None:
     """A run's folder may come from others: its addresses are not those of the command line."""
-    from kdtool._evaluate.recipe import opening_recipe
+    from kdtool._evaluate import opening_recipe
 
     recipe = opening_recipe("run", {"teachers": {"one": {"use": "x", "url": "http://127.0.0.1:1"}}})
     assert not recipe.places["teachers", "one", "url"].from_settings

@@ -8,7 +8,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._cli import call
-from kdtool._results.compare_arms import read_items
+from kdtool._results.comparisons import read_items
 from kdtool._results.files import read_results
 
 SOLVES = '''

@@ -13,8 +13,8 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._store.committed import discard_uncommitted
-from kdtool._store.layout import OWN_KINDS
+from kdtool._store.files import discard_uncommitted
+from kdtool._store.shared import OWN_KINDS
 
 
 def flip(path: Path) -> None:

@@ -8,7 +8,7 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool._assembly.checks.loss_weights import scale_to_one, weighs
+from kdtool._assembly.signals import scale_to_one, weighs
 
 SHARES = st.sampled_from([0.0, 0.25, 0.3, 0.5, 1.0])
 COURSES = st.sampled_from([(0.0, 1.0), (0.0, 0.5), (0.8, 1.0)])
@@ -61,7 +61,7 @@ def test_control_learns_at_full_weight_whatever_the_schedules(
 
 def _control(recipe: dict[str, Any]) -> tuple[Any, ...]:
     from kdtool._assembly.assemble import assemble
-    from kdtool._recipe.read import load_recipe
+    from kdtool._recipe.parser import load_recipe
 
     (phase,) = assemble(load_recipe(recipe), lambda _: None).arms["control"]
     return phase.losses

@@ -16,8 +16,7 @@ import click
 import kdtool
 import pytest
 from kdtool._cli import cli
-from kdtool._contract.kinds import KINDS
-from kdtool._plugins.hook_specs import BASES
+from kdtool._plugins.hook_specs import BASES, KINDS
 from kdtool._plugins.registry import load
 from playwright.sync_api import sync_playwright
 

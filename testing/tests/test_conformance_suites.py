@@ -15,7 +15,7 @@ import pytest
 from kdtool_testing import CommandConformance, ComponentConformance, CorpusConformance, PackerConformance, make_run
 from kdtool_testing.model_checks import check_tokenizer
 from kdtool_testing.readme_examples import uses
-from kdtool_testing.toy.tokenizers import SpacedTokenizer
+from kdtool_testing.toy import SpacedTokenizer
 
 FAULTS = (AssertionError, pytest.fail.Exception)
 
@@ -288,9 +288,9 @@ def test_commands_must_be_described() -> None:
 
 def test_a_package_without_a_readme_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     suite = type("Subject", (CommandConformance,), {"entry_point": "x", "__module__": __name__})()
-    monkeypatch.setattr("kdtool_testing.offered.find", lambda *_: SimpleNamespace(distribution="mine"))
+    monkeypatch.setattr("kdtool_testing.suite.find", lambda *_: SimpleNamespace(distribution="mine"))
     bare = SimpleNamespace(metadata=SimpleNamespace(json={}))
-    monkeypatch.setattr("kdtool_testing.offered.distribution", lambda _: bare)
-    monkeypatch.setattr("kdtool_testing.offered.inspect.getfile", lambda _: "/nowhere/tests/test_x.py")
+    monkeypatch.setattr("kdtool_testing.suite.distribution", lambda _: bare)
+    monkeypatch.setattr("kdtool_testing.suite.inspect.getfile", lambda _: "/nowhere/tests/test_x.py")
     with pytest.raises(AssertionError, match=r"mine has no README: write README\.md"):
         suite.test_its_readme_names_it()

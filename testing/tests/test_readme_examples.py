@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from kdtool_testing.readme_examples import uses
-from kdtool_testing.stand_ins import STAND_INS
+from kdtool_testing.readme_examples import STAND_INS, uses
 
 _LOSSES = "losses: {absent: {}}"
 

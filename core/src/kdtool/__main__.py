@@ -1,15 +1,16 @@
-"""The process of the command line: what `kdtool` and `python -m kdtool` start."""
+"""The process of the command line: what `kdtool` and `python -m kdtool` start.
+
+Memory and threads are set up before the command line is imported: glibc reads its settings only when a process starts, and
+OpenMP when torch is imported.
+"""
 
 from __future__ import annotations
 
 import gc
 import os
+import platform
 import sys
 from collections.abc import MutableMapping
-
-from kdtool._allocator import begin_again_with_joined_blocks
-
-__all__ = ["begin"]
 
 COMPUTING = {"run", "eval"}
 """Commands that compute for longer than a moment."""
@@ -22,7 +23,7 @@ def begin() -> None:
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     if command in COMPUTING:
         begin_again_with_joined_blocks()
-    from kdtool._cli import main  # only now: a process that begins again would import it twice
+    from kdtool._cli.command_line import main  # only now: a process that begins again would import it twice
 
     wait_passively_if_busy(os.environ)
     if command == "check":  # it ends soon; looking for garbage among torch's modules would take a sixth of its time
@@ -41,6 +42,25 @@ def wait_passively_if_busy(environment: MutableMapping[str, str]) -> None:
     # A mean over the last minute, to which an installation or a run that just ended adds one per core at most.
     if os.getloadavg()[0] > (os.cpu_count() or 1):
         environment.update(_PASSIVE)
+
+
+_VARIABLE, _SETTING = "GLIBC_TUNABLES", "glibc.malloc.tcache_count=0"
+
+
+def begin_again_with_joined_blocks() -> None:
+    """Restart this process, under the same number, with glibc's cache of small blocks off; a user's own setting stays.
+
+    Processes that this one starts do not inherit the setting.
+
+    Aligning a tensor leaves small blocks, which the cache never joins with adjacent free memory, so that the room of a
+    freed tensor does not hold the next one of its size. Without the cache a training run takes up to a fifth less memory
+    (docs/benchmarks/memory.md). glibc reads the variable only at the start. Call it only in the command line's process.
+    """
+    if os.environ.get(_VARIABLE) == _SETTING:
+        del os.environ[_VARIABLE]
+    elif sys.platform == "linux" and _VARIABLE not in os.environ and platform.libc_ver()[0] == "glibc":
+        os.environ[_VARIABLE] = _SETTING
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -13,10 +13,9 @@ from kdtool._text.terminal import print_line
 if TYPE_CHECKING:
     from kdtool._contract.reporting import Results
     from kdtool._contract.run_info import RunInfo
-    from kdtool._results.known_runs import KnownRun
-    from kdtool._run.build_graph import RunGraph
+    from kdtool._results.runs import KnownRun
     from kdtool._run.context import Context
-    from kdtool._run.plan import PlannedStage
+    from kdtool._run.plan import PlannedStage, RunGraph
 
 
 @resumable()
@@ -47,10 +46,10 @@ def run(
         print(results.verdict)
     """
     from kdtool._assembly.assemble import assemble
-    from kdtool._assembly.checks.requirements import refuse_missed
-    from kdtool._recipe.read import load_recipe
+    from kdtool._assembly.requirements import refuse_missed
+    from kdtool._recipe.parser import load_recipe
     from kdtool._run.execute import execute
-    from kdtool._store.shared_store import store_folder
+    from kdtool._store.shared import store_folder
 
     path = _as_path(recipe)
     loaded = load_recipe(path, settings)
@@ -79,9 +78,9 @@ def plan(
         KdtoolError: see `kdtool._errors`; the recipe is wrong, or what a fingerprint needs is not on this machine.
     """
     from kdtool._assembly.assemble import assemble
-    from kdtool._recipe.read import load_recipe
+    from kdtool._recipe.parser import load_recipe
     from kdtool._run.plan import plan_run
-    from kdtool._store.shared_store import store_folder
+    from kdtool._store.shared import store_folder
 
     loaded = load_recipe(_as_path(recipe), settings)
     with assemble(loaded, print_line) as assembly:
@@ -124,9 +123,9 @@ def runs(pattern: str = "", *, out: Path | str = "runs", store: Path | str | Non
     Raises:
         StorageError: the store's list of runs is damaged.
     """
-    from kdtool._results.known_runs import list_runs
-    from kdtool._run.open_remote import open_remote
-    from kdtool._store.shared_store import store_folder
+    from kdtool._results.runs import list_runs
+    from kdtool._run.context import open_remote
+    from kdtool._store.shared import store_folder
 
     folder = store_folder(store)
     return list_runs(folder, Path(out), pattern, open_remote(folder).runs())
@@ -170,7 +169,7 @@ def report_of(results: Results, use: str | None = None) -> Path:
 
 
 def _memory_of_stages(context: Context, run: RunInfo, run_graph: RunGraph) -> dict[str, tuple[int, int]]:
-    from kdtool._estimate.stage_memory import memory_of_stages
+    from kdtool._estimate.totals import memory_of_stages
 
     return memory_of_stages(context, run, run_graph)
 

@@ -12,8 +12,7 @@ import pytest
 import torch
 import transformers
 from kdtool_evaluator_agreement import Agreement
-from kdtool_evaluator_agreement._divergence import agreement, heads_of
-from kdtool_evaluator_agreement._states import Encoded, TeacherFiles, final_states
+from kdtool_evaluator_agreement._divergence import Encoded, TeacherFiles, agreement, final_states, heads_of
 from kdtool_measuring import Document
 from kdtool_testing import EvaluatorConformance, make_run
 from kdtool_testing.tiny_models import begin_texts_with
@@ -100,7 +99,7 @@ def evaluate(run: kdtool.RunInfo, *subjects: kdtool.Subject, **settings: Any) ->
 @pytest.fixture(autouse=True)
 def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plain computation is in float32, so the evaluator's must be."""
-    monkeypatch.setattr("kdtool_evaluator_agreement._states.compute_dtype", lambda name, device: torch.float32)
+    monkeypatch.setattr("kdtool_evaluator_agreement._divergence.compute_dtype", lambda name, device: torch.float32)
 
 
 @pytest.mark.parametrize("start", [(), ("<s>",), ("[gMASK]", "<sop>")])
@@ -277,7 +276,7 @@ def test_a_split_without_documents_is_an_error_that_names_the_key(tmp_path: Path
 
 def test_logits_are_not_rounded_to_half_precision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """States come from bfloat16; what is compared is as exact as float64 makes of them."""
-    monkeypatch.setattr("kdtool_evaluator_agreement._states.compute_dtype", lambda name, device: torch.bfloat16)
+    monkeypatch.setattr("kdtool_evaluator_agreement._divergence.compute_dtype", lambda name, device: torch.bfloat16)
     tokenizer = make_tokenizer()
     teacher, student = make_model(0, 32, tokenizer), make_model(1, 16, tokenizer)
     states = record(tmp_path, teacher)

@@ -10,9 +10,7 @@ from typing import Any, ClassVar
 import kdtool
 import pytest
 from kdtool_evaluator_answers_match import AnswersMatch
-from kdtool_evaluator_answers_match._programs import names_of
-from kdtool_evaluator_answers_match._questions import Question, read_questions
-from kdtool_evaluator_answers_match._scores import score
+from kdtool_evaluator_answers_match._questions import Question, names_of, read_questions, score
 from kdtool_programs import Sandbox, SandboxError
 from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run
 

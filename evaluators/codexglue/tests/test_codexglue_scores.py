@@ -14,9 +14,16 @@ from statistics import mean
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_evaluator_codexglue._lines import edit_similarity, exact_match, restore_literals, statement
-from kdtool_evaluator_codexglue._programs import codebleu, first_method, words_of
-from kdtool_evaluator_codexglue._summaries import bleu_4
+from kdtool_evaluator_codexglue._tasks import (
+    bleu_4,
+    codebleu,
+    edit_similarity,
+    exact_match,
+    first_method,
+    restore_literals,
+    statement,
+    words_of,
+)
 from kdtool_evaluator_codexglue._tokens import correct_tokens
 
 SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "data" / "codexglue"

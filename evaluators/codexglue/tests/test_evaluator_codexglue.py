@@ -12,10 +12,9 @@ from typing import Any, ClassVar
 import kdtool
 import pytest
 from kdtool_evaluator_codexglue import CodeXGlue
-from kdtool_evaluator_codexglue._accuracy import codes_of
-from kdtool_evaluator_codexglue._lines import line_task
-from kdtool_evaluator_codexglue._programs import missing, program_task
-from kdtool_evaluator_codexglue._summaries import summary_task
+from kdtool_evaluator_codexglue._tasks import line_task, program_task, summary_task
+from kdtool_evaluator_codexglue._tasks import missing_for_codebleu as missing
+from kdtool_evaluator_codexglue._tokens import codes_of
 from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run, write_toy_model
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
@@ -202,7 +201,7 @@ def test_a_file_that_is_not_there_is_refused_before_a_run(tmp_path: Path) -> Non
 
 def test_what_codebleu_lacks_is_said_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path)
-    monkeypatch.setattr("kdtool_evaluator_codexglue._programs.version", lambda name: "0.23.0")
+    monkeypatch.setattr("kdtool_evaluator_codexglue._tasks.version", lambda name: "0.23.0")
     said = CodeXGlue(CodeXGlue.Config(generation=tmp_path / "dev.json")).kdtool_check(run, "start")
     assert len(said) == 3
     assert all("pip install codebleu==0.7.0" in line for line in said)
@@ -248,7 +247,7 @@ def test_token_accuracy_is_that_of_codexglues_own_count(tmp_path: Path) -> None:
 @pytest.mark.skipif(not find_spec("transformers"), reason="transformers is not installed")
 def test_texts_beyond_the_context_are_read_in_windows(tmp_path: Path) -> None:
     import torch
-    from kdtool_evaluator_codexglue._predictions import likeliest
+    from kdtool_evaluator_codexglue._tokens import likeliest
     from kdtool_torch import exact_head
     from kdtool_transformers import open_model
 
@@ -269,7 +268,7 @@ def test_texts_beyond_the_context_are_read_in_windows(tmp_path: Path) -> None:
 @pytest.mark.skipif(not find_spec("transformers"), reason="transformers is not installed")
 def test_programs_are_read_behind_the_start_of_a_document(tmp_path: Path) -> None:
     import torch
-    from kdtool_evaluator_codexglue._predictions import likeliest
+    from kdtool_evaluator_codexglue._tokens import likeliest
     from kdtool_testing.tiny_models import begin_texts_with
     from kdtool_torch import exact_head
     from kdtool_transformers import open_model
@@ -288,7 +287,7 @@ def test_programs_are_read_behind_the_start_of_a_document(tmp_path: Path) -> Non
 @pytest.mark.skipif(not find_spec("transformers"), reason="transformers is not installed")
 def test_the_likeliest_token_of_a_model_in_half_precision_is_not_a_tie_of_rounded_logits(tmp_path: Path) -> None:
     import torch
-    from kdtool_evaluator_codexglue._predictions import likeliest
+    from kdtool_evaluator_codexglue._tokens import likeliest
     from kdtool_torch import exact_head
     from kdtool_transformers import open_model
 
@@ -312,7 +311,7 @@ def test_a_head_in_half_precision_is_copied_once_for_all_programs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
-    from kdtool_evaluator_codexglue import _predictions
+    from kdtool_evaluator_codexglue import _tokens
     from kdtool_torch import exact_logits
     from kdtool_transformers import TransformersRuntime, open_model
 
@@ -322,8 +321,8 @@ def test_a_head_in_half_precision_is_copied_once_for_all_programs(
         used.append(head.weight)
         return exact_logits(head, states)
 
-    monkeypatch.setattr(_predictions, "_HEAD_ROWS", 4)
-    monkeypatch.setattr(_predictions, "exact_logits", project)
+    monkeypatch.setattr(_tokens, "_HEAD_ROWS", 4)
+    monkeypatch.setattr(_tokens, "exact_logits", project)
     wrapped = open_model(str(write_toy_model(tmp_path / "model")))
     wrapped.model.to(torch.bfloat16)
     file = tmp_path / "test.txt"

@@ -9,4 +9,4 @@ import pytest
 def _other_work_unseen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the system not count the work of others."""
     if "others" not in request.node.name:
-        monkeypatch.setattr("kdtool_evaluator_efficiency._other_work._busy_seconds", lambda: None)
+        monkeypatch.setattr("kdtool_evaluator_efficiency._turns._busy_seconds", lambda: None)

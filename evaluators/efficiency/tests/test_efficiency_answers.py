@@ -11,9 +11,9 @@ import kdtool
 import psutil  # type: ignore[import-untyped]
 import pytest
 import torch
-from kdtool_evaluator_efficiency import BreakEven, Efficiency, _alone, _answers, _energy, _workers
-from kdtool_evaluator_efficiency._answers import Answering
+from kdtool_evaluator_efficiency import BreakEven, Efficiency, _alone, _energy, _timed
 from kdtool_evaluator_efficiency._energy import Meter
+from kdtool_evaluator_efficiency._timed import Answering
 from kdtool_evaluator_efficiency._turns import Amount, UnmeasurableError
 from kdtool_testing import OneRuntime, make_run
 
@@ -56,7 +56,7 @@ class Machine(kdtool.Runtime):
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine("continue", "score")
-    monkeypatch.setattr(_answers, "perf_counter", lambda: made.clock)
+    monkeypatch.setattr(_timed, "perf_counter", lambda: made.clock)
     return made
 
 
@@ -192,7 +192,7 @@ def file(tmp_path: Path) -> kdtool.Subject:
 @pytest.fixture
 def counted(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_energy, "meter", lambda device: Meter([machine]))
-    monkeypatch.setattr(_workers, "pick_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(_timed, "pick_device", lambda: torch.device("cpu"))
 
 
 @pytest.mark.usefixtures("counted")

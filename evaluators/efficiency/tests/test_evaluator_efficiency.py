@@ -19,8 +19,8 @@ from kdtool_evaluator_efficiency import Efficiency, _energy
 from kdtool_evaluator_efficiency._energy import Meter
 from kdtool_evaluator_efficiency._evaluator import _representatives
 from kdtool_evaluator_efficiency._measurements import Ready, beside_other_work, file_size
-from kdtool_evaluator_efficiency._other_work import OtherWork
-from kdtool_evaluator_efficiency._workers import own_seconds
+from kdtool_evaluator_efficiency._timed import own_seconds
+from kdtool_evaluator_efficiency._turns import OtherWork
 from kdtool_testing import EvaluatorConformance, make_run
 from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers

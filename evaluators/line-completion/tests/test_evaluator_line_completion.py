@@ -11,8 +11,7 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_evaluator_line_completion import LineCompletion, edit_similarity, exact_match
-from kdtool_evaluator_line_completion._places import places_of
+from kdtool_evaluator_line_completion import LineCompletion, edit_similarity, exact_match, places_of
 from kdtool_measuring import Document
 from kdtool_testing import EvaluatorConformance, OneRuntime, make_run
 

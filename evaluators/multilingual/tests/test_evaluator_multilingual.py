@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_evaluator_multilingual import Multilingual
-from kdtool_evaluator_multilingual._sources import close_function, go_program
+from kdtool_evaluator_multilingual._data_set import close_function, go_program
 from kdtool_programs import Language, Problem, Sandbox, SandboxError, Task, Verdict, language
 from kdtool_programs.testing import sandbox_is_there
 from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run

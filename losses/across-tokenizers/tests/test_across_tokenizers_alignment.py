@@ -10,7 +10,7 @@ from cut_texts import Document, Text, same_reading, shortest_spans, view_of
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_loss_across_tokenizers._alignment import Spans, meetings, spans
-from kdtool_loss_across_tokenizers._meeting_points import meeting_points
+from kdtool_loss_across_tokenizers._span_likelihoods import meeting_points
 
 
 @st.composite

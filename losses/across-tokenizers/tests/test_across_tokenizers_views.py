@@ -21,7 +21,7 @@ from cut_texts import (
     view_of,
 )
 from kdtool_loss_across_tokenizers import ProjectedKL, SpanLikelihood, UniversalLogitDistillation
-from kdtool_torch import _chunks
+from kdtool_torch import numerics
 from torch import Tensor
 
 each_loss = pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_gradients_are_right_however_it_is_cut(
 ) -> None:
     view = view_of(OWN, other)
     whole = gradients(loss, view)
-    monkeypatch.setattr(_chunks, "elements_at_once", lambda _: 30)  # one position at a time, or two
+    monkeypatch.setattr(numerics, "elements_at_once", lambda _: 30)  # one position at a time, or two
     for found, expected in zip(gradients(loss, view), whole, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     assert view.head is not None
@@ -174,7 +174,7 @@ def test_memory_does_not_grow_with_positions_times_tokens(
     loss: kdtool.SequenceLoss, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight times the positions: 20 MB more of each tensor of logits, if they were all there."""
-    monkeypatch.setattr(_chunks, "elements_at_once", lambda _: 2**16)
+    monkeypatch.setattr(numerics, "elements_at_once", lambda _: 2**16)
     monkeypatch.setattr(loss, "tokenizers", (MANY, MANY), raising=False)
     found = []
     for count in (100, 800):

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_loss_attention import AttentionMaps, attention_distance
-from kdtool_loss_attention import _blocks as blocks
+from kdtool_loss_attention import _pairs as blocks
 from torch import Tensor
 
 FACTS = kdtool.ModelFacts(1000, 1000, 6, 8, 4, 2, 16, 50, 64, "float32", True, "t")

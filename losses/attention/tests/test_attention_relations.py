@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_loss_attention import Relations, relation_divergence
-from kdtool_loss_attention import _blocks as blocks
+from kdtool_loss_attention import _pairs as blocks
 from torch import Tensor
 
 FACTS = kdtool.ModelFacts(1000, 1000, 6, 24, 6, 3, 48, 50, 64, "float32", True, "t")

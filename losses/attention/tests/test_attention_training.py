@@ -15,7 +15,7 @@ from kdtool._contract.signals import alternatives
 from kdtool_loss_attention import AttentionMaps, Relations
 from kdtool_testing import ListSource, make_run
 from kdtool_testing.tiny_models import tiny_model
-from kdtool_trainer_standard import StandardTrainer
+from kdtool_torch.trainer import StandardTrainer
 from kdtool_transformers import TransformersModel
 
 LENGTH = 32

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_loss_preference import DirectPreference
 from kdtool_testing import SequenceLossConformance
-from kdtool_torch import _chunks, collate
+from kdtool_torch import collate, numerics
 from torch import Tensor
 
 VOCABULARY, WIDTH = 11, 5
@@ -136,7 +136,7 @@ def test_chunks_change_no_value_and_no_gradient(elements: int, monkeypatch: pyte
     learnt = (view.student.last, view.head.weight)
     whole = values(view)
     gradients = torch.autograd.grad(whole.sum(), learnt)
-    monkeypatch.setattr(_chunks, "elements_at_once", lambda _: elements)
+    monkeypatch.setattr(numerics, "elements_at_once", lambda _: elements)
     cut = values(view)
     torch.testing.assert_close(cut, whole)
     for mine, theirs in zip(torch.autograd.grad(cut.sum(), learnt), gradients, strict=True):

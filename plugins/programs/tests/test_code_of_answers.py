@@ -7,7 +7,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_programs import _code, code_of
+from kdtool_programs import code_of, extraction
 
 ADD = "def add(a, b):\n    return a + b"
 FENCED = f"```python\n{ADD}\n```"
@@ -141,8 +141,8 @@ def test_a_run_of_lines_that_parses_is_searched_once(monkeypatch: pytest.MonkeyP
         searched.append(code)
         return search(code)
 
-    search = _code._first_wrong_line
-    monkeypatch.setattr(_code, "_first_wrong_line", first_wrong_line)
+    search = extraction._first_wrong_line
+    monkeypatch.setattr(extraction, "_first_wrong_line", first_wrong_line)
     run = "def other(a):\n    return a\n" * 50
     assert code_of(f"{run}This is prose.\n{run}{ADD}", continues=False, names=("add",)) == f"{run}{ADD}"
     assert len(searched) < 10

@@ -11,7 +11,7 @@ from itertools import chain
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_asking.testing import UNUSABLE_REPLIES, chat_replies
+from kdtool_measuring.testing import UNUSABLE_REPLIES, chat_replies
 from kdtool_programs import Module, Sandbox, Task, code_of, completed_names, continuation_of
 from kdtool_programs.testing import sandbox_is_there
 

@@ -16,9 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_programs import Form, Module, PassAtK, Problem, Program, Sandbox, Step, Task, pass_at_k, verdicts_of
-from kdtool_programs._problem import digest_of
-from kdtool_programs._samples import Sample, collect_samples
-from kdtool_programs._verdicts import program_of
+from kdtool_programs.problems import digest_of
+from kdtool_programs.samples import Sample, collect_samples, program_of
 from kdtool_programs.testing import sandbox_is_there
 from kdtool_testing import ByteTokenizer, OneRuntime, make_run
 
@@ -202,7 +201,7 @@ def test_the_settings_tell_problems_from_others_with_their_ids(tmp_path: Path, m
         counted.append(len(problems))
         return digest_of(problems, form)
 
-    monkeypatch.setattr("kdtool_programs._evaluator.digest_of", counting)
+    monkeypatch.setattr("kdtool_programs.evaluator.digest_of", counting)
     plain = settings([add(), add("plus")])
     assert plain == settings([add(), add("plus")])
     assert plain[0] == plain[1]
@@ -237,7 +236,7 @@ def test_longer_limits_of_a_slow_machine_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slowness: float, told: list[str]
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr("kdtool_programs._verdicts.slowness", lambda: slowness)
+    monkeypatch.setattr("kdtool_programs.samples.slowness", lambda: slowness)
     (found,) = adding(k=[1]).kdtool_evaluate(run_with(tmp_path, Answering(), said), [SUBJECT])
     assert [text.partition(":")[0] for text in said] == told
     assert found.settings["time limit"] == "3 s"

@@ -309,7 +309,7 @@ def test_language_is_tried_once_in_a_process(
         return run(sandbox, each)
 
     monkeypatch.setattr(Sandbox, "run", noting)
-    monkeypatch.setattr("kdtool_programs._sandbox._TRIED", set())
+    monkeypatch.setattr("kdtool_programs.sandbox._TRIED", set())
     for _ in range(2):
         with Sandbox(languages=[shell]):
             pass
@@ -320,7 +320,7 @@ def test_language_of_another_package_needs_nothing_here(
     needs_bubblewrap: None, shell: Language, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points = {"shell": EntryPoint("shell", "package:Shell", "kdtool_programs.languages")}
-    monkeypatch.setattr("kdtool_programs._language.installed_languages", lambda: points)
+    monkeypatch.setattr("kdtool_programs.languages.installed_languages", lambda: points)
     monkeypatch.setattr(EntryPoint, "load", lambda self: type(shell))
     shell = language("shell")
     attempts = {

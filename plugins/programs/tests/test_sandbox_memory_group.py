@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from kdtool_programs import Module, Sandbox, Task
-from kdtool_programs._memory_group import memory_group
+from kdtool_programs.commands import memory_group
 
 PASSES = Task("task", Module("def f(): return 1", "assert f() == 1", ("f",)))
 

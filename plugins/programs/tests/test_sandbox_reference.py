@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from kdtool_programs import EVALPLUS_NUMPY, Module, Sandbox, Task, against_reference
-from kdtool_programs._reference import _ALLCLOSE
+from kdtool_programs.problems import _ALLCLOSE
 
 RTOL, ATOL = 1e-7, 1e-6
 Close = Callable[[object, object, float, float], bool]

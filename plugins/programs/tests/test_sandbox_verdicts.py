@@ -147,7 +147,7 @@ def test_sequences_too_large_to_copy_are_compared_by_pieces(judge: Judge) -> Non
 
 GUESSING = """\
 import sys
-frames, peer = (sys.modules[f"kdtool_programs._inside.{name}"] for name in ("frames", "peer"))
+frames, peer = (sys.modules[f"kdtool_programs.inside.{name}"] for name in ("frames", "peer"))
 def f(x):
     guess = 0
     frames.write_message(4, ["value", {"pieces": [0, "list", 3, SIZE]}, None])
@@ -177,7 +177,7 @@ def test_annotations_are_evaluated_as_elsewhere(judge: Judge) -> None:
 
 
 def test_tests_that_are_in_c_are_timed_out(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdtool_programs._sandbox._GRACE", 1.0)
+    monkeypatch.setattr("kdtool_programs.sandbox._GRACE", 1.0)
     endless = Module(IDENTITY, "sum(range(f(2**62)))", ("f",))
     first, second = sandbox.run(
         [Task("endless", endless, 0.5), Task("next", Module(IDENTITY, "assert f(1) == 1", ("f",)))]
@@ -260,7 +260,7 @@ def test_objects_of_the_tests_have_items_and_no_attributes_for_a_program(judge: 
 def test_types_of_the_tests_have_no_items_for_a_program(judge: Judge) -> None:
     source = """
 import sys
-frames = sys.modules["kdtool_programs._inside.frames"]
+frames = sys.modules["kdtool_programs.inside.messages"]
 def f(x):
     frames.write_message(4, ["ask", "item", {"tuple": [{"builtin": "list"}, {"builtin": "int"}]}, {"dict": []}])
     return frames.read_message(3)[0]

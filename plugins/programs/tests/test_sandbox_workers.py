@@ -19,11 +19,11 @@ from pathlib import Path
 import kdtool
 import pytest
 from kdtool_programs import Language, Module, Program, Sandbox, SandboxError, Step, Task
-from kdtool_programs._commands import container, container_ending
-from kdtool_programs._sandbox import Engine
-from kdtool_programs._seccomp import seccomp_filter
-from kdtool_programs._view import base_executable
-from kdtool_programs._worker import Worker
+from kdtool_programs.commands import container, container_ending
+from kdtool_programs.sandbox import Engine
+from kdtool_programs.seccomp import seccomp_filter
+from kdtool_programs.view import base_executable
+from kdtool_programs.worker import Worker
 
 GOOD = Module("def f(x):\n    return x + 1\n", "assert f(1) == 2", ("f",))
 SLOW = Module("import time\ndef f(x):\n    time.sleep(0.3)\n    return x + 1\n", "assert f(1) == 2", ("f",))
@@ -162,7 +162,7 @@ _FLOOD += "    held = b'x' * 2**27\n    time.sleep(99)\n"
 def test_killed_workers_leave_no_zombie_where_there_is_no_init(
     needs_bubblewrap: None, takes_orphans: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdtool_programs._sandbox._GRACE", 0.5)
+    monkeypatch.setattr("kdtool_programs.sandbox._GRACE", 0.5)
     before = _descendants()
     deaf = Module("", "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True: pass\n")
     with Sandbox() as sandbox:
@@ -201,7 +201,7 @@ def test_code_and_tests_are_on_no_command_line(needs_bubblewrap: None) -> None:
         looking.start()
         assert next(verdicts).status == "timed out"
         looking.join()
-    assert any(b"kdtool_programs._inside" in line for line in seen)
+    assert any(b"kdtool_programs.inside" in line for line in seen)
     assert not any(b"MARK_OF" in line for line in seen)
 
 
@@ -258,7 +258,7 @@ def test_sandbox_that_isolates_nothing_is_refused(tmp_path: Path, monkeypatch: p
         f'exec {base_executable()} "$@"'
     )
     _fake(tmp_path, "bwrap", fake, monkeypatch)
-    monkeypatch.setattr("kdtool_programs._sandbox.seccomp_filter", lambda: b"")
+    monkeypatch.setattr("kdtool_programs.sandbox.seccomp_filter", lambda: b"")
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(SandboxError, match="did not run: failed"), Sandbox():
         pass

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_testing import batch_of
-from kdtool_torch import Side, _chunks, both_sides, in_chunks, log_likelihood
+from kdtool_torch import Side, both_sides, in_chunks, log_likelihood, numerics
 
 numbers = st.lists(st.floats(-8, 8), min_size=1, max_size=7)
 
@@ -36,7 +36,7 @@ def test_log_likelihoods_are_what_plain_loops_say(values: list[float], label: in
 @pytest.mark.parametrize("elements", [1, 20, 2**23])
 @pytest.mark.parametrize("count", [0, 1, 8])
 def test_chunks_change_no_value_and_no_gradient(count: int, elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_chunks, "elements_at_once", lambda _: elements)
+    monkeypatch.setattr(numerics, "elements_at_once", lambda _: elements)
     own = side(count)
     learnt = (own.states, own.head.weight)
     plain = own.head.logits(own.states).log_softmax(-1).gather(-1, own.labels[:, None])[:, 0]
@@ -50,7 +50,7 @@ def test_chunks_change_no_value_and_no_gradient(count: int, elements: int, monke
 
 
 def test_no_slice_is_larger_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_chunks, "elements_at_once", lambda _: 30)
+    monkeypatch.setattr(numerics, "elements_at_once", lambda _: 30)
     seen: list[int] = []
 
     def values(part: slice) -> torch.Tensor:
@@ -66,8 +66,8 @@ def test_chunks_grow_with_a_gpu_s_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     for memory in (2**30, 24 * 2**30, 80 * 2**30):
         properties = SimpleNamespace(total_memory=memory)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, properties=properties: properties)
-        sizes.append(_chunks.elements_at_once(torch.device("cuda", 0)))
-    assert sizes[0] == _chunks.elements_at_once(torch.device("cpu")) < sizes[1] < sizes[2] == 2**27
+        sizes.append(numerics.elements_at_once(torch.device("cuda", 0)))
+    assert sizes[0] == numerics.elements_at_once(torch.device("cpu")) < sizes[1] < sizes[2] == 2**27
     assert 10 * 4 * sizes[1] <= 24 * 2**30 / 16
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from kdtool_testing import ByteTokenizer, make_run
 from kdtool_testing.model_checks import check_answers, check_runtime
-from kdtool_testing.toy.tokenizers import StartedTokenizer
+from kdtool_testing.toy import StartedTokenizer
 from kdtool_torch import LogitsRuntime
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from kdtool_testing import ListSource, make_run
 from kdtool_testing.phase import companions, make_phase
-from kdtool_testing.toy.model import toy_model
+from kdtool_testing.toy.runtime import toy_model
 from kdtool_torch import PhaseTerms
 
 

@@ -18,8 +18,8 @@ import kdtool
 import pytest
 import torch
 from kdtool_testing import ListSource, make_run
-from kdtool_torch import RecordedRows, _record, _recording_estimates, collate, record_rows, recording_estimates
-from kdtool_torch._shard_files import verify
+from kdtool_torch import RecordedRows, collate, estimates, record_rows, recording, recording_estimates
+from kdtool_torch.shards import verify
 from torch import Tensor
 
 
@@ -200,8 +200,8 @@ def test_a_file_is_hashed_once_a_process(tmp_path: Path, monkeypatch: pytest.Mon
         hashed.append(name)
         return verify(folder, name, manifest)
 
-    monkeypatch.setattr("kdtool_torch._recall.verify", noting)
-    monkeypatch.setattr("kdtool_torch._recall.OPEN_SHARDS", 1)
+    monkeypatch.setattr("kdtool_torch.shards.verify", noting)
+    monkeypatch.setattr("kdtool_torch.shards.OPEN_SHARDS", 1)
     recorded = RecordedRows(tmp_path / "s")
     recorded.header()
     for order in ((0, 9), (9, 0, 5)):
@@ -228,7 +228,7 @@ def test_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.Monk
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("kdtool_torch._shard_files._publish", full)
+    monkeypatch.setattr("kdtool_torch.shards._publish", full)
     with pytest.raises(kdtool.StorageError, match="No space left"):
         record(tmp_path / "s")
 
@@ -251,7 +251,7 @@ def test_the_teacher_is_asked_where_students_train(tmp_path: Path, monkeypatch: 
             found = {value.device for value in vars(batch).values() if isinstance(value, Tensor)}
             raise AskedError(*found)
 
-    monkeypatch.setattr(_record, "pick_device", lambda: torch.device(name))
+    monkeypatch.setattr(recording, "pick_device", lambda: torch.device(name))
     with pytest.raises(AskedError) as caught:
         record(tmp_path / "s", Placed())
     assert caught.value.args == (torch.device(name),)
@@ -263,7 +263,7 @@ def test_what_recording_takes_is_counted_where_the_teacher_computes(monkeypatch:
     ahead = kdtool.RunForecast(models={"teacher": facts}, signals=(asked,))
     found = {}
     for name in ("cpu", "cuda"):
-        monkeypatch.setattr(_recording_estimates, "pick_device", lambda name=name: torch.device(name))
+        monkeypatch.setattr(estimates, "pick_device", lambda name=name: torch.device(name))
         found[name] = next(recording_estimates(ahead, lambda *_: 3.0, lambda _: 0, 4, 2, working=7))
     on_host, on_device = found["cpu"], found["cuda"]
     assert on_host.device_bytes == 0
@@ -344,7 +344,7 @@ def test_shards_that_were_complete_are_written_though_the_teacher_fails(tmp_path
 
 
 def test_threads_share_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdtool_torch._recall.OPEN_SHARDS", 1)
+    monkeypatch.setattr("kdtool_torch.shards.OPEN_SHARDS", 1)
     record(tmp_path / "s", source=rows(40))
     recorded, expected = RecordedRows(tmp_path / "s"), Teacher()
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from kdtool._estimate.gpus import Gpu, assume
-from kdtool_torch import _device, compute_dtype, has_flash, pick_device, product_speed
+from kdtool._estimate.machine import Gpu, assume
+from kdtool_torch import compute_dtype, has_flash, pick_device, product_speed
+from kdtool_torch import device as _device
 
 
 def test_an_assumed_gpu_decides_device_precision_and_speed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from kdtool_torch import _device, compute_dtype
+from kdtool_torch import compute_dtype
+from kdtool_torch import device as _device
 
 
 @pytest.fixture

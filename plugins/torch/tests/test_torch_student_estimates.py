@@ -21,7 +21,7 @@ from kdtool_torch import student_estimates
 def test_a_student_is_measured_in_the_dtype_that_the_device_computes_in(
     dtype: str, computed: torch.dtype, wider: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdtool_torch._student_estimates.compute_dtype", lambda *_: computed)
+    monkeypatch.setattr("kdtool_torch.estimates.compute_dtype", lambda *_: computed)
     facts = kdtool.ModelFacts(1000, 1000, 2, 8, 2, 2, 16, 50, 64, dtype, True, "t")
     ahead = kdtool.RunForecast({"student": facts}, "student")
     found = [one for one in student_estimates(ahead) if one.part == "measured student in float32"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import kdtool
 import pytest
 import torch
-from kdtool_torch import _half_products, unrounded_logits
+from kdtool_torch import numerics, unrounded_logits
 from torch import Tensor
 
 VOCABULARY, PADDED, WIDTH, COUNT = 61, 64, 32, 40
@@ -20,8 +20,8 @@ def draw() -> tuple[kdtool.Head, kdtool.Head, Tensor]:
 
 
 def test_they_are_those_of_a_product_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_half_products, "returns_float32", lambda _device, dtype: dtype == HALF)
-    monkeypatch.setattr(_half_products, "product_in_float32", lambda a, b, _out: a.float() @ b.float())
+    monkeypatch.setattr(numerics, "returns_float32", lambda _device, dtype: dtype == HALF)
+    monkeypatch.setattr(numerics, "product_in_float32", lambda a, b, _out: a.float() @ b.float())
     half, exact, states = draw()
     found = unrounded_logits(half, states)
     torch.testing.assert_close(found, exact.logits(states))
@@ -36,6 +36,6 @@ def test_elsewhere_they_are_the_heads() -> None:
 
 def test_cuda_returns_float32_from_half_precision_only() -> None:
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
-    assert all(_half_products.returns_float32(cuda, dtype) for dtype in (torch.bfloat16, torch.float16))
-    assert not _half_products.returns_float32(cuda, torch.float32)
-    assert not _half_products.returns_float32(cpu, HALF)
+    assert all(numerics.returns_float32(cuda, dtype) for dtype in (torch.bfloat16, torch.float16))
+    assert not numerics.returns_float32(cuda, torch.float32)
+    assert not numerics.returns_float32(cpu, HALF)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import kdtool
 import pytest
-from kdtool_transformers._explain import explain
+from kdtool_transformers.opening import explain
 
 _NAME = "mistralai/Mistral-7B-v0.1"
 

@@ -8,8 +8,8 @@ import kdtool
 import pytest
 import torch
 from kdtool_testing.tiny_models import gradients, greatest_difference, packed_batch, tiny_model
-from kdtool_transformers import _attention
-from kdtool_transformers._attention import choose_kernel
+from kdtool_transformers import attention
+from kdtool_transformers.attention import choose_kernel
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -27,9 +27,9 @@ def test_a_float32_student_under_autocast_reaches_flash_attention_on_cuda(
         reached.append((query.dtype, key.dtype, value.dtype))
         return blocks(query, key, value, *rest)
 
-    blocks = _attention.attend_in_blocks
-    monkeypatch.setattr(_attention, "choose_kernel", choose)
-    monkeypatch.setattr(_attention, "attend_in_blocks", attend)
+    blocks = attention.attend_in_blocks
+    monkeypatch.setattr(attention, "choose_kernel", choose)
+    monkeypatch.setattr(attention, "attend_in_blocks", attend)
     student = tiny_model(family)
     student.model.train()
     with torch.autocast("cpu", dtype):
@@ -50,10 +50,10 @@ def test_gradients_under_autocast_are_close_to_float32(family: str) -> None:
 
 def test_without_autocast_nothing_is_cast() -> None:
     states = torch.zeros(2, dtype=torch.float32)
-    assert _attention._in_autocast_dtype(states) is states
+    assert attention._in_autocast_dtype(states) is states
     with torch.autocast("cpu", torch.bfloat16):
         wide = states.double()
-        assert _attention._in_autocast_dtype(wide) is wide  # autocast leaves float64 alone
+        assert attention._in_autocast_dtype(wide) is wide  # autocast leaves float64 alone
 
 
 HALF, SINGLE = torch.bfloat16, torch.float32

@@ -7,7 +7,7 @@ import pytest
 import torch
 from kdtool_testing.tiny_models import tiny_model
 from kdtool_transformers import TransformersRuntime
-from kdtool_transformers._capacity import Capacity, capacity_of, gpu_capacity
+from kdtool_transformers.generation import Capacity, capacity_of, gpu_capacity
 from transformers import LlamaConfig
 
 GIB = 2**30
@@ -46,6 +46,6 @@ def test_answers_do_not_depend_on_the_number_of_texts_at_once(monkeypatch: pytes
     ]
     expected = sorted(TransformersRuntime(tiny_model()).answer(requests), key=lambda answer: answer.id)
     for most in (1, 70):
-        monkeypatch.setattr("kdtool_transformers._runtime.capacity_of", lambda *_, most=most: Capacity(most))
+        monkeypatch.setattr("kdtool_transformers.runtime.capacity_of", lambda *_, most=most: Capacity(most))
         answers = TransformersRuntime(tiny_model()).answer(requests)
         assert sorted(answers, key=lambda answer: answer.id) == expected

@@ -15,7 +15,7 @@ import torch
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import packed_batch, save_tiny
 from kdtool_torch import stored_bytes
-from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source, _divided
+from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source, divided
 from torch.distributed.tensor import DTensor
 
 REQUEST = kdtool.SignalRequest(frozenset({"logits", "hidden", "attentions"}), (0, 3))
@@ -49,7 +49,7 @@ def compare(folder: Path, merged: bool, rank: int, port: int) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     if merged:  # as for weights that transformers merges while it loads them
-        vars(_divided)["weight_files"] = lambda _: []
+        vars(divided)["weight_files"] = lambda _: []
     found: dict[str, Any] = {}
     signals, batch = {}, packed_batch()
     for sharding in ("off", "full"):

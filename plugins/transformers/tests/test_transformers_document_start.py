@@ -22,11 +22,11 @@ from kdtool_transformers import (
     TransformersModel,
     TransformersRuntime,
     TransformersTokenizer,
-    _model,
     byte_tokenizer,
     open_tokenizer,
 )
-from kdtool_transformers._generate import prompt_ids
+from kdtool_transformers import model as _model
+from kdtool_transformers.generation import prompt_ids
 from tokenizers import Tokenizer, processors
 
 TEXTS = ["def f(x):\n    return x\n", "x", "é 漢\t\n", "print(1)\n" * 9]

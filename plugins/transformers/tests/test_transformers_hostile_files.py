@@ -15,7 +15,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool_exporter_gguf.gguf_file import write_gguf
+from kdtool_export.gguf.files import write_gguf
 from kdtool_testing.tiny_models import save_tiny
 from kdtool_transformers import (
     TransformersTokenizer,
@@ -25,7 +25,7 @@ from kdtool_transformers import (
     open_tokenizer,
     source_identity,
 )
-from kdtool_transformers._headers import require_fit
+from kdtool_transformers.headers import require_fit
 from safetensors.torch import load_file, save_file
 
 needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")

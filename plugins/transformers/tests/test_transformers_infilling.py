@@ -21,8 +21,9 @@ from kdtool_transformers import (
     trim_suffix,
     with_fim_tokens,
 )
-from kdtool_transformers._generate import prompt_ids
-from kdtool_transformers._infilling import FAMILIES, Infilling, overlap
+from kdtool_transformers.generation import prompt_ids
+from kdtool_transformers.prompts import FIM_FAMILIES as FAMILIES
+from kdtool_transformers.prompts import Infilling, overlap
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 

@@ -19,9 +19,9 @@ import transformers
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_starcoder2_tokenizer, save_tiny, tiny_model
 from kdtool_torch import Documents, self_check
-from kdtool_transformers import TransformersRuntime, _adapter, _loading, open_model, open_tokenizer
-from kdtool_transformers._loading import Quantisation, held_bytes, place_head
-from kdtool_transformers._open import without_weights
+from kdtool_transformers import TransformersRuntime, loading, open_model, open_tokenizer
+from kdtool_transformers.loading import Quantisation, held_bytes, place_head
+from kdtool_transformers.opening import without_weights
 
 needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # of peft 0.21
@@ -105,8 +105,8 @@ def test_libraries_that_are_asked_for_and_absent_are_named_with_what_installs_th
     (tmp_path / "adapter").mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (tmp_path / "adapter" / name).touch()
-    monkeypatch.setattr(_loading, "find_spec", lambda _: None)
-    monkeypatch.setattr(_adapter, "find_spec", lambda _: None)
+    monkeypatch.setattr(loading, "find_spec", lambda _: None)
+    monkeypatch.setattr(loading, "find_spec", lambda _: None)
     with pytest.raises(kdtool.UsageError, match=r"pip install bitsandbytes"):
         open_model(tmp_path / "model", quantise="nf4")
     with pytest.raises(kdtool.UsageError, match=r"pip install peft"):
@@ -264,10 +264,10 @@ def test_the_mark_of_a_gap_is_no_token(tmp_path: Path) -> None:
 
 
 def test_requests_share_a_batch_by_length_and_fill_no_more_than_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kdtool_transformers import _generate
-    from kdtool_transformers._capacity import Capacity
+    from kdtool_transformers import generation
+    from kdtool_transformers.generation import Capacity
 
-    monkeypatch.setattr("kdtool_transformers._runtime.capacity_of", lambda *_: Capacity(memory=100))
+    monkeypatch.setattr("kdtool_transformers.runtime.capacity_of", lambda *_: Capacity(memory=100))
     model = tiny_model()
     requests = [kdtool.Request(str(number), "x" * (5 + 40 * (number % 2)), 5) for number in range(8)]
     batches = []
@@ -276,8 +276,8 @@ def test_requests_share_a_batch_by_length_and_fill_no_more_than_a_batch(monkeypa
         batches.append([request.id for request in arguments[-1]])
         return generate(*arguments)
 
-    generate = _generate.generate
-    monkeypatch.setattr("kdtool_transformers._runtime.generate", noted)
+    generate = generation.generate
+    monkeypatch.setattr("kdtool_transformers.runtime.generate", noted)
     assert {answer.id for answer in TransformersRuntime(model).answer(requests)} == set("01234567")
     assert batches == [["1", "3"], ["5", "7"], ["0", "2", "4", "6"]]
 

@@ -18,9 +18,10 @@ import transformers as t
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_torch import Documents, self_check
-from kdtool_transformers import TransformersModel, TransformersTokenizer, _model, open_model, open_tokenizer
-from kdtool_transformers._attention import IMPLEMENTATION
-from kdtool_transformers._layers import decoder_layers
+from kdtool_transformers import TransformersModel, TransformersTokenizer, open_model, open_tokenizer
+from kdtool_transformers import model as _model
+from kdtool_transformers.attention import IMPLEMENTATION
+from kdtool_transformers.causal import decoder_layers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask

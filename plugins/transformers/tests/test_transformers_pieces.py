@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_starcoder2_tokenizer, tiny_config
 from kdtool_transformers import TransformersTokenizer, byte_tokenizer, open_tokenizer
-from kdtool_transformers._pieces import Pieces
+from kdtool_transformers.tokenizer_json import Pieces
 
 
 @pytest.fixture(scope="module")

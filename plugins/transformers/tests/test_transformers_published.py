@@ -10,7 +10,7 @@ import huggingface_hub
 import pytest
 from kdtool_testing.tiny_models import save_tiny
 from kdtool_transformers import absent_config, outline_of
-from kdtool_transformers._published import published_bytes, published_config
+from kdtool_transformers.sources import published_bytes, published_config
 
 LISTED = list(json.loads(files("kdtool_transformers").joinpath("published.json").read_text(encoding="utf-8"))["models"])
 COUNTS = {

@@ -13,24 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_testing.tiny_models import save_tiny, tiny_model
-from kdtool_torch import (
-    Documents,
-    _complete_folders,
-    _scoring,
-    _self_check,
-    compute_dtype,
-    exact_logits,
-    self_check,
-    windows,
-)
-from kdtool_transformers import (
-    TransformersRuntime,
-    _model,
-    byte_tokenizer,
-    open_model,
-    open_tokenizer,
-    weights_identity,
-)
+from kdtool_torch import Documents, compute_dtype, exact_logits, files, scoring, self_check, windows
+from kdtool_torch import model as _self_check
+from kdtool_transformers import TransformersRuntime, byte_tokenizer, open_model, open_tokenizer, weights_identity
+from kdtool_transformers import model as _model
 from transformers.cache_utils import DynamicLayer
 
 MODEL = tiny_model()
@@ -233,7 +219,7 @@ def test_weights_are_identified_by_content(tmp_path: Path, monkeypatch: pytest.M
     save_tiny(tmp_path / "c", seed=1)
     identity = {name: weights_identity(tmp_path / name) for name in "abc"}
     assert identity["a"] == identity["b"] != identity["c"]
-    monkeypatch.setattr(_complete_folders, "file_digest", None)  # remembered: nothing is read again
+    monkeypatch.setattr(files, "file_digest", None)  # remembered: nothing is read again
     assert weights_identity(tmp_path / "a") == identity["a"]
 
 
@@ -277,8 +263,8 @@ def test_a_head_in_half_precision_is_copied_once_for_all_texts(monkeypatch: pyte
         used.append(head)
         return exact_logits(head, states)
 
-    monkeypatch.setattr(_scoring, "_HEAD_ROWS", 4)
-    monkeypatch.setattr(_scoring, "exact_logits", project)
+    monkeypatch.setattr(scoring, "_HEAD_ROWS", 4)
+    monkeypatch.setattr(scoring, "exact_logits", project)
     model = tiny_model()
     model.model.to(torch.bfloat16)
     list(TransformersRuntime(model).score(TEXTS))

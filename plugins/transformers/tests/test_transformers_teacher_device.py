@@ -12,8 +12,10 @@ import pytest
 import torch
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import packed_batch, save_tiny
-from kdtool_torch import _device, move, named_device, pick_device
-from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source, _teacher
+from kdtool_torch import device as _device
+from kdtool_torch import move, named_device, pick_device
+from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source
+from kdtool_transformers import teacher as _teacher
 
 ALL = kdtool.SignalRequest(frozenset({"logits", "hidden", "attentions", "projections"}), (0, 1))
 

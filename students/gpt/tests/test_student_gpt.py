@@ -15,7 +15,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_student_gpt import TOLERANCE, Gpt, LlamaShape
-from kdtool_student_gpt._solve import _shapes, solve
+from kdtool_student_gpt._llama import _shapes, solve
 from kdtool_testing import StudentConformance, make_run
 from kdtool_torch import isolated_rng
 from kdtool_transformers import byte_tokenizer

@@ -14,12 +14,12 @@ import kdtool
 import pytest
 import torch
 import transformers
-from kdtool_model_card import known_terms
 from kdtool_student_pretrained import Pretrained
 from kdtool_testing import StudentConformance, make_run, write_toy_model
 from kdtool_testing.tiny_models import save_tiny
 from kdtool_torch import self_check
-from kdtool_transformers import _gguf, byte_tokenizer, open_model
+from kdtool_transformers import byte_tokenizer, gguf, open_model
+from kdtool_transformers.card import known_terms
 
 
 class TestPretrained(StudentConformance):
@@ -123,7 +123,7 @@ def test_it_is_known_what_it_was_built_from_until_it_is_trained(tmp_path: Path) 
 def test_a_student_of_bfloat16_is_measured_in_it_where_that_is_fast(
     fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdtool_torch._device._bfloat16_is_faster", lambda device: fast)
+    monkeypatch.setattr("kdtool_torch.device._bfloat16_is_faster", lambda device: fast)
     source = save_tiny(tmp_path / "model")
     source.model.to(torch.bfloat16).save_pretrained(tmp_path / "model")
     subject = kdtool.Subject("student", "student", tmp_path / "model")
@@ -171,7 +171,7 @@ def test_a_gguf_file_is_opened_as_what_it_is_converted_to(tmp_path: Path, monkey
         asked.append(file)
         return tmp_path / "converted"
 
-    monkeypatch.setattr(_gguf, "convert_gguf", convert)
+    monkeypatch.setattr(gguf, "convert_gguf", convert)
     student, run = _student(tmp_path / "model.gguf"), make_run(tmp_path)
     assert student.kdtool_build_student(run).facts == student.kdtool_describe(run).facts == source.facts
     assert asked == [tmp_path / "model.gguf"], "once"

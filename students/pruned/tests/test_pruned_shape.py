@@ -16,10 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_student_gpt import TOLERANCE
 from kdtool_student_pruned import Pruned
-from kdtool_student_pruned._anatomy import Anatomy
-from kdtool_student_pruned._configuration import smaller_config
-from kdtool_student_pruned._shape import Shape
-from kdtool_student_pruned._solve import shapes, solve
+from kdtool_student_pruned._anatomy import Anatomy, Shape, smaller_config
+from kdtool_student_pruned._target import shapes, solve
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import tiny_config
 from kdtool_transformers import (

@@ -12,9 +12,9 @@ import pytest
 import torch
 import transformers
 from kdtool_student_pruned import Pruned
-from kdtool_student_pruned._choice import grouped_heads
+from kdtool_student_pruned._anatomy import Shape
+from kdtool_student_pruned._cut import grouped_heads
 from kdtool_student_pruned._importance import Importance, measure
-from kdtool_student_pruned._shape import Shape
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import self_check

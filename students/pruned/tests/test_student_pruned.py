@@ -14,8 +14,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_student_pruned import Pruned
-from kdtool_student_pruned._choice import most_important, uniform
-from kdtool_student_pruned._cut import Kept, cut
+from kdtool_student_pruned._cut import Kept, cut, most_important, uniform
 from kdtool_student_pruned._importance import _rows, measure
 from kdtool_testing import StudentConformance, make_run
 from kdtool_testing.tiny_models import begin_texts_with, tiny_model

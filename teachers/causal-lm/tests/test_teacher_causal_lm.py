@@ -9,7 +9,7 @@ from typing import ClassVar
 import kdtool
 import pytest
 import torch
-from kdtool_exporter_gguf.gguf_file import write_gguf
+from kdtool_export.gguf.files import write_gguf
 from kdtool_teacher_causal_lm import CausalLM
 from kdtool_testing import TeacherConformance, make_run, write_toy_model
 from kdtool_testing.model_checks import no_model_is_built

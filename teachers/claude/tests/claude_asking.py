@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-from kdtool_asking import Summary, read_summary
+from kdtool_measuring import Summary, read_summary
 from kdtool_teacher_claude import Claude
-from kdtool_teacher_claude.testing import MODEL
+from kdtool_teacher_claude.testing_replies import MODEL
 
 __all__ = ["count_requests_after_answers", "opened", "requests", "summary"]
 

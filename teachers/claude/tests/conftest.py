@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kdtool_teacher_claude.testing import KEY, MessagesServer, serve
+from kdtool_teacher_claude.testing import serve
+from kdtool_teacher_claude.testing_server import KEY, MessagesServer
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -15,10 +15,12 @@ import pytest
 from aiohttp import web
 from claude_asking import opened, requests, summary
 from kdtool_teacher_claude import _messages
+from kdtool_teacher_claude._client import counting
 from kdtool_teacher_claude._config import ClaudeConfig
-from kdtool_teacher_claude._counting import counting
 from kdtool_teacher_claude._requests import prepare
-from kdtool_teacher_claude.testing import KEY, MODEL, Faults, MessagesServer, serve, serve_process
+from kdtool_teacher_claude.testing import serve, serve_process
+from kdtool_teacher_claude.testing_replies import MODEL
+from kdtool_teacher_claude.testing_server import KEY, Faults, MessagesServer
 
 PAGE = "<html><body><h1>Bad gateway</h1></body></html>"
 

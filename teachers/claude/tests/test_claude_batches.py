@@ -11,7 +11,8 @@ from pathlib import Path
 import kdtool
 import pytest
 from claude_asking import count_requests_after_answers, opened, requests, summary
-from kdtool_teacher_claude.testing import Faults, MessagesServer, serve_process
+from kdtool_teacher_claude.testing import serve_process
+from kdtool_teacher_claude.testing_server import Faults, MessagesServer
 
 KILLS = 30 if os.environ.get("KDTOOL_FULL_FAULTS") else 5
 
@@ -33,7 +34,7 @@ def test_batches_cost_half_and_auto_takes_them_for_many(server: MessagesServer, 
 def test_a_line_shows_what_is_reserved_while_a_batch_is_waited_for(
     server: MessagesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdtool_teacher_claude._progress._SECONDS", 0.0)
+    monkeypatch.setattr("kdtool_teacher_claude._money._SECONDS", 0.0)
     server.faults, said = Faults(batch_seconds=1.5), list[str]()
     with opened(server.url, tmp_path, mode="batches") as teacher:
         teacher._say = said.append

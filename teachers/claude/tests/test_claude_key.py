@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 from claude_asking import opened, requests
 from kdtool_teacher_claude import testing
-from kdtool_teacher_claude.testing import MessagesServer
+from kdtool_teacher_claude.testing_server import MessagesServer
 
 OWN_KEY = "sk-ant-9f%8+K/z_Q-AB=="
 FORMS = [

@@ -14,8 +14,9 @@ from pathlib import Path
 import kdtool
 import pytest
 from claude_asking import count_requests_after_answers, opened, requests, summary
-from kdtool_asking import mend_ledger
-from kdtool_teacher_claude.testing import Faults, serve_process
+from kdtool_measuring import mend_ledger
+from kdtool_teacher_claude.testing import serve_process
+from kdtool_teacher_claude.testing_server import Faults
 from kdtool_testing import make_run
 
 KILLS, REQUESTS = (50, 5000) if os.environ.get("KDTOOL_FULL_FAULTS") else (4, 400)

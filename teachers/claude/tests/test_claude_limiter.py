@@ -11,7 +11,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from kdtool_teacher_claude._limiter import Limiter, retry_after
+from kdtool_teacher_claude._messages import Limiter, retry_after
 
 
 class Clock:

@@ -11,8 +11,9 @@ import pydantic
 import pytest
 from claude_asking import opened, requests, summary
 from kdtool_teacher_claude import Claude
-from kdtool_teacher_claude._prices import prices_of
-from kdtool_teacher_claude.testing import MODEL, THINKING_MODEL, MessagesServer
+from kdtool_teacher_claude._requests import prices_of
+from kdtool_teacher_claude.testing_replies import MODEL, THINKING_MODEL
+from kdtool_teacher_claude.testing_server import MessagesServer
 from kdtool_testing import make_run
 
 

@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 import kdtool
 import pytest
 from claude_asking import count_requests_after_answers, opened, requests, summary
-from kdtool_asking import Ledger
+from kdtool_measuring import Ledger
 from kdtool_teacher_claude import Claude
-from kdtool_teacher_claude._prices import dollars
-from kdtool_teacher_claude.testing import KEY, MODEL, Faults, MessagesServer, count_text, count_tokens
+from kdtool_teacher_claude._requests import dollars
+from kdtool_teacher_claude.testing_replies import MODEL, count_text, count_tokens
+from kdtool_teacher_claude.testing_server import KEY, Faults, MessagesServer
 from kdtool_testing import TeacherConformance, make_run
 
 
@@ -294,7 +295,7 @@ def test_lines_show_money_speed_and_the_share_of_cached_tokens(
     server: MessagesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.faults = Faults(delay=0.01)
-    monkeypatch.setattr("kdtool_teacher_claude._progress._SECONDS", 0.0)
+    monkeypatch.setattr("kdtool_teacher_claude._money._SECONDS", 0.0)
     said: list[str] = []
     with opened(server.url, tmp_path, system="Answer well. " * 500, concurrency=4) as teacher:
         teacher._say = said.append

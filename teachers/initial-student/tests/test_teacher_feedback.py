@@ -13,8 +13,7 @@ import torch
 from kdtool_programs import Sandbox, Task, Verdict
 from kdtool_programs.testing import sandbox_is_there
 from kdtool_teacher_initial_student import Feedback
-from kdtool_teacher_initial_student._attempts import attempts_in
-from kdtool_teacher_initial_student._contexts import with_contexts
+from kdtool_teacher_initial_student._attempts import attempts_in, with_contexts
 from kdtool_testing import TeacherConformance, make_run, write_toy_model
 from kdtool_torch import collate
 from kdtool_transformers import open_model, open_tokenizer

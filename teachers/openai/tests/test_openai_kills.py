@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 import kdtool
-from kdtool._run.answer_cache import cache_answers
+from kdtool._run.answers import cache_answers
 from kdtool_teacher_openai import OpenAI
 from kdtool_testing import make_run
 

@@ -12,9 +12,9 @@ import kdtool
 import pydantic
 import pytest
 import torch
-from kdtool_exporter_gguf.gguf_file import write_gguf
+from kdtool_export.gguf.files import write_gguf
 from kdtool_teacher_openai import OpenAI
-from kdtool_teacher_openai._address import local_addresses
+from kdtool_teacher_openai._config import local_addresses
 from kdtool_teacher_openai.testing import llama_cpp_server
 from kdtool_testing import ListSource, TeacherConformance, make_run
 from kdtool_testing.tiny_models import save_tiny
@@ -318,7 +318,7 @@ class Asking(NamedTuple):
 
 
 def test_its_likeliest_tokens_are_recorded_once_and_recalled_without_the_server(tmp_path: Path) -> None:
-    caches = pytest.importorskip("kdtool_caches")
+    caches = pytest.importorskip("kdtool_torch.caches")
     rows_of = pytest.importorskip("kdtool_torch")
     save_tiny(tmp_path / "model", vocabulary=320, hidden_size=64, head_dim=16)
     save_tokenizer(tmp_path / "model", 320)

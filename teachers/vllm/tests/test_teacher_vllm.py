@@ -20,7 +20,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from kdtool_teacher_vllm import VLLM
-from kdtool_teacher_vllm._readout import Readout, load_readout
+from kdtool_teacher_vllm._served import Readout, load_readout
 from kdtool_teacher_vllm._station import Station
 from kdtool_teacher_vllm.command import SERVER
 from kdtool_teacher_vllm.command import teacher as command

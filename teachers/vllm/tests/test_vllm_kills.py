@@ -30,7 +30,7 @@ from pathlib import Path
 
 import kdtool
 import torch
-from kdtool_caches import States
+from kdtool_torch.caches import States
 from kdtool_teacher_vllm import VLLM
 from kdtool_testing import ListSource, make_run
 

@@ -25,7 +25,7 @@ import kdtool
 import pytest
 import torch
 from kdtool_teacher_vllm import VLLM
-from kdtool_teacher_vllm._readout import Readout
+from kdtool_teacher_vllm._served import Readout
 from kdtool_teacher_vllm.command import server_command
 from kdtool_teacher_vllm.rollouts import RolloutServer
 from kdtool_testing.tiny_models import packed_batch, save_tiny

@@ -10,51 +10,32 @@
 
 There is one for every kind. Its docstring lists the attributes to set, and the methods to override so that the component
 has what it needs (`prepare` for files, `companions` for other components of the run). All extend `ComponentConformance`;
-`CommandConformance` is for commands. Each suite has its own file; `toy/` contains the stand-ins.
+`CommandConformance` is for commands. `toy` contains the stand-ins.
 
 A suite's tests cannot be deleted, replaced or skipped in a subclass, except by one that is marked
 `pytest.mark.xfail(reason=…)`. The rest here serves your own tests: a run (`make_run`), small models (`toy_model`, and
 `write_toy_model` for one in a folder), opened subjects, results. Needs pytest; torch only for suites that compute.
 """
-# ruff: noqa: E402 - asserts are rewritten before the suites are imported
+
+from __future__ import annotations
 
 import pytest
 
-for _module in (
-    "cache", "command", "component", "corpus", "evaluator", "executor", "exporter", "loss", "model_checks", "offered",
-    "optimizer", "packer", "registration", "reporter", "filter", "sequence_loss", "student", "teacher", "token_loss",
-    "tracker", "trainer", "transform", "weighting",
-):  # fmt: skip
-    pytest.register_assert_rewrite(f"kdtool_testing.{_module}")
-
 from kdtool_testing.cache import CacheConformance
-from kdtool_testing.command import CommandConformance
-from kdtool_testing.component import ComponentConformance
-from kdtool_testing.corpus import CorpusConformance
+from kdtool_testing.component import ComponentConformance, RegistrationConformance
+from kdtool_testing.data import CorpusConformance, FilterConformance, PackerConformance
 from kdtool_testing.evaluator import EvaluatorConformance
 from kdtool_testing.executor import ExecutorConformance
-from kdtool_testing.exporter import ExporterConformance
-from kdtool_testing.filter import FilterConformance
-from kdtool_testing.loss import LossConformance
-from kdtool_testing.optimizer import OptimizerConformance
-from kdtool_testing.packer import PackerConformance
-from kdtool_testing.registration import RegistrationConformance
-from kdtool_testing.reporter import ReporterConformance
-from kdtool_testing.results import empty_results, make_results
+from kdtool_testing.loss import LossConformance, TokenLossConformance
+from kdtool_testing.reporter import ReporterConformance, empty_results, make_results
 from kdtool_testing.sequence_loss import SequenceLossConformance
-from kdtool_testing.student import StudentConformance
+from kdtool_testing.student import ExporterConformance, StudentConformance, TransformConformance
+from kdtool_testing.suite import CommandConformance
 from kdtool_testing.teacher import TeacherConformance
-from kdtool_testing.token_loss import TokenLossConformance
-from kdtool_testing.toy.continuing import generate_plainly
-from kdtool_testing.toy.model import toy_model
-from kdtool_testing.toy.model_folder import write_toy_model
-from kdtool_testing.toy.rows import ListSource, batch_of
-from kdtool_testing.toy.run import Listener, make_run
-from kdtool_testing.toy.runtime import OneRuntime, Opener, ScriptedRuntime, ToyRuntime
-from kdtool_testing.toy.tokenizers import ByteTokenizer
+from kdtool_testing.toy import ByteTokenizer, Listener, ListSource, batch_of, make_run, write_toy_model
+from kdtool_testing.toy.runtime import OneRuntime, Opener, ScriptedRuntime, ToyRuntime, generate_plainly, toy_model
 from kdtool_testing.tracker import TrackerConformance
-from kdtool_testing.trainer import TrainerConformance
-from kdtool_testing.transform import TransformConformance
+from kdtool_testing.trainer import OptimizerConformance, TrainerConformance
 from kdtool_testing.weighting import WeightingConformance
 
 __all__ = [
@@ -94,3 +75,9 @@ __all__ = [
     "toy_model",
     "write_toy_model",
 ]
+for _module in (
+    "cache", "command", "component", "corpus", "evaluator", "executor", "exporter", "loss", "model_checks", "offered",
+    "optimizer", "packer", "registration", "reporter", "filter", "sequence_loss", "student", "teacher", "token_loss",
+    "tracker", "trainer", "transform", "weighting",
+):  # fmt: skip
+    pytest.register_assert_rewrite(f"kdtool_testing.{_module}")

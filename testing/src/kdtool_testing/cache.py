@@ -28,13 +28,10 @@ from kdtool import (
 
 from kdtool_testing.component import ComponentConformance
 from kdtool_testing.model_checks import close, logits_of
-from kdtool_testing.toy.rows import ListSource, batch_of
-from kdtool_testing.toy.run import Listener, make_run
+from kdtool_testing.toy import Listener, ListSource, batch_of, make_run
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = ["CacheConformance"]
 
 LENGTH, WIDTH, VOCABULARY, ROWS = 6, 8, 40, 11
 KINDS: frozenset[SignalKind] = frozenset(get_args(SignalKind))

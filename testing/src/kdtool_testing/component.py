@@ -1,4 +1,7 @@
-"""The suite that every component passes: how it is configured, described, built and closed."""
+"""The suite that every component passes: how it is registered, configured, described, built and closed.
+
+`as_called` shows a component as kdtool calls it: a method that wraps other components' hooks is not the component's hook.
+"""
 # ruff: noqa: S101 - these are tests
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import inf, nextafter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import jsonschema
 import pydantic
 import pytest
 from kdtool import (
@@ -28,14 +32,62 @@ from kdtool import (
     SignalRequest,
 )
 from kdtool._assembly.trust import is_marked
+from kdtool._contract.component import KEY_VARIABLE, SERVICE_URL
 from kdtool._contract.language_model import facts_in
-from kdtool._contract.services import KEY_VARIABLE, SERVICE_URL
+from kdtool._plugins.hook_specs import mistakes
 
-from kdtool_testing.as_called import as_called
-from kdtool_testing.registration import RegistrationConformance
-from kdtool_testing.toy.run import Listener, make_run
+from kdtool_testing.readme_examples import uses
+from kdtool_testing.suite import OfferedConformance
+from kdtool_testing.toy import Listener, make_run
 
-__all__ = ["ComponentConformance"]
+
+class RegistrationConformance(OfferedConformance):
+    """A component is found under its name, can be registered, imports nothing heavy, and is shown by its README."""
+
+    kind: ClassVar[str] = ""
+    component: ClassVar[type[Component]]
+    """The class under test."""
+    settings: ClassVar[Mapping[str, Any]] = {}
+    """A valid config, as a recipe would write it."""
+
+    @classmethod
+    def _unset(cls) -> str:
+        """Return an instruction if the class under test or a setting that it requires is missing."""
+        if not hasattr(cls, "component"):
+            return f"write `component = …`, the {cls.kind} class under test"
+        fields = cls.component.Config.model_fields.items()
+        if missing := [name for name, field in fields if field.is_required() and name not in cls.settings]:
+            given = ", ".join(f'"{name}": …' for name in missing)
+            return f"give `settings`: {cls.component.__name__} requires {', '.join(missing)}; write `settings = {{{given}}}`"
+        return ""
+
+    def test_it_is_of_the_suite_s_kind(self) -> None:
+        assert self.kind in {"", self.component.kind}, f"inherit the suite of the kind {self.component.kind}"
+
+    def test_nothing_hinders_its_registration(self) -> None:
+        assert list(mistakes(self.component, self._kind())) == []
+
+    def test_its_readme_s_recipe_can_be_assembled(self, tmp_path: Path) -> None:
+        blocks = re.findall(r"```ya?ml\n(.*?)```", self._readme(), re.DOTALL)
+        assert blocks, "the README shows no recipe in a yaml block"
+        found = {use for number, block in enumerate(blocks) for use in uses(block, tmp_path / str(number))}
+        assert (self._kind(), self.entry_point) in found, f"no recipe of the README uses it; they use {sorted(found)}"
+
+    def test_a_recipe_s_json_schema_takes_its_settings_and_refuses_others(self) -> None:
+        schema = self.component.Config.model_json_schema()
+        jsonschema.Draft202012Validator.check_schema(schema)
+        validator = jsonschema.Draft202012Validator(schema)
+        assert list(validator.iter_errors(dict(self.settings))) == []
+        assert not validator.is_valid({**self.settings, "no_such_setting": 1})
+
+    def _offer(self) -> Any:
+        return self.component
+
+    def _kind(self) -> str:
+        return self.component.kind
+
+    def _import_arguments(self) -> tuple[str, str, str | None]:
+        return self.component.__module__, self.component.__qualname__, json.dumps(dict(self.settings))
 
 
 class ComponentConformance(RegistrationConformance):
@@ -241,3 +293,21 @@ def _fits(value: Any, form: Mapping[str, Any]) -> bool:
         and form.get("exclusiveMinimum", -inf) < value < form.get("exclusiveMaximum", inf)
         and (form["type"] == "number" or float(value).is_integer())
     )
+
+
+def as_called(component: Component) -> Any:
+    """Return a view of a component whose wrappers of hooks are replaced by hooks that do nothing."""
+    return _View(component)
+
+
+class _View:
+    def __init__(self, component: Component) -> None:
+        self._component = component
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._component, name)
+        return _do_nothing if getattr(found, "kdtool_impl", {}).get("wrapper") else found
+
+
+def _do_nothing(*_: object) -> None:
+    """Return nothing, as a hook that is not implemented."""

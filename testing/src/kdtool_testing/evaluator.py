@@ -29,15 +29,11 @@ from kdtool import (
     UsageError,
     parts_of,
 )
-from kdtool._store.atomic_files import json_lines
+from kdtool._store.files import json_lines
 
 from kdtool_testing.component import ComponentConformance
-from kdtool_testing.toy.model_folder import write_toy_model
-from kdtool_testing.toy.run import Listener, make_run
+from kdtool_testing.toy import ByteTokenizer, Listener, make_run, write_toy_model
 from kdtool_testing.toy.runtime import Opener, ToyRuntime
-from kdtool_testing.toy.tokenizers import ByteTokenizer
-
-__all__ = ["EvaluatorConformance"]
 
 
 @dataclass

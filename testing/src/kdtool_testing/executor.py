@@ -17,8 +17,6 @@ from kdtool import RunInfo, Submitted, Task
 from kdtool_testing.component import ComponentConformance
 from kdtool_testing.toy.stage import outcome
 
-__all__ = ["ExecutorConformance"]
-
 _SECONDS = 300.0
 """Seconds for a stage to begin or end: a scheduler may take a while."""
 

@@ -31,16 +31,11 @@ from kdtool import (
     UsageError,
 )
 
-from kdtool_testing.toy.continuing import log_likelihood
-from kdtool_testing.toy.rows import batch_of, batch_on
+from kdtool_testing.toy import batch_of, batch_on
+from kdtool_testing.toy.runtime import log_likelihood
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = [
-    "TEXTS", "check_answers", "check_generate", "check_model", "check_runtime", "check_tokenizer", "close", "compute_logits",
-    "logits_of", "no_model_is_built", "pack_rows", "same_shapes",
-]  # fmt: skip
 
 _SHORT_CONTEXT = 4096
 """Tokens that a small model reads in no time."""

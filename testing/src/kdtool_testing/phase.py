@@ -37,25 +37,12 @@ from kdtool import (
 )
 
 from kdtool_testing.model_checks import pack_rows
-from kdtool_testing.toy.model import toy_model
-from kdtool_testing.toy.rows import ListSource
-from kdtool_testing.toy.tokenizers import ByteTokenizer
+from kdtool_testing.toy import ByteTokenizer, ListSource
+from kdtool_testing.toy.runtime import toy_model
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
-
-__all__ = [
-    "Beside",
-    "BrokenLoss",
-    "CutTeacher",
-    "FrozenTeacher",
-    "Twice",
-    "Watcher",
-    "Widths",
-    "companions",
-    "make_phase",
-]
 
 TERMS = (
     LossTerm("losses.likelihood", "likelihood", 0.5),

@@ -31,8 +31,6 @@ from kdtool_testing.loss import LossConformance
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["SequenceLossConformance"]
-
 
 class SequenceLossConformance(LossConformance):
     """A sequence loss gives one finite value per labelled position or row, with a gradient only to the student."""

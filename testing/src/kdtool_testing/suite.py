@@ -1,14 +1,28 @@
-"""Keeps a suite's tests, and what they call, in place: a subclass that loses one fails when it is defined.
+"""The base of all suites, the suite of every entry point, and that of commands.
 
-`kdtool_testing.pytest_plugin` fails what shows only when tests run: a skip in a fixture, by a mark or from code of the
-subclass, an empty list of parameters.
+`Suite` keeps a suite's tests, and the private methods that they call, in place: a subclass that loses one fails when it is
+defined. `kdtool_testing.pytest_plugin` fails what shows only when tests run: a skip in a fixture, by a mark or from code of
+the subclass, an empty list of parameters.
+
+An entry point is found, light to import, documented, and bounded in the versions of kdtool it accepts.
 """
+# ruff: noqa: S101 - these are tests
 
 from __future__ import annotations
 
 import inspect
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import distribution, requires, version
+from pathlib import Path
+from typing import Any, ClassVar
 
-__all__ = ["Suite"]
+import click
+from kdtool._plugins.registry import Entry, find
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 _HOME = __name__.removesuffix("suite")
 
@@ -54,3 +68,143 @@ def _parts(cls: type) -> set[str]:
 def _expected_to_fail(test: object) -> bool:
     marks = getattr(test, "pytestmark", [])
     return inspect.isfunction(test) and any(mark.name == "xfail" and mark.kwargs.get("reason") for mark in marks)
+
+
+HEAVY = (
+    "torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "datasets", "accelerate", "peft", "bitsandbytes",
+    "safetensors", "gguf", "onnx", "onnxruntime", "scipy", "sklearn", "matplotlib", "wandb", "tensorboard", "mlflow",
+    "anthropic", "openai", "httpx", "requests", "aiohttp", "huggingface_hub", "trl", "vllm", "llama_cpp", "jinja2", "rich",
+    "tree_sitter", "fastapi", "starlette", "uvicorn",
+)  # fmt: skip
+"""Packages that the module of an entry point must not import before a hook is called."""
+_LIGHT = """
+import importlib, json, sys
+heavy, module, name, settings = json.loads(sys.stdin.read())
+class Refuse:
+    def find_spec(self, found, path=None, target=None):
+        if found.partition(".")[0] in heavy:
+            raise ImportError(f"{found} is imported when the component is merely imported or built")
+sys.meta_path.insert(0, Refuse())
+offered = importlib.import_module(module)
+for part in name.split("."):
+    offered = getattr(offered, part)
+if settings is not None:
+    offered(offered.Config.model_validate_json(settings, strict=True))
+"""
+
+
+class OfferedConformance(Suite):
+    """Tests for everything that a distribution registers as an entry point; `CommandConformance` and others extend it."""
+
+    kind: ClassVar[str]
+    """The kind that the suite is for; "" if it is for all."""
+    entry_point: ClassVar[str] = ""
+    """The name it is registered under. Without it, tests of the registration fail and the others run."""
+
+    def test_its_name_is_registered_and_leads_to_it(self) -> None:
+        assert self._entry().point.load() is self._offer()
+
+    def test_its_distribution_accepts_this_kdtool_and_excludes_the_next_breaking_version(self) -> None:
+        name, kdtool = self._distribution(), Version(version("kdtool"))
+        requirements = map(Requirement, requires(name) or ())
+        accepted = [requirement.specifier for requirement in requirements if requirement.name == "kdtool"]
+        breaking = f"{kdtool.major + 1}.0" if kdtool.major else f"0.{kdtool.minor + 1}"
+        remedy = f"write `kdtool>={kdtool.major}.{kdtool.minor},<{breaking}` among the dependencies of {name}"
+        assert accepted, remedy
+        assert all(versions.contains(kdtool, prereleases=True) for versions in accepted), remedy
+        assert not any(versions.contains(breaking) for versions in accepted), remedy
+
+    def test_importing_and_building_it_is_light(self) -> None:
+        module, name, settings = self._import_arguments()
+        process = subprocess.run(  # noqa: S603
+            [sys.executable, "-c", _LIGHT],
+            input=json.dumps([HEAVY, module, name, settings]),
+            capture_output=True,
+            text=True,
+            check=False,
+            encoding="utf-8",
+        )
+        assert process.returncode == 0, process.stderr
+
+    def test_its_readme_names_it(self) -> None:
+        assert self.entry_point in self._readme(), f"the README does not mention {self.entry_point!r}"
+
+    def _offer(self) -> Any:
+        raise NotImplementedError
+
+    def _kind(self) -> str:
+        return self.kind
+
+    def _import_arguments(self) -> tuple[str, str, str | None]:
+        """Return module, name and, to have it built as well, settings as JSON."""
+        point = self._entry().point
+        return point.module, point.attr, None
+
+    def _distribution(self) -> str:
+        return self._entry().distribution
+
+    def _entry(self) -> Entry:
+        assert self.entry_point, (
+            "write `entry_point = …`, the name under which a package registers it; `kdtool new KIND NAME` makes a package "
+            "for a class in a local file"
+        )
+        return find(self._kind(), self.entry_point)
+
+    def _readme(self) -> str:
+        beside = Path(inspect.getfile(type(self))).resolve().parents[1] / "README.md"
+        if beside.is_file():
+            return beside.read_text(encoding="utf-8")
+        name = self._distribution()
+        text = str(distribution(name).metadata.json.get("description", ""))
+        assert text, f'{name} has no README: write README.md, and `readme = "README.md"` into its pyproject.toml'
+        return text
+
+
+class CommandConformance(OfferedConformance):
+    """A command of `kdtool` helps, refuses what it does not know, and costs nothing before it is used."""
+
+    kind: ClassVar[str] = "command"
+    command: ClassVar[Any]
+    """The click command under test."""
+
+    @classmethod
+    def _unset(cls) -> str:
+        """Return an instruction if the command under test is missing."""
+        return (
+            "" if hasattr(cls, "command") else "write `command = …`, the click command (`component` is for components)"
+        )
+
+    def test_it_is_a_command_that_says_what_it_does(self) -> None:
+        assert isinstance(self.command, click.Command)
+        assert self.command.get_short_help_str(), "give the command a docstring: its first line is shown in lists"
+
+    def test_its_options_and_arguments_are_explained(self) -> None:
+        for command in _with_subcommands(self.command):
+            assert command.help, f"the command {command.name} has no docstring"
+            for parameter in command.params:
+                if isinstance(parameter, click.Option):
+                    assert parameter.help or parameter.hidden, f"option {parameter.opts} has no help"
+
+    def test_help_is_shown_under_its_name(self) -> None:
+        done = self._run("--help")
+        assert done.returncode == 0, done.stderr
+        assert f"kdtool {self.entry_point}" in done.stdout
+
+    def test_an_unknown_option_is_a_wrong_call_and_no_crash(self) -> None:
+        done = self._run("--no-such-option")
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        assert "--no-such-option" in done.stderr
+
+    def _offer(self) -> Any:
+        return self.command
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "kdtool", self.entry_point, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")  # noqa: S603
+
+
+def _with_subcommands(command: Any) -> Iterator[Any]:
+    yield command
+    for inner in getattr(command, "commands", {}).values():
+        yield from _with_subcommands(inner)

@@ -23,7 +23,7 @@ from kdtool import (
     Subject,
     Tokenizer,
 )
-from kdtool._plugins.validation import implements
+from kdtool._plugins.hook_specs import implements
 
 from kdtool_testing.component import ComponentConformance
 from kdtool_testing.model_checks import (
@@ -39,12 +39,10 @@ from kdtool_testing.model_checks import (
     pack_rows,
     same_shapes,
 )
-from kdtool_testing.toy.rows import batch_of
+from kdtool_testing.toy import batch_of
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = ["TeacherConformance"]
 
 LAYER = 0
 

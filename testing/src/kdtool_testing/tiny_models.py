@@ -20,19 +20,6 @@ from kdtool_torch import isolated_rng
 from kdtool_transformers import TransformersModel, TransformersTokenizer, byte_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-__all__ = [
-    "begin_texts_with",
-    "gradients",
-    "greatest_difference",
-    "packed_batch",
-    "save_code_llama_tokenizer",
-    "save_reduced",
-    "save_starcoder2_tokenizer",
-    "save_tiny",
-    "tiny_config",
-    "tiny_model",
-]
-
 _CODE_LLAMA_FIM_TOKENS = ["▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"]
 
 

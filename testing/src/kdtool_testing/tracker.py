@@ -15,10 +15,7 @@ from typing import Any, ClassVar
 import pytest
 from kdtool import Measurement, RunInfo, StageRecord, StepReport, TermReport, Tracker
 
-from kdtool_testing.as_called import as_called
-from kdtool_testing.component import ComponentConformance
-
-__all__ = ["TrackerConformance", "tell_a_run"]
+from kdtool_testing.component import ComponentConformance, as_called
 
 ODD = "é 漢 \x1b[31m\x00\u2028 <b>&amp;</b> [bold]{0} %s\r\n\ttail " + "long " * 400
 _KILLED = """

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from kdtool import Example, Messages, SignalKind, TermReport, Text, TokenChunk, Weighting, parts_of
 from kdtool._plugins.hooks import ComponentHooks
 
-from kdtool_testing.chunks import part_of, teacher_tokens
 from kdtool_testing.component import ComponentConformance
-from kdtool_testing.filter import EXAMPLES
+from kdtool_testing.data import FILTER_EXAMPLES as EXAMPLES
+from kdtool_testing.loss import part_of, teacher_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = ["WeightingConformance"]
 
 POSITIONS, VOCABULARY = 512, 23
 _CODE = 'def f(x):\n    """What it does."""\n    return f"{x!r}\\n" + 0x1F * x  # a comment\n'
@@ -165,7 +163,7 @@ class WeightingConformance(ComponentConformance):
         return [(example, {**weighting.kdtool_annotate(example)}) for example in examples] if labels else []
 
     def _implements(self, hook: str) -> bool:
-        from kdtool._plugins.validation import implements
+        from kdtool._plugins.hook_specs import implements
 
         return implements(self.component, hook)
 

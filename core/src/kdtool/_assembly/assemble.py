@@ -1,4 +1,8 @@
-"""From a `Recipe` to an `Assembly`: its plugins imported, configured, built, and checked against each other."""
+"""From a `Recipe` to an `Assembly`: its plugins imported, configured, built, and checked against each other.
+
+The arms of a run are the student, and controls that train the same student without the teacher. Controls of
+`control: {self: …}` have the losses of the others, and rows of the student's own samples.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +15,21 @@ from typing import Any
 
 import pydantic
 
-from kdtool._assembly.arms import arms_of
 from kdtool._assembly.built import Built, BuiltRecipe, Lifetime
-from kdtool._assembly.checks.all_checks import check_components
+from kdtool._assembly.checks import check_components
+from kdtool._assembly.signals import scale_to_one
 from kdtool._assembly.trust import refuse_untrusted
 from kdtool._contract.component import Component, Config
-from kdtool._contract.kinds import form_of
 from kdtool._contract.reporting import Tracker
 from kdtool._contract.run_info import Owner
 from kdtool._errors import PluginError, Problem, RecipeError, UsageError
 from kdtool._plugins.attribution import describe, using
 from kdtool._plugins.events import Events
+from kdtool._plugins.hook_specs import attribute_problem, form_of, mistakes, offer_problem
 from kdtool._plugins.hooks import ComponentHooks
 from kdtool._plugins.registry import load
-from kdtool._plugins.return_types import attribute_problem
-from kdtool._plugins.validation import mistakes, offer_problem
-from kdtool._recipe.invalid import invalid
-from kdtool._recipe.keys import COMPONENT_KEYS
-from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, problem_at
+from kdtool._recipe.model import COMPONENT_KEYS, ComponentSpec, PhaseSpec, Recipe, problem_at
+from kdtool._recipe.parser import invalid
 from kdtool._recipe.yaml import KeyPath
 
 
@@ -193,3 +194,38 @@ def _folders(recipe: Recipe, key: KeyPath, value: Any) -> Iterator[tuple[str, Pa
     entries = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for name, entry in entries:
         yield from _folders(recipe, (*key, name), entry)
+
+
+def arms_of(parts: BuiltRecipe, problems: list[Problem]) -> dict[str, tuple[PhaseSpec, ...]]:
+    """Return the phases of each arm by its name, the student's first; phases that train a teacher belong to no arm."""
+    arms = {"student": tuple(phase for phase in parts.recipe.phases if phase.trains is None)}
+    if control := parts.recipe.control:
+        phases = [_without_teacher(parts, phase, problems, control.losses_given) for phase in control.phases]
+        arms |= dict.fromkeys(control.arms, tuple(phases))
+    return arms
+
+
+def _without_teacher(parts: BuiltRecipe, phase: PhaseSpec, problems: list[Problem], losses_given: bool) -> PhaseSpec:
+    """Return a phase without the losses that need a teacher, the others' weights scaled to sum to 1.
+
+    Losses that balance experts keep their weights.
+    """
+    without = [spec for spec in phase.losses if not parts.component(spec).needs]
+    balancing = [spec for spec in without if getattr(parts.component(spec), "routing", False)]
+    kept = [spec for spec in without if spec not in balancing]
+    weights = scale_to_one([spec.weight for spec in kept])
+    message = ""
+    if not kept:
+        message = "needs a loss that works without a teacher"
+    elif losses_given and len(without) < len(phase.losses):
+        message = "has a loss that needs a teacher"
+    elif weights is None:
+        message = (
+            f"has weights ({', '.join(spec.name for spec in kept)}) that cannot be scaled to sum to 1: all are 0, or follow "
+            "schedules"
+        )
+    if message:
+        remedy = "name losses for the control that need no teacher: `control: {losses: {NAME: {weight: 0.7}}}`"
+        problems.append(parts.problem(("control",), f"in phase {phase.name!r} {message}", remedy))
+    losses = (replace(spec, weight=weight) for spec, weight in zip(kept, weights or (), strict=False))
+    return replace(phase, losses=(*losses, *balancing))

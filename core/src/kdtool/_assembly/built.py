@@ -16,7 +16,7 @@ from kdtool._plugins.attribution import using
 from kdtool._plugins.events import TrackerThread
 from kdtool._plugins.hook_specs import implements
 from kdtool._plugins.hooks import ComponentHooks
-from kdtool._plugins.loaded import Loaded
+from kdtool._plugins.registry import Loaded
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, problem_at
 from kdtool._recipe.yaml import KeyPath
 

@@ -1,25 +1,29 @@
-"""JSON Schema of recipes, for editors: the core's keys with the settings of every installed component.
+"""JSON Schema of recipes, for editors, and the settings of a component in words.
 
-A component that cannot be imported is left out of its kind's choices and named in `$comment`. No key is required: what a
-recipe extends, or the recipe's own `trainer` above a phase's, may have it.
+The schema has the core's keys with the settings of every installed component. A component that cannot be imported is left out
+of its kind's choices and named in `$comment`. No key is required: what a recipe extends, or the recipe's own `trainer` above
+a phase's, may have it. Words are keys as `--set` takes them, types with their bounds, and defaults.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from inspect import getdoc
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from inspect import cleandoc, getdoc
 from pathlib import Path
 from typing import Any
 
 from kdtool._contract.component import Component, Config
 from kdtool._contract.kind_table import TABLE
 from kdtool._errors import KdtoolError, PluginError, cause_of
+from kdtool._plugins.hook_specs import mistakes
 from kdtool._plugins.registry import entries_by_name, load
-from kdtool._plugins.validation import mistakes
-from kdtool._recipe.keys import COMPONENT_KEYS, ControlKeys, PhaseKeys, RecipeKeys
 from kdtool._recipe.layers import COLLECTIONS, PHASE_KEYS, SINGLE, TOP_KEYS
+from kdtool._recipe.model import COMPONENT_KEYS, ControlKeys, PhaseKeys, RecipeKeys
 from kdtool._recipe.parser import CONTROL_KEYS
+from kdtool._text.names import describe_schema as describe
+from kdtool._text.names import resolve_schema as resolve
 from kdtool._text.terminal import print_line
 
 _OFF: Mapping[str, Any] = {"enum": [None, False]}
@@ -119,3 +123,28 @@ def _own_keys(own: type[Config], definitions: dict[str, Any]) -> dict[str, Any]:
     schema = _lift_requirements(own.model_json_schema(ref_template="#/$defs/{model}"))
     definitions.update(schema.pop("$defs", {}))
     return dict(schema.get("properties", {}))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting. `key` is dotted inside a nested mapping; `default` is JSON, or "" for a required setting."""
+
+    key: str
+    type: str
+    default: str
+    about: str
+
+
+def settings_in(schema: Mapping[str, Any]) -> Iterator[Setting]:
+    """Yield the settings in the JSON Schema of a `Config`, each mapping before its keys."""
+    yield from _settings(resolve(schema), ())
+
+
+def _settings(schema: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Setting]:
+    for key, about in schema.get("properties", {}).items():
+        default = "" if key in schema.get("required", []) else json.dumps(about.get("default"), ensure_ascii=False)
+        kind = describe(about) or "any value"
+        yield Setting(".".join((*path, key)), kind, default, cleandoc(about.get("description", "")))
+        if len(path) < 2:  # a mapping may contain its own kind
+            for nested in about.get("anyOf", [about]):
+                yield from _settings(nested, (*path, key))

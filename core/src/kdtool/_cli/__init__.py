@@ -1,4 +1,6 @@
-"""The command line: `kdtool COMMAND`, one module for each command."""
+"""The command line: `kdtool COMMAND`."""
+
+from __future__ import annotations
 
 from kdtool._cli.command_line import call as call
 from kdtool._cli.command_line import cli as cli

@@ -11,18 +11,10 @@ from typing import Any
 
 import click
 
-from kdtool._cli.options import (
-    folder_path,
-    json_option,
-    no_sandbox_option,
-    recipe_argument,
-    set_option,
-    store_option,
-)
+from kdtool._cli.shared import folder_path, json_option, no_sandbox_option, recipe_argument, set_option, store_option
 from kdtool._errors import MemoryExceededError
 from kdtool._estimate.machine import size
-from kdtool._text.figures import duration
-from kdtool._text.terminal import print_first_line
+from kdtool._text.terminal import duration, print_first_line
 
 
 @click.command()
@@ -59,7 +51,7 @@ def check(
     from kdtool._estimate.check import check as check_recipe
 
     if no_sandbox:
-        from kdtool._assembly.without_sandbox import without_sandbox
+        from kdtool._assembly.trust import without_sandbox
 
         settings = without_sandbox(Path(recipe), settings, lambda line: click.echo(line, err=as_json))
     memory, wanted = fit or memory, fit is not None

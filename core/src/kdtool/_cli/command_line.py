@@ -14,23 +14,14 @@ from typing import Any
 import click
 
 from kdtool._cli.check import check
-from kdtool._cli.clean import clean
-from kdtool._cli.compare import compare
-from kdtool._cli.eval import evaluate
-from kdtool._cli.failure import explain
-from kdtool._cli.interrupts import exit_with, interrupt_on_stop_signals
-from kdtool._cli.plugins import plugins
-from kdtool._cli.report import report
-from kdtool._cli.run import run
-from kdtool._cli.runs import list_runs
-from kdtool._cli.schema import schema
-from kdtool._cli.show import show
+from kdtool._cli.failure import exit_with, explain, interrupt_on_stop_signals
+from kdtool._cli.plugins import plugins, schema
+from kdtool._cli.run import evaluate, run
+from kdtool._cli.runs import clean, compare, list_runs, report, show
 from kdtool._errors import PluginError
-from kdtool._plugins.distributions import origin_of
-from kdtool._plugins.importing import import_point
-from kdtool._plugins.project_packages import install_command, package_of
-from kdtool._plugins.registry import entries_by_name, find
-from kdtool._text.did_you_mean import did_you_mean
+from kdtool._plugins.distributions import install_command, origin_of, package_of
+from kdtool._plugins.registry import entries_by_name, find, import_point
+from kdtool._text.names import did_you_mean
 
 
 class _Commands(click.Group):

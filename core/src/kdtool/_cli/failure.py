@@ -1,22 +1,27 @@
-"""Errors explained to the user: the cause, the plugin that failed, a remedy, and the exit code."""
+"""How a command ends: errors explained to the user, signals that stop the process, and exit codes.
+
+An explained error has the cause, the plugin that failed, and a remedy. Signals are Ctrl-C, and those that clusters send.
+"""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 import click
 
-from kdtool._cli.interrupts import INTERRUPTED
 from kdtool._errors import KdtoolError, Problem, RecipeError, cause_of, is_interrupt, is_resumable, list_problems
-from kdtool._plugins.attribution import describe, place_of, translate_errors
-from kdtool._plugins.owner import owner_of
-from kdtool._text.terminal import escape
-
-__all__ = ["explain"]
+from kdtool._plugins.attribution import describe, owner_of, place_of, translate_errors
+from kdtool._text.names import TRACKER_THREAD
+from kdtool._text.terminal import escape_controls as escape
 
 
 def explain(error: BaseException, *, debug: bool) -> int:
@@ -83,3 +88,51 @@ def _with_excerpt(problem: Problem) -> str:
 
 _WIDEST = 120
 """Longest line of a recipe that an error shows."""
+INTERRUPTED = 130
+"""The exit code of a process that was stopped."""
+_STOPS = ("SIGTERM", "SIGBREAK")
+_codes: list[int] = []
+"""The code of `exit_with`, once it was called."""
+
+
+def interrupt_on_stop_signals() -> None:
+    """Have stop signals raise KeyboardInterrupt with their name, as Ctrl-C does without; an ignored one stays ignored.
+
+    The interpreter resets handlers while it ends. Signals are ignored from then on, and do not change the exit code.
+    """
+
+    def interrupt(number: int, _: Any) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    _handle(_STOPS, interrupt)
+    atexit.register(_end_if_interrupted)  # what is registered first is called last
+    atexit.register(_handle, ("SIGINT", *_STOPS), signal.SIG_IGN)
+
+
+def exit_with(code: int) -> NoReturn:
+    """End the process. A signal no longer interrupts: it ends the process at once, with the same code."""
+    _handle(("SIGINT", *_STOPS), lambda *_: os._exit(code))
+    _codes.append(code)
+    hanging = [thread for thread in threading.enumerate() if thread.name.startswith(TRACKER_THREAD)]
+    if hanging:  # and so may what their libraries do when Python ends
+        _end_at_once(code)
+    sys.exit(code)
+
+
+def _end_if_interrupted() -> None:
+    """End with the code of an interruption: `python -m` ends by SIGINT if Ctrl-C came while `exec` ran a text."""
+    if INTERRUPTED in _codes:
+        _end_at_once(INTERRUPTED)
+
+
+def _end_at_once(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
+
+
+def _handle(names: tuple[str, ...], handler: Callable[[int, Any], object] | signal.Handlers) -> None:
+    for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
+        if signal.getsignal(number) not in {signal.SIG_IGN, None}:
+            signal.signal(number, handler)

@@ -1,4 +1,7 @@
-"""`kdtool plugins`: the installed plugins, without importing any; `show` imports one, `check` all."""
+"""`kdtool plugins` and `kdtool schema`: the installed plugins and their settings.
+
+Listing imports no plugin; `show` imports one, `check` and `schema` all.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kdtool._cli.options import ListByDefault, json_option
+from kdtool._cli.shared import ListByDefault, json_option
 from kdtool._contract.kind_table import TABLE
 from kdtool._errors import KdtoolError, UsageError
-from kdtool._plugins.distributions import find_misplaced, origin_of, refusal
-from kdtool._plugins.importing import import_point
-from kdtool._plugins.project_packages import install_command
-from kdtool._plugins.registry import GROUPS, Entry, entries_by_name, find
-from kdtool._text.did_you_mean import did_you_mean
-from kdtool._text.terminal import escape
+from kdtool._plugins.distributions import find_misplaced, install_command, origin_of, refusal
+from kdtool._plugins.registry import GROUPS, Entry, entries_by_name, find, import_point
+from kdtool._text.names import did_you_mean
+from kdtool._text.terminal import escape_controls as escape
 
 if TYPE_CHECKING:
-    from kdtool._assembly.settings import Setting
+    from kdtool._assembly.json_schema import Setting
 
 _NOTHING_INSTALLED = """No plugins are installed, and the core does nothing without them. For the quickstart:
 
@@ -121,8 +122,7 @@ def show(name: str, kind: str | None) -> None:
     from inspect import getdoc
     from textwrap import indent
 
-    from kdtool._assembly.json_schema import class_and_settings
-    from kdtool._assembly.settings import settings_in
+    from kdtool._assembly.json_schema import class_and_settings, settings_in
 
     for each in _kinds_of(name, kind):
         entry = find(each, name)
@@ -159,3 +159,17 @@ def _kinds_of(name: str, kind: str | None) -> list[str]:
     if not wanted:
         raise UsageError(f"{name!r} is of the kind {' and '.join(kinds)}, not {kind}")
     return wanted
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors.
+
+    It covers the installed plugins. In an editor with a YAML language server, put this first in a recipe, after `kdtool
+    schema > kdtool.schema.json`:
+
+        # yaml-language-server: $schema=kdtool.schema.json
+    """
+    from kdtool._assembly.json_schema import recipe_schema
+
+    click.echo(json.dumps(recipe_schema(), indent=1))

@@ -1,4 +1,4 @@
-"""`kdtool run RECIPE`."""
+"""`kdtool run RECIPE` and `kdtool eval MODEL …`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdtool._cli.compare import verdict
-from kdtool._cli.options import (
-    no_sandbox_option,
-    offline_option,
-    out_option,
-    recipe_argument,
-    set_option,
-    store_option,
-)
-from kdtool._cli.show import show_next_steps
+from kdtool._cli.runs import show_next_steps, verdict
+from kdtool._cli.shared import no_sandbox_option, offline_option, out_option, recipe_argument, set_option, store_option
 from kdtool._errors import ServiceError, UsageError
 from kdtool._estimate.machine import size
-from kdtool._text.terminal import escape, print_first_line, print_line
+from kdtool._text.terminal import escape_controls as escape
+from kdtool._text.terminal import print_first_line, print_line
 
 if TYPE_CHECKING:
     from kdtool._run.plan import PlannedStage
@@ -59,10 +52,10 @@ def run(
     from kdtool._api import plan as plan_recipe
     from kdtool._api import run as run_recipe
     from kdtool._contract.reporting import where
-    from kdtool._run.distributed import rank_and_world
+    from kdtool._run.ranks import rank_and_world
 
     if no_sandbox:
-        from kdtool._assembly.without_sandbox import without_sandbox
+        from kdtool._assembly.trust import without_sandbox
 
         settings = without_sandbox(Path(recipe), settings, print_line)
     if only_plan:
@@ -109,3 +102,36 @@ def _plan_lines(stages: Sequence[PlannedStage], verbose: bool) -> Iterator[str]:
     for stage in shown:
         sign = "✓" if stage.action == "reuse" else "↻"
         yield f"{sign} {stage.action:<8}  {stage.title:<{width}}  {', '.join(stage.why)}".rstrip()
+
+
+@click.command("eval")
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--with", "evaluators", metavar="NAME,NAME", default="", help="Evaluators [default: the recipe's].")
+@click.option("--corpus", help="The corpus plugin that gives held-out text [default: the recipe's].")
+@click.option(
+    "--recipe",
+    type=click.Path(dir_okay=False),
+    help="A recipe to take text, teacher and evaluators from [default: the recipe of the first run among the models].",
+)
+@set_option
+@click.option("--name", help="The run's name [default: eval and the names of the models].")
+@out_option
+@store_option
+@offline_option
+def evaluate(models: tuple[str, ...], evaluators: str, settings: dict[str, str], **options: Any) -> None:
+    """Measure existing models, and compare them.
+
+    Nothing is trained. A MODEL is a model's folder, an exported file, or a run (its name or folder), whose student is
+    measured with all its seeds. NAME=MODEL gives it a name. Teachers are measured as well, even without a MODEL: --set
+    teacher.use=NAME. To leave out the recipe's: --set teacher=false. If it was interrupted, the same command resumes.
+    """
+    print_first_line("reading plugins …")
+    from kdtool._cli.runs import by_arm, differences, value_table, verdict
+    from kdtool._contract.reporting import where
+    from kdtool._evaluate import evaluate as evaluate_models
+
+    wanted = [name.strip() for name in evaluators.split(",") if name.strip()]
+    results = evaluate_models(models, wanted, settings, **options)
+    shown = [verdict(results.verdict, results.comparisons), value_table(by_arm(results.values))]
+    click.echo("\n\n".join(["", *shown, *differences(results.comparisons, [results.values]), *results.notes]))
+    click.echo(f"\n{where(results)}")

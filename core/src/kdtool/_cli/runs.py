@@ -1,20 +1,196 @@
-"""`kdtool runs`."""
+"""Commands for finished runs and their store: `kdtool show`, `compare`, `report`, `runs` and `clean`."""
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from kdtool._cli.options import json_option, out_option, store_option
-from kdtool._cli.table import table
-from kdtool._text.figures import duration
+from kdtool._cli.shared import json_option, out_option, store_option, table
+from kdtool._estimate.machine import size
+from kdtool._text.terminal import SHOWN_UNITS, duration, figure
+from kdtool._text.terminal import escape_controls as escape
 
 if TYPE_CHECKING:
-    from kdtool._results.known_runs import KnownRun
+    from kdtool._contract.evaluation import ArmValue, Comparison
+    from kdtool._contract.reporting import Results
+    from kdtool._results.runs import KnownRun
+
+
+@click.command()
+@click.argument("run")
+@out_option
+@click.option("--all", "every", is_flag=True, help="Show all measurements, the whole verdict and the notes.")
+def show(run: str, out: str, every: bool) -> None:
+    """Show the results of a finished run.
+
+    RUN is a name or a folder. Main figures have 95 % intervals. `kdtool report` writes the report for people again.
+    """
+    from kdtool._api import load
+    from kdtool._contract.evaluation import main_figures
+    from kdtool._contract.reporting import where
+
+    results = load(run, out=out)
+    main = main_figures(results.values, results.comparisons)
+    shown = [value for value in results.values if every or value.measurement in main]
+    click.echo(verdict(escape(results.verdict if every else results.outcome), results.comparisons))
+    click.echo("".join(f"{escape(note)}\n" for note in results.notes if every))
+    click.echo(value_table(by_arm(shown)) + "\n")
+    for needed in results.requirements:
+        met = "✓ met" if needed.met else click.style("✗ missed", fg="red")
+        click.echo(f"{met}: require {needed.measurement} {needed.condition}, {needed.text}")
+    if results.arms and results.arms[0].artifacts:
+        click.echo(f"{_exported_table(results)}\n")
+    for arm in (arm for arm in results.arms if arm.arm == "student"):
+        click.echo(f"student, seed {arm.seed}: {results.folder / arm.path}")
+    click.echo(where(results))
+    left_out = len({value.measurement for value in results.values}) - len({value.measurement for value in shown})
+    if left_out:
+        click.echo(f"{left_out} more measurement{'s' * (left_out > 1)}: kdtool show {run} --all")
+    show_next_steps(results, out)
+
+
+def show_next_steps(results: Results, out: str) -> None:
+    """Print the installed commands that use a trained student."""
+    from kdtool._plugins.registry import defaults_of
+
+    for command in sorted(defaults_of("command")) if results.arms else ():
+        click.echo(f"next: kdtool {command} {results.name if out == 'runs' else results.folder}")
+
+
+def _exported_table(results: Results) -> str:
+    from kdtool._estimate.machine import size
+
+    files = results.exported_files()
+    units = {value.measurement: value.unit for value in results.values}
+    measured = dict.fromkeys(name for file in files for name in file.comparisons)
+    rows = [
+        [
+            f"{file.artifact.format} {file.artifact.quantisation}".rstrip(),
+            size(file.artifact.bytes),
+            *(
+                difference(file.comparisons[name], units[name]) if name in file.comparisons else "–"
+                for name in measured
+            ),
+            str(results.path_of(file.artifact)),
+        ]
+        for file in files
+    ]
+    heads = (f"{name}, to the student" for name in measured)
+    return table(["exported", "size", *heads, "path"], rows)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
+@out_option
+@click.option(
+    "--arm", "arms", multiple=True, help="An arm to compare [default: the students]; may be given repeatedly."
+)
+@click.option("--html", type=click.Path(file_okay=False), help="Also write a report into this folder.")
+@json_option
+def compare(runs: tuple[str, ...], out: str, arms: tuple[str, ...], html: str | None, as_json: bool) -> None:
+    """Compare finished runs, with intervals of the differences.
+
+    A RUN is a name or a folder. Differences are paired over the same items and seeds. Values that were measured in
+    different ways are named and not judged.
+    """
+    from kdtool._api import report_of
+    from kdtool._results.files import PLAIN
+    from kdtool._results.runs import as_results, settings_by_run
+    from kdtool._results.runs import compare as compare_runs
+
+    compared = compare_runs(runs, out=out, arms=arms)
+    page = report_of(as_results(compared, Path(html).absolute())) if html else None
+    if as_json:
+        plain = {key: getattr(compared, key) for key in ("values", "comparisons", "notes", "verdict")}
+        click.echo(PLAIN.dump_json(plain, indent=1).decode())
+        return
+    ways = {name: _ways(runs) for name, runs in settings_by_run(compared).items()}
+    columns: dict[str, list[ArmValue]] = {}
+    for run, values in compared.values.items():
+        shown = [value for value in values if value.arm in (arms or ["student"])] or values
+        named = [replace(v, measurement=v.measurement + ways.get(v.measurement, {}).get(run, "")) for v in shown]
+        columns |= by_arm(named, f"{run}/") if len({value.arm for value in shown}) > 1 else {run: named}
+    tables = [value_table(columns), *differences(compared.comparisons, compared.values.values())]
+    click.echo(
+        "\n\n".join([verdict(compared.verdict, compared.comparisons), *tables, "\n".join(compared.notes)]).rstrip()
+    )
+    if page:
+        click.echo(f"\nreport: {page}")
+
+
+def by_arm(values: Sequence[ArmValue], before: str = "") -> dict[str, list[ArmValue]]:
+    """Return the values of one run by arm; `before` precedes the names."""
+    return {f"{before}{arm}": [v for v in values if v.arm == arm] for arm in dict.fromkeys(v.arm for v in values)}
+
+
+def value_table(columns: Mapping[str, Sequence[ArmValue]]) -> str:
+    """Return a table with a row for each measurement, from the values below each heading."""
+    rows: dict[str, dict[str, str]] = defaultdict(dict)
+    heads = []
+    for heading, values in columns.items():
+        seeds = max((value.seeds for value in values), default=1)
+        heads.append(f"{heading}, {seeds} seeds" if seeds > 1 else heading)
+        for value in values:
+            unit = "" if value.unit in {*SHOWN_UNITS, value.measurement} else f", {value.unit}"
+            title = f"{value.measurement} {'↑' if value.higher_is_better else '↓'}{unit}"
+            rows[title][heading] = figure(value.value, value.unit, value.low, value.high)
+    return table(["", *heads], [[title, *(cells.get(each, "–") for each in columns)] for title, cells in rows.items()])
+
+
+def _ways(settings: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Return the settings in which runs differ, in words; "" if they do not."""
+    keys = sorted({key for each in settings.values() for key in each})
+    apart = [key for key in keys if len({each.get(key) for each in settings.values()}) > 1]
+    words = {run: ", ".join(f"{key} {each.get(key, 'not set')}" for key in apart) for run, each in settings.items()}
+    return {run: f" ({way})" if way else "" for run, way in words.items()}
+
+
+def verdict(text: str, comparisons: Sequence[Comparison]) -> str:
+    """Return a verdict with a sign and a colour: of the student against its controls, or of all comparisons."""
+    of_student = [each for each in comparisons if each.arm == "student" and each.against.startswith("control")]
+    verdicts = {each.verdict for each in of_student or comparisons}
+    better, worse = "better" in verdicts, "worse" in verdicts
+    sign, colour = ("○", "yellow") if better == worse else ("▲", "green") if better else ("▼", "red")
+    return click.style(f"{sign} {text}", fg=colour, bold=True)
+
+
+def difference(found: Comparison, unit: str = "") -> str:
+    """Return a difference with its interval: in percent if it is relative, in points between fractions."""
+    unit = "fraction" if found.relative else unit
+    text = figure(found.difference, unit, found.low, found.high, signed=True)
+    return text if found.relative else text.replace(" %", " points")
+
+
+def differences(comparisons: Sequence[Comparison], values: Iterable[Sequence[ArmValue]]) -> list[str]:
+    """Return a table of the comparisons; none without any. The `values` know the units."""
+    units = {value.measurement: value.unit for each in values for value in each}
+    rows = []
+    for found in comparisons:
+        over = f"{found.items} items" + (f", {found.seeds} seeds" if found.seeds > 1 else "")
+        shown = difference(found, units.get(found.measurement, ""))
+        rows.append([found.measurement, found.arm, found.against, shown, found.verdict, over])
+    return [table(["", "of", "against", "difference", "shown", "over"], rows)] if rows else []
+
+
+@click.command()
+@click.argument("run")
+@out_option
+@click.option("--use", help="Name of the reporter [default: the one of the run's recipe].")
+def report(run: str, out: str, use: str | None) -> None:
+    """Write the report of a finished run again.
+
+    RUN is a name or a folder. Nothing is computed.
+    """
+    from kdtool._api import report as write_report
+
+    click.echo(write_report(run, use, out=out))
 
 
 @click.command("runs")
@@ -29,7 +205,7 @@ def list_runs(pattern: str, out: str, store: str | None, as_json: bool) -> None:
     'quickstart-sweep/layers-8'; they find a run elsewhere by its folder.
     """
     from kdtool._api import runs as find_runs
-    from kdtool._store.shared_store import store_folder
+    from kdtool._store.shared import store_folder
 
     listed = find_runs(pattern, out=out, store=store)
     if as_json:
@@ -54,3 +230,28 @@ def _note(run: KnownRun, out: Path) -> str:
     """Return the outcome, the worker or the damage, and the folder if it is elsewhere."""
     elsewhere = "" if out.resolve() in run.folder.parents else f"in {run.folder}"
     return "; ".join(filter(None, (run.outcome, elsewhere)))
+
+
+@click.command()
+@store_option
+@click.option("--yes", is_flag=True, help="Free it; without this it is only shown.")
+def clean(store: str | None, yes: bool) -> None:
+    """Show or delete unused files in the shared store.
+
+    A run needs what its recipe led to last; a run whose folder is gone needs nothing.
+    """
+    from kdtool._store.artefacts import clean as clean_store
+    from kdtool._store.shared import store_folder
+
+    folder = store_folder(store)
+    done = clean_store(folder, remove=yes)
+    for item in done.found:
+        click.echo(f"{size(item.bytes):>9}  {item.path}  ({done.left.get(item.path) or item.why})")
+    freed = size(sum(item.bytes for item in done.found if item.path not in done.left))
+    total = f"of {size(done.total)} in {folder} ({done.runs} run{'s' * (done.runs != 1)})"
+    if not done.found:
+        click.echo(f"Nothing to free: all {total} is needed.")
+    elif yes:
+        click.echo(f"Freed {freed} {total}.")
+    else:
+        click.echo(f"{freed} {total}. To free them: kdtool clean{f' --store {folder}' if store else ''} --yes")

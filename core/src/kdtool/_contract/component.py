@@ -1,15 +1,25 @@
-"""The base of every plugin class: a class that imports fast, with a nested `Config`."""
+"""The base of every plugin class, with a nested `Config`: types of settings, and declarations of hooks.
+
+A plugin's class must import fast. Types of settings with a meaning for the engine are here: files and folders, which are
+resolved against the folder of the recipe that holds them, and services with their keys, so that a recipe cannot send a key
+elsewhere by itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
+import pluggy
 import pydantic
+from pydantic import BeforeValidator, Field, ValidationInfo
 
-from kdtool._contract.estimates import Estimate, RunForecast
 from kdtool._contract.language_model import LanguageModel, ModelFacts
 from kdtool._contract.licences import LicenceTerms, Transfer
+from kdtool._contract.plans import Estimate, RunForecast
 from kdtool._contract.run_info import RunInfo
 
 
@@ -137,3 +147,76 @@ class Component:
         Every instance is closed, on every rank, in reverse order, even if no other hook was called. An exception is
         reported and does not prevent the others from closing. Since 0.1.
         """
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+hookimpl = pluggy.HookimplMarker("kdtool")
+"""Marks a method `kdtool_…` of a component: with `wrapper=True` it wraps that hook of every component of its scope, of any
+kind; `tryfirst=True` and `trylast=True` change its place. Hooks of a component's own kind need no mark. Since 0.1."""
+
+
+@dataclass(frozen=True)
+class Calling:
+    """The way in which a hook is called.
+
+    `needed`: every component of the kind must implement it. `first`: a call of all components ends with the first answer.
+    `tolerant`: a component that raises is disabled for the rest of the run, unless the recipe marks it `required`.
+    """
+
+    needed: bool = False
+    first: bool = False
+    tolerant: bool = False
+
+
+def hook(*, needed: bool = False, first: bool = False, tolerant: bool = False) -> Callable[[F], F]:
+    """Declare how a method of a kind's base class is called; see `Calling`. Without it none of these holds."""
+
+    def declare(function: F) -> F:
+        vars(function)["kdtool_calling"] = Calling(needed, first, tolerant)
+        return function
+
+    return declare
+
+
+def calling_of(function: Callable[..., Any]) -> Calling:
+    """Return how a hook is called, from its declaration."""
+    found = getattr(function, "kdtool_calling", None)
+    return found if isinstance(found, Calling) else Calling()
+
+
+def _path(value: Any, info: ValidationInfo) -> Any:
+    """Return text as a path from the folder that the context holds for it; unchanged from the working directory."""
+    folder = (info.context or {}).get(value) if isinstance(value, str) else None
+    if folder is None:
+        return value
+    path = os.path.expanduser(value)  # noqa: PTH111 - unlike Path's, it never raises
+    path = path if folder.absolute() == Path.cwd() else str(Path(folder.absolute(), path))
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # noqa: PTH110, PTH112, PTH113
+        raise ValueError("names a pipe or a device, which may never end; name a file or a folder")
+    return path
+
+
+def _path_or_name(value: Any, info: ValidationInfo) -> Any:
+    path = _path(value, info)
+    is_path = isinstance(value, str) and (value.startswith(("./", "../", "~/")) or os.path.exists(path))  # noqa: PTH110
+    return path if is_path else value
+
+
+RecipePath = Annotated[Path, BeforeValidator(_path)]
+"""A `Config` field for a file or folder. Relative paths start at the folder of the recipe file that names them, those of
+`--set`, of recipes in Python and of defaults at the working directory. Records and fingerprints hold the path as written:
+let `kdtool_identity` hash the content. Pipes and devices are refused: reading them may never end. Since 0.1."""
+RecipePathOrName = Annotated[str, BeforeValidator(_path_or_name)]
+"""A `Config` field for a path or a name, such as a model's on the Hub. It is a path, as in `RecipePath`, if it begins with
+`./`, `../` or `~/`, or if it exists in the recipe's folder. Since 0.1."""
+SERVICE_URL = "kdtool: URL of a service"
+"""Marks a field in `Annotated`."""
+KEY_VARIABLE = "kdtool: environment variable with a key"
+"""Marks a field in `Annotated`."""
+ServiceUrl = Annotated[str, SERVICE_URL]
+"""A `Config` field for the address of a service. The field's default is the service's own address. A recipe may name another
+one only on the command line (`--set`) or if its origin is listed in KDTOOL_TRUST_URL; a server on this machine needs neither
+if the config names no `KeyVariable`. Checked with the recipe, not where a config is made by code. Since 0.1."""
+KeyVariable = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+_API_KEY$"), KEY_VARIABLE]
+"""A `Config` field for the environment variable that holds a service's key. Its name ends in `_API_KEY`, so that a recipe
+cannot send other secrets. Use it together with `ServiceUrl`. Since 0.1."""

@@ -8,8 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
-from kdtool._contract.component import Component
-from kdtool._contract.hooks import hook
+from kdtool._contract.component import Component, hook
 from kdtool._contract.run_info import RunInfo
 
 
@@ -38,7 +37,7 @@ class Task:
     memory: int = 0
     device_memory: int = 0
     divisible: bool = False
-    module: str = "kdtool._run.executing.worker"
+    module: str = "kdtool._run.worker"
     runs_models: bool = True
 
     def command(self, processes: int = 1, machines: int = 1, machine: int = 0, main: str = "") -> list[str]:

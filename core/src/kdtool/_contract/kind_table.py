@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-__all__ = ["TABLE", "Kind", "reserved_keys"]
-
 
 class Kind(NamedTuple):
     """A kind: its base class as `module:Class`, and its key in recipes.
@@ -35,13 +33,13 @@ class Kind(NamedTuple):
 
 
 TABLE: tuple[Kind, ...] = (
-    Kind("corpus", "kdtool._contract.corpus:Corpus", "corpora", "source", keys=("share",)),
-    Kind("filter", "kdtool._contract.corpus:Filter", "filters", "source"),
-    Kind("packer", "kdtool._contract.corpus:Packer", "rows", "source", single=True),
-    Kind("teacher", "kdtool._contract.teacher:Teacher", "teachers", "source"),
-    Kind("cache", "kdtool._contract.teacher:Cache", "signals", "source", single=True),
-    Kind("student", "kdtool._contract.student:Student", "student", "run", single=True),
-    Kind("transform", "kdtool._contract.student:Transform", "transforms", "phase"),
+    Kind("corpus", "kdtool._contract.sources:Corpus", "corpora", "source", keys=("share",)),
+    Kind("filter", "kdtool._contract.sources:Filter", "filters", "source"),
+    Kind("packer", "kdtool._contract.sources:Packer", "rows", "source", single=True),
+    Kind("teacher", "kdtool._contract.sources:Teacher", "teachers", "source"),
+    Kind("cache", "kdtool._contract.sources:Cache", "signals", "source", single=True),
+    Kind("student", "kdtool._contract.training:Student", "student", "run", single=True),
+    Kind("transform", "kdtool._contract.training:Transform", "transforms", "phase"),
     Kind(
         "loss",
         "kdtool._contract.loss:Loss",
@@ -51,10 +49,10 @@ TABLE: tuple[Kind, ...] = (
         forms=("kdtool._contract.loss:TokenLoss", "kdtool._contract.loss:SequenceLoss"),
     ),
     Kind("weighting", "kdtool._contract.loss:Weighting", "weightings", "phase"),
-    Kind("trainer", "kdtool._contract.trainer:Trainer", "trainer", "phase", single=True),
-    Kind("optimizer", "kdtool._contract.optimizer:Optimizer", "optimizer", "phase", single=True),
+    Kind("trainer", "kdtool._contract.training:Trainer", "trainer", "phase", single=True),
+    Kind("optimizer", "kdtool._contract.training:Optimizer", "optimizer", "phase", single=True),
     Kind("evaluator", "kdtool._contract.evaluation:Evaluator", "evaluators", "run"),
-    Kind("exporter", "kdtool._contract.exporter:Exporter", "exporters", "run"),
+    Kind("exporter", "kdtool._contract.reporting:Exporter", "exporters", "run"),
     Kind("tracker", "kdtool._contract.reporting:Tracker", "trackers", "run", keys=("required",), shows=True),
     Kind("executor", "kdtool._contract.executor:Executor", "executor", "run", single=True),
     Kind("reporter", "kdtool._contract.reporting:Reporter", "reporter", "run", single=True, shows=True),

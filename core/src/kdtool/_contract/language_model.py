@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kdtool._contract.data import Batch
+from kdtool._contract.data import Batch, Tokenizer
 from kdtool._contract.signals import Head, ModelOutputs, SignalRequest
-from kdtool._contract.tokenizer import Tokenizer
 from kdtool._errors import UsageError
 
 Ability = Literal["continue", "converse", "prefill", "score", "infill"]

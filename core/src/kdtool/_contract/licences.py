@@ -1,6 +1,6 @@
 """Licences: transfers to the student, the terms that allow or forbid them, and the recipe's acknowledgements.
 
-`judge_terms` decides; `_run.preflight.licences` gathers its input from a recipe. A licence is defined by its component's
+`judge_terms` decides; `_run.preflight` gathers its input from a recipe. A licence is defined by its component's
 `LicenceTerms`, never by name.
 """
 
@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
-
-__all__ = ["LicenceTerms", "Licensed", "Objection", "Transfer", "judge_terms", "licence_lines", "published_name"]
 
 Transfer = Literal["weights", "signals", "text"]
 """Ways in which a student derives from others: copied weights, signals of a model, text."""

@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from kdtool._contract.component import Component
+from kdtool._contract.component import Component, hook
 from kdtool._contract.data import Batch, Example
-from kdtool._contract.hooks import hook
 from kdtool._contract.language_model import ModelFacts
-from kdtool._contract.loss_terms import TermReport
+from kdtool._contract.plans import TermReport
 from kdtool._contract.signals import ChosenTokens, DenseTokens, Head, ModelOutputs, Needs, Signal, SparseTokens
 
 if TYPE_CHECKING:

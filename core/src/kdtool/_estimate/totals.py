@@ -1,14 +1,20 @@
-"""Sums of estimates: memory of the greatest stage; disk, time and money of all stages."""
+"""Sums of estimates: memory of the greatest stage; disk, time and money of all stages.
+
+Executors reserve the memory of each stage.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from kdtool._contract.estimates import RunForecast
 from kdtool._contract.language_model import ModelFacts
-from kdtool._estimate.run_forecast import AttributedEstimate
+from kdtool._contract.plans import RunForecast
+from kdtool._contract.run_info import RunInfo
+from kdtool._estimate.forecast import AttributedEstimate, ForecastCache, ask, describe, forecast_of
 from kdtool._recipe.model import ARMS, SELF
+from kdtool._run.context import Context
+from kdtool._run.plan import RunGraph
 from kdtool._run.stages.phases import training_title
 
 _OF_TIME = (ARMS["time"], SELF[ARMS["time"]])
@@ -149,3 +155,18 @@ def _unknown(asked: Sequence[AttributedEstimate]) -> Iterable[str]:
         known = ("host_bytes", "device_bytes", "disk_bytes", "download_bytes", "seconds", "tokens", "picodollars")
         if part.estimate.note and not any(getattr(part.estimate, what) for what in known):
             yield f"{part.estimate.part} of {part.component}: {part.estimate.note}"
+
+
+def memory_of_stages(context: Context, run: RunInfo, run_graph: RunGraph) -> dict[str, tuple[int, int]]:
+    """Return the bytes of main memory and of a GPU's that each stage needs at its peak; 0 for an unknown amount."""
+    cache = ForecastCache()
+    ahead, unknown = forecast_of(context, run, describe(context, run, cache), run_graph, cache)
+    nodes = run_graph.graph.nodes
+    asked = ask(context, run, ahead, run_graph, unknown)
+    forecast = add_up(ahead, asked, unknown, {name: tuple(node.teachers) for name, node in nodes.items()})
+    return {name: (_peak(forecast.memory, name), _peak(forecast.device_memory, name)) for name in nodes}
+
+
+def _peak(memory: Memory, stage: str) -> int:
+    moments = (parts for moment, parts in memory.moments.items() if moment.partition(": ")[0] == stage)
+    return max((sum(parts.values()) for parts in moments), default=0)

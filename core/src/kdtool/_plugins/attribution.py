@@ -1,7 +1,8 @@
-"""Turn errors of plugins, of the system and of libraries into errors for the user.
+"""Errors of plugins, of the system and of libraries, turned into errors for the user that name the component.
 
-The Python API and the command line both use `translate_errors`, so that a lack of memory or disk is the same error
-wherever it happens.
+Guards around hooks blame the component that they call; the innermost one wins. The engine blames a component for its
+result, if that fails later. The Python API and the command line both use `translate_errors`, so that a lack of memory or disk
+is the same error wherever it happens.
 """
 
 from __future__ import annotations
@@ -14,11 +15,45 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kdtool._contract.run_info import Owner
-from kdtool._errors import KdtoolError, MemoryExceededError, PluginError, StorageError, UsageError, cause_of
+from kdtool._errors import (
+    KdtoolError,
+    MemoryExceededError,
+    PluginError,
+    StorageError,
+    UsageError,
+    cause_of,
+    is_interrupt,
+)
 from kdtool._plugins.distributions import points
-from kdtool._plugins.owner import blame, owner_of
 
-__all__ = ["describe", "out_of_memory", "place_of", "translate_errors", "using"]
+
+@contextmanager
+def blame(owner: Owner | None, hook: str) -> Iterator[None]:
+    """Note on any exception from the block that `owner` raised it in `hook`, as `note_owner` does."""
+    try:
+        try:
+            yield
+        except SystemExit as error:
+            raise PluginError(f"tried to end the process by sys.exit({error.code!r})") from error
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        note_owner(error, owner, hook)
+        raise
+
+
+def note_owner(error: BaseException, owner: Owner | None, hook: str) -> None:
+    """Note on an exception that `owner` raised it in `hook`, unless it already names a component or is Ctrl-C."""
+    if owner is not None and owner_of(error) is None and not is_interrupt(error):
+        notes = [*getattr(error, "__notes__", ()), f"raised by {owner} in {hook}"]
+        vars(error).update(__kdtool_owner__=owner, __notes__=notes)  # also if the class refuses to be changed
+
+
+def owner_of(error: BaseException) -> Owner | None:
+    """Return the component that raised `error`, if one did."""
+    owner = getattr(error, "__kdtool_owner__", None)
+    return owner if isinstance(owner, Owner) else None
+
 
 _TORCH_SAYS = ("DefaultCPUAllocator: ", "CUDA out of memory", "MPS backend out of memory")
 _FULL = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}

@@ -15,8 +15,6 @@ from kdtool._contract.run_info import Owner, RunInfo
 from kdtool._errors import cause_of
 from kdtool._text.names import TRACKER_THREAD
 
-__all__ = ["Events", "TrackerThread"]
-
 LONGEST = 10_000
 """Events that may wait for a tracker. Progress is dropped where half as many wait."""
 PATIENCE = 30.0

@@ -1,27 +1,48 @@
-"""Find installed components by kind and name, from package metadata only.
+"""Find installed components by kind and name, and import the one that is used.
 
-Listing, searching and suggesting import only `importlib.metadata`. `load` imports the one class that is used:
-by a registered name, as `module:Class`, or as `./file.py:Class` next to the recipe. It raises `PluginError` with the
-distribution, the cause and the remedy.
+Listing, searching and suggesting import only `importlib.metadata`. `load` imports one class: by a registered name, as
+`module:Class`, or as `./file.py:Class` next to the recipe. It raises `PluginError` with the distribution, the cause and the
+remedy, whatever the module raises. A module's output while it is imported goes to standard error, so that it does not mix with
+machine-readable output.
 """
 
 from __future__ import annotations
 
+import hashlib
+import linecache
 import os
-from collections.abc import Callable, Mapping
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from kdtool._contract.kind_table import TABLE
-from kdtool._errors import PluginError, UsageError
-from kdtool._plugins.distributions import DEFAULTS, find_misplaced, origin_of, points
-from kdtool._plugins.importing import import_file, import_point
-from kdtool._plugins.loaded import Loaded
-from kdtool._plugins.project_packages import install_command, known_components, package_of
-from kdtool._text.did_you_mean import did_you_mean
+from kdtool._errors import PluginError, UsageError, cause_of
+from kdtool._plugins.distributions import (
+    DEFAULTS,
+    Origin,
+    find_misplaced,
+    install_command,
+    known_components,
+    module_origin,
+    origin_of,
+    package_of,
+    points,
+    refusal,
+)
+from kdtool._text.names import did_you_mean
 from kdtool._text.terminal import print_line
+
+if TYPE_CHECKING:
+    from kdtool._contract.component import Component
 
 GROUPS: Mapping[str, str] = {**{kind.name: kind.group for kind in TABLE}, "command": "kdtool.commands"}
 """Entry-point group of each kind; a command is a lazily imported click command, not a component."""
@@ -113,3 +134,112 @@ def load(kind: str, use: str, folder: Path, announce: Callable[[str], None]) -> 
     point = EntryPoint(use, use, GROUPS[kind]) if ":" in use else find(kind, use).point
     cls, origin = import_point(kind, use, point)
     return Loaded(cls, use, origin.name, origin.version)
+
+
+_IMPORT_LOCK = threading.RLock()
+"""Held while foreign code is imported: standard output, which is redirected meanwhile, belongs to the whole process."""
+_PATIENCE = 10.0
+"""Seconds of an import after which a line names it."""
+_VALUE = re.compile(r"\s*[\w.]+\s*:\s*[\w.]+\s*(\[[^]]*\]\s*)?")
+
+
+def import_point(kind: str, use: str, point: EntryPoint) -> tuple[Any, Origin]:
+    """Return what an entry point names, and its distribution.
+
+    Raises:
+        PluginError: it cannot be imported, or requires another version of kdtool.
+    """
+    dist = point.dist or module_origin(point.value.partition(":")[0])
+    origin = origin_of(dist)
+    if dist and (reason := refusal(dist)):
+        raise PluginError(f"{kind} {use!r} cannot be used: {reason}")
+    package = f" of {origin.name} {origin.version}" if origin.name else ""
+    what = f"{kind} {use!r} (entry point {point.value!r}{package})"
+    if _VALUE.fullmatch(point.value) is None:
+        raise PluginError(f"{what} cannot be imported: an entry point names a class as `module:Class`")
+    with _importing(what, lambda error: f"{cause_of(error)}{_remedy(error, origin)}"):
+        return point.load(), origin
+
+
+def import_file(kind: str, use: str, folder: Path, announce: Callable[[str], None]) -> Loaded:
+    """Import `Class` from the file in `use` (`path.py:Class`, relative to `folder`), under a private module name.
+
+    It cannot import files next to it, and they are not part of its fingerprint.
+
+    Raises:
+        UsageError: the file cannot be read.
+        PluginError: it fails when imported (with file and line), or has no such class.
+    """
+    path_text, _, name = use.rpartition(":")
+    try:
+        path = (folder / path_text).resolve()
+        source = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{kind} {use!r}: the file cannot be read: {error}") from error
+    module_name = f"_kdtool_local_{hashlib.sha256(str(path).encode() + source).hexdigest()[:16]}"
+    with _importing(repr(use), lambda error: f"{path.name}:{_line(error, path)}: {cause_of(error)}"):
+        if module_name not in sys.modules:
+            announce(f"running code from {path_text} (the recipe's {kind})")
+            _execute(module_name, path, source)
+    module = sys.modules[module_name]
+    cls = getattr(module, name, None)
+    if cls is None:
+        hint = did_you_mean(name, [key for key in vars(module) if not key.startswith("_")], what="it has")
+        raise PluginError(f"{kind} {use!r}: {path_text} has no {name!r}; {hint}")
+    return Loaded(cls, use, "", "", path, hashlib.sha256(source).hexdigest())
+
+
+@contextmanager
+def _importing(what: str, explain: Callable[[BaseException], str]) -> Iterator[None]:
+    late = threading.Timer(_PATIENCE, print_line, [f"still importing {what} …"])
+    late.daemon = True
+    with _IMPORT_LOCK, redirect_stdout(sys.stderr):
+        late.start()
+        try:
+            yield
+        except (PluginError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            raise PluginError(f"{what} cannot be imported: {explain(error)}") from error
+        finally:
+            late.cancel()
+
+
+def _execute(module_name: str, path: Path, source: bytes) -> None:
+    module = ModuleType(module_name)
+    module.__file__ = str(path)
+    sys.modules[module_name] = module
+    linecache.checkcache(str(path))
+    try:
+        exec(compile(source, str(path), "exec"), vars(module))  # noqa: S102  # what the recipe names, as it was read
+    except BaseException:
+        del sys.modules[module_name]
+        raise
+
+
+def _line(error: BaseException, path: Path) -> int | None:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+
+
+def _remedy(error: BaseException, origin: Origin) -> str:
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if not missing:
+        return f"; try: {install_command(origin.name, '--no-deps', '--force-reinstall')}" if origin.name else ""
+    wanted = re.sub(r"[-_.]+", "-", missing.partition(".")[0]).lower()
+    for requirement in origin.requires:
+        if re.sub(r"[-_.]+", "-", re.split(r"[\s;<>=!~\[(]", requirement)[0]).lower() == wanted:
+            return f"; try: {install_command(requirement.partition(';')[0].strip())}"
+    return f"; the module {missing!r} is missing, and the requirements of the package do not list it"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An imported component class with its origin. `source` is a local plugin's file, `digest` its SHA-256 as imported."""
+
+    cls: type[Component]
+    use: str
+    distribution: str
+    version: str
+    source: Path | None = None
+    digest: str = ""

@@ -18,7 +18,7 @@ from typing import Any
 from kdtool._contract.kind_table import TABLE, reserved_keys
 from kdtool._errors import Problem, RecipeError
 from kdtool._recipe.yaml import MAXIMUM_DEPTH, KeyPath, Node, Place, as_node, read_document, read_scalar, read_text
-from kdtool._text.did_you_mean import did_you_mean
+from kdtool._text.names import did_you_mean
 
 COLLECTIONS: Mapping[str, str] = {kind.key: kind.name for kind in TABLE if not kind.single}
 """Recipe keys that hold a map of named components, with their kind; the kind's name is the singular form."""

@@ -1,13 +1,15 @@
-"""From composed layers to a `Recipe`: the core's own keys are checked here, all problems at once.
+"""From a file, a mapping or composed layers to a `Recipe`: the core's own keys are checked here, all problems at once.
 
-Settings of components stay as they are; assembly validates them with the component's own `Config`.
+Settings of components stay as they are; assembly validates them with the component's own `Config`, and `invalid` states
+their mistakes in the recipe's words: the values that a setting's JSON Schema allows, and the one found instead.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,14 +18,25 @@ from kdtool._contract.component import Config
 from kdtool._contract.kind_table import TABLE
 from kdtool._errors import Problem, RecipeError
 from kdtool._plugins.registry import default_of
-from kdtool._recipe.invalid import invalid
-from kdtool._recipe.keys import COMPONENT_KEYS, ControlKeys, PhaseKeys, RecipeKeys
+from kdtool._recipe import layers
 from kdtool._recipe.layers import COLLECTIONS, PHASE_KEYS, SHARED_KEYS, SINGLE, SOURCE_KEYS, TOP_KEYS, as_written
-from kdtool._recipe.model import REFERENCE, ComponentSpec, ControlSpec, PhaseSpec, Recipe, of_kind, problem_at
-from kdtool._recipe.yaml import KeyPath
-from kdtool._text.did_you_mean import did_you_mean
-from kdtool._text.names import NAME, VALID_NAME
-from kdtool._text.schema_words import show_value
+from kdtool._recipe.model import (
+    COMPONENT_KEYS,
+    REFERENCE,
+    ComponentSpec,
+    ControlKeys,
+    ControlSpec,
+    PhaseKeys,
+    PhaseSpec,
+    Recipe,
+    RecipeKeys,
+    of_kind,
+    problem_at,
+)
+from kdtool._recipe.yaml import KeyPath, Place, as_node
+from kdtool._text.names import NAME, VALID_NAME, did_you_mean, name_from, show_value
+from kdtool._text.names import describe_schema as describe
+from kdtool._text.names import resolve_schema as resolve
 
 CONTROL_KEYS = ("match", "losses", "trainer", "self")
 LARGEST = 2**53 - 1
@@ -228,3 +241,93 @@ def _defaults(data: Mapping[str, Any]) -> dict[str, Any]:
     missing = [kind for kind in TABLE if kind.shows and kind.key not in data]
     found = {kind: use for kind in missing if (use := default_of(kind.name))}
     return {kind.key: {"use": use} if kind.single else {use: {}} for kind, use in found.items()}
+
+
+def invalid(
+    recipe: Recipe,
+    key: KeyPath,
+    what: str,
+    config: type[Config],
+    error: ValidationError,
+    core_keys: Collection[str] = (),
+) -> Iterator[Problem]:
+    """Yield a problem for each of pydantic's errors in the settings under a key: those of `what`, declared by `config`.
+
+    The `core_keys`, such as a loss's weight, are written among the settings and are suggested, too.
+    """
+    try:
+        whole = resolve(config.model_json_schema())
+    except Exception:  # of a plugin's own types
+        whole = {}
+    seen: set[KeyPath] = set()
+    details = error.errors(include_url=False)
+    for detail in details:
+        loc, kind = detail["loc"], detail["type"]
+        if kind == "too_short" and any(other["loc"][:-1] == loc for other in details):
+            continue  # pydantic counts only the entries that are right
+        schema, inside = _find(whole, loc)
+        path = (*key, *map(str, loc[:inside]))
+        if kind in {"extra_forbidden", "unexpected_keyword_argument"} and "anyOf" not in schema:
+            path = (*key, *map(str, loc))
+            known = {*schema.get("properties", {}), *(core_keys if len(loc) == 1 else ())}
+            hint = did_you_mean(str(loc[-1]), known, what="settings", shown=20) or "it has no settings"
+            yield problem_at(recipe, path, f"unknown setting{f' of {what}' if len(loc) == 1 else ''}", hint)
+        elif kind in {"missing", "missing_argument"} and inside == len(loc):
+            yield problem_at(recipe, path, f"is missing; {what} needs {describe(schema)}", _description(schema))
+        elif path not in seen:
+            seen.add(path)
+            given = [detail["input"]] if 0 < len(loc) <= inside + 1 else []
+            message, remedy = _mismatch(schema, detail, given)
+            yield problem_at(recipe, path, message if loc else f"{what}: {message}", remedy)
+
+
+def _find(schema: Mapping[str, Any], loc: Sequence[int | str]) -> tuple[Mapping[str, Any], int]:
+    """Return the schema at a place, or that of the union which holds it, and the number of steps to there."""
+    for depth, part in enumerate(loc):
+        options = [option for option in schema.get("anyOf", (schema,)) if option.get("type") != "null"]
+        if len(options) > 1:
+            return schema, depth
+        (only,) = options or [schema]
+        key = "items" if isinstance(part, int) else "additionalProperties"
+        below = only.get("properties", {}).get(part) or only.get(key)
+        if not isinstance(below, Mapping):
+            return only, depth
+        schema = below
+    return schema, len(loc)
+
+
+def _mismatch(schema: Mapping[str, Any], detail: Any, given: Sequence[Any]) -> tuple[str, str]:
+    """Return message and remedy for a value, if it is `given`."""
+    allowed, message = describe(schema), detail["msg"].removeprefix("Value error, ")
+    if detail["type"] in {"value_error", "assertion_error"} or not allowed:
+        message = message.replace("Input should be", "must be")
+    else:
+        message = f"must be {allowed}"
+    for value in given:
+        message += f", not {show_value(value)}" if message.startswith("must be ") else f" (found {show_value(value)})"
+    return message, _description(schema) if detail["type"] == "string_pattern_mismatch" else ""
+
+
+def _description(schema: Mapping[str, Any]) -> str:
+    return " ".join(str(schema.get("description", "")).split())
+
+
+def load_recipe(recipe: Path | Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> Recipe:
+    """Read, compose and check a recipe.
+
+    Args:
+        recipe: a file, or the same as a mapping.
+        settings: key paths to values, laid over it (`--set`).
+
+    Raises:
+        RecipeError: with all that is wrong.
+    """
+    if isinstance(recipe, Mapping):
+        content = {key: value for key, value in recipe.items() if key != "extends"}
+        below = layers.read_layers(Path(str(recipe["extends"]))) if "extends" in recipe else []
+        stack, name = [*below, as_node(content, Place("recipe", 0, 0, Path.cwd()))], "run"
+    else:
+        stack, name = layers.read_layers(recipe), name_from(recipe.stem, "run")
+    composed = layers.compose([*stack, layers.settings_layer(settings or {})])
+    empty = Recipe(name, (0,), (), (), None, composed.plain(), composed.places(), given=(recipe, settings or {}))
+    return Parser(empty).recipe()

@@ -1,9 +1,21 @@
-"""The record of a run, `results.json`: written at the end, and read again by other commands."""
+"""Files of a finished run: its record `results.json`, exported models under `exports/NAME`, and model cards.
+
+The record is written at the end, and read again by other commands. Others may see it, so its places are relative to the run,
+with `store:` for the store and `~` for the home. Only `graph.json` holds the store's path on this machine; no tracker or
+report reads it.
+
+`exports/NAME` are hard links, without fingerprints in their paths. A model card is README.md in an artefact's folder, or next
+to its file. It does not belong to the artefact: measuring comes later, and another evaluator changes the card and not the
+model.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import re
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -14,12 +26,12 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kdtool._assembly.built import Built
-from kdtool._contract.reporting import ComponentRecord, Results
+from kdtool._contract.evaluation import Artifact
+from kdtool._contract.reporting import ComponentRecord, Results, export_link
 from kdtool._errors import StorageError, UsageError
-from kdtool._results.places import Places
-from kdtool._store.atomic_files import read_sealed, write_sealed
-from kdtool._store.layout import GRAPH, RESULTS
-from kdtool._text.did_you_mean import did_you_mean
+from kdtool._store.files import read_sealed, write_beside, write_sealed
+from kdtool._store.shared import GRAPH, RESULTS
+from kdtool._text.names import did_you_mean
 
 PLAIN: TypeAdapter[Any] = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="strings"))
 """Writes infinite numbers as "Infinity", which is read as that number again; JSON has none."""
@@ -109,3 +121,85 @@ def map_paths(value: Any, change: Callable[[Path], object]) -> Any:
     if isinstance(value, Mapping):
         return {key: map_paths(item, change) for key, item in value.items()}
     return [map_paths(item, change) for item in value] if isinstance(value, list | tuple) else value
+
+
+_STORE, _HOME = "store:", "~"
+_AS_WRITTEN = frozenset({"texts"})
+"""Keys of texts of models and corpora, in which nothing is changed."""
+
+
+class Places:
+    """The folder of a run, its store, None if that is unknown, and the user's home."""
+
+    def __init__(self, folder: Path, store: Path | None) -> None:
+        self.folder = folder
+        self.store = store
+        marks = {str(folder): "."}
+        with suppress(RuntimeError):  # no home
+            marks.setdefault(str(Path.home()), _HOME)
+        if store is not None:
+            marks.setdefault(str(store), _STORE)
+        self._marks = {path: mark for path, mark in marks.items() if len(Path(path).parts) > 1}
+        longest = "|".join(re.escape(path) for path in sorted(self._marks, key=len, reverse=True))
+        self._found = re.compile(rf"(?<![\w/\\.~-])({longest})(?![\w.-])([/\\]?)") if longest else None
+
+    @classmethod
+    def of(cls, folder: Path) -> Places:
+        """Return the places of the run in `folder`, as its graph names them."""
+        store = None
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            store = Path(json.loads((folder / GRAPH).read_bytes())["store"])
+        return cls(folder, store)
+
+    def hide(self, value: Any) -> Any:
+        """Return plain data in which paths and text name no folder of this machine."""
+        if isinstance(value, Mapping):
+            return {key: item if key in _AS_WRITTEN else self.hide(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.hide(item) for item in value]
+        if isinstance(value, Path):
+            return self.hide(str(value)).replace(os.sep, "/")
+        return self._found.sub(self._mark, value) if isinstance(value, str) and self._found else value
+
+    def _mark(self, found: re.Match[str]) -> str:
+        mark = self._marks[found[1]]
+        return "" if mark == "." and found[2] else mark + found[2]
+
+    def find(self, path: Path) -> Path:
+        """Return a path that `hide` has written, absolute where it is not below the run's folder."""
+        if path.parts[:1] == (_STORE,) and self.store is not None:
+            return self.store.joinpath(*path.parts[1:])
+        return path.expanduser() if path.parts[:1] == (_HOME,) else path
+
+
+def link_export(artifact: Artifact, folder: Path) -> None:
+    """Link an exported model of the run in `folder`; leave none on a disk that has no hard links."""
+    link = export_link(artifact, folder)
+    if link == artifact.path:
+        return
+    aside = link.with_name(f"{link.name}.linking")
+    for old in (aside, link):
+        shutil.rmtree(old, ignore_errors=True)
+    with suppress(OSError):
+        link.unlink(missing_ok=True)
+        if artifact.path.is_dir():
+            shutil.copytree(artifact.path, aside, copy_function=os.link)
+            aside.rename(link)
+        else:
+            os.link(artifact.path, link)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+CARD = "README.md"
+"""The name that hubs look for."""
+
+
+def card_of(artifact: Artifact) -> Path:
+    """Return where an artefact's card is: in its folder, or next to its file."""
+    return (artifact.path if artifact.path.is_dir() else artifact.path.parent) / CARD
+
+
+def write_card(artifact: Artifact, text: str | None = None) -> None:
+    """Write the card of an artefact that has one, as the exporter wrote it or completed as `text`."""
+    if artifact.card:
+        write_beside(card_of(artifact), (text or artifact.card).rstrip("\n") + "\n")

@@ -1,35 +1,41 @@
-"""State shared by the stages of a run: components, folders, fingerprints of components, and events for trackers."""
+"""State shared by the stages of a run: components, folders, fingerprints of components, the store, and events for trackers.
+
+The hooks of a node refuse teachers that it does not ask. Of such a teacher only the tokenizer is there, and its shapes if a
+source of the node asked it. Only a teacher that the node asks has the weights that the node expects. So a teacher that a
+component does not declare (`derives_from`, `asks`, a loss's teacher) cannot leave stale results.
+
+The remote level of a store is provided by a plugin, which `open_remote` opens.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, cast
 
 from kdtool._assembly.assemble import Assembly
-from kdtool._contract.data import Example, Split, TextSource
+from kdtool._contract.data import Example, Split, TextSource, Tokenizer
+from kdtool._contract.evaluation import Subject
+from kdtool._contract.language_model import ModelFacts, Runtime
 from kdtool._contract.licences import Licensed
 from kdtool._contract.reporting import StageRecord
 from kdtool._contract.run_info import Hooks, RunInfo
-from kdtool._contract.student import Student
-from kdtool._contract.teacher import Teacher
-from kdtool._contract.tokenizer import Tokenizer
+from kdtool._contract.sources import Teacher
+from kdtool._contract.training import Student
 from kdtool._errors import KdtoolError, PluginError, ServiceError, UsageError
+from kdtool._plugins.distributions import STORES, install_command, points
+from kdtool._plugins.registry import import_point
 from kdtool._recipe.model import PhaseSpec
-from kdtool._run.declared import hooks_of
-from kdtool._run.distributed import invite_ranks, may_join, rank_and_world, wait_for
-from kdtool._run.fingerprint import component_part, tokenizer_part
-from kdtool._run.graph import Node
-from kdtool._run.open_remote import open_remote
+from kdtool._run.graph import Node, component_part, tokenizer_part
+from kdtool._run.ranks import invite_ranks, may_join, rank_and_world, wait_for
 from kdtool._run.stages.text import StoredTexts
 from kdtool._store.artefacts import Artefact, Artefacts, verify
-from kdtool._store.layout import MODEL
-from kdtool._store.locks import is_led
-from kdtool._tokenizers.vocabulary import Vocabularies
+from kdtool._store.shared import MODEL, Remote, address_of, is_led
+from kdtool._tokenizers import Vocabularies
 
 
 class NoTexts:
@@ -194,3 +200,91 @@ class Context:
             if self._loaded.get(name) is not source:
                 self.hooks.component(name, Teacher).kdtool_load_weights(run, source.path / MODEL if source else None)
                 self._loaded[name] = source
+
+
+@contextmanager
+def hooks_of(assembly: Assembly, shared: Hooks, node: Node) -> Iterator[Hooks]:
+    """Yield the hooks with which a node is made; `shared` are those of the run. Components of a phase close at the end."""
+    hidden = {
+        name: _Undeclared(name, cast("Teacher", teacher), node.title, inherited=name in node.known_teachers)
+        for name, teacher in assembly.of_kind("teacher").items()
+        if name not in node.teachers
+    }
+    if not hidden and node.phase is None:
+        yield shared
+        return
+    with assembly.scope(node.phase, hidden) as hooks:
+        yield hooks
+
+
+class _Undeclared(Teacher):
+    """Replaces a teacher in a node that does not ask it. Its tokenizer is in the fingerprints of components that use it.
+
+    With `inherited` a source of the node asked it, so that its settings are in the node's fingerprint.
+    """
+
+    def __init__(self, name: str, teacher: Teacher, stage: str, *, inherited: bool) -> None:
+        super().__init__(teacher.config)
+        self._name, self._teacher, self._stage, self._inherited = name, teacher, stage, inherited
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise PluginError(
+            f"{self._stage}: asks {self._name}, which none of its components declares, so a change of that teacher would "
+            "go unnoticed. Name the teacher in the component's `derives_from` (a student, a corpus) or `asks` (an evaluator)"
+        )
+
+    def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
+        return self._teacher.kdtool_tokenizer(run)
+
+    def kdtool_describe(self, run: RunInfo) -> ModelFacts | None:
+        return self._teacher.kdtool_describe(run) if self._inherited else self._refuse()
+
+    def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
+        return self._refuse() if subject.role == "teacher" else None
+
+    kdtool_signal = kdtool_answer = kdtool_trainable = _refuse
+
+
+def refuse_network(store: Path) -> None:
+    """Refuse a store that needs a network.
+
+    Raises:
+        UsageError: it is in a bucket.
+    """
+    if not (address_of(store) or "file://").startswith("file://"):
+        raise UsageError(
+            f"--store {address_of(store)} needs a network, which --offline forbids; leave out one of the two"
+        )
+
+
+def refuse_executor(store: Path) -> None:
+    """Refuse an executor with a remote store: each worker would hold separate leases, and upload what it makes.
+
+    Raises:
+        UsageError: the store is a remote one.
+    """
+    if address := address_of(store):
+        raise UsageError(
+            f"--store {address} is a remote store, which `executor` cannot use; it needs a folder that all machines share: "
+            "choose such a --store, or leave out `executor`"
+        )
+
+
+def open_remote(store: Path) -> Remote:
+    """Return the remote level of the store with the local folder `store`, or an empty one.
+
+    Raises:
+        UsageError: no plugin for remote stores is installed.
+    """
+    address = address_of(store)
+    if address is None:
+        return Remote()
+    point = next((point for point in points() if point.group == STORES), None)
+    if point is None:
+        package = f"kdtool-cloud[{address.partition('://')[0]}]"
+        raise UsageError(
+            f"--store {address} is not a local folder, and the package for remote stores is not installed; get it with: "
+            f"{install_command(package)}"
+        )
+    remote: Remote = import_point("store", point.name, point)[0](address, store)
+    return remote

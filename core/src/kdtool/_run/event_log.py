@@ -18,11 +18,9 @@ from pydantic_core import to_jsonable_python
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import cause_of
 from kdtool._plugins.hook_specs import PREFIX
-from kdtool._results.places import Places
-from kdtool._store.atomic_files import append_line
-from kdtool._store.layout import EVENTS
-
-__all__ = ["EventLog"]
+from kdtool._results.files import Places
+from kdtool._store.files import append_line
+from kdtool._store.shared import EVENTS
 
 
 class EventLog:

@@ -18,49 +18,45 @@ from pathlib import Path
 from typing import Any
 
 from kdtool._assembly.assemble import Assembly
-from kdtool._assembly.checks.requirements import checked_against
+from kdtool._assembly.requirements import checked_against
 from kdtool._contract.evaluation import Measurement
-from kdtool._contract.exporter import Exporter
 from kdtool._contract.licences import Licensed, licence_lines
-from kdtool._contract.reporting import Reporter, Results, StageRecord
+from kdtool._contract.reporting import Exporter, Reporter, Results, StageRecord
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError, StorageError, cause_of, is_interrupt
-from kdtool._plugins.attribution import translate_errors
-from kdtool._plugins.owner import owner_of
-from kdtool._results.compare_arms import arm_values, compare_all
-from kdtool._results.exported import link_export
-from kdtool._results.files import component_record, environment, read_results, write_results
-from kdtool._results.model_cards import card_of, write_card
-from kdtool._results.verdict import side_by_side, verdict
-from kdtool._run.build_graph import RunGraph, check_and_build_graph
-from kdtool._run.context import Context
-from kdtool._run.event_log import EventLog
-from kdtool._run.executing.dispatch import Needs, make_all
-from kdtool._run.graph import Graph, Node
-from kdtool._run.open_remote import refuse_executor, refuse_network
-from kdtool._run.preflight.equal_tokens import (
+from kdtool._plugins.attribution import owner_of, translate_errors
+from kdtool._results.comparisons import arm_values, compare_all, side_by_side, verdict
+from kdtool._results.files import (
+    card_of,
+    component_record,
+    environment,
+    link_export,
+    read_results,
+    write_card,
+    write_results,
+)
+from kdtool._run.comparability import (
     describe_on_policy,
+    describe_vocabularies,
     on_policy_keys,
     refuse_uneven_arms,
     refuse_uneven_trainers,
 )
-from kdtool._run.preflight.first_rows import refuse_empty_text
-from kdtool._run.preflight.licences import licences_of
-from kdtool._run.preflight.refusals import identify, refusals_with_places, refuse
-from kdtool._run.preflight.vocabularies import describe_vocabularies
-from kdtool._run.rank_agreement import agree
-from kdtool._run.stages.exports import read_artifact
-from kdtool._run.stages.rows import rows_of
-from kdtool._run.stages.scores import Measured, messages_of, read_scores
+from kdtool._run.context import Context, refuse_executor, refuse_network
+from kdtool._run.dispatch import Needs, make_all
+from kdtool._run.event_log import EventLog
+from kdtool._run.graph import Graph, Node
+from kdtool._run.plan import RunGraph, check_and_build_graph
+from kdtool._run.preflight import identify, licences_of, refusals_with_places, refuse, refuse_empty_text
+from kdtool._run.ranks import agree
+from kdtool._run.stages.data import corpora_of, rows_of
+from kdtool._run.stages.scores import Measured, messages_of, read_artifact, read_scores
 from kdtool._run.stages.students import facts_of
 from kdtool._run.stages.terms import describe_mixtures
 from kdtool._run.stages.text import StoredTexts
-from kdtool._run.stages.texts import corpora_of
 from kdtool._store.artefacts import verify
-from kdtool._store.atomic_files import write_sealed
-from kdtool._store.layout import GRAPH, MODEL
-from kdtool._store.locks import run_lock
-from kdtool._store.shared_store import register_run
+from kdtool._store.files import write_sealed
+from kdtool._store.shared import GRAPH, MODEL, register_run, run_lock
 
 
 @translate_errors()

@@ -1,26 +1,44 @@
-"""The graph of a run: every artefact that it consists of, before any of them is made.
+"""The graph of a run: every artefact that it consists of, before any of them is made, with its fingerprint.
 
-`build_graph` builds it from an assembly, `execute` makes its nodes in order, `plan` compares them with the last run's.
-A node's fingerprint is known as soon as those of its inputs are, and so is its folder.
+`build_graph` builds it from an assembly, `execute` makes its nodes in order, `plan_run` compares them with the last run's. A
+node's fingerprint is known as soon as those of its inputs are, and so is its folder. `changes` states differences between a
+node and the one of its name in another graph, in words: `loss ce added`, `ce.weight 1.0 → 0.2`.
+
+A fingerprint is one SHA-256 of everything that an artefact depends on. In it: the format's number, the stage, inputs'
+fingerprints, the seed where it is used, and of each component that took part kind, plugin, class, distribution, version,
+settings with defaults, a hash of its Python sources, and `identity()`. Sources are also those of all libraries of this
+project that the distribution requires, directly or through others. Versions do not identify code: it may be a file, a folder,
+or a wheel that was built again. Not in it: names, paths, tool versions, settings marked as not affecting results.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import pydantic
+from packaging.utils import canonicalize_name
+
+from kdtool._assembly.built import Built
+from kdtool._contract.component import does_not_affect_results
+from kdtool._contract.data import Tokenizer
 from kdtool._contract.reporting import StageRecord
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import StorageError
 from kdtool._recipe.model import PhaseSpec
-from kdtool._run.fingerprint import fingerprint
 from kdtool._store.artefacts import Artefacts
-from kdtool._store.atomic_files import read_sealed
-from kdtool._store.layout import GRAPH, SHARED_KINDS
+from kdtool._store.files import read_sealed
+from kdtool._store.shared import GRAPH, SHARED_KINDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,3 +170,189 @@ def read_record(folder: Path) -> dict[str, Any]:
     except (OSError, StorageError):
         return {}
     return record
+
+
+FORMAT = 3
+"""Grows when artefacts of an older kdtool can no longer be used."""
+_CORE = "kdtool"
+_NAME = re.compile(r"[\w.-]+")
+
+
+def fingerprint(stage: str, parts: Mapping[str, Any]) -> str:
+    """Return the fingerprint of a stage that depends on `parts` (plain data), as 64 hexadecimal digits."""
+    text = json.dumps({"format": FORMAT, "stage": stage, "parts": parts}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def component_part(built: Built, identity: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return the part of a fingerprint that stands for one component, as plain data."""
+    owner, loaded = built.owner, built.loaded
+    cls: Any = loaded.cls
+    return {
+        "kind": owner.kind,
+        "use": owner.use.rpartition(":")[2] if loaded.digest else owner.use,  # where a local file lies does not count
+        "class": cls.__qualname__,
+        "distribution": owner.distribution,
+        "version": owner.version,
+        "config": _deciding(built.written),
+        "source": loaded.digest or _sources_of(cls),
+        "libraries": _libraries(owner.distribution),
+        "identity": dict(identity or {}),
+    }
+
+
+def tokenizer_part(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the parts of a fingerprint that stand for a tokenizer, as plain data by readable names."""
+    return {
+        "tokenizer": tokenizer.fingerprint,
+        "start of documents": list(tokenizer.document_start),
+        "chat template": tokenizer.chat_fingerprint,
+    }
+
+
+def _deciding(config: pydantic.BaseModel) -> dict[str, Any]:
+    """Return the plain form of a config without the settings that do not affect results."""
+    fields = type(config).model_fields.items()
+    silent = {name for name, field in fields if field.json_schema_extra == does_not_affect_results()}
+    return {name: part for name, part in config.model_dump(mode="json").items() if name not in silent}
+
+
+@cache
+def _sources_of(cls: type) -> str:
+    """Hash the outermost package that contains a class, or its module if no package does.
+
+    A class that was created again, as by reloading its module, is hashed again. A class without a file, such as one in a
+    notebook, gets another hash in every process, since a change of it cannot be detected.
+    """
+    parts = cls.__module__.split(".")
+    modules = (sys.modules.get(".".join(parts[:depth])) for depth in range(1, len(parts) + 1))
+    file = next((file for module in modules if (file := getattr(module, "__file__", None))), None)
+    return _hash_of(Path(file)) if file and Path(file).is_file() else uuid4().hex
+
+
+def _hash_of(file: Path) -> str:
+    """Hash a module's file, or all Python files of the package that begins with it."""
+    digest = hashlib.sha256()
+    for path in sorted(file.parent.rglob("*.py")) if file.stem == "__init__" else [file]:
+        digest.update(path.relative_to(file.parent).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def _libraries(name: str) -> dict[str, str]:
+    """Return version and code of installed libraries that require kdtool and that a distribution requires.
+
+    Also those that it requires through others, for an extra, or on other machines: an artefact may then be made again
+    although nothing that made it changed.
+    """
+    reached = [str(canonicalize_name(name))]
+    for other in reached:  # grows meanwhile
+        reached += [each for each in _requirements_of(other) if each not in {*reached, _CORE}]
+    libraries: dict[str, str] = {}
+    for library in reached[1:]:
+        if _CORE in _requirements_of(library):
+            spec = find_spec(library.replace("-", "_"))
+            code = _hash_of(Path(spec.origin)) if spec and spec.origin else ""
+            libraries[library] = f"{distribution(library).version} {code}"
+    return libraries
+
+
+@cache
+def _requirements_of(name: str) -> tuple[str, ...]:
+    """Return the names of distributions that an installed one requires; none if it is not installed.
+
+    Extras count only if it requires kdtool: those of all others name hundreds of packages.
+    """
+    try:
+        required = distribution(name).requires or () if name else ()
+    except PackageNotFoundError:
+        return ()
+    plain = [text for text in required if "extra" not in text.partition(";")[2]]
+    names = [
+        [canonicalize_name(match[0]) for text in texts if (match := _NAME.match(text))] for texts in (plain, required)
+    ]
+    return tuple(dict.fromkeys(names[_CORE in names[0]]))
+
+
+_LONGEST = 60
+"""Characters of a value that are shown."""
+_GROUPS = {"terms", "components", "teachers", "validators", "annotations"}
+"""Parts of a node that are not named, since the names of their entries follow."""
+_PARTS_OF_CODE = ("class", "distribution", "source")
+
+
+def changes(node: Node, before: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the differences of a node from the one of its name among `before`, a line each."""
+    last = before[node.name]
+    parts = last["parts"], json.loads(json.dumps(node.parts))
+    shared = (
+        parts[0].get("terms", {}).keys() & parts[1].get("terms", {}).keys()
+    )  # of others the loss is added or removed
+    old, new = ({**each, "terms": {label: each["terms"][label] for label in sorted(shared)}} for each in parts)
+    lines = [
+        line for key in {**old, **new} for line in _compare("" if key in _GROUPS else key, old.get(key), new.get(key))
+    ]
+    if not lines and parts[0] != parts[1]:
+        lines.append("the order of components changed")
+    roles = last["inputs"]
+    kept = [(before[roles[role]]["fingerprint"], source) for role, source in node.sources.items() if role in roles]
+    inputs = {
+        "changed": [source.title for fingerprint, source in kept if source.fingerprint != fingerprint],
+        "added": [source.title for role, source in node.sources.items() if role not in roles],
+        "removed": [before[name]["title"] for role, name in roles.items() if role not in node.sources],
+    }
+    lines += [f"input {what}: {' and '.join(dict.fromkeys(titles))}" for what, titles in inputs.items() if titles]
+    return tuple(dict.fromkeys(lines))
+
+
+def _compare(name: str, old: Any, new: Any) -> Iterator[str]:
+    """Yield the differences of two values: of mappings and components each entry's, of others the values themselves."""
+    old, new = _by_use(old), _by_use(new)
+    if old == new:
+        return
+    if _is_component(old) or _is_component(new):
+        yield from _compare_components(name, old, new)
+    elif isinstance(old or {}, Mapping) and isinstance(new or {}, Mapping):
+        for key in {**(old or {}), **(new or {})}:
+            yield from _compare(f"{name}.{key}".lstrip("."), (old or {}).get(key), (new or {}).get(key))
+    else:
+        shown = [_show(value) for value in (old, new)]
+        yield f"{name} {' → '.join(shown)}" if all(shown) else f"the {name} changed"
+
+
+def _compare_components(name: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> Iterator[str]:
+    short = name.rpartition(".")[2]
+    called = " ".join(dict.fromkeys(((old or new or {})["kind"], short)))
+    if old is None or new is None:
+        yield f"{called} {'added' if old is None else 'removed'}"
+    elif old["use"] != new["use"]:
+        yield f"{called} {old['use']} → {new['use']}"
+    else:
+        yield from _compare(short, old["config"], new["config"])
+        yield from _compare(called, old["version"], new["version"])
+        if old["version"] == new["version"] and any(old[key] != new[key] for key in _PARTS_OF_CODE):
+            yield f"code of {called} changed"
+        for library in {**old["libraries"], **new["libraries"]}:
+            if old["libraries"].get(library) != new["libraries"].get(library):
+                yield f"code of {library} changed"
+        if old["identity"] != new["identity"]:
+            yield f"content of {called} changed"
+
+
+def _by_use(value: Any) -> Any:
+    """Return a list of components as a mapping by use, with numbers where one is used again; other values as they are."""
+    if not (value and isinstance(value, list) and all(map(_is_component, value))):
+        return value
+    uses = [part["use"] for part in value]
+    again = (uses[:number].count(use) for number, use in enumerate(uses))
+    return {f"{use} ({count + 1})" if count else use: part for use, count, part in zip(uses, again, value, strict=True)}
+
+
+def _is_component(value: Any) -> bool:
+    return isinstance(value, Mapping) and "libraries" in value
+
+
+def _show(value: Any) -> str:
+    """Return a value in words; "" if it is a digest, or too long to be read."""
+    text = value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+    return "not set" if value is None else text if len(text) <= _LONGEST else ""

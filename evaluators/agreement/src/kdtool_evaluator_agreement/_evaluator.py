@@ -12,10 +12,7 @@ import kdtool
 if TYPE_CHECKING:
     from kdtool_measuring import Document
 
-    from kdtool_evaluator_agreement._divergence import Found
-    from kdtool_evaluator_agreement._states import Encoded, TeacherFiles
-
-__all__ = ["Agreement"]
+    from kdtool_evaluator_agreement._divergence import Encoded, Found, TeacherFiles
 
 
 class Agreement(kdtool.Evaluator):
@@ -96,7 +93,7 @@ class Agreement(kdtool.Evaluator):
         self, run: kdtool.RunInfo, teacher: kdtool.Subject, documents: Sequence[Document], progress: Callable[[], None]
     ) -> TeacherFiles | None:
         """Return the teacher's states, from its `files` if it has them; None, with a message, if there are none."""
-        from kdtool_evaluator_agreement._states import TeacherFiles
+        from kdtool_evaluator_agreement._divergence import TeacherFiles
 
         name = f"states-of-{teacher.name}"
         if teacher.files is not None:
@@ -127,8 +124,7 @@ class Agreement(kdtool.Evaluator):
         """Yield the measurements of a learner; none, with a message, if it cannot be compared."""
         from kdtool_measuring import digest
 
-        from kdtool_evaluator_agreement._divergence import agreement, heads_of
-        from kdtool_evaluator_agreement._states import fitting
+        from kdtool_evaluator_agreement._divergence import agreement, fitting, heads_of
 
         with ExitStack() as stack:
             model = _open(run, learner, stack)
@@ -167,7 +163,7 @@ class Agreement(kdtool.Evaluator):
     def _settings(
         self, encoded: Sequence[Encoded], length: int, recorded: TeacherFiles, model: kdtool.LanguageModel
     ) -> dict[str, str]:
-        from kdtool_evaluator_agreement._states import dtype_of_states
+        from kdtool_evaluator_agreement._divergence import dtype_of_states
 
         dtype = dtype_of_states(model)
         both = dtype if dtype == recorded.dtype else f"{dtype}, the teacher's in {recorded.dtype}"

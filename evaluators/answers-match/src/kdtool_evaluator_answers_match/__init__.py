@@ -1,7 +1,6 @@
 """The evaluator `answers-match`: questions of a file, and how often a subject answers them as expected.
 
-The engine calls it once a subject. `_questions` reads the file, `_scores` compares answers, `_programs` runs those that are
-programs. Answers, which a killed run asks for once, are `kdtool_measuring`'s.
+The engine calls it once per subject. `kdtool_measuring` asks for answers, and a killed run asks for each only once.
 """
 
 from __future__ import annotations

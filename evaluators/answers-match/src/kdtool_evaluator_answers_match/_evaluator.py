@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import kdtool
 
 if TYPE_CHECKING:
-    from kdtool_asking import Answer
-    from kdtool_measuring import Item
+    from kdtool_measuring import Answer, Item
 
     from kdtool_evaluator_answers_match._questions import Question
-
-__all__ = ["AnswersMatch"]
 
 _LINE: tuple[str, ...] = ("\n",)
 _PROGRAM = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(", "\n```")
@@ -82,7 +79,7 @@ class AnswersMatch(kdtool.Evaluator):
         ]
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_asking import bytes_to_answer
+        from kdtool_measuring import bytes_to_answer
 
         if ahead.student in ahead.models:
             size = bytes_to_answer(ahead, 2 * self.config.maximum_tokens)
@@ -94,8 +91,7 @@ class AnswersMatch(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: the file is in another form, or empty.
         """
-        from kdtool_asking import collect_answers, measure_missing_answers
-        from kdtool_measuring import make_measurement
+        from kdtool_measuring import collect_answers, make_measurement, measure_missing_answers
 
         questions = self._questions()
         for subject in subjects:
@@ -116,7 +112,7 @@ class AnswersMatch(kdtool.Evaluator):
             yield from measure_missing_answers("answers-match", subject, answers)
 
     def _request(self, question: Question, runtime: kdtool.Runtime) -> kdtool.Request:
-        from kdtool_asking import fit_prompt
+        from kdtool_measuring import fit_prompt
 
         most, stop = self.config.maximum_tokens, self.config.stop
         if self.config.form == "chat":
@@ -130,11 +126,9 @@ class AnswersMatch(kdtool.Evaluator):
         self, run: kdtool.RunInfo, subject: kdtool.Subject, asked: Sequence[tuple[Question, Answer]]
     ) -> Mapping[str, list[Item]]:
         """Return the scored questions of each metric, with the texts that the report shows."""
-        from kdtool_asking import file_of
-        from kdtool_measuring import Item
+        from kdtool_measuring import Item, file_of
 
-        from kdtool_evaluator_answers_match._programs import judge
-        from kdtool_evaluator_answers_match._scores import score
+        from kdtool_evaluator_answers_match._questions import judge, score
 
         programs = [(question, answer) for question, answer in asked if question.metric == "runs-in-sandbox"]
         verdicts = {}

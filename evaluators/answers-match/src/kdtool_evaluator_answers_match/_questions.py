@@ -1,21 +1,27 @@
-"""Questions, read from the lines of a file."""
+"""Questions, read from the lines of a file, and the scores of answers to them.
+
+An answer is compared with the expected ones, or runs as a program under the tests of its question.
+"""
 
 from __future__ import annotations
 
+import builtins
 import re
-from collections.abc import Mapping
+import symtable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import kdtool
 from kdtool_measuring import records_of
+from kdtool_programs import Module, Task, code_of, verdicts_of
 
-__all__ = ["METRICS", "Metric", "Question", "read_questions"]
+if TYPE_CHECKING:
+    from kdtool_measuring import Answer
 
 Metric = Literal["exact", "contains", "regex", "edit-similarity", "runs-in-sandbox"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
-
 _EXPECTED = 'a line such as {"prompt": "2 + 3 =", "expected": "5", "metric": "exact"}'
 
 
@@ -72,3 +78,64 @@ def _check(location: str, metric: Metric, expected: str) -> None:
     except (re.error, SyntaxError, ValueError) as error:
         what = "a pattern of Python's re" if metric == "regex" else "Python statements"
         raise kdtool.UsageError(f"{location}: expected is not {what}: {error}") from None
+
+
+def score(question: Question, answer: str) -> float:
+    """Return the best score, from 0 to 1, of an answer against the expected ones; not for programs."""
+    return max(_score(question.metric, answer, expected) for expected in question.expected)
+
+
+def _score(metric: str, answer: str, expected: str) -> float:
+    if metric == "contains":
+        return float(expected in answer)
+    if metric == "regex":
+        return float(re.search(expected, answer) is not None)
+    if metric == "edit-similarity":
+        from rapidfuzz import fuzz
+
+        return float(fuzz.ratio(answer.strip(), expected.strip())) / 100
+    return float(answer.strip() == expected.strip())
+
+
+_PROGRAM_MEMORY = 512 * 2**20
+
+
+def judge(
+    run: kdtool.RunInfo, file: Path, asked: Sequence[tuple[Question, Answer]], seconds: float, workers: int
+) -> dict[str, tuple[float, str]]:
+    """Return score and verdict in words of each question, by its id; `file` keeps verdicts of a killed run.
+
+    Raises:
+        kdtool_programs.SandboxError: programs cannot be run safely here.
+    """
+    tasks = [
+        Task(f"{question.id}#{number}", _module(question, answer, tests), seconds, _PROGRAM_MEMORY)
+        for question, answer in asked
+        for number, tests in enumerate(question.expected)
+    ]
+    verdicts = verdicts_of(run, file, {"python": tasks}, workers)
+    judged = {}
+    for question, answer in asked:
+        tried = [verdicts[f"{question.id}#{number}"] for number in range(len(question.expected))]
+        best = next((verdict for verdict in tried if verdict.has_passed), tried[0])
+        judged[question.id] = float(best.has_passed and not answer.missing), f"{best.status} {best.reason}".strip()
+    return judged
+
+
+def names_of(tests: str) -> tuple[str, ...]:
+    """Return the names that tests use without defining them: those of the program."""
+    module = symtable.symtable(tests, "<tests>", "exec")
+    defined = {symbol.get_name() for symbol in module.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+    used: set[str] = set()
+    tables = [module]
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        used |= {symbol.get_name() for symbol in table.get_symbols() if table is module or symbol.is_global()}
+    return tuple(sorted(used - defined - {*dir(builtins)}))
+
+
+def _module(question: Question, answer: Answer, tests: str) -> Module:
+    names = names_of(tests)
+    code = code_of(answer.text, continues=answer.continues, names=names)
+    return Module(question.prompt + code if answer.continues else code, tests, names)

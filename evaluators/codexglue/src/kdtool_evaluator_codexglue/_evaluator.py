@@ -10,10 +10,8 @@ import kdtool
 from pydantic import model_validator
 
 if TYPE_CHECKING:
-    from kdtool_evaluator_codexglue._accuracy import Codes
-    from kdtool_evaluator_codexglue._asking import Task
-
-__all__ = ["CodeXGlue"]
+    from kdtool_evaluator_codexglue._tasks import Task
+    from kdtool_evaluator_codexglue._tokens import Codes
 
 _MEASUREMENTS = {
     "line_completion": ("*.line.exact-match", "*.line.edit-similarity", "*.line.unanswered"),
@@ -80,7 +78,7 @@ class CodeXGlue(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: a file is in another form, or empty.
         """
-        from kdtool_evaluator_codexglue._programs import missing
+        from kdtool_evaluator_codexglue._tasks import missing_for_codebleu as missing
 
         if when == "start":
             return () if self.config.generation is None else tuple(missing())
@@ -89,8 +87,7 @@ class CodeXGlue(kdtool.Evaluator):
         return ()
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_asking import bytes_to_answer
-        from kdtool_measuring import bytes_of_exact_heads
+        from kdtool_measuring import bytes_of_exact_heads, bytes_to_answer
 
         student = ahead.models.get(ahead.student)
         if student is not None:
@@ -103,21 +100,19 @@ class CodeXGlue(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: a file cannot be read, or is in another form.
         """
-        from kdtool_evaluator_codexglue._asking import measurements
+        from kdtool_evaluator_codexglue._tasks import measurements
 
         tasks, codes = list(self._tasks(run)), self._codes()
         for subject in subjects:
             for task in tasks:
                 yield from measurements(run, subject, task)
             if codes is not None:
-                from kdtool_evaluator_codexglue._accuracy import accuracy
+                from kdtool_evaluator_codexglue._tokens import accuracy
 
                 yield from accuracy(run, subject, codes, self._settings(run, "token_completion"))
 
     def _tasks(self, run: kdtool.RunInfo) -> Iterator[Task]:
-        from kdtool_evaluator_codexglue._lines import line_task
-        from kdtool_evaluator_codexglue._programs import program_task
-        from kdtool_evaluator_codexglue._summaries import summary_task
+        from kdtool_evaluator_codexglue._tasks import line_task, program_task, summary_task
 
         makers = {"line_completion": line_task, "summarisation": summary_task, "generation": program_task}
         for name, make in makers.items():
@@ -125,7 +120,7 @@ class CodeXGlue(kdtool.Evaluator):
                 yield make(self.config.files[name], self.config.examples, self._settings(run, name))
 
     def _codes(self) -> Codes | None:
-        from kdtool_evaluator_codexglue._accuracy import codes_of
+        from kdtool_evaluator_codexglue._tokens import codes_of
 
         file = self.config.token_completion
         return None if file is None else codes_of(file, self.config.examples)

@@ -18,10 +18,8 @@ from threading import Event, Thread
 import kdtool
 import psutil  # type: ignore[import-untyped]  # it ships no types
 
-from kdtool_evaluator_efficiency._answers import Answering
+from kdtool_evaluator_efficiency._timed import Answering
 from kdtool_evaluator_efficiency._turns import Amount, Resident, UnmeasurableError
-
-__all__ = ["read_alone"]
 
 _COMMAND = [sys.executable, "-m", "kdtool_evaluator_efficiency._alone"]
 _DEADLINE_SECONDS = 900.0

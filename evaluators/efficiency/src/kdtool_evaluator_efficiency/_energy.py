@@ -14,8 +14,6 @@ from typing import Any, Protocol
 
 import torch
 
-__all__ = ["Counter", "Meter", "meter"]
-
 _POWERCAP = Path("/sys/class/powercap")
 _INSTALL = "nvidia-ml-py is not installed: pip install nvidia-ml-py"
 

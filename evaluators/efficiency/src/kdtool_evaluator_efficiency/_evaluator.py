@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING
 
 import kdtool
 
-from kdtool_evaluator_efficiency._config import EfficiencyConfig
+from kdtool_evaluator_efficiency._turns import EfficiencyConfig
 
 if TYPE_CHECKING:
     from kdtool_evaluator_efficiency._measurements import Ready
-
-__all__ = ["Efficiency"]
 
 _ALWAYS = ("file-size", "parameters", "time-to-first-token", "prefill-speed", "decode-speed", "peak-memory")
 _SOME_MACHINES = ("energy-per-token", "peak-device-memory", "resident-memory")
@@ -42,7 +40,7 @@ class Efficiency(kdtool.Evaluator):
         self.measurements = (*_ALWAYS, *_SOME_MACHINES, *(["break-even"] if config.break_even else []))
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_evaluator_efficiency._workers import place
+        from kdtool_evaluator_efficiency._timed import place
 
         here = place()
         numbers = 4 if here.dtype == "float32" else 2
@@ -69,9 +67,8 @@ class Efficiency(kdtool.Evaluator):
         Controls are left out: they have the student's shape.
         """
         from kdtool_evaluator_efficiency._measurements import beside_other_work, file_size, measurements
-        from kdtool_evaluator_efficiency._other_work import OtherWork
-        from kdtool_evaluator_efficiency._turns import in_turns
-        from kdtool_evaluator_efficiency._workers import own_seconds
+        from kdtool_evaluator_efficiency._timed import own_seconds
+        from kdtool_evaluator_efficiency._turns import OtherWork, in_turns
 
         with ExitStack() as stack:
             scratch = Path(stack.enter_context(TemporaryDirectory(prefix="kdtool-efficiency-")))
@@ -104,11 +101,10 @@ class Efficiency(kdtool.Evaluator):
         answering: Mapping[kdtool.Subject, tuple[str, kdtool.Runtime]],
     ) -> dict[kdtool.Subject, Ready]:
         """Make all subjects ready to generate; processes end with the stack."""
-        from kdtool_evaluator_efficiency._answers import Answering
         from kdtool_evaluator_efficiency._energy import meter
         from kdtool_evaluator_efficiency._measurements import Ready
+        from kdtool_evaluator_efficiency._timed import Answering, Worker, place
         from kdtool_evaluator_efficiency._turns import Amount, UnmeasurableError
-        from kdtool_evaluator_efficiency._workers import Worker, place
 
         here = place()
         counted = meter(here.device)

@@ -13,14 +13,11 @@ from typing import TYPE_CHECKING
 import kdtool
 
 from kdtool_evaluator_efficiency._alone import read_alone
-from kdtool_evaluator_efficiency._other_work import OtherWork
-from kdtool_evaluator_efficiency._turns import NoProcessError, Resident, Timed, Turn, UnmeasurableError
-from kdtool_evaluator_efficiency._workers import Worker
+from kdtool_evaluator_efficiency._timed import Worker
+from kdtool_evaluator_efficiency._turns import NoProcessError, OtherWork, Resident, Timed, Turn, UnmeasurableError
 
 if TYPE_CHECKING:
-    from kdtool_evaluator_efficiency._config import BreakEven, EfficiencyConfig
-
-__all__ = ["Ready", "file_size", "measurements"]
+    from kdtool_evaluator_efficiency._turns import BreakEven, EfficiencyConfig
 
 _WEIGHTS = frozenset({".safetensors", ".gguf", ".bin", ".onnx", ".data", ".pt"})
 """Endings of files with weights; `.data` is for weights that an ONNX graph keeps in a second file, `model.onnx.data`."""

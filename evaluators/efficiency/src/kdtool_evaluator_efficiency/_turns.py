@@ -1,14 +1,58 @@
-"""Subjects in turns (round robin), so that a machine that slows down affects all of them alike."""
+"""Amounts to time, prices, and subjects in turns on a machine that may do other work.
+
+Turns are round robin, so that a machine that slows down affects all subjects alike. Processor time of other programs, which
+makes the figures too low, is measured meanwhile.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
 from typing import Protocol
 
 import kdtool
 
-__all__ = ["Amount", "NoProcessError", "Resident", "Timed", "Turn", "UnmeasurableError", "in_turns"]
+
+class BreakEven(kdtool.Config):
+    """Prices in one currency, to compute the break-even point of a model."""
+
+    api_price: float = kdtool.Field(gt=0)
+    """Price of a million generated tokens from an API."""
+    machine_price: float = kdtool.Field(ge=0)
+    """Cost of an hour of this machine while it generates: its rent, or its power and wear."""
+    training_cost: float = kdtool.Field(ge=0)
+    """Cost of making the student. A run's report lists the hours it took."""
+
+    def tokens(self, speed: float) -> float | None:
+        """Return the generated tokens after which your own model has cost less than the API; None if it never does.
+
+        training_cost / (api_price / 1,000,000 - machine_price / 3,600 / speed)
+
+        Args:
+            speed: tokens per second that this machine generates.
+        """
+        saved = self.api_price / 1e6 - self.machine_price / 3600 / speed
+        return self.training_cost / saved if saved > 0 else None
+
+
+class EfficiencyConfig(kdtool.Config):
+    """Amounts to time, and prices."""
+
+    turns: int = kdtool.Field(default=5, ge=1, le=1000)
+    """Timed turns of each subject; the median is reported, with the least and the most as its bounds."""
+    prompt: int = kdtool.Field(default=128, ge=1, le=100_000)
+    """Tokens of the prompt; half of a model's context at most."""
+    generated: int = kdtool.Field(default=32, ge=2, le=100_000)
+    """Tokens generated after the prompt, one at a time, greedily; fewer if a model's context ends before."""
+    seconds: float = kdtool.Field(default=2.0, gt=0, le=3600)
+    """Longest time that a turn generates, even if fewer tokens were generated."""
+    context: int | None = kdtool.Field(default=4096, ge=16, le=10_000_000)
+    """Tokens read before resident memory is measured; fewer if a model's context ends before. null leaves that out."""
+    break_even: BreakEven | None = None
+    """Prices, to report the tokens after which a student has cost less than an API; null leaves that out."""
 
 
 class UnmeasurableError(Exception):
@@ -80,3 +124,42 @@ def in_turns(timed: Mapping[str, Timed], turns: int, run: kdtool.RunInfo) -> dic
                 results[name].append(timing)
         run.hook.kdtool_progress(run, number)
     return results
+
+
+_LEAST_OTHER_WORK = 0.25
+"""Other work, in cores, below which a machine is idle."""
+
+
+class OtherWork:
+    """Measures the processor time of other processes, and of other machines on the same hardware, from now on.
+
+    Args:
+        own: returns the seconds of processor time that the measured processes used so far.
+    """
+
+    def __init__(self, own: Callable[[], float]) -> None:
+        self._own = own
+        self._begun, self._own_before, self._all_before = perf_counter(), own(), _busy_seconds()
+
+    def cores(self) -> float | None:
+        """Return the average number of cores that others used; None if the system does not count them."""
+        now = _busy_seconds()
+        if now is None or self._all_before is None:
+            return None
+        elapsed = max(perf_counter() - self._begun, 1e-9)
+        return max(0.0, (now - self._all_before) - (self._own() - self._own_before)) / elapsed
+
+    def disturbance(self, threads: int) -> float:
+        """Return how many cores others took on average if that left too few for `threads`, else 0."""
+        others = self.cores() or 0.0
+        return others if others > _LEAST_OTHER_WORK and others + threads > (os.cpu_count() or 1) else 0.0
+
+
+def _busy_seconds() -> float | None:
+    """Return the seconds for which all cores together computed since the machine started, stolen time among them."""
+    try:
+        with Path("/proc/stat").open(encoding="ascii") as file:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, file.readline().split()[1:9])
+        return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, AttributeError):
+        return None

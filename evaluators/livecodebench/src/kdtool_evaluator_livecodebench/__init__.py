@@ -1,7 +1,7 @@
 """LiveCodeBench (Jain et al. 2024, arXiv 2403.07974): problems of contests, each with the date of its contest.
 
-`LiveCodeBench` is the evaluator that recipes call `livecodebench`. Its problems are a file, read by `_records` and
-`_tests`; `_programs` makes the programs that judge an answer. `kdtool_programs` asks for answers, runs and scores them.
+`LiveCodeBench` is the evaluator that recipes call `livecodebench`. Its problems are a file. `kdtool_programs` asks for
+answers, runs and scores them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tasks of lm-evaluation-harness (Gao et al., EleutherAI) on the subjects of a run.
 
 `LMEval` is the evaluator that recipes call `lm-eval`. The harness makes the requests and scores the replies (`_tasks`); the
-opened subject answers them (`_model`), and each document's score is an item of a measurement (`_scores`).
+opened subject answers them, and each document's score is an item of a measurement (`_scores`).
 """
 
 from __future__ import annotations

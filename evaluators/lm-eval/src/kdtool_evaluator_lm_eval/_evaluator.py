@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from kdtool_evaluator_lm_eval._tasks import Tasks
 
-__all__ = ["LMEval"]
-
 _LONGEST = 2048
 """Tokens of a request with its reply, about: most tasks have shorter ones."""
 
@@ -71,8 +69,7 @@ class LMEval(kdtool.Evaluator):
             self._tasks(run)
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_asking import bytes_to_answer
-        from kdtool_measuring import bytes_of_exact_heads
+        from kdtool_measuring import bytes_of_exact_heads, bytes_to_answer
 
         student = ahead.models.get(ahead.student)
         if student is not None:
@@ -93,8 +90,7 @@ class LMEval(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: a task is unknown, cannot be loaded or cannot be measured here.
         """
-        from kdtool_evaluator_lm_eval._model import SubjectModel
-        from kdtool_evaluator_lm_eval._scores import measure_task
+        from kdtool_evaluator_lm_eval._scores import SubjectModel, measure_task
 
         tasks = self._tasks(run)
         for subject in subjects:

@@ -1,25 +1,205 @@
-"""Scores of documents as measurements."""
+"""A subject as a model of the harness, and the scores of documents as measurements.
+
+Each reply is on disk before the next one counts.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from math import log
 from typing import Any, Literal, NamedTuple
 
 import kdtool
-from kdtool_asking import measure_missing_answers
-from kdtool_measuring import Item, make_measurement
+from kdtool_measuring import (
+    Answer,
+    Item,
+    collect_answers,
+    file_of,
+    fit_prompt,
+    journal,
+    make_measurement,
+    measure_missing_answers,
+    open_for_measuring,
+    seed_of,
+    unfit_to_score,
+)
+from kdtool_torch import score_continuations
 from lm_eval import evaluate
+from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import bits_per_byte, mean, perplexity, weighted_perplexity
+from lm_eval.api.model import LM
 from lm_eval.api.task import Task
 
-from kdtool_evaluator_lm_eval._model import LeftOutError, SubjectModel
-from kdtool_evaluator_lm_eval._quiet import quiet
+from kdtool_evaluator_lm_eval._tasks import generation_of, quiet
 
-__all__ = ["measure_task"]
+_PAIRS_AT_ONCE = 64
+
+
+class LeftOutError(Exception):
+    """The subject cannot reply to the task's requests; a message to the user names the reason."""
+
+
+@dataclass(frozen=True)
+class _Likelihood:
+    """A reply to a request for a likelihood; `is_greedy`: each token is the likeliest one. `value` in nats."""
+
+    id: str
+    value: float
+    is_greedy: bool
+
+
+class SubjectModel(LM):  # type: ignore[misc] # the harness has no types
+    """Replies to the requests of one task by a subject; `answers` are those to requests for text."""
+
+    def __init__(
+        self, run: kdtool.RunInfo, subject: kdtool.Subject, task: Task, name: str, form: str, seed: int
+    ) -> None:
+        super().__init__()
+        self._run, self._subject, self._name = run, subject, f"lm-eval.{name}"
+        self._compares_tokens = task.OUTPUT_TYPE == "loglikelihood"
+        self.is_chat, self._seed, self._stderr = form == "chat", seed, sys.stderr
+        self.answers: Sequence[Answer] = ()
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Return log P(continuation | context) of each request, and whether greedy decoding would produce it.
+
+        Raises:
+            LeftOutError: the subject cannot score texts, or does not show which token is the likeliest if the task needs it.
+        """
+        return [(reply.value, reply.is_greedy) for reply in self._likelihoods(requests, self._unfit, _by_pairs)]
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Return the log-likelihood of each text, scored as by the evaluator `perplexity`.
+
+        Raises:
+            LeftOutError: the subject cannot score texts.
+        """
+        return [reply.value for reply in self._likelihoods(requests, unfit_to_score, _by_texts)]
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Return the text that continues each prompt.
+
+        Raises:
+            LeftOutError: the subject does not answer.
+        """
+        repeats: Counter[str] = Counter()
+        wanted: dict[str, Instance] = {}
+        names = []
+        for request in requests:
+            key = _key(request)
+            names.append(f"{key}#{repeats[key]}")
+            repeats[key] += 1
+            wanted[names[-1]] = request
+
+        def ask(name: str, runtime: kdtool.Runtime) -> kdtool.Request:
+            context, settings = wanted[name].args
+            return self._request(name, context, settings, runtime)
+
+        with redirect_stderr(self._stderr):
+            answers = collect_answers(
+                self._run, self._subject, list(wanted), ask, evaluator=self._name, unfit=self._unfit_to_chat
+            )
+        if answers is None:
+            raise LeftOutError
+        self.answers = answers
+        texts = {answer.id: answer.text for answer in answers}
+        return [texts[name] for name in names]
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Return a conversation as JSON: the subject applies its own template to it."""
+        turns = [(turn["role"], turn["content"]) for turn in chat_history]
+        prompt = "" if add_generation_prompt else turns.pop()[1]
+        return json.dumps([turns, prompt])
+
+    @property
+    def tokenizer_name(self) -> str:
+        """A name for caches of requests, which are not used."""
+        return self._subject.name
+
+    def _request(self, name: str, context: str, settings: Mapping[str, Any], runtime: kdtool.Runtime) -> kdtool.Request:
+        given = generation_of(settings)
+        until, tokens = given["until"], given["max_gen_toks"]
+        turns, prompt = json.loads(context) if self.is_chat else ((), fit_prompt(context, runtime, tokens))
+        return kdtool.Request(
+            id=name,
+            prompt=prompt,
+            max_tokens=tokens,
+            stop=tuple(filter(None, [until] if isinstance(until, str) else until)),
+            temperature=given["temperature"] if given["do_sample"] else 0.0,
+            seed=seed_of(self._seed, name),
+            turns=tuple((role, content) for role, content in turns),
+            top_p=given.get("top_p", 1.0),
+            top_k=given.get("top_k", 0),
+        )
+
+    def _likelihoods(self, requests: Sequence[Instance], unfit: Any, score: Any) -> list[_Likelihood]:
+        wanted = {_key(request): request for request in requests}
+        file = file_of(self._run, self._name, self._subject, "likelihoods")
+        with redirect_stderr(self._stderr), journal(file, _Likelihood, self._run.say) as kept:
+            missing = [name for name in wanted if name not in kept]
+            if missing:
+                with open_for_measuring(self._run, self._subject, self._name, unfit) as runtime:
+                    if runtime is None:
+                        raise LeftOutError
+                    replies = score(runtime, [wanted[name].args for name in missing])
+                    for number, value, is_greedy in replies:
+                        kept.add(_Likelihood(missing[number], value, is_greedy))
+                        self._run.hook.kdtool_progress(self._run, len(kept))
+            return [kept[_key(request)] for request in requests]
+
+    def _unfit(self, runtime: kdtool.Runtime) -> str:
+        if self._compares_tokens and runtime.model is None:
+            return "it does not expose the model's predictions"
+        return unfit_to_score(runtime)
+
+    def _unfit_to_chat(self, runtime: kdtool.Runtime) -> str:
+        has_template = runtime.model is None or runtime.model.tokenizer.chat_fingerprint
+        return "" if has_template or not self.is_chat else "its tokenizer has no chat template; set form: base"
+
+
+def _by_pairs(runtime: kdtool.Runtime, pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[int, float, bool]]:
+    """Yield the number of each pair of context and continuation, its log-likelihood, and whether it is greedy.
+
+    By tokens where the model is accessible, as the harness computes it. Other subjects score the context with and without
+    the continuation.
+    """
+    if runtime.model is not None:
+        tokenizer = runtime.model.tokenizer
+        tokens = [_encode_pair(tokenizer, *pair) for pair in pairs]
+        yield from score_continuations(runtime.model, tokens)
+        return
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        group = pairs[start : start + _PAIRS_AT_ONCE]
+        texts = list(dict.fromkeys(text for context, after in group for text in (context, context + after)))
+        scores = dict(zip(texts, runtime.score(texts), strict=True))
+        for number, (context, after) in enumerate(group, start):
+            yield number, scores[context + after].log_likelihood - scores[context].log_likelihood, False
+
+
+def _by_texts(runtime: kdtool.Runtime, texts: Sequence[tuple[str]]) -> Iterator[tuple[int, float, bool]]:
+    for number, score in enumerate(runtime.score([text for (text,) in texts])):
+        yield number, score.log_likelihood, False
+
+
+def _encode_pair(tokenizer: kdtool.Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """Return the ids of context and continuation as the harness splits them: spaces between them go to the continuation."""
+    if not context:
+        return [*tokenizer.scoring_context], tokenizer.encode(continuation)
+    stripped = context.rstrip()
+    before, whole = tokenizer.encode(stripped), tokenizer.encode(context + continuation)
+    return [*tokenizer.missing_start(whole), *before], whole[len(before) :]
+
+
+def _key(request: Instance) -> str:
+    return sha256(json.dumps([request.request_type, *request.args], sort_keys=True).encode()).hexdigest()[:24]
+
 
 _FRACTIONS = frozenset({"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "em", "f1"})
 """Metrics whose scores of documents are from 0 to 1."""

@@ -1,14 +1,18 @@
-"""Find and load tasks of the harness; refuse those that it or this evaluator cannot measure."""
+"""Find and load tasks of the harness; refuse those that it or this evaluator cannot measure.
+
+The harness's progress bars, warnings and network are off meanwhile.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import chdir, nullcontext
+from contextlib import chdir, contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import sha256
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +21,6 @@ from kdtool_torch import isolated_rng
 from lm_eval.api.task import Task
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
-
-from kdtool_evaluator_lm_eval._quiet import offline, quiet
-
-__all__ = ["Tasks", "find_tasks", "generation_of", "load_tasks"]
 
 _KEY = "lm-eval.tasks"
 _NEUTRAL: Mapping[str, Any] = {
@@ -214,3 +214,27 @@ def _text(value: Any, choices: Sequence[str]) -> str:
 
 def _describe(value: object) -> str:
     return type(value).__name__
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide what the block writes to stderr; errors are raised as usual."""
+    with redirect_stderr(StringIO()):
+        yield
+
+
+@contextmanager
+def offline(*, wanted: bool) -> Iterator[None]:
+    """Have the Hub's libraries use only their caches during the block, if `wanted`."""
+    import datasets.config
+    import huggingface_hub.constants
+
+    modules: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
+    before = [module.HF_HUB_OFFLINE for module in modules]
+    try:
+        for module in modules:
+            module.HF_HUB_OFFLINE = module.HF_HUB_OFFLINE or wanted
+        yield
+    finally:
+        for module, value in zip(modules, before, strict=True):
+            module.HF_HUB_OFFLINE = value

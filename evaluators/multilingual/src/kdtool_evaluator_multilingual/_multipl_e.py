@@ -13,10 +13,15 @@ from functools import partial
 import kdtool
 from kdtool_programs import Module, Problem, Program, language
 
-from kdtool_evaluator_multilingual._data_set import DataSet, Record, forms
-from kdtool_evaluator_multilingual._sources import end_macros, go_program, imports_of, without_main
-
-__all__ = ["MULTIPL_E"]
+from kdtool_evaluator_multilingual._data_set import (
+    DataSet,
+    Record,
+    end_macros,
+    forms,
+    go_program,
+    imports_of,
+    without_main,
+)
 
 _GO_SETUP = re.compile(r"\A.*?^import \(.*?^\)\n", re.MULTILINE | re.DOTALL)
 _TUPLES = re.compile(r"^import org\.javatuples\..*$", re.MULTILINE)

@@ -38,8 +38,7 @@ class Perplexity(DocumentEvaluator):
         Raises:
             kdtool.UsageError: there is no text to score.
         """
-        from kdtool_asking import open_for_measuring
-        from kdtool_measuring import digest, unfit_to_score
+        from kdtool_measuring import digest, open_for_measuring, unfit_to_score
 
         documents = self.documents(run)
         chosen = digest(documents)

@@ -35,7 +35,7 @@ class Samples(kdtool.Evaluator):
     reads_text = False
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_asking import bytes_to_answer
+        from kdtool_measuring import bytes_to_answer
 
         if ahead.student in ahead.models:
             longest = max(map(len, self.config.prompts)) // 2 + self.config.tokens
@@ -44,7 +44,7 @@ class Samples(kdtool.Evaluator):
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `samples.distinct-words` of each subject, with its completions by prompt; there are no items to compare."""
-        from kdtool_asking import collect_answers, fit_prompt
+        from kdtool_measuring import collect_answers, fit_prompt
 
         prompts = list(dict.fromkeys(self.config.prompts))
 

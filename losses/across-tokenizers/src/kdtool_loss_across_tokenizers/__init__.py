@@ -9,11 +9,9 @@ weights and powers of T are the trainer's.
 
 from __future__ import annotations
 
-from kdtool_loss_across_tokenizers._divergence import span_divergence
 from kdtool_loss_across_tokenizers._losses import ProjectedKL, SpanLikelihood, UniversalLogitDistillation
-from kdtool_loss_across_tokenizers._meeting_points import meeting_points
-from kdtool_loss_across_tokenizers._projection import Classes, common_classes, projected_kl
-from kdtool_loss_across_tokenizers._sorted import sorted_distance
+from kdtool_loss_across_tokenizers._span_likelihoods import meeting_points, span_divergence
+from kdtool_loss_across_tokenizers._vocabularies import Classes, common_classes, projected_kl, sorted_distance
 
 __all__ = [
     "Classes",

@@ -16,9 +16,7 @@ import torch
 from kdtool_torch import NO_LABEL, compute_on_host
 from torch import Tensor
 
-from kdtool_loss_across_tokenizers._meeting_points import meeting_points
-
-__all__ = ["Ends", "Spans", "ends_of_spans", "meetings", "of_spans", "spans"]
+from kdtool_loss_across_tokenizers._span_likelihoods import meeting_points
 
 
 class Token(NamedTuple):

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 import kdtool
 from kdtool_torch import both_sides, in_chunks
 
-from kdtool_loss_across_tokenizers._divergence import span_divergence
-from kdtool_loss_across_tokenizers._projection import Classes, common_classes, projected_kl
-from kdtool_loss_across_tokenizers._sorted import sorted_distance
-from kdtool_loss_across_tokenizers._tokenizers import ReadsTokenizers
+from kdtool_loss_across_tokenizers._span_likelihoods import span_divergence
+from kdtool_loss_across_tokenizers._vocabularies import (
+    Classes,
+    ReadsTokenizers,
+    common_classes,
+    projected_kl,
+    sorted_distance,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kdtool_loss_across_tokenizers._alignment import Ends
-
-__all__ = ["ProjectedKL", "SpanLikelihood", "UniversalLogitDistillation"]
 
 
 class _AcrossTokenizers(kdtool.SequenceLoss):
@@ -143,7 +145,8 @@ class SpanLikelihood(ReadsTokenizers, _AcrossTokenizers):
         self, ends: Ends, sides: tuple[Side, Side], student: Tensor, teacher: Tensor, least: float
     ) -> Tensor:
         """Return the values of merged spans at their last one, [S], given the log-likelihoods of all spans."""
-        from kdtool_loss_across_tokenizers._boundaries import boundary_likelihoods, boundary_mask, merge
+        from kdtool_loss_across_tokenizers._span_likelihoods import boundary_likelihoods, boundary_mask
+        from kdtool_loss_across_tokenizers._span_likelihoods import merge_spans as merge
 
         masks = [boundary_mask(each, student.device) for each in self.known_tokenizers("span-likelihood")]
         own_end = boundary_likelihoods(sides[0], ends.student, masks[0]).where(~ends.final, 0)

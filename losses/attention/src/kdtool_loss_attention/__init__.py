@@ -2,12 +2,7 @@
 
 `AttentionMaps` is the loss that recipes call `attention`, `Relations` the one they call `relations`; `attention_distance`
 and `relation_divergence` are the same for one pair of layers, as plain functions. Both look at a position and at those
-before it in its own document, row by row. Means over positions and weights are the trainer's.
-
-- `_maps` squared distance of attention maps
-- `_relations` divergence of relations among queries, among keys, among values
-- `_paired` what both have in common: layers that are paired
-- `_blocks` which positions count and what each sees, in blocks of bounded size
+before it in its own document, row by row. The trainer takes means over positions and applies weights.
 """
 
 from __future__ import annotations

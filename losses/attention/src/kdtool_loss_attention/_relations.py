@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import kdtool
 from kdtool_torch import is_labelled, pair_layers
 
-from kdtool_loss_attention._blocks import Block, by_block, in_single
-from kdtool_loss_attention._paired import PairedLayers
+from kdtool_loss_attention._pairs import Block, PairedLayers, by_block, in_single
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = ["Relations", "relation_divergence"]
 
 _Layers = tuple[Annotated[int, kdtool.Field(ge=0, le=999)], ...]
 

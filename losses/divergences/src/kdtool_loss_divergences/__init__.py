@@ -8,17 +8,33 @@ the import costs nothing. The trainer does masking, means, and the factor T² (H
 
 from __future__ import annotations
 
-from kdtool_loss_divergences._adaptive import adaptive_kl
-from kdtool_loss_divergences._contrastive import contrastive
-from kdtool_loss_divergences._forward import (
+from kdtool_loss_divergences._bounded import (
+    contrastive,
+    jensen_shannon,
+    jensen_shannon_gradient,
+    skew_kl,
+    skew_kl_gradient,
+    skew_reverse_kl,
+    skew_reverse_kl_gradient,
+    total_variation,
+    total_variation_gradient,
+)
+from kdtool_loss_divergences._kl import (
+    Support,
+    adaptive_kl,
     forward_kl,
     forward_kl_gradient,
+    reverse_kl,
+    reverse_kl_gradient,
     sampled_forward_kl,
     sampled_forward_kl_gradient,
+    support_from_chosen,
+    support_from_logits,
+    support_reverse_kl,
+    support_reverse_kl_gradient,
     top_k_forward_kl,
     top_k_forward_kl_gradient,
 )
-from kdtool_loss_divergences._jensen_shannon import jensen_shannon, jensen_shannon_gradient
 from kdtool_loss_divergences._losses import (
     AdaptiveKL,
     Contrastive,
@@ -29,16 +45,6 @@ from kdtool_loss_divergences._losses import (
     SkewReverseKL,
     TotalVariation,
 )
-from kdtool_loss_divergences._reverse import reverse_kl, reverse_kl_gradient
-from kdtool_loss_divergences._skew import skew_kl, skew_kl_gradient, skew_reverse_kl, skew_reverse_kl_gradient
-from kdtool_loss_divergences._support import (
-    Support,
-    support_from_chosen,
-    support_from_logits,
-    support_reverse_kl,
-    support_reverse_kl_gradient,
-)
-from kdtool_loss_divergences._total_variation import total_variation, total_variation_gradient
 
 __all__ = [
     "AdaptiveKL",

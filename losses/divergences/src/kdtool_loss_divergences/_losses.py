@@ -7,46 +7,36 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import kdtool
 
-from kdtool_loss_divergences._adaptive import adaptive_kl
-from kdtool_loss_divergences._contrastive import contrastive
-from kdtool_loss_divergences._forward import (
-    forward_kl,
-    forward_kl_gradient,
-    sampled_forward_kl,
-    sampled_forward_kl_gradient,
-    top_k_forward_kl,
-    top_k_forward_kl_gradient,
-)
-from kdtool_loss_divergences._jensen_shannon import jensen_shannon, jensen_shannon_gradient
-from kdtool_loss_divergences._reverse import reverse_kl, reverse_kl_gradient
-from kdtool_loss_divergences._skew import (
+from kdtool_loss_divergences._bounded import (
+    contrastive,
+    jensen_shannon,
+    jensen_shannon_gradient,
     skew_kl,
     skew_kl_gradient,
     skew_reverse_kl,
     skew_reverse_kl_gradient,
+    total_variation,
+    total_variation_gradient,
 )
-from kdtool_loss_divergences._support import (
+from kdtool_loss_divergences._kl import (
     Support,
+    adaptive_kl,
+    forward_kl,
+    forward_kl_gradient,
+    reverse_kl,
+    reverse_kl_gradient,
+    sampled_forward_kl,
+    sampled_forward_kl_gradient,
     support_from_chosen,
     support_from_logits,
     support_reverse_kl,
     support_reverse_kl_gradient,
+    top_k_forward_kl,
+    top_k_forward_kl_gradient,
 )
-from kdtool_loss_divergences._total_variation import total_variation, total_variation_gradient
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = [
-    "AdaptiveKL",
-    "Contrastive",
-    "ForwardKL",
-    "JensenShannon",
-    "ReverseKL",
-    "SkewKL",
-    "SkewReverseKL",
-    "TotalVariation",
-]
 
 Result = TypeVar("Result")
 

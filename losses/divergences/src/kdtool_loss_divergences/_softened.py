@@ -1,4 +1,4 @@
-"""Distributions at a temperature without autograd, in separate memory, and what a gradient by them is by the logits.
+"""Distributions at a temperature without autograd, in separate memory, and their gradients by the logits.
 
 Used by every divergence here.
 """
@@ -11,8 +11,6 @@ from kdtool_torch import LOWEST
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = ["FLOOR", "SMALLEST", "by_logits", "distribution", "fill_padding", "soften"]
 
 FLOOR = -100.0
 """The least logarithm of a teacher's probability in a reverse KL, which divides by it: e^-100 is below float32's numbers.

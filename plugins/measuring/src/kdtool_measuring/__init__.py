@@ -1,18 +1,59 @@
-"""Library for evaluators: documents, test sets, and measurements with intervals. Not a plugin.
+"""Library for plugins that ask models or measure them: requests, stored answers and their cost, scores. Not a plugin.
 
-- `DocumentEvaluator` is the base of evaluators of held-out documents (`_documents`); `score_texts` scores texts
-- `held_out` selects documents, and `digest` identifies the selection (`_items`)
-- `records_of` and `choose` read test sets (`_published`)
-- `make_measurement` turns items into a measurement; the core compares subjects
-- `bytes_of_exact_heads` predicts the memory of the head for logits in float32 (`_exact_heads`)
+- `DocumentEvaluator` is the base of evaluators of held-out documents; `held_out` selects documents, `digest` identifies the
+  selection, and `score_texts` scores texts
+- `make_measurement` turns items into a measurement with an interval; the core compares subjects
+- `records_of` and `choose` read published test sets
+- `collect_answers` asks a subject and stores its answers; `ask_teacher` does so for a teacher whose answers become training
+  text, with `Account` for their sums and `Pace` for lines on progress
+- `Templates` finds, checks and renders the Jinja templates of a recipe; `Turns` is a rendered request
+- `Priced` is the base class of teachers whose answers cost money, and `priced_teacher` finds them
+- `Ledger` stores paid answers with attempts, batches and money; `read_summary` reads it from outside, and `mend_ledger`
+  repairs it
+- `bytes_of_exact_heads` predicts the memory of the head for logits in float32
 """
 
 from __future__ import annotations
 
-from kdtool_measuring._documents import DocumentEvaluator, score_texts, unfit_to_score
-from kdtool_measuring._exact_heads import bytes_of_exact_heads
-from kdtool_measuring._items import Document, Item, digest, held_out, make_measurement, text_of, without_text
-from kdtool_measuring._published import Kind, check_fields, choose, read_and_hash, records_of
+from kdtool_measuring.answers import (
+    Answer,
+    Counting,
+    bytes_to_answer,
+    cannot,
+    collect_answers,
+    file_of,
+    fit_prompt,
+    measure_missing_answers,
+    open_for_measuring,
+    seed_of,
+)
+from kdtool_measuring.benchmarks import Kind, check_fields, choose, read_and_hash, records_of
+from kdtool_measuring.journals import Journal, journal
+from kdtool_measuring.ledger import About, Attempt, Batch, Ledger
+from kdtool_measuring.ledger_checks import (
+    Mended,
+    Summary,
+    Unanswered,
+    check_ledger,
+    has_answer,
+    mend_ledger,
+    read_summary,
+)
+from kdtool_measuring.measurements import (
+    Document,
+    DocumentEvaluator,
+    Item,
+    bytes_of_exact_heads,
+    digest,
+    held_out,
+    make_measurement,
+    score_texts,
+    text_of,
+    unfit_to_score,
+    without_text,
+)
+from kdtool_measuring.teachers import Account, Pace, Priced, ask_teacher, kept_answers, priced_teacher, refusal_remedy
+from kdtool_measuring.templates import Template, Templates, Turns
 
 __all__ = [
     "Document",
@@ -31,4 +72,40 @@ __all__ = [
     "text_of",
     "unfit_to_score",
     "without_text",
+]
+
+__all__ = [
+    "About",
+    "Account",
+    "Answer",
+    "Attempt",
+    "Batch",
+    "Counting",
+    "Journal",
+    "Ledger",
+    "Mended",
+    "Pace",
+    "Priced",
+    "Summary",
+    "Template",
+    "Templates",
+    "Turns",
+    "Unanswered",
+    "ask_teacher",
+    "bytes_to_answer",
+    "cannot",
+    "check_ledger",
+    "collect_answers",
+    "file_of",
+    "fit_prompt",
+    "has_answer",
+    "journal",
+    "kept_answers",
+    "measure_missing_answers",
+    "mend_ledger",
+    "open_for_measuring",
+    "priced_teacher",
+    "read_summary",
+    "refusal_remedy",
+    "seed_of",
 ]

@@ -5,30 +5,41 @@
             ...
 
 `Sandbox` runs programs; docs/sandbox.md describes its protection and its limits. An evaluator extends `PassAtK` and returns
-its problems: `_samples` asks the opened subject, `_verdicts` runs the programs, and both store each result before the next
-one counts, so that a resumed run repeats no finished sample. Other plugins that ask for programs use `code_of`,
-`continuation_of` and `verdicts_of`.
+its problems: the base class asks the opened subject, runs the programs, and stores each result before the next one counts,
+so that a resumed run repeats no finished sample. Other plugins that ask for programs use `code_of`, `continuation_of` and
+`verdicts_of`.
 """
 
 from __future__ import annotations
 
-from kdtool_programs._code import code_of
-from kdtool_programs._config import PassAtKConfig
-from kdtool_programs._continuation import completed_names, continuation_of
-from kdtool_programs._errors import SandboxError
-from kdtool_programs._estimator import pass_at_k
-from kdtool_programs._evalplus import EVALPLUS
-from kdtool_programs._evaluator import PassAtK
-from kdtool_programs._language import Language, installed_languages, language, locate
-from kdtool_programs._pace import slowness
-from kdtool_programs._problem import Form, Limits, Problem
-from kdtool_programs._problem_with_tests import ProblemWithTests, problem_with_tests
-from kdtool_programs._reference import EVALPLUS_NUMPY, against_reference
-from kdtool_programs._samples import Sample, collect_samples
-from kdtool_programs._sandbox import Engine, Sandbox, missing
-from kdtool_programs._solution import module_like
-from kdtool_programs._task import ENDING, Isolation, Module, Program, Status, Step, Task, Verdict
-from kdtool_programs._verdicts import Judged, verdicts_of
+from kdtool_programs.evaluator import PassAtK, pass_at_k
+from kdtool_programs.extraction import code_of, completed_names, continuation_of
+from kdtool_programs.languages import Language, installed_languages, language, locate
+from kdtool_programs.problems import (
+    EVALPLUS,
+    EVALPLUS_NUMPY,
+    Form,
+    Limits,
+    Problem,
+    ProblemWithTests,
+    against_reference,
+    module_like,
+    problem_with_tests,
+)
+from kdtool_programs.samples import Judged, PassAtKConfig, Sample, collect_samples, verdicts_of
+from kdtool_programs.sandbox import Engine, Sandbox, missing
+from kdtool_programs.tasks import (
+    ENDING,
+    Isolation,
+    Module,
+    Program,
+    SandboxError,
+    Status,
+    Step,
+    Task,
+    Verdict,
+    slowness,
+)
 
 __all__ = [
     "ENDING",

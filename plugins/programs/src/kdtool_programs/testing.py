@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from kdtool_programs._errors import SandboxError
-from kdtool_programs._sandbox import Sandbox
-
-__all__ = ["sandbox_is_there"]
+from kdtool_programs.sandbox import Sandbox
+from kdtool_programs.tasks import SandboxError
 
 
 @cache

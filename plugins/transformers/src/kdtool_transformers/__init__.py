@@ -5,8 +5,10 @@
 - `outline_of` returns a model without memory for its weights, for checks
 - `CausalTeacher` is a complete teacher for plugins that only locate weights, `PublishedTeacher` one for published families
 - `CausalStudent` is a student that opens saved folders, for plugins that only build it
+- `streaming` yields answers while they are generated, `card` writes model cards, and `transforms` contains `lora`,
+  `qlora`, `qat`, `compile` and `liger`
 
-Names load when first used, so that importing this package imports neither torch nor transformers. It has no entry points.
+Names load when first used, so that importing this package imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -26,7 +28,6 @@ def _homes() -> dict[str, str]:
 
 
 _HOME_OF = _homes()
-
 # If bitsandbytes is installed, peft imports it with transformers, and it warns of a missing kernel package.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 # If torchao is installed, transformers imports it, and it logs messages on kernels for other GPUs and on its enums.

@@ -11,12 +11,18 @@ Light: torch and transformers load in hooks.
 
 from __future__ import annotations
 
-from kdtool_student_gpt._counts import ParameterCount, readable_count
-from kdtool_student_gpt._kernels import KERNEL_MULTIPLE, QUANT_MULTIPLE, kernel_notes, uses_of
 from kdtool_student_gpt._llama import LlamaShape
-from kdtool_student_gpt._llama_student import LlamaStudent, LlamaStudentConfig
-from kdtool_student_gpt._shape_search import TOLERANCE, best_shape
-from kdtool_student_gpt._student import Gpt
+from kdtool_student_gpt._sizes import (
+    KERNEL_MULTIPLE,
+    QUANT_MULTIPLE,
+    TOLERANCE,
+    ParameterCount,
+    best_shape,
+    kernel_notes,
+    readable_count,
+    uses_of,
+)
+from kdtool_student_gpt._student import Gpt, LlamaStudent, LlamaStudentConfig
 
 __all__ = [
     "KERNEL_MULTIPLE",

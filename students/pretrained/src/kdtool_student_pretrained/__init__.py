@@ -83,7 +83,7 @@ class Pretrained(LocatedWeights, CausalStudent):
 
     @property
     def licence_terms(self) -> kdtool.LicenceTerms | None:
-        from kdtool_model_card import terms_of
+        from kdtool_transformers.card import terms_of
 
         return terms_of(self.config.model)
 

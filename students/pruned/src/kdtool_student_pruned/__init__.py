@@ -1,7 +1,7 @@
 """Student plugin `pruned`: a teacher made smaller, in layers, heads, hidden size and feed-forward size.
 
-`Pruned` is the student. `_anatomy` knows what a teacher is made of, `_wanted` and `_solve` find the shape before weights
-load, `_importance` measures on calibration text, `_choice` decides what stays, `_cut` and `_configuration` build it.
+`Pruned` is the student. It finds the shape before weights load, measures importance on calibration text, chooses the units
+that stay, and builds the smaller model.
 """
 
 from __future__ import annotations

@@ -1,24 +1,44 @@
-"""Anatomy of a source: the axes of every weight, and so the number of parameters of any smaller shape of it.
+"""Anatomy of a source: its sizes, the axes of every weight, and the configuration of a smaller model.
 
-Counting (`_solve`) and cutting (`_cut`) read the same table. Built from a model on the meta device: no weights.
+Counting the parameters of a shape and cutting weights read the same table of axes. `Anatomy` is built from a model on the
+meta device: no weights load.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from math import prod
+from typing import Any, NamedTuple
 
+import torch
 from kdtool_transformers import TransformersFacts, without_weights
 
-from kdtool_student_pruned._configuration import smaller_config
-from kdtool_student_pruned._shape import Shape
 
-__all__ = ["CLASSES", "Anatomy", "axes_of"]
+class Shape(NamedTuple):
+    """Sizes of a model. The size of a head is its source's."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    feed_forward: int
+
+    def __str__(self) -> str:
+        heads = _pluralise(self.heads, "head")
+        if self.heads != self.kv_heads:
+            heads += f" on {_pluralise(self.kv_heads, 'KV head')}"
+        return f"{_pluralise(self.layers, 'layer')}, hidden {self.hidden}, {heads}, feed-forward {self.feed_forward}"
+
+
+def _pluralise(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
 
 CLASSES = {"llama": "Llama", "qwen2": "Qwen2", "starcoder2": "Starcoder2"}
 """Model types whose widths can be cut: their weights have the names below and no others, and a plain norm before each."""
-
 _AXES = {
     "embed_tokens": ("rows", "hidden"),
     "lm_head": ("rows", "hidden"),
@@ -102,3 +122,36 @@ def axes_of(name: str) -> tuple[str, ...]:
     """Return what the dimensions of a weight stand for, by its name within the model."""
     _, module, kind = f".{name}".rsplit(".", 2)
     return _AXES[module] if kind == "weight" else _AXES[module][:1]
+
+
+def smaller_config(config: Any, layers: Sequence[int], shape: Shape | None = None, context: int | None = None) -> Any:
+    """Copy a configuration for some of the layers, in float32: their count, and every list with an entry for each.
+
+    With a `shape`, also set its widths; with a `context`, its length. Heads keep their size. Norms take the mean square over
+    fewer channels, which is greater for the rest, so the constant that they add is scaled up alike.
+    """
+    smaller, count = deepcopy(config), config.num_hidden_layers
+    for name, value in vars(config).items():
+        if isinstance(value, list) and len(value) == count and name != "architectures":
+            setattr(smaller, name, [value[layer] for layer in layers])
+    smaller.num_hidden_layers = len(layers)
+    smaller.dtype = torch.float32
+    if context is not None:
+        smaller.max_position_embeddings = context
+    if shape is not None:
+        _take_widths(smaller, shape)
+    return smaller
+
+
+def _take_widths(config: Any, shape: Shape) -> None:
+    explicit_size = getattr(config, "head_dim", None)
+    head_size = explicit_size or config.hidden_size // config.num_attention_heads
+    if explicit_size or head_size * shape.heads != shape.hidden:
+        config.head_dim = head_size
+    for name in ("rms_norm_eps", "norm_epsilon"):
+        if hasattr(config, name):
+            setattr(config, name, getattr(config, name) * config.hidden_size / shape.hidden)
+    config.hidden_size = shape.hidden
+    config.num_attention_heads = shape.heads
+    config.num_key_value_heads = shape.kv_heads
+    config.intermediate_size = shape.feed_forward

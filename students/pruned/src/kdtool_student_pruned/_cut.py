@@ -1,12 +1,13 @@
-"""Builds a model with some of another's layers, channels, heads and neurons.
+"""Chooses the layers, channels, heads and neurons of a model that stay, and builds the model that has only these.
 
-`Kept` names the units that stay; `cut` builds the student. Weights are copied unchanged, except for one factor: norms take
-the mean square over fewer channels. Their gains compensate for that, so leaving out channels that are always zero changes
-nothing.
+`choose` decides by importance, `Kept` names the units that stay, and `cut` builds the student. Weights are copied unchanged,
+except for one factor: norms take the mean square over fewer channels. Their gains compensate for that, so leaving out
+channels that are always zero changes nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -17,11 +18,65 @@ from kdtool_torch import isolated_rng
 from kdtool_transformers import TransformersModel, decoder_layers, no_progress_bar
 from torch import Tensor
 
-from kdtool_student_pruned._anatomy import axes_of
-from kdtool_student_pruned._configuration import smaller_config
-from kdtool_student_pruned._shape import Shape
+from kdtool_student_pruned._anatomy import Anatomy, Shape, axes_of, smaller_config
+from kdtool_student_pruned._importance import Importance
 
-__all__ = ["Kept", "cut"]
+
+def choose(importance: Importance, layers: tuple[int, ...], shape: Shape, source: Anatomy) -> Kept:
+    """Return what stays: given layers, and of each axis that the shape makes smaller the most important units."""
+    whole = source.shape
+    hidden = heads = kv_heads = feed_forward = None
+    if shape.hidden < whole.hidden:
+        read = {name: share for name, share in importance.channels.items() if _layer_of(name) in (None, *layers)}
+        hidden = _top(sum(read.values(), start=importance.layers.new_zeros(())), shape.hidden)
+    if (shape.heads, shape.kv_heads) != (whole.heads, whole.kv_heads):
+        chosen = [grouped_heads(importance.heads[layer], whole, shape) for layer in layers]
+        heads, kv_heads = (tuple(part) for part in zip(*chosen, strict=True))
+    if shape.feed_forward < whole.feed_forward:
+        feed_forward = tuple(_top(importance.feed_forward[layer], shape.feed_forward) for layer in layers)
+    return Kept(layers, hidden, heads, kv_heads, feed_forward)
+
+
+def grouped_heads(importance: Tensor, whole: Shape, shape: Shape) -> tuple[Tensor, Tensor]:
+    """Choose heads of a layer together with the KV heads that they share: of each group as many, then the best groups.
+
+    Args:
+        importance: of its heads.
+        whole: the source's shape.
+        shape: the shape that is wanted.
+
+    Returns:
+        The heads and the KV heads that stay.
+    """
+    group, keep = whole.heads // whole.kv_heads, shape.heads // shape.kv_heads
+    groups = importance.view(whole.kv_heads, group)
+    best = groups.topk(keep, dim=1)
+    kv_heads = _top(best.values.sum(1), shape.kv_heads)
+    heads = best.indices.sort(dim=1).values[kv_heads] + kv_heads[:, None] * group
+    return heads.flatten(), kv_heads
+
+
+def most_important(importance: Sequence[float], count: int) -> tuple[int, ...]:
+    """Return the `count` units of greatest importance, ascending; of equals the earlier."""
+    ranked = sorted(range(len(importance)), key=lambda unit: -importance[unit])
+    return tuple(sorted(ranked[:count]))
+
+
+def uniform(layers: int, count: int) -> tuple[int, ...]:
+    """Return `count` evenly spaced layers, first and last included (only the first if one stays)."""
+    if count == 1:
+        return (0,)
+    return tuple(round(number * (layers - 1) / (count - 1)) for number in range(count))
+
+
+def _top(importance: Tensor, count: int) -> Tensor:
+    return importance.sort(descending=True, stable=True).indices[:count].sort().values
+
+
+def _layer_of(norm: str) -> int | None:
+    """Return the number of the layer that a norm is part of, None for the last one."""
+    numbers = [part for part in norm.split(".") if part.isdigit()]
+    return int(numbers[0]) if numbers else None
 
 
 @dataclass(frozen=True)
@@ -67,7 +122,7 @@ def cut(source: TransformersModel, kept: Kept, context: int | None = None) -> Tr
         raise kdtool.UsageError("source: its weights are stored in few bits; set a source without `quantise`")
     config, shape = causal.config, None
     if kept.cuts_width:
-        shape = _shape(config, kept)
+        shape = _shape_of(config, kept)
     layers = decoder_layers(causal)
     path = next(name for name, module in causal.named_modules() if module is layers)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -81,7 +136,7 @@ def cut(source: TransformersModel, kept: Kept, context: int | None = None) -> Tr
             if index is None:
                 continue
             new_name = f"{path}.{index}.{rest}"
-        part = _part(name, weight, kept, index, head_size) if kept.cuts_width else weight
+        part = _kept_part(name, weight, kept, index, head_size) if kept.cuts_width else weight
         weights[new_name] = part.to(torch.float32, copy=True)
     # Not by its constructor: that draws as many random weights first.
     with isolated_rng(), no_progress_bar():
@@ -96,7 +151,7 @@ def cut(source: TransformersModel, kept: Kept, context: int | None = None) -> Tr
     return TransformersModel(student.eval(), source.tokenizer, kept.layers)
 
 
-def _shape(config: Any, kept: Kept) -> Shape:
+def _shape_of(config: Any, kept: Kept) -> Shape:
     def count(units: tuple[Tensor, ...] | None, all_of_them: int) -> int:
         return all_of_them if units is None else len(units[0])
 
@@ -109,7 +164,7 @@ def _shape(config: Any, kept: Kept) -> Shape:
     )
 
 
-def _part(name: str, weight: Tensor, kept: Kept, layer: int | None, head_size: int) -> Tensor:
+def _kept_part(name: str, weight: Tensor, kept: Kept, layer: int | None, head_size: int) -> Tensor:
     part, axes = weight, axes_of(name)
     for dimension, axis in enumerate(axes):
         chosen = kept.index(axis, layer, head_size)

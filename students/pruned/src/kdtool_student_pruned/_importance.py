@@ -1,11 +1,11 @@
 """Importance of each layer, channel, head and neuron of a model, measured on calibration text in one pass.
 
-`measure` is called by `Pruned`; `_choice` decides by its scores. Layers: block influence, one minus the mean cosine of a
-layer's input and output (ShortGPT, arXiv 2403.03853). Widths, after Minitron (arXiv 2407.14679, section 2.2): activations of
-a unit's output, aggregated over all tokens, here as mean squares, and weighed by the matrix that takes them:
+Layers: block influence, one minus the mean cosine of a layer's input and output (ShortGPT, arXiv 2403.03853). Widths, after
+Minitron (arXiv 2407.14679, section 2.2): activations of a unit's output, aggregated over all tokens, here as mean squares,
+and weighted by the matrix that reads them:
 
 - neuron i of a feed-forward layer: E[aᵢ²] · ‖wᵢ‖², a the input of the last matrix and wᵢ its column;
-- head h: E[‖W_h a_h‖²], a_h what the head gives to the output matrix and W_h the columns that take it;
+- head h: E[‖W_h a_h‖²], a_h the head's input to the output matrix and W_h the columns that read it;
 - channel c of the states: E[xᵢ²/mean(x²)] before each norm, without the mean if the norm subtracts it.
 
 So neurons and heads count by the energy that they add to the states, channels by their share of the total energy.
@@ -23,8 +23,6 @@ import torch
 import torch.nn.functional as F
 from kdtool_transformers import TransformersModel, decoder_layers
 from torch import Tensor, nn
-
-__all__ = ["Importance", "measure"]
 
 _ROWS_AT_ONCE = 4
 

@@ -1,13 +1,10 @@
-"""Teacher plugin `causal-lm`: any causal language model that transformers opens.
-
-`CausalLM` names the weights; all else is `kdtool_transformers.CausalTeacher`.
-"""
+"""Teacher plugin `causal-lm`: any causal language model that transformers opens."""
 
 from __future__ import annotations
 
 import kdtool
-from kdtool_model_card import terms_of
 from kdtool_transformers import CausalTeacher, CausalTeacherConfig
+from kdtool_transformers.card import terms_of
 
 __all__ = ["CausalLM"]
 

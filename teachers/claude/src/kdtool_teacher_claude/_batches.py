@@ -15,24 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import kdtool
-from kdtool_asking import Attempt, Batch, Ledger
+from kdtool_measuring import Attempt, Batch, Ledger
 
-from kdtool_teacher_claude._client import (
-    Client,
-    DoubtfulError,
-    GoneError,
-    LimitedError,
-    RefusedError,
-    UnreachedError,
-)
+from kdtool_teacher_claude._client import Client, DoubtfulError, GoneError, LimitedError, RefusedError, UnreachedError
 from kdtool_teacher_claude._config import ClaudeConfig
-from kdtool_teacher_claude._limiter import retry_after
-from kdtool_teacher_claude._messages import budget_error
-from kdtool_teacher_claude._prices import Prices, picodollars
-from kdtool_teacher_claude._progress import Progress
-from kdtool_teacher_claude._requests import Asked, UnreadableError, read_message, refusal, restore
-
-__all__ = ["Batches"]
+from kdtool_teacher_claude._messages import budget_error, retry_after
+from kdtool_teacher_claude._money import Progress
+from kdtool_teacher_claude._requests import Asked, Prices, UnreadableError, picodollars, read_message, refusal, restore
 
 _MOST_BYTES = 200_000_000
 _SHORT_FILES = 3

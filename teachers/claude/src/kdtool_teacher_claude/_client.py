@@ -1,6 +1,7 @@
 """The API, by Anthropic's SDK: each POST is sent once, and each failure is one of few kinds.
 
 The SDK's own retries are off for everything that costs money: they would send a request again that may have been charged.
+The service counts tokens for free.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -16,10 +18,10 @@ import aiohttp
 import anthropic
 import httpx2
 import kdtool
+from anyio.from_thread import start_blocking_portal
 
 from kdtool_teacher_claude._config import ClaudeConfig, is_loopback
-
-__all__ = ["Client", "DoubtfulError", "GoneError", "LimitedError", "RefusedError", "UnreachedError"]
+from kdtool_teacher_claude._requests import Asked
 
 _STREAM_FROM = 8192
 """Answers with at least this number of tokens are streamed: a proxy would cut a silent connection."""
@@ -304,3 +306,24 @@ def _add_event(message: dict[str, Any], event: Mapping[str, Any]) -> bool:
         counts = {name: value for name, value in (event.get("usage") or {}).items() if value is not None}
         message["usage"] = {**message.get("usage", {}), **counts}
     return kind == "message_stop"
+
+
+@contextmanager
+def counting(config: ClaudeConfig, *, offline: bool) -> Iterator[Callable[[Asked], int]]:
+    """Give a function that counts the input tokens of a request; it raises a ServiceError if that fails."""
+    with start_blocking_portal() as portal:
+        client = portal.call(lambda: Client(config, offline=offline))
+
+        def count(asked: Asked) -> int:
+            try:
+                tokens: int = portal.call(client.count, asked.body)
+            except (RefusedError, LimitedError, UnreachedError, DoubtfulError) as error:
+                raise kdtool.ServiceError(
+                    f"count_tokens: {error}; run again later, or let tokens be estimated: count_tokens: false"
+                ) from None
+            return tokens
+
+        try:
+            yield count
+        finally:
+            portal.call(client.close)

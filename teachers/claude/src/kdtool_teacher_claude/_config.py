@@ -1,18 +1,19 @@
-"""Settings of the teacher `claude`."""
+"""Settings of the teacher `claude`, and the thinking and effort that each model takes.
+
+The table of models has facts of November 2026. A model that is not in it gets the settings as they are, and the service
+decides.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import kdtool
 import pydantic
-
-from kdtool_teacher_claude._thinking import Effort, Thinking, refusal_of
-
-__all__ = ["ClaudeConfig", "PricesConfig"]
 
 _FREE = kdtool.does_not_affect_results()
 _Dollars = Annotated[Decimal, kdtool.Field(ge=0, le=10_000)]
@@ -31,6 +32,10 @@ class PricesConfig(kdtool.Config):
     """Of input that is written to the cache for five minutes; null means 1.25 times `input`."""
     cache_write_hour: _Dollars | None = None
     """Of input that is written to the cache for an hour; null means twice `input`."""
+
+
+Effort = Literal["low", "medium", "high", "xhigh", "max"]
+Thinking = Literal["off", "adaptive"]
 
 
 class ClaudeConfig(kdtool.Config):
@@ -108,3 +113,91 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(urlsplit(url).hostname or "").is_loopback
     except ValueError:
         return False
+
+
+_ALL_EFFORTS = ("low", "medium", "high", "xhigh", "max")
+_EFFORTS_WITHOUT_THINKING = ("low", "medium", "high")
+
+
+@dataclass(frozen=True)
+class _Model:
+    """Abilities of a model.
+
+    `thinks` is its default; `off` is the type that switches it off, "" if none does. `efforts` are those that it takes,
+    and `efforts_off` those without thinking. It caches a prefix from `cached_from` tokens on.
+    """
+
+    thinks: bool = False
+    adaptive: bool = True
+    off: str = "disabled"
+    efforts: tuple[str, ...] = _ALL_EFFORTS
+    efforts_off: tuple[str, ...] = _ALL_EFFORTS
+    cached_from: int = 1024
+
+
+_ALWAYS = _Model(thinks=True, off="", cached_from=512)
+_MODELS = {
+    "fable-5": _ALWAYS,
+    "mythos-5": _ALWAYS,
+    "opus-5-5": _ALWAYS,
+    "sonnet-5-5": _Model(thinks=True, off="between_tools", efforts_off=_EFFORTS_WITHOUT_THINKING, cached_from=512),
+    "haiku-5-5": _Model(thinks=True, efforts_off=_EFFORTS_WITHOUT_THINKING, cached_from=512),
+    "opus-5": _Model(thinks=True, efforts_off=_EFFORTS_WITHOUT_THINKING, cached_from=512),
+    "sonnet-5": _Model(thinks=True),
+    "opus-4-8": _Model(),
+    "opus-4-7": _Model(cached_from=2048),
+    "opus-4-6": _Model(efforts=("low", "medium", "high", "max"), cached_from=4096),
+    "sonnet-4-6": _Model(efforts=("low", "medium", "high", "max")),
+    "opus-4-5": _Model(adaptive=False, efforts=_EFFORTS_WITHOUT_THINKING, cached_from=4096),
+    "haiku-4-5": _Model(adaptive=False, efforts=(), cached_from=4096),
+    **dict.fromkeys(
+        ("sonnet-4-5", "opus-4-1", "opus-4-0", "sonnet-4-0", "claude-3"), _Model(adaptive=False, efforts=())
+    ),
+}
+"""By a part of the name; the first that fits counts."""
+
+
+def refusal_of(model: str, thinking: Thinking | None, effort: Effort | None) -> str:
+    """Return the reason why a model does not take these settings, and what to do; "" if it takes them."""
+    known = _find_model(model)
+    if known is None:
+        return ""
+    if thinking == "off" and not known.off:
+        return f"thinking: {model} always thinks and does not take `off`; set effort: low, or choose another model"
+    if thinking == "adaptive" and not known.adaptive:
+        return f"thinking: {model} does not take `adaptive`; leave it out, or choose a model from 4.6 on"
+    if effort is not None and not known.efforts:
+        return f"effort: {model} does not take it; leave it out, or choose a model from 4.6 on"
+    without = thinking == "off"
+    taken = [name for name in known.efforts if not without or name in known.efforts_off]
+    if effort is not None and effort not in taken:
+        where = " with thinking: off" if without else ""
+        return f"effort: {model}{where} does not take {effort!r}, only {', '.join(taken)}; choose one of them"
+    return ""
+
+
+def fields_of(model: str, thinking: Thinking | None, effort: Effort | None) -> dict[str, Any]:
+    """Return the fields of a request's body; none where the model's defaults are asked for."""
+    known, fields = _find_model(model) or _Model(thinks=True), dict[str, Any]()
+    if thinking == "adaptive":
+        fields["thinking"] = {"type": "adaptive"}
+    elif thinking == "off" and known.thinks:
+        fields["thinking"] = {"type": known.off}
+    if effort is not None:
+        fields["output_config"] = {"effort": effort}
+    return fields
+
+
+def thinks(model: str, thinking: Thinking | None) -> bool:
+    """Return whether the model may think before it answers."""
+    known = _find_model(model)
+    return thinking == "adaptive" or (thinking is None and known is not None and known.thinks)
+
+
+def cache_minimum(model: str) -> int:
+    """Return the tokens from which a model caches a prefix; a shorter one is silently not cached."""
+    return (_find_model(model) or _Model()).cached_from
+
+
+def _find_model(model: str) -> _Model | None:
+    return next((known for name, known in _MODELS.items() if name in model), None)

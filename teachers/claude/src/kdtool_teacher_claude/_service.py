@@ -11,18 +11,14 @@ from queue import SimpleQueue
 
 import kdtool
 from anyio.from_thread import start_blocking_portal
-from kdtool_asking import Ledger
+from kdtool_measuring import Ledger
 
 from kdtool_teacher_claude._batches import Batches
 from kdtool_teacher_claude._client import Client
 from kdtool_teacher_claude._config import ClaudeConfig
-from kdtool_teacher_claude._limiter import Limiter
-from kdtool_teacher_claude._messages import Messages
-from kdtool_teacher_claude._prices import picodollars, prices_of
-from kdtool_teacher_claude._progress import Progress
-from kdtool_teacher_claude._requests import Asked, restore
-
-__all__ = ["Service"]
+from kdtool_teacher_claude._messages import Limiter, Messages
+from kdtool_teacher_claude._money import Progress
+from kdtool_teacher_claude._requests import Asked, picodollars, prices_of, restore
 
 _WAVE = 100_000
 """Requests that are in batches at the same time."""

@@ -1,4 +1,4 @@
-"""The teacher `claude`."""
+"""The teacher `claude`, also as evaluators see it: it converses, and has neither states nor likelihoods to show."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kdtool
-from kdtool_asking import Priced
+from kdtool_measuring import Priced
 
 from kdtool_teacher_claude._config import ClaudeConfig
 
 if TYPE_CHECKING:
     from kdtool_teacher_claude._requests import Asked
     from kdtool_teacher_claude._service import Service
-
-__all__ = ["Claude"]
 
 _TERMS = "Anthropic Commercial Terms of Service"
 _URL = "https://www.anthropic.com/legal/commercial-terms"
@@ -75,9 +73,9 @@ class Claude(kdtool.Teacher, Priced):
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
         """Refuse a model whose price is unknown, and a ledger that lost money."""
-        from kdtool_asking import check_ledger
+        from kdtool_measuring import check_ledger
 
-        from kdtool_teacher_claude._prices import prices_of
+        from kdtool_teacher_claude._requests import prices_of
 
         self._remember(run)
         prices_of(self.config)
@@ -92,7 +90,7 @@ class Claude(kdtool.Teacher, Priced):
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         """Yield what the answers to evaluators will cost; those for text are asked for by corpora."""
-        from kdtool_teacher_claude._evaluators import NotingRuntime, requests_of
+        from kdtool_teacher_claude._money import NotingRuntime, requests_of
 
         answering = run.implementing("kdtool_answer")
         names = [name for name in answering if run.component(name, kdtool.Teacher).config is self.config]
@@ -116,12 +114,12 @@ class Claude(kdtool.Teacher, Priced):
         times: float = 1,
         most: float = 1,
     ) -> Iterator[kdtool.Estimate]:
-        from kdtool_teacher_claude._estimate import Purpose, estimate
+        from kdtool_teacher_claude._money import Purpose, estimate
 
         self._remember(run)
         count: AbstractContextManager[Callable[[Asked], int] | None] = nullcontext()
         if self.config.count_tokens:
-            from kdtool_teacher_claude._counting import counting
+            from kdtool_teacher_claude._client import counting
 
             count = counting(self.config, offline=run.offline)
         with count as counted:
@@ -135,8 +133,6 @@ class Claude(kdtool.Teacher, Priced):
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         """Give the teacher to evaluators of text; nothing is asked before they ask."""
-        from kdtool_teacher_claude._runtime import AnsweringRuntime
-
         self._remember(run)
         if subject.role != "teacher":
             return None
@@ -146,7 +142,7 @@ class Claude(kdtool.Teacher, Priced):
 
     def kdtool_account(self, run: kdtool.RunInfo) -> Mapping[str, Any] | None:
         """Return the money in the ledger, that of all its runs, by use, and charges that may be missing there."""
-        from kdtool_asking import read_summary
+        from kdtool_measuring import read_summary
 
         self._remember(run)
         if not self._file().exists():
@@ -194,3 +190,16 @@ class Claude(kdtool.Teacher, Priced):
 
             self._service = Service(self.config, self._file(), offline=self._offline, say=self._say)
         return self._service
+
+
+class AnsweringRuntime(kdtool.Runtime):
+    """Asks as the teacher itself does, so that stored answers are not paid for again."""
+
+    abilities: frozenset[kdtool.Ability] = frozenset({"converse"})
+
+    def __init__(self, answer: Callable[[Iterable[kdtool.Request]], Iterator[kdtool.TextAnswer]]) -> None:
+        self._answer = answer
+
+    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        """Yield answers as they come. Raises as `kdtool_answer`."""
+        return self._answer(requests)

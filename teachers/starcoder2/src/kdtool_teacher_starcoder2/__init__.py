@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from kdtool_model_card import known_terms
 from kdtool_torch import DtypeName
 from kdtool_transformers import PublishedTeacher, PublishedTeacherConfig
+from kdtool_transformers.card import known_terms
 
 __all__ = ["StarCoder2"]
 

@@ -9,8 +9,6 @@ import kdtool
 import pydantic
 from kdtool_teacher_openai import require_url
 
-__all__ = ["VLLMConfig"]
-
 _NO_EFFECT = kdtool.does_not_affect_results()
 
 

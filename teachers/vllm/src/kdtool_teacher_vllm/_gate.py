@@ -19,13 +19,9 @@ import torch
 from kdtool_torch import exact_head, exact_logits
 from torch import Tensor
 
-from kdtool_teacher_vllm._chosen import Question
 from kdtool_teacher_vllm._config import VLLMConfig
-from kdtool_teacher_vllm._readout import Readout
-from kdtool_teacher_vllm._source import Source
-from kdtool_teacher_vllm._station import Station
-
-__all__ = ["Gate", "Reference", "ScoreGate", "gate_rows", "log_probabilities"]
+from kdtool_teacher_vllm._served import Readout
+from kdtool_teacher_vllm._station import Question, Source, Station
 
 BOUNDS = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 2e-2}
 _MODULES = ("bisect", "calendar", "csv", "fnmatch", "heapq", "shlex", "string", "textwrap")

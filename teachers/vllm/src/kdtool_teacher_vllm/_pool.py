@@ -1,25 +1,26 @@
-"""Prompts shared among servers: each takes the next one when it is free, and those of a failed server go to the others."""
+"""Prompts shared among servers: each takes the next one when it is free, and those of a failed server go to the others.
+
+A stop signal ends the wait for servers that fail: a trainer only notes the first one until its step ends, which may be late.
+"""
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from random import random
 from threading import Condition, Thread
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import kdtool
 from torch import Tensor
 
-from kdtool_teacher_vllm._interrupt import stop_signals_end
-from kdtool_teacher_vllm._source import LostError
-from kdtool_teacher_vllm._station import Station
-
-__all__ = ["Pool"]
+from kdtool_teacher_vllm._station import LostError, Station
 
 T = TypeVar("T")
-
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 15.0
 _REPORT_SECONDS = 60.0
 
@@ -215,3 +216,35 @@ class _Job(Generic[T]):
 
     def _is_over(self) -> bool:
         return self._stopped or self._failure is not None or len(self._found) == len(self.prompts)
+
+
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def stop_signals_end(is_stalled: Callable[[], bool]) -> Iterator[None]:
+    """Have the first stop signal end the block if `is_stalled()`, as the second one does.
+
+    A handler that only notes a signal, and restores the one before it, is followed by that one. Only the main thread has
+    handlers; elsewhere nothing changes.
+    """
+    before = {number: signal.getsignal(number) for number in _STOPS}
+
+    def stop(number: int, frame: Any) -> None:
+        first = before[signal.Signals(number)]
+        if callable(first):
+            first(number, frame)
+        if is_stalled() and signal.getsignal(number) is not stop:
+            signal.raise_signal(number)
+
+    replaced = []
+    if threading.current_thread() is threading.main_thread():
+        replaced = [number for number in _STOPS if callable(before[number])]
+    for number in replaced:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in replaced:
+            if signal.getsignal(number) is stop:
+                signal.signal(number, before[number])

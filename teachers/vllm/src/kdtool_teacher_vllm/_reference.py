@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-import psutil  # type: ignore[import-untyped]  # it ships no types
+import psutil
 from kdtool_torch import cache_folder, complete_folder
 from kdtool_transformers import Source, open_model
 from safetensors.torch import load_file, save_file
 
 from kdtool_teacher_vllm._gate import Reference
-
-__all__ = ["fits_into_memory", "reference_states"]
 
 _FILE = "reference.safetensors"
 

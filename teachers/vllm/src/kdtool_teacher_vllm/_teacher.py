@@ -1,4 +1,4 @@
-"""The teacher `vllm` and its settings."""
+"""The teacher `vllm`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 
     from kdtool_teacher_vllm._gate import Reference
     from kdtool_teacher_vllm._pool import Pool
-    from kdtool_teacher_vllm._readout import Readout
+    from kdtool_teacher_vllm._served import Readout
     from kdtool_teacher_vllm._station import Station
-
-__all__ = ["VLLM"]
 
 
 class VLLM(LocatedWeights, kdtool.Teacher):
@@ -57,7 +55,7 @@ class VLLM(LocatedWeights, kdtool.Teacher):
 
     @property
     def licence_terms(self) -> kdtool.LicenceTerms | None:
-        from kdtool_model_card import known_terms, terms_of
+        from kdtool_transformers.card import known_terms, terms_of
 
         return terms_of(self.config.model) if self.config.licence is None else known_terms(self.config.licence)
 
@@ -133,7 +131,7 @@ class VLLM(LocatedWeights, kdtool.Teacher):
         """Give the servers to evaluators, and the weights on this machine to those who need the layers."""
         from kdtool_teacher_openai.client import AnsweringRuntime
 
-        from kdtool_teacher_vllm._runtime import ServedModel, ServedRuntime
+        from kdtool_teacher_vllm._served import ServedModel, ServedRuntime
 
         self._remember(run)
         if subject.role != "teacher":
@@ -188,7 +186,7 @@ class VLLM(LocatedWeights, kdtool.Teacher):
         """Return the final norm and the head on a device, copied there once. None: in main memory."""
         import torch
 
-        from kdtool_teacher_vllm._readout import load_readout
+        from kdtool_teacher_vllm._served import load_readout
 
         device = torch.device("cpu") if device is None else device
         if device not in self._readouts:
@@ -233,7 +231,8 @@ class VLLM(LocatedWeights, kdtool.Teacher):
             PluginError: the request names no tokens.
             UsageError: a loss asks for another temperature than 1.
         """
-        from kdtool_teacher_vllm._chosen import join, questions
+        from kdtool_teacher_vllm._station import join_scores as join
+        from kdtool_teacher_vllm._station import questions
 
         if want.chosen is None:
             raise kdtool.PluginError('the signal "chosen" needs the ids of tokens; pass SignalRequest(chosen=ids)')
@@ -251,8 +250,7 @@ class VLLM(LocatedWeights, kdtool.Teacher):
             from kdtool_teacher_openai.client import OpenAIConfig
 
             from kdtool_teacher_vllm._pool import Pool
-            from kdtool_teacher_vllm._source import Companion, Folder, Source
-            from kdtool_teacher_vllm._station import Station
+            from kdtool_teacher_vllm._station import Companion, Folder, Source, Station
 
             config = self.config
             key = os.environ.get(config.key_variable, "") if config.key_variable else ""

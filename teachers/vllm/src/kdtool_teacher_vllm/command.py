@@ -19,8 +19,6 @@ import kdtool
 if TYPE_CHECKING:
     from kdtool_teacher_vllm._config import VLLMConfig
 
-__all__ = ["companion_command", "server_command", "teacher"]
-
 SERVER = Path(__file__).with_name("server")
 """The files that vLLM's environment needs."""
 _SECONDS_TO_END = 30
@@ -189,9 +187,9 @@ def _find_teacher(recipe: Path, settings: dict[str, str], name: str) -> tuple[VL
         UsageError: the recipe has none of that name, or several and no name was given.
     """
     from kdtool._assembly.assemble import assemble
-    from kdtool._recipe.read import load_recipe
+    from kdtool._recipe.parser import load_recipe
 
-    from kdtool_teacher_vllm import VLLM
+    from kdtool_teacher_vllm._teacher import VLLM
 
     with assemble(load_recipe(recipe, settings), lambda line: click.echo(line, err=True)) as assembly:
         built = {item.owner.name: item.component for item in assembly.built.values()}

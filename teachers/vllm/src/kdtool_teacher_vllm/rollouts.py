@@ -13,8 +13,6 @@ from typing import Any
 import kdtool
 from kdtool_teacher_openai.client import OpenAIConfig, RefusedError, Server, choice_of
 
-__all__ = ["NAME", "RolloutServer"]
-
 NAME = "student"
 """The name under which the server lists the model."""
 _SECONDS_BETWEEN_TRIES = 1.0

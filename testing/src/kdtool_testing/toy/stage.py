@@ -12,8 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-__all__ = ["FAILURE", "make_stage", "outcome"]
-
 FAILURE = "the toy stage fails on purpose"
 _LONG = 600.0
 

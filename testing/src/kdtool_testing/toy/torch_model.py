@@ -10,11 +10,8 @@ import torch
 from kdtool import Batch, Head, LanguageModel, ModelFacts, ModelOutputs, SignalRequest
 from torch import Tensor, nn
 
-from kdtool_testing.toy.continuing import generate_plainly
-from kdtool_testing.toy.safetensors_file import write_safetensors
-from kdtool_testing.toy.tokenizers import ByteTokenizer
-
-__all__ = ["Blocks", "ToyModel"]
+from kdtool_testing.toy import ByteTokenizer, write_safetensors
+from kdtool_testing.toy.runtime import generate_plainly
 
 VOCABULARY, PADDED, WIDTH, LAYERS, CONTEXT = ByteTokenizer.vocabulary, 264, 16, 2, 256
 

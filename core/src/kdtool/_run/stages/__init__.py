@@ -1,1 +1,3 @@
-"""One module for each kind of artefact: text, rows, signals, students, teachers, phases, exports, scores."""
+"""The kinds of artefacts: text, rows and signals, untrained students, phases, exports and scores, one subject per module."""
+
+from __future__ import annotations

@@ -1,36 +1,33 @@
 """Training of one phase, when its node is made: the folder then holds a model, a report and the history of its steps.
 
-`phases` adds the nodes. A killed process leaves the trainer's checkpoints in a node's folder, from which the next resumes.
+`phases` adds the nodes. A killed process leaves the trainer's checkpoints in a node's folder, from which the next resumes. The
+phase's transforms change the student at its start and its end.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from kdtool._contract.language_model import Runtime
+from kdtool._contract.language_model import LanguageModel, Runtime
 from kdtool._contract.loss import Weighting
-from kdtool._contract.loss_terms import LossTerm
+from kdtool._contract.plans import LossTerm
 from kdtool._contract.run_info import Owner, RunInfo
-from kdtool._contract.student import Student, Transform
-from kdtool._contract.teacher import SignalSource
-from kdtool._contract.trainer import Phase, StepReport, Trained, Trainer
+from kdtool._contract.sources import SignalSource
+from kdtool._contract.training import Phase, StepReport, Student, Trained, Trainer, Transform
 from kdtool._errors import PluginError
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.context import Context
-from kdtool._run.stages.rows import Materials, rows_of
-from kdtool._run.stages.signals import from_cache, from_teacher
-from kdtool._run.stages.teacher_rows import Spelled
-from kdtool._run.stages.terms import request_of, teachers_of_terms, terms_of
-from kdtool._run.transforming import Transforming
+from kdtool._run.stages.data import Materials, rows_of
+from kdtool._run.stages.row_files import Spelled
+from kdtool._run.stages.terms import from_cache, from_teacher, request_of, teachers_of_terms, terms_of
 from kdtool._store.artefacts import check_file
-from kdtool._store.atomic_files import json_lines, write_beside
-from kdtool._store.committed import commit
-from kdtool._store.layout import MODEL
+from kdtool._store.files import commit, json_lines, write_beside
+from kdtool._store.shared import MODEL
 
 _TRAINED: TypeAdapter[Trained] = TypeAdapter(Trained)
 _REPORT: TypeAdapter[StepReport] = TypeAdapter(StepReport)
@@ -137,3 +134,37 @@ def _check_history(path: Path, owner: Owner | None) -> None:
     except (OSError, ValueError) as error:
         cause = str(error).splitlines()[0]
         raise PluginError(f"{owner} left no readable history of its steps in {path}: {cause}") from error
+
+
+@dataclass
+class Transforming:
+    """A student and the transforms that have not finished with it."""
+
+    student: LanguageModel
+    _unfinished: list[tuple[LanguageModel | None, Iterator[object]]] = field(default_factory=list)
+
+    def apply(self, transform: Transform, run: RunInfo) -> None:
+        """Change the student by a transform, up to its `yield` if it has one."""
+        answer = transform.kdtool_transform(self.student, run)
+        if isinstance(answer, Iterator):
+            changed = next(answer, None)
+            replaced = None if changed is None or changed is self.student else self.student
+            self._unfinished.append((replaced, answer))
+            self.student = changed or self.student
+        else:
+            self.student = answer or self.student
+
+    def finish(self) -> LanguageModel:
+        """Run what follows the `yield` of each transform, in reverse order, and return the student.
+
+        Raises:
+            PluginError: a transform yields more than once.
+        """
+        while self._unfinished:
+            replaced, rest = self._unfinished.pop()
+            for _ in rest:
+                raise PluginError(
+                    "kdtool_transform yields more than once; it must yield the student once, or return it"
+                )
+            self.student = replaced or self.student
+        return self.student

@@ -1,40 +1,46 @@
-"""Phases: the training of one arm with one seed, each phase an artefact that resumes after a kill.
+"""Phases: the training of one arm with one seed, or of a teacher, each phase an artefact that resumes after a kill.
 
-`add_arm` adds the phases of a student; `teachers` adds those of a teacher, by the same `phase_node`. `phase_training` trains
-one when its node is made.
+`add_arm` adds the phases of a student, `add_teachers` those that fine-tune a teacher, by the same `phase_node`;
+`phase_training` trains one when its node is made. Trained teachers are in the store that runs share, added before everything
+that asks them, and made once for all seeds and arms, with seed 0.
+
+Controls of `control: {self: …}` train on rows of samples from the untrained student. A corpus samples while the packer asks
+for text, and stops once its rows have as many labelled tokens as the student's phase trains on. Completions after a prompt
+leave tokens of a row without labels, so that these controls take more steps.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from kdtool._assembly.checks.dependencies import taken_by
-from kdtool._assembly.checks.token_columns import labelling
-from kdtool._assembly.checks.validation import validators_of
+from kdtool._assembly.checks import adapting_phases, taken_by, trained_teacher, validators_of
+from kdtool._assembly.signals import labelling
+from kdtool._contract.data import Row
 from kdtool._contract.evaluation import Subject
 from kdtool._contract.language_model import Runtime
-from kdtool._contract.loss_terms import LossTerm
+from kdtool._contract.plans import LossTerm
 from kdtool._contract.reporting import ArmResult
 from kdtool._contract.run_info import RunInfo
-from kdtool._contract.trainer import Trained, Trainer
+from kdtool._contract.sources import Corpus, Teacher
+from kdtool._contract.training import Trained, Trainer
 from kdtool._errors import PluginError
-from kdtool._recipe.model import ARMS, SELF, PhaseSpec
+from kdtool._recipe.model import ARMS, SELF, ComponentSpec, PhaseSpec
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node
-from kdtool._run.open_subject import open_subject
-from kdtool._run.stages.own_rows import MatchedTokens
+from kdtool._run.ranks import open_subject
+from kdtool._run.stages.data import Materials, add_rows, add_texts, corpora_of, pack, packing_parts, rows_of
 from kdtool._run.stages.phase_training import PhaseTraining, read_history, read_trained
-from kdtool._run.stages.rows import Materials
-from kdtool._run.stages.shapes import Shapes
+from kdtool._run.stages.row_files import StoredRows, write_rows
+from kdtool._run.stages.students import Shapes
 from kdtool._run.stages.terms import teachers_of_terms, terms_of
-from kdtool._store.atomic_files import write_beside
-from kdtool._store.committed import commit
-from kdtool._store.layout import MODEL
+from kdtool._store.files import commit, write_beside
+from kdtool._store.shared import MODEL
 
 _STEPS_FILE = "steps.json"
 
@@ -233,3 +239,140 @@ def _open_student(context: Context, model: Path, run: RunInfo) -> Runtime:
         (built,) = context.assembly.of_kind("student")
         raise PluginError(f"neither {run.hook.owner(built)} nor another component opens the student in {model}")
     return opened.value
+
+
+@dataclass(frozen=True)
+class MatchedTokens:
+    """Steps of a control in which its rows, by phase in `own`, have as many labels as those of `materials`."""
+
+    materials: Mapping[str, Materials]
+    own: Mapping[str, Materials]
+
+    def inputs(self, phase: PhaseSpec) -> dict[str, Node]:
+        """Return the nodes that the steps depend on, by their role."""
+        return {"the student's rows": self.materials[phase.name].rows}
+
+    def steps(self, context: Context, phase: PhaseSpec, folder: Path) -> int:
+        """Return the steps of a phase whose inputs are made."""
+        theirs, own = (rows_of(data[phase.name].rows) for data in (self.materials, self.own))
+        seen = _count_different_rows(context, phase, len(theirs))
+        return max(1, round(phase.steps * (_labels(theirs, seen) / seen) / (_labels(own, len(own)) / len(own))))
+
+
+def add_own_rows(
+    context: Context, graph: Graph, corpus: ComponentSpec, materials: Mapping[str, Materials], student: Node
+) -> dict[str, Materials]:
+    """Add the rows that `corpus` samples from the untrained `student`, for each phase with prompts from its text."""
+    phases = context.assembly.arms["control"]
+    return {
+        phase.name: replace(
+            materials[phase.name],
+            rows=graph.add(_sampling(context, corpus, phase, materials[phase.name], student)),
+            recordings={},
+            teacher_rows={},
+        )
+        for phase in phases
+    }
+
+
+def _count_rows(context: Context, phase: PhaseSpec) -> int:
+    """Return the number of rows that a phase trains on, each as often as it does; 0 if its trainer does not declare it."""
+    trainer = context.assembly.built[phase.trainer.key].component if phase.trainer else None
+    if not isinstance(trainer, Trainer):
+        return 0
+    return phase.steps * trainer.rows_per_step * (1 if trainer.elastic else context.world)
+
+
+def _count_different_rows(context: Context, phase: PhaseSpec, rows: int) -> int:
+    """Return the number of different rows that a phase trains on, of `rows`."""
+    return min(rows, _count_rows(context, phase) or rows)
+
+
+def _sampling(context: Context, corpus: ComponentSpec, phase: PhaseSpec, data: Materials, student: Node) -> Node:
+    (learner,) = context.assembly.of_kind("student")
+    labellers = [spec.path for spec in labelling(context.assembly.built, phase)]
+
+    def count_rows() -> int:
+        return _count_different_rows(context, phase, len(rows_of(data.rows)))
+
+    def build(run: RunInfo, folder: Path) -> None:
+        sampling = replace(run, untrained=student.path / MODEL)
+        examples = run.component(corpus.path, Corpus).kdtool_examples(sampling)
+        rows = pack(run, phase, labellers, examples, context.tokenizer_of(learner, run))
+        enough = _until(rows, _labels(rows_of(data.rows), count_rows()), run)
+        write_rows(enough, folder, run.hook.owner(corpus.path))
+
+    suffix = f"-{student.label}" if student.label else ""
+    return Node(
+        kind="rows",
+        label=f"self-{phase.name}{suffix}",
+        title=f"sampling from the untrained student ({phase.name}{suffix})",
+        where=context.store,
+        parts={
+            "corpus": context.part(corpus.path),
+            **packing_parts(context, phase, learner, labellers),
+            "rows to train on": _count_rows(context, phase),
+        },
+        inputs={"texts": data.texts, "student's rows": data.rows, "student": student},
+        build=build,
+        texts=data.texts,
+        total=lambda _: count_rows(),
+        phase=phase if labellers else None,
+        seed=student.seed,
+        unit="rows",
+    )
+
+
+def _labels(rows: StoredRows, count: int) -> int:
+    """Return the number of tokens in the first `count` rows that are learned: labelled, after one of their document."""
+    return sum(_labels_of(rows[index]) for index in range(count))
+
+
+def _labels_of(row: Row) -> int:
+    same = (before == after for before, after in pairwise(row.document))
+    return sum(bool(labelled) and joined for labelled, joined in zip(row.labelled[1:], same, strict=True))
+
+
+def _until(rows: Iterable[Row], wanted: int, run: RunInfo) -> Iterator[Row]:
+    """Yield rows until they have as many labels as `wanted`."""
+    for number, row in enumerate(rows, 1):
+        yield row
+        run.hook.kdtool_progress(run, number)
+        wanted -= _labels_of(row)
+        if wanted <= 0:
+            return
+
+
+_SEED = 0
+
+
+def add_teachers(context: Context, graph: Graph) -> tuple[dict[str, Materials], tuple[TrainedModel, ...]]:
+    """Add the phases that train teachers; each continues with the weights that the one before left of the same teacher.
+
+    Records the last node of each teacher in `context.adapted`, so that later nodes use its weights.
+
+    Returns:
+        The data of each phase, by its name, and the phases of each teacher.
+    """
+    recipe = context.assembly.recipe
+    (student,) = context.assembly.of_kind("student")
+    materials: dict[str, Materials] = {}
+    trained: dict[str, list[tuple[PhaseSpec, Node]]] = {}
+    named = ((phase, trained_teacher(recipe, phase)) for phase in adapting_phases(recipe))
+    phases = [(phase, spec.path) for phase, spec in named if spec]
+    authors = taken_by(corpora_of(context, recipe.shared), context.assembly.shared)
+    if not {teacher for _, teacher in phases} & set(authors):  # no trained teacher writes the recipe's text
+        add_texts(context, graph, recipe.shared)
+    for phase, teacher in phases:
+        data = materials[phase.name] = add_rows(context, graph, phase, teacher, Shapes(student, {}))
+        node = graph.add(phase_node(context, teacher, _SEED, phase, data, partial(_open, teacher), {}, {}))
+        context.adapted[teacher] = node
+        trained.setdefault(teacher, []).append((phase, node))
+    return materials, tuple(
+        TrainedModel(teacher, _SEED, tuple(phase for phase, _ in made), tuple(node for _, node in made))
+        for teacher, made in trained.items()
+    )
+
+
+def _open(teacher: str, run: RunInfo) -> Runtime:
+    return run.component(teacher, Teacher).kdtool_trainable(run)

@@ -1,21 +1,31 @@
-"""The rows artefact: rows of tokens in safetensors shards, written once and read at random through a memory map.
+"""Rows: their files, annotations before packing, and the same texts in a teacher's own tokenizer.
 
-A shard holds `input_ids` [n, L] int32, `labelled` [n, L] uint8, `document` [n, L] int32 and `columns.<name>` [n, L] int32;
-the row keys are in its metadata.
+Rows of tokens are in safetensors shards, written once and read at random through a memory map. A shard holds `input_ids`
+[n, L] int32, `labelled` [n, L] uint8, `document` [n, L] int32 and `columns.<name>` [n, L] int32; the row keys are in its
+metadata. Annotations are numbers for each character of an example, added by weightings and teachers of a phase.
+
+For losses that work across vocabularies, each of the student's rows becomes one of the teacher's, under the same key: its
+documents are decoded and encoded again, and begin as the teacher's tokenizer begins a document. Columns of both rows hold the
+bytes of the document that each token covers.
 """
 
 from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdtool._contract.data import Row
+from kdtool._contract.component import Component
+from kdtool._contract.data import Example, Row, RowSource, Tokenizer, parts_of
+from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError, StorageError
+from kdtool._plugins.attribution import blame
 from kdtool._store.artefacts import check_file
+from kdtool._tokenizers import BYTE_END, BYTE_START, byte_spans, whole_characters
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,3 +149,115 @@ class _Shard:
         values = {name: tensor[index].tolist() for name, tensor in self._tensors.items()}
         columns = {name.removeprefix("columns."): values[name] for name in values if name.startswith("columns.")}
         return Row(self.keys[index], values["input_ids"], [*map(bool, values["labelled"])], values["document"], columns)
+
+
+def annotate(run: RunInfo, examples: Iterable[Example], labellers: Sequence[str]) -> Iterator[Example]:
+    """Yield the examples with annotations by the components of these names.
+
+    Raises:
+        PluginError: a component returned other columns, or another number of entries than the text has characters.
+    """
+    for example in examples:
+        size = sum(map(len, parts_of(example.body)))
+        annotations: dict[str, Sequence[int]] = {}
+        for name in labellers:
+            component: Any = run.component(name, Component)
+            labels: Mapping[str, Sequence[int]] = component.kdtool_annotate(example)
+            with blame(run.hook.owner(name), "kdtool_annotate"):
+                if labels.keys() != component.columns or any(len(values) != size for values in labels.values()):
+                    returned = ", ".join(f"{column} [{len(values)}]" for column, values in labels.items()) or "nothing"
+                    raise PluginError(
+                        f"returned {returned} for example {example.id!r}; expected one number for each of its {size} "
+                        f"characters in {', '.join(sorted(component.columns)) or 'no column'}"
+                    )
+            annotations.update(labels)
+        yield replace(example, annotations=annotations)
+
+
+_MULTIPLE = 8
+_Token = tuple[int, bool, int, int, int]
+"""Id, label, number of the document, and the bytes of the document that the token covers: start and end."""
+
+
+class Spelled:
+    """A `RowSource` whose rows have columns with the bytes of the document that each token covers."""
+
+    def __init__(self, rows: RowSource, tokenizer: Tokenizer) -> None:
+        self._rows = rows
+        self._tokenizer = tokenizer
+        self.fingerprint = rows.fingerprint
+        self.length = rows.length
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Row:
+        row = self._rows[index]
+        starts, ends = [0] * self.length, [0] * self.length
+        for part in _documents(row):
+            starts[part], ends[part] = byte_spans(self._tokenizer.pieces(row.input_ids[part]))
+        return replace(row, columns={**row.columns, BYTE_START: starts, BYTE_END: ends})
+
+
+class Translation:
+    """The student's rows in another tokenizer. `left_out` counts documents that do not survive it byte by byte."""
+
+    def __init__(self, rows: RowSource, own: Tokenizer, other: Tokenizer) -> None:
+        self._rows, self._own, self._other = rows, own, other
+        self.left_out = 0
+
+    def rows(self) -> Iterator[Row]:
+        """Yield rows of one length, one for each of the student's, in their order."""
+        longest = max((len(self._tokens(self._rows[index])) for index in range(len(self._rows))), default=0)
+        length = max(2, -(-longest // _MULTIPLE) * _MULTIPLE)
+        padding: _Token = (self._other.end_of_text, False, -1, 0, 0)
+        self.left_out = 0
+        for index in range(len(self._rows)):
+            row = self._rows[index]
+            tokens = self._tokens(row)
+            tokens += [padding] * (length - len(tokens))
+            ids, labelled, document, starts, ends = map(list, zip(*tokens, strict=True))
+            yield Row(row.key, ids, labelled, document, {BYTE_START: starts, BYTE_END: ends})
+
+    def _tokens(self, row: Row) -> list[_Token]:
+        documents = (
+            self._translate(row.input_ids[part], row.labelled[part], row.document[part.start])
+            for part in _documents(row)
+        )
+        return [token for tokens in documents for token in tokens]
+
+    def _translate(self, ids: Sequence[int], labelled: Sequence[bool], number: int) -> Iterable[_Token]:
+        """Return the tokens of a document, or of the part of it that is in the row."""
+        pieces = self._own.pieces(ids)
+        content = b"".join(pieces)
+        try:
+            begin, text = whole_characters(content)
+        except UnicodeDecodeError:  # a character lacks bytes in the middle, at a special token
+            self.left_out += 1
+            return ()
+        encoded = self._other.encode(text)
+        other_pieces = list(self._other.pieces(encoded))
+        if b"".join(other_pieces) != text.encode():
+            self.left_out += 1
+            return ()
+        ended = bool(ids) and ids[-1] == self._own.end_of_text
+        first = self._other.missing_start(encoded)
+        encoded, other_pieces = [*first, *encoded], [*(b"" for _ in first), *other_pieces]
+        if ended:
+            encoded, other_pieces = [*encoded, self._other.end_of_text], [*other_pieces, b""]
+        learned = bytearray().join(bytes([label]) * len(piece) for piece, label in zip(pieces, labelled, strict=True))
+        starts, ends = byte_spans(other_pieces, begin)
+        labels = [start < end and all(learned[start:end]) for start, end in zip(starts, ends, strict=True)]
+        if ended:
+            labels[-1] = labelled[-1]
+        return zip(encoded, labels, [number] * len(encoded), starts, ends, strict=True)
+
+
+def _documents(row: Row) -> Iterator[slice]:
+    """Yield the span of each document in the row, without padding."""
+    begin = 0
+    for number, tokens in groupby(row.document):
+        end = begin + len(list(tokens))
+        if number >= 0:
+            yield slice(begin, end)
+        begin = end

@@ -1,4 +1,7 @@
-"""Scores: measurements of teachers, students, controls and exported files by the recipe's evaluators."""
+"""Exports and scores: the student in the recipe's formats, and measurements by its evaluators.
+
+Measured are teachers, students, controls and exported files.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from math import isfinite
@@ -14,25 +17,58 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from kdtool._assembly.checks.dependencies import is_measurable
+from kdtool._assembly.checks import is_measurable
 from kdtool._contract.component import Component
-from kdtool._contract.evaluation import Evaluator, Measurement, Subject
+from kdtool._contract.evaluation import Artifact, Evaluator, Measurement, Subject
 from kdtool._contract.language_model import Runtime
+from kdtool._contract.reporting import Exporter
 from kdtool._contract.run_info import RunInfo
-from kdtool._contract.student import Student
+from kdtool._contract.training import Student
 from kdtool._errors import PluginError
 from kdtool._recipe.model import REFERENCE
+from kdtool._results.files import card_of
 from kdtool._run.context import Context
-from kdtool._run.distributed import has_ended
-from kdtool._run.divided import take_part
 from kdtool._run.graph import Graph, Node
-from kdtool._run.open_subject import UNADAPTED, open_here
-from kdtool._run.stages.exports import read_artifact
+from kdtool._run.ranks import UNADAPTED, has_ended, open_here, take_part
+from kdtool._run.stages.data import reuse_answers
 from kdtool._run.stages.phases import TrainedModel
-from kdtool._run.stages.texts import reuse_answers
 from kdtool._store.artefacts import check_file
-from kdtool._store.atomic_files import json_lines
-from kdtool._store.layout import MODEL
+from kdtool._store.files import json_lines
+from kdtool._store.shared import MODEL
+
+_ARTIFACT: TypeAdapter[Artifact] = TypeAdapter(Artifact)
+_ARTIFACT_FILE = "artifact.json"
+
+
+def add_exports(context: Context, graph: Graph, trained: TrainedModel, texts: Node) -> dict[str, Node]:
+    """Add the files that every exporter writes of a trained model, by the exporter."""
+    return {name: _add_export(context, graph, name, trained, texts) for name in context.assembly.of_kind("exporter")}
+
+
+def read_artifact(node: Node) -> Artifact:
+    """Return the description of exported files; the node is made."""
+    artifact = _ARTIFACT.validate_json(check_file(node.path, _ARTIFACT_FILE).read_bytes())
+    path = node.path / artifact.path
+    return replace(artifact, path=path, how_to_use=artifact.how_to_use.replace("{path}", str(path)))
+
+
+def _add_export(context: Context, graph: Graph, name: str, trained: TrainedModel, texts: Node) -> Node:
+    def build(run: RunInfo, folder: Path) -> None:
+        artifact = run.component(name, Exporter).kdtool_export(run, trained.model)
+        owner = run.hook.owner(name)
+        if not (artifact.path.is_relative_to(folder) and artifact.path.exists()):
+            raise PluginError(f"{owner} returned {artifact.path}; expected an existing file or folder below {folder}")
+        if artifact.card and card_of(artifact).exists():
+            raise PluginError(f"{owner} returned a card and also wrote {card_of(artifact)}; do one of both")
+        relative = replace(artifact, path=artifact.path.relative_to(folder))
+        (folder / _ARTIFACT_FILE).write_bytes(_ARTIFACT.dump_json(relative, indent=1))
+
+    label = name.rpartition(".")[2]
+    parts = {"exporter": context.part(name), "licences": [asdict(licensed) for licensed in context.licences]}
+    inputs = {"model": trained.nodes[-1], "texts": texts}
+    node = Node("exports", label, f"export as {label}", context.own, parts, inputs, build, texts=texts)
+    return graph.add(replace(node, arm=trained.arm, seed=trained.seed))
+
 
 _MEASUREMENT: TypeAdapter[Measurement] = TypeAdapter(Measurement)
 _FILE = "measurements.jsonl"

@@ -1,1 +1,0 @@
-"""Checks of a recipe as a whole: one file for each requirement of one component on the others."""

@@ -1,1 +1,0 @@
-"""Measuring existing models, without training: `kdtool.evaluate` and the command `kdtool eval`."""

@@ -1,1 +1,0 @@
-"""Checks before a run makes anything; `kdtool check` and `kdtool run` share them."""

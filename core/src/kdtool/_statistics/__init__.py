@@ -1,1 +1,0 @@
-"""Intervals and significance of measured items."""

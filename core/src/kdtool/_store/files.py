@@ -1,0 +1,310 @@
+"""Files that survive a kill: whole or absent, sealed, or committed one by one in an unfinished folder.
+
+A sealed file is a JSON object whose last entry, `sha256`, is the digest of every byte before it. Manifests, the graph and
+results are sealed.
+
+A stage calls `commit` for each file worth keeping once it is whole; the engine calls `discard_uncommitted` before it resumes
+the folder of a killed process. So a stage finds the committed files byte by byte, and nothing else. The record is next to
+the files, a line of JSON for each call and a file for each process of a run: `.committed-0`. A file that grows line by line
+is committed once, and each of its lines carries its own digest (`seal_line`, `unseal_line`).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from kdtool._errors import StorageError
+
+PRIVATE = 0o600
+"""Mode of a file with prompts, answers or money."""
+
+
+def make_private(folder: Path) -> None:
+    """Create a folder that only its owner enters; one that exists stays as it is, so that others can be let in."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def write_beside(path: Path, text: str) -> None:
+    """Write a small file under a temporary name, sync it, and rename it, so that it is never half written.
+
+    Raises:
+        StorageError: a folder is in its place.
+    """
+    beside = path.with_name(path.name + ".writing")
+    _refuse_folder(path)
+    _refuse_folder(beside)
+    with beside.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def append_line(file: FileIO, line: bytes) -> None:
+    """Append a line to an unbuffered file, whole or not at all.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    if (written := file.write(line)) < len(line):
+        file.truncate(file.tell() - written)
+        raise OSError(errno.ENOSPC, "the disk is full")
+
+
+def json_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a JSON Lines file. Only a line feed ends one: U+2028, for one, may be inside of texts."""
+    with path.open("rb") as file:
+        yield from file
+
+
+def write_sealed(path: Path, content: Mapping[str, Any] | str) -> None:
+    """Write a JSON object, or the text of one, with its digest."""
+    text = content if isinstance(content, str) else json.dumps(content, indent=1)
+    body = text.rstrip().removesuffix("}").rstrip()
+    write_beside(path, body + _tail(body.encode()))
+
+
+def read_sealed(path: Path, remedy: str) -> bytes:
+    """Return the content of a sealed file.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        StorageError: its content is not what was written; the message ends with `remedy`.
+    """
+    _refuse_folder(path)
+    content = path.read_bytes()
+    body = content[: -len(_tail(b""))]
+    if content != body + _tail(body).encode():
+        raise StorageError(f"the stored file {path} is damaged: its content is not what was written. {remedy}")
+    return content
+
+
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir():
+        raise StorageError(
+            f"the stored file {path} is damaged: a folder is in its place. Delete the folder {path} and run again"
+        )
+
+
+def _tail(body: bytes) -> str:
+    return f',\n "sha256": "{hashlib.sha256(body).hexdigest()}"\n}}\n'
+
+
+RECORD = ".committed-"
+"""The beginning of the names of the record files."""
+KEPT = ".seconds"
+"""The beginning of the names of the engine's own files, which are neither committed nor discarded."""
+_TAIL = (b', "sha256": "', b'"}\n')
+_digests: dict[tuple[str, int, int], str] = {}
+"""SHA-256 by path, size and time of change of the files that this process has hashed: it need not hash them again."""
+
+
+def commit(
+    folder: Path,
+    *paths: Path,
+    growing: bool = False,
+    pending: Mapping[Path, Path] | None = None,
+    gone: Sequence[Path] = (),
+) -> None:
+    """Record files below `folder` as whole: after a kill they are there again, or are reported and made again.
+
+    Those committed in one call stay together: where one of them is damaged, all of them are discarded. A file that replaces
+    one committed before is committed while it is still `pending`, so that at any moment one of the two counts.
+
+    Args:
+        folder: where the record is kept; `run.folder`, or a folder below it.
+        paths: files, or folders with all files in them. They are synced to disk first.
+        growing: they are written line by line, each line by `seal_line`; then only their names are recorded.
+        pending: for files of `paths` that are not there yet, those that the caller renames to them afterwards.
+        gone: files or folders that the caller is about to delete, also those that other processes committed.
+
+    Raises:
+        FileNotFoundError: one of `paths` is not there, nor pending or growing.
+    """
+    now = pending or {}
+    files = sorted({file for path in paths for file in ([path] if growing or path in now else _files(path))})
+    entries: dict[str, Any] = dict.fromkeys(file.relative_to(folder).as_posix() for file in files)
+    if not growing:
+        there = [now.get(file, file) for file in files]
+        for current in (*there, *sorted({current for file in there for current in _between(file, folder)})):
+            sync(current)
+        for name, file, current in zip(entries, files, there, strict=True):
+            entries[name] = entry_of(current)
+            remember(file, entries[name], current)
+    _append(folder, {"files": entries, "gone": [path.relative_to(folder).as_posix() for path in gone]})
+
+
+def discard_uncommitted(folder: Path, say: Callable[[str], None]) -> None:
+    """Delete all files below `folder` that are not committed or are damaged; `say` gets a line for each of the latter."""
+    kept: set[Path] = set()
+    records = {path: _read(path) for path in record_files(folder)}
+    for path, (groups, _) in records.items():
+        gone = {other.parent / name for other in records if other != path for name in records[other][1]}
+        whole = list(_intact(path.parent, groups, gone, say))
+        kept |= {path.parent / name for group in whole for name in group}
+        beside = path.with_name(f"{path.name}.writing")
+        beside.write_bytes(b"".join(seal_line({"files": group}) for group in whole))
+        beside.replace(path)
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path not in kept and path not in records and not path.name.startswith(KEPT):
+            path.unlink()
+
+
+def record_files(folder: Path) -> list[Path]:
+    """Return the record files at any depth below `folder`."""
+    found = (path for path in folder.rglob(f"{RECORD}*") if _is_record(path))
+    return sorted(path for path in found if path.is_file() and not path.is_symlink())
+
+
+def problem_of(file: Path, entry: Mapping[str, Any], *, hashing: bool = True) -> str | None:
+    """Return the damage of a file that had this size and SHA-256, None for an intact one; hashed once in a process.
+
+    Hashing takes a second for about 2 GB. A file whose size or time of change differs is hashed again.
+    """
+    try:
+        status = file.stat()
+        if status.st_size != entry["bytes"]:
+            return f"has {status.st_size} bytes instead of {entry['bytes']}"
+        if hashing and entry_of(file)["sha256"] != entry["sha256"]:
+            return "is not what was written: its SHA-256 is another"
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return None
+
+
+def entry_of(file: Path) -> dict[str, Any]:
+    """Return size and SHA-256 of a file; hashed once in a process, and again where size or time of change differ."""
+    key = _key(file, file.stat())
+    if key not in _digests:
+        _digests[key] = _hash(file)
+    return {"bytes": key[1], "sha256": _digests[key]}
+
+
+def remember(file: Path, entry: Mapping[str, Any], now: Path) -> None:
+    """Remember the entry of a file that is in the place `now` and is, or will be, renamed to `file`."""
+    _digests[_key(file, now.stat())] = entry["sha256"]
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _key(file: Path, status: os.stat_result) -> tuple[str, int, int]:
+    return str(file), status.st_size, status.st_mtime_ns
+
+
+def process_number() -> str:
+    """Return the number of this process in its run, as torchrun sets it."""
+    return os.environ.get("RANK", "0")
+
+
+def seal_line(content: Mapping[str, Any]) -> bytes:
+    """Return a line of JSON whose last entry, `sha256`, is the digest of all before it. `content` is not empty."""
+    body = json.dumps(content).encode("ascii")
+    return body[:-1] + _TAIL[0] + hashlib.sha256(body).hexdigest().encode() + _TAIL[1]
+
+
+def unseal_line(line: bytes) -> dict[str, Any] | None:
+    """Return the content of a line, None where it is not one that `seal_line` made, to its last byte."""
+    body = line[: -64 - sum(map(len, _TAIL))] + b"}"
+    if line != body[:-1] + _TAIL[0] + hashlib.sha256(body).hexdigest().encode() + _TAIL[1]:
+        return None
+    content: dict[str, Any] = json.loads(body)
+    return content
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the groups of a record (size and digest by name, None for a growing file), and all names ever given up.
+
+    A damaged line counts as if it had not been written. Other processes may have committed a name that was given up.
+    """
+    groups: list[dict[str, Any]] = []
+    gone: list[str] = []
+    for content in filter(None, map(unseal_line, path.read_bytes().splitlines(keepends=True))):
+        now = [Path(name) for name in content.get("gone", ())]
+        gone += content.get("gone", ())
+        groups = [group for group in groups if not any(Path(name).is_relative_to(up) for name in group for up in now)]
+        groups.append(content["files"])
+    return groups, gone
+
+
+def _intact(
+    folder: Path, groups: Sequence[Mapping[str, Any]], gone: Collection[Path], say: Callable[[str], None]
+) -> Iterator[Mapping[str, Any]]:
+    """Yield the groups whose files are intact, each without the files of a later one; `say` gets a line for damage.
+
+    Files that other processes gave up (`gone`) may be there in parts, which is not reported.
+    """
+    taken: set[str] = set()
+    broken: list[tuple[Mapping[str, Any], str]] = []
+    for whole in reversed(groups):
+        group = {name: entry for name, entry in whole.items() if name not in taken}
+        damages = ((name, problem_of(folder / name, entry)) for name, entry in group.items() if entry)
+        problem = next((f"{name} {what}" for name, what in damages if what), "")
+        if problem:
+            broken.append((whole, problem))
+        elif group := {name: entry for name, entry in group.items() if entry or (folder / name).is_file()}:
+            taken |= group.keys()
+            yield group
+    for whole, problem in broken:
+        given_up = any((folder / name).is_relative_to(deleted) for name in whole for deleted in gone)
+        if not given_up and not taken.issuperset(whole):
+            companions = f", with {len(whole) - 1} files that belong to it" if len(whole) > 1 else ""
+            say(f"{folder}{os.sep}{problem}: it is made again{companions}")
+
+
+def _append(folder: Path, content: Mapping[str, Any]) -> None:
+    with (folder / f"{RECORD}{process_number()}").open("a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        if file.read(1) not in {b"", b"\n"}:  # a line that a killed process left half written
+            file.write(b"\n")
+        file.write(seal_line(content))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _files(place: Path) -> Iterator[Path]:
+    """Yield a file itself, or all files below a folder."""
+    if not place.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place))
+    if place.is_file():
+        yield place
+    yield from (path for path in place.rglob("*") if path.is_file() and not _is_record(path))
+
+
+def _between(file: Path, folder: Path) -> Iterator[Path]:
+    """Yield the folders from a file's own up to `folder`."""
+    for parent in file.parents:
+        yield parent
+        if parent == folder:
+            return
+
+
+def _is_record(path: Path) -> bool:
+    return path.name.startswith(RECORD) and path.name.removeprefix(RECORD).isdigit()
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to disk. Windows cannot sync folders; there a rename is journalled anyway."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() or os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

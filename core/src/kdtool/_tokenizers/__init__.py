@@ -1,1 +1,0 @@
-"""Shared vocabularies and token boundaries of two tokenizers."""

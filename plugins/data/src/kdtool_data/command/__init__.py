@@ -1,0 +1,341 @@
+"""The click commands of `kdtool data`, which inspects and exports data stored by runs.
+
+Apart from `mend`, which repairs a ledger of paid answers, no command changes what runs stored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import kdtool
+
+if TYPE_CHECKING:
+    from kdtool_data.command.lookup import FoundText, Generated
+
+
+__all__ = ["data"]
+
+
+def _read_settings(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """Return the values of `--set KEY=VALUE` by key.
+
+    Raises:
+        BadParameter: one is not of that form.
+    """
+    pairs = [value.partition("=") for value in values]
+    for key, sign, _text in pairs:
+        if not sign or not key.strip():
+            raise click.BadParameter(f"{key!r} is not of the form KEY=VALUE")
+    return {key.strip(): text for key, _, text in pairs}
+
+
+set_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_read_settings,
+    help="Change a key of the recipe, as in kdtool run.",
+)
+store_option = click.option(
+    "--store", type=click.Path(file_okay=False, path_type=Path), help="Folder shared by runs, as in kdtool run."
+)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _of_text(function: F) -> F:
+    """Add the argument and the options that find a text."""
+    for decorate in (
+        click.option("--text", "name", help="Name of the text if phases have their own, such as text/warm-up."),
+        store_option,
+        set_option,
+        click.argument("recipe", type=click.Path(exists=True, path_type=Path)),
+    ):
+        function = decorate(function)
+    return function
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@set_option
+@store_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plan(recipe: Path, settings: Mapping[str, str], store: Path | None, as_json: bool) -> None:
+    """Show what the text of RECIPE would take: rows, requests, tokens, dollars. Nothing is sent.
+
+    \b
+    Example:  kdtool data plan recipe.yaml
+    """  # noqa: D301 - click reads backspaces
+    stages = [stage for stage in kdtool.plan(recipe, settings, store=store) if stage.name.partition("/")[0] == "text"]
+    forecast = kdtool.check(recipe, settings, store=store)["forecast"]
+    parts = {part["of"]: part["note"] for part in forecast["disk"] if part["what"] == "instruction data"}
+    texts = {stage.name: stage.action for stage in stages}
+    prices = forecast["prices"] or [
+        line for line in forecast["unknown"] if any(f" of {name}: " in line for name in parts)
+    ]
+    if as_json:
+        report = {"texts": texts, "generations": parts, "prices": prices, "picodollars": forecast["picodollars"]}
+        click.echo(json.dumps(report, indent=1))
+        return
+    for name, action in texts.items():
+        click.echo(f"{name}: {action}")
+    for name, note in parts.items():
+        click.echo(f"  {name}: {note}")
+    for line in prices:
+        click.echo(f"  {line}")
+    dollars = forecast["picodollars"]
+    unknown = "" if prices else "unknown, since no teacher states a price"
+    click.echo(f"  dollars: {unknown or f'{dollars / 1e12:,.2f}'}")
+
+
+@click.command()
+@_of_text
+@click.option("--cells", is_flag=True, help="Show each cell of the quota.")
+@click.option("--unknown", is_flag=True, help="List requests that were sent and have no answer instead.")
+@click.option(
+    "--ledger",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The file with paid answers, if the teacher's setting `ledger` names one.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(
+    recipe: Path,
+    settings: Mapping[str, str],
+    store: Path | None,
+    name: str | None,
+    cells: bool,
+    unknown: bool,
+    ledger: Path | None,
+    as_json: bool,
+) -> None:
+    """Show how far the generation of RECIPE is, also while another process runs it.
+
+    \b
+    Example:  kdtool data status recipe.yaml --cells
+              kdtool data status recipe.yaml --unknown
+    """  # noqa: D301 - click reads backspaces
+    from kdtool_data.command.lookup import find_text
+    from kdtool_data.command.progress import status_lines, unanswered_in, unanswered_lines
+    from kdtool_data.command.progress import unanswered_counts as count_lines
+    from kdtool_data.command.progress import unanswered_records as records_of
+
+    text = find_text(recipe, settings, store, name)
+    attempts = unanswered_in(ledger or text.answers)
+    if unknown:
+        click.echo(json.dumps(records_of(attempts), indent=1) if as_json else "\n".join(unanswered_lines(attempts)))
+        return
+    for generation in _generations_of(text):
+        if as_json:
+            click.echo(json.dumps({**generation.status, "unanswered": records_of(attempts)}))
+        else:
+            counts = [f"  unknown   {line} (--unknown lists them)" for line in count_lines(attempts)]
+            click.echo("\n".join([*status_lines(generation, cells=cells), *counts]))
+
+
+@click.command()
+@_of_text
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option(
+    "--format", "form", type=click.Choice(["jsonl", "parquet", "dataset"]), default="jsonl", show_default=True,
+    help="JSON Lines, Parquet, or a folder with a data card that datasets.load_dataset opens.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace what is there.")
+def export(
+    recipe: Path,
+    settings: Mapping[str, str],
+    store: Path | None,
+    name: str | None,
+    target: Path,
+    form: str,
+    force: bool,
+) -> None:
+    """Write the text of RECIPE to TARGET: a file, or a folder if it has several splits.
+
+    \b
+    Example:  kdtool data export recipe.yaml rows.jsonl
+              kdtool data export runs/mine my-data --format dataset
+    """  # noqa: D301 - click reads backspaces
+    from kdtool_data.command.formats import export as write
+    from kdtool_data.command.lookup import find_text
+
+    count = write(find_text(recipe, settings, store, name), target, form, force=force)
+    click.echo(f"{count:,} examples are in {target}")
+
+
+@click.command()
+@_of_text
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+def recover(recipe: Path, settings: Mapping[str, str], store: Path | None, name: str | None, target: Path) -> None:
+    """Write the rows that an unfinished generation of RECIPE has accepted so far to TARGET, as JSON Lines.
+
+    \b
+    Example:  kdtool data recover recipe.yaml so-far.jsonl
+    """  # noqa: D301 - click reads backspaces
+    from kdtool_data.command.formats import write_lines, writing
+    from kdtool_data.command.lookup import find_text, record_of
+
+    text = find_text(recipe, settings, store, name)
+    if text.is_complete:
+        raise kdtool.UsageError(f"the text of {recipe} is complete; write it with kdtool data export")
+    rows = (record_of(line) for generation in text.generations() for line in generation.lines("rows.jsonl"))
+    with writing(target) as made:
+        count = write_lines(rows, made)
+    click.echo(f"{count:,} rows are in {target}; kdtool run continues the generation")
+
+
+@click.command()
+@_of_text
+@click.option("--reason", help="Only rejections whose reason contains this.")
+@click.option(
+    "--samples", type=click.IntRange(min=0), default=1, show_default=True, help="Samples of each reason to show."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the samples as JSON Lines.")
+def quarantine(
+    recipe: Path,
+    settings: Mapping[str, str],
+    store: Path | None,
+    name: str | None,
+    reason: str | None,
+    samples: int,
+    as_json: bool,
+) -> None:
+    """Show the candidates of RECIPE that were rejected, by reason, with samples.
+
+    \b
+    Example:  kdtool data quarantine recipe.yaml --reason syntax --samples 3
+    """  # noqa: D301 - click reads backspaces
+    from kdtool_data.command.lookup import find_text
+    from kdtool_data.command.progress import rejection_lines
+
+    for generation in _generations_of(find_text(recipe, settings, store, name)):
+        rejected = [line for line in generation.lines("rejected.jsonl") if not reason or reason in line["reason"]]
+        lines = map(json.dumps, rejected) if as_json else rejection_lines(rejected, generation, samples)
+        click.echo("\n".join(lines))
+
+
+def _generations_of(text: FoundText) -> list[Generated]:
+    generations = text.generations()
+    if not generations:
+        raise kdtool.UsageError(
+            f"{text.folder} has no generated rows; expected a recipe with a corpus such as instruct"
+        )
+    return generations
+
+
+_PICODOLLARS = 10**12
+_MOST_DOLLARS = 10**6
+"""Dollars that an attempt in a ledger can have."""
+
+
+def _dollars(_: click.Context, __: click.Parameter, value: str | None) -> Decimal | None:
+    """Return an exact number of dollars.
+
+    Raises:
+        BadParameter: it is not one.
+    """
+    try:
+        dollars = None if value is None else Decimal(value)
+    except InvalidOperation:
+        dollars = Decimal(-1)
+    if dollars is not None and not 0 <= dollars <= _MOST_DOLLARS:
+        raise click.BadParameter(f"{value!r} is not a number of dollars from 0 to {_MOST_DOLLARS:,}")
+    return dollars
+
+
+@click.command()
+@click.argument("ledger", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--missing-usd",
+    "missing",
+    metavar="DOLLARS",
+    callback=_dollars,
+    help="Money that the ledger lacks; without it, the amount that its seal counts.",
+)
+def mend(ledger: Path, missing: Decimal | None) -> None:
+    """Mend LEDGER, a damaged file of paid answers: keep what can be read, and count missing money against the budget.
+
+    \b
+    Example:  kdtool data mend store/answers.sqlite
+    """  # noqa: D301 - click reads backspaces
+    from kdtool_measuring import mend_ledger
+
+    mended = mend_ledger(ledger, None if missing is None else int(missing * _PICODOLLARS))
+    if mended is None:
+        click.echo(f"{ledger} is whole; nothing was changed")
+        return
+    click.echo(
+        f"{ledger} holds {mended.answers:,} answers and {mended.attempts:,} attempts that could be read\n"
+        f"missing: ${mended.missing / _PICODOLLARS:,.6f}, reserved from now on like a request without a known outcome\n"
+        "answers that could not be read are asked for, and paid for, again within budget_usd"
+    )
+    if mended.damaged.exists():
+        click.echo(f"the damaged file is kept as {mended.damaged}")
+
+
+@click.group()
+def data() -> None:
+    """Inspect and export data stored by runs."""
+
+
+for _subcommand in (plan, status, export, recover, quarantine, mend):
+    data.add_command(_subcommand)
+
+
+@data.group()
+def signals() -> None:
+    """Inspect the teacher signals that a cache recorded."""
+
+
+@signals.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@set_option
+@store_option
+@click.option("--signals", "name", help="Name of the signals if a recipe records several, such as signals/teacher.")
+@click.option("--row", type=click.IntRange(min=0), default=0, show_default=True, help="Index of the row to show.")
+@click.option(
+    "--positions", type=click.IntRange(min=1), default=8, show_default=True, help="Number of its positions to show."
+)
+@click.option("--verify", is_flag=True, help="Check the hash of every file, not only its size.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect(
+    recipe: Path,
+    settings: Mapping[str, str],
+    store: Path | None,
+    name: str | None,
+    row: int,
+    positions: int,
+    verify: bool,
+    as_json: bool,
+) -> None:
+    """Show the recorded signals of RECIPE, or of a run's folder: content, completeness and one row.
+
+    \b
+    Example:  kdtool data signals inspect recipe.yaml --row 3 --verify
+    """  # noqa: D301 - click reads backspaces
+    from kdtool_data.command.lookup import find_signals
+    from kdtool_data.command.recording import read_recording
+    from kdtool_data.command.sample import recording_lines, sample_lines, take_sample
+
+    stage, recorded = find_signals(recipe, settings, store, name)
+    with recorded.open() as (rows, tokenizer, source):
+        recording = read_recording(stage, recorded, rows, verify=verify)
+        recording.require_row(row)
+        if not as_json:
+            click.echo("\n".join(recording_lines(recording)))
+        good = not recording.damaged and recording.recorded != 0
+        sample = take_sample(rows[row], row, positions, tokenizer, source) if good else None
+    if as_json:
+        plain = {**asdict(recording), "sample": None if sample is None else asdict(sample)}
+        click.echo(json.dumps(plain, indent=1))
+    elif good:
+        click.echo("\n".join(["", *sample_lines(sample)]))
+    if recording.damaged:
+        files = "; ".join(f"{damage.file} {damage.problem}" for damage in recording.damaged)
+        remedy = f"delete the folder {recording.folder} and run again to record the signals"
+        raise kdtool.StorageError(f"recorded signals are damaged: {files}; {remedy}")

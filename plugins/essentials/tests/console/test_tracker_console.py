@@ -1,0 +1,225 @@
+"""A run on a terminal and in a log: what is shown, when, and that nothing gets through that would move the cursor."""
+
+from __future__ import annotations
+
+import io
+import re
+from functools import partial
+from pathlib import Path
+
+import kdtool
+import pytest
+from kdtool_essentials.console import ConsoleTracker, Position
+from kdtool_essentials.console.lines import PlainDisplay, describe_measurement, duration, rate, roughly
+from kdtool_essentials.console.live import LiveDisplay
+from kdtool_testing import TrackerConformance, make_run
+from rich.console import Console
+
+
+class TestConsoleTracker(TrackerConformance):
+    component = ConsoleTracker
+    entry_point = "console"
+
+
+def planned(*names: str, reused: str = "") -> list[kdtool.StageRecord]:
+    return [kdtool.StageRecord(name, "0" * 64, 60.0, reused=name == reused, path=Path(name)) for name in names]
+
+
+def report(step: int) -> kdtool.StepReport:
+    return kdtool.StepReport(step, 100, step * 2048, step * 1.5, 10 / step, 1e-3, 0.5)
+
+
+def tell_a_run(told: ConsoleTracker, folder: Path) -> None:
+    text = make_run(folder, stage="text", stage_title="text")
+    title = "training of control, seed 1"
+    training = make_run(folder, stage="phases", label="control-seed1-train", stage_title=title)
+    told.kdtool_run_start(
+        make_run(folder, name="my-coder"), planned("text", "phases/control-seed1-train", "exports/safetensors")
+    )
+    told.kdtool_stage_start(text, None, "documents")
+    told.kdtool_stage_end(text, 0.01, True)
+    told.kdtool_stage_start(training, 100, "steps")
+    told.kdtool_step_end(training, report(40))
+    told.kdtool_message(training, "learning \x1b[31mrate\x1b[0m [bold]halved[/bold]\r ü")
+    told.kdtool_stage_end(training, 150.0, False)
+    told.kdtool_measurement(
+        text, kdtool.Measurement("perplexity", "student", "per token", 12.08, 64, False, 11.5, 12.6)
+    )
+    told.kdtool_run_end(text, "done", folder / "report.html")
+
+
+def test_a_log_gets_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tell_a_run(ConsoleTracker(ConsoleTracker.Config()), tmp_path)
+    shown = capsys.readouterr()
+    assert not shown.out, "standard output is for results"
+    out = shown.err
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", out)
+    lines = out.splitlines()
+    assert lines[0] == f"Run my-coder in {tmp_path}"
+    assert "text: reused" in lines
+    assert "training of control, seed 1: begins, 100 steps (run: stage 2 of 3)" in lines
+    assert "learning ?[31mrate?[0m [bold]halved[/bold]? ü" in lines
+    assert "training of control, seed 1: done in 2 min 30 s" in lines
+    assert "perplexity of student: 12.08 per token (11.5 to 12.6)" in lines
+    assert lines[-1] == "Run test is done: 1 stage in 0.0 s, 1 reused", "by the clock: stages may be made side by side"
+
+
+def test_a_log_hears_of_progress_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    display = PlainDisplay(clock=lambda: now)
+    display.start("rows", 400, "rows")
+    for second in range(1, 26):
+        now = float(second)
+        display.advance("rows", second * 10)
+    display.start("phases", 100, "steps")
+    now += 11
+    display.step("phases", report(40))
+    display.step("phases", report(41))
+    display.advance("never started", 3)
+    assert capsys.readouterr().err.splitlines() == [
+        "rows: begins, 400 rows",
+        "rows: 100/400 rows, 10 rows/s, 30 s left",
+        "rows: 200/400 rows, 10 rows/s, 20 s left",
+        "phases: begins, 100 steps",
+        "phases: step 40/100, loss 0.25, 1.4k tokens/s, 90 s left",
+    ]
+
+
+def test_an_output_that_lacks_letters_gets_replacements(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stderr", io.TextIOWrapper(raw, encoding="ascii", newline="\n"))
+    PlainDisplay().line("2.6 × so schnell")
+    assert raw.getvalue() == b"2.6 ? so schnell\n"
+
+
+def test_a_terminal_gets_bars_and_keeps_what_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=120, color_system=None)
+    told = ConsoleTracker(ConsoleTracker.Config())
+    display = LiveDisplay(console)
+    told._chosen = display
+    monkeypatch.setattr(display._progress, "update", partial(display._progress.update, refresh=True))
+    tell_a_run(told, tmp_path)
+    shown = out.getvalue()
+    assert "= text: reused" in shown
+    assert "✓ training of control, seed 1: done in 2 min 30 s" in shown
+    assert "loss 0.25" in shown
+    assert "[bold]halved[/bold]" in shown
+    assert "\x1b[31m" not in shown
+    assert shown.rstrip().splitlines()[-1].startswith("Run test is done")
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h")
+
+
+def test_a_failed_run_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = ConsoleTracker(ConsoleTracker.Config())
+    run = make_run(tmp_path)
+    told.kdtool_run_start(run, ())
+    told.kdtool_stage_start(run, 5, "rows")
+    told.kdtool_run_end(run, "failed", None)
+    told.kdtool_run_start(run, ())
+    for reused in (True, True, False):
+        told.kdtool_stage_end(run, 0.5, reused)
+    told.kdtool_run_end(run, "failed", None)
+    told.kdtool_stage_end(run, 0.5, True)
+    told.kdtool_run_end(run, "interrupted", None)
+    told.kdtool_run_start(run, ())
+    told.kdtool_stage_end(run, 0.5, True)
+    told.kdtool_run_end(run, "done", None)
+    ends = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Run test ")]
+    assert [end for end in ends if " in " not in end] == [
+        "Run test failed before its first stage was complete.",
+        "Run test failed (2 stages reused, 1 completed). Finished stages are kept.",
+        "Run test was interrupted (3 stages reused, 1 completed).",
+        "Run test is done: all of its 1 stage reused",
+    ]
+
+
+NAMES = [
+    "text",
+    "signals/teacher",
+    *(f"phases/{arm}-seed{seed}-train" for seed in (0, 1) for arm in ("student", "control")),
+    "exports/safetensors",
+    "scores/perplexity-student-seed0",
+]
+
+
+def test_the_time_left_is_that_of_stages_like_those_to_come() -> None:
+    now = 0.0
+    position = Position(planned(*NAMES, reused="text"), clock=lambda: now)
+    assert position.describe("run") == "", "no stage"
+    position.start("signals/teacher", 100)
+    assert position.describe("signals/teacher") == "stage 2 of 8", "nothing is known yet"
+    now = 10.0
+    position.advance("signals/teacher", 20)
+    now = 20.0
+    position.advance("signals/teacher", 40)
+    assert position.describe("signals/teacher") == "stage 2 of 8, at least 30 s left", "two units a second"
+    position.end("signals/teacher", 50.0)
+    position.advance("signals/teacher", 100)
+    position.start(NAMES[2], 100)
+    assert position.describe(NAMES[2]) == "stage 3 of 8", "no phase has been timed"
+    now += 30.0
+    position.step(NAMES[2], report(20))
+    assert position.describe(NAMES[2]) == "stage 3 of 8, at least 10 min left", (
+        "2 min here, 2.5 min in each other phase"
+    )
+    for name in NAMES[2:5]:
+        position.end(name, 200.0)
+    position.start(NAMES[5], 100)
+    assert position.describe(NAMES[5]) == "stage 6 of 8, at least 3 min left", "export and score are not known"
+    position.end("scores/perplexity-teacher", 90.0)
+    position.end("exports/safetensors", None)
+    assert position.describe(NAMES[5]) == "stage 6 of 8, about 5 min left", "the export was reused"
+
+
+def test_stages_made_side_by_side_share_the_time_left() -> None:
+    now = 0.0
+    names = [f"phases/student-seed{seed}-train" for seed in range(6)]
+    position = Position(planned(*names), clock=lambda: now)
+    position.start(names[0], 100)
+    position.start(names[4], 100)
+    now = 100.0
+    position.step(names[0], report(20))
+    position.step(names[4], report(60))
+    assert position.describe(names[4]) == "stage 5 of 6, about 6 min left", (
+        "120 and 20 s, and 4 of 150 s, two at a time"
+    )
+    position.end(names[4], 60.0)
+    assert position.describe(names[0]) == "stage 1 of 6, about 6 min left", "120 s and 4 of 60 s, one at a time"
+
+
+def test_a_resumed_stage_is_as_fast_as_since_it_was_resumed() -> None:
+    now = 0.0
+    position = Position(planned("rows"), clock=lambda: now)
+    position.start("rows", 1000)
+    position.advance("rows", 900)
+    assert position.describe("rows") == "stage 1 of 1"
+    now = 10.0
+    position.advance("rows", 910)
+    assert position.describe("rows") == "stage 1 of 1, about 90 s left"
+
+
+def test_a_terminal_shows_the_position_above_the_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    display = LiveDisplay(Console(file=out, force_terminal=True, width=120, color_system=None))
+    display.place("stage 5 of 16, about 12 min left")
+    display.start("training of student, seed 0", 100, "steps")
+    display._progress.refresh()
+    last = out.getvalue().rpartition("stage 5 of 16, about 12 min left")[2]
+    assert "training of student, seed 0" in last
+    assert len([*display._progress.get_renderables()]) == 2
+    display.end("training of student, seed 0", 1.5, reused=False)
+    assert len([*display._progress.get_renderables()]) == 1, "without a bar the position would stay on the screen"
+    display.close()
+
+
+def test_words() -> None:
+    assert [duration(s) for s in (0.04, 9.96, 100, 6000)] == ["0.0 s", "10 s", "1 min 40 s", "1 h 40 min"]
+    assert [rate(r, "rows") for r in (0.25, 12.345, 1900)] == ["4.0 s each", "12.3 rows/s", "1.9k rows/s"]
+    assert [roughly(s) for s in (0.2, 89, 720, 9000)] == ["1 s", "89 s", "12 min", "2.5 h"]
+
+
+def test_the_first_text_of_a_measurement_is_shown() -> None:
+    texts = {"def f(": "self)\n\x1b", "import": " os"}
+    measured = kdtool.Measurement("samples", "student", "fraction", 0.5, 2, True, texts=texts)
+    assert describe_measurement(measured) == "samples of student: 0.5 fraction; 'def f(': 'self)\\n\\x1b'"

@@ -1,0 +1,162 @@
+"""The exporter `safetensors`: the trained student as a folder that plain transformers opens.
+
+It writes weights, configuration and tokenizer, describes them in a model card, and opens what it wrote.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import kdtool
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+_TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 0.1}
+
+
+class Safetensors(kdtool.Exporter):
+    """Writes a folder for `transformers.AutoModelForCausalLM` (and what reads that format: vLLM, llama.cpp, candle)."""
+
+    class Config(kdtool.Config):
+        """Settings of the exporter `safetensors`."""
+
+        dtype: Literal["bfloat16", "float16", "float32", "same"] = "bfloat16"
+        """Precision of the weights. `bfloat16` halves the trained float32 weights and keeps their range, so that nothing
+        overflows; it is what models are published and served in. `same`: as trained."""
+
+    config: Config
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
+        student = ahead.models.get(ahead.student)
+        if student is not None:
+            from kdtool_torch import itemsize
+
+            trained = ahead.student_bytes // student.parameters
+            size = trained if self.config.dtype == "same" else itemsize(self.config.dtype)
+            # One model at a time, in its own dtype; rounded weights are compared in the trained model's dtype.
+            yield kdtool.Estimate("exported student", ("exports",), max(trained, size) * student.parameters)
+            yield kdtool.Estimate("exported student", disk_bytes=size * student.parameters)
+
+    def kdtool_export(self, run: kdtool.RunInfo, trained: Path) -> kdtool.Artifact:
+        import torch
+        from kdtool_transformers import open_model
+        from kdtool_transformers.card import model_card, write_notices
+
+        folder = run.folder / "safetensors"
+        model = open_model(trained, offline=True)
+        facts, was, expected = model.facts, model.model.dtype, _logits(model)
+        dtype = was if self.config.dtype == "same" else getattr(torch, self.config.dtype)
+        if dtype != was:
+            del model  # one model at a time is in memory, here and below
+            model = open_model(trained, dtype=dtype, offline=True)
+        model.save(folder)
+        del model
+        stored, open_in = self._compare(run, expected, folder, was, dtype)
+        write_notices(folder, run)
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        use = f"```python\n{_how_to_use('.', open_in)}```"
+        card = model_card(run, facts, stored=stored, library="transformers", use=use)
+        return kdtool.Artifact(folder, "safetensors", size, how_to_use=_how_to_use("{path}", open_in), card=card)
+
+    def kdtool_card(self, run: kdtool.RunInfo, artifact: kdtool.Artifact, results: kdtool.Results) -> str:
+        from kdtool_transformers.card import complete_card
+
+        return complete_card(results, artifact)
+
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
+        """Open a folder with safetensors; in float32, which represents any stored value, if bfloat16 is slower."""
+        import torch
+        from kdtool_torch import compute_dtype, pick_device, widen
+        from kdtool_transformers import TransformersRuntime, open_model
+
+        path = subject.path
+        if subject.role != "artifact" or path is None or not any(path.glob("*.safetensors")) or _is_compressed(path):
+            return None
+        device = pick_device()
+        model = open_model(path, device=device, offline=True)
+        if device.type == "cpu" and compute_dtype("auto", device) == torch.float32:
+            widen(model.model)
+        return TransformersRuntime(model)
+
+    def _compare(
+        self, run: kdtool.RunInfo, expected: Tensor, folder: Path, was: torch.dtype, dtype: torch.dtype
+    ) -> tuple[str, str]:
+        """Return the card's sentence on how far the written model is from the trained one, and the dtype to open it in.
+
+        Weights are compared in the dtype of the trained ones, usually float32. Rounding of the computation in few bits comes
+        on top: it is not a fault of the file, but users must know it.
+
+        Raises:
+            PluginError: the written model differs.
+        """
+        import torch
+        from kdtool_transformers import open_model
+
+        name = _name(dtype)
+        written = open_model(folder, offline=True)
+        computed = deviation = _deviation(expected, written)
+        if dtype != was:
+            del written
+            written = open_model(folder, dtype=was, offline=True)
+            deviation = _deviation(expected, written)
+        if was != torch.float32:  # the trained model computes in few bits, too
+            computed = deviation
+        limit = _TOLERANCE[name]
+        if not deviation <= limit:
+            raise kdtool.PluginError(
+                f"the exported model differs from the trained one: logits deviate by {deviation:.2g} standard deviations "
+                f"(allowed {limit:g}) with weights in {name}; export with dtype: float32"
+            )
+        sentence = f"Weights in {name}; logits deviate from the trained model's by {deviation:.1e} standard deviations"
+        if computed <= limit:
+            return f"{sentence}.", name
+        run.say(f"safetensors: computed in {name}, the student's logits deviate by {computed:.2g} standard deviations")
+        sentence += f", and by {computed:.1e} if they are computed in {name}: open it in float32, as below."
+        return sentence, _name(torch.float32)
+
+
+def _is_compressed(folder: Path) -> bool:
+    """Return whether a folder is of the exporter `compressed-tensors`, which opens it itself."""
+    config = folder / "config.json"
+    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    return (settings.get("quantization_config") or {}).get("quant_method") == "compressed-tensors"
+
+
+def _deviation(expected: Tensor, written: kdtool.LanguageModel) -> float:
+    """Return how far the logits of a model are from those expected, in their standard deviations."""
+    return float((_logits(written) - expected).square().mean().sqrt() / expected.std())
+
+
+def _logits(model: kdtool.LanguageModel) -> Tensor:
+    """Return a model's logits on drawn tokens, in float32."""
+    import torch
+
+    vocabulary = model.head.vocabulary
+    ids = torch.randint(vocabulary, (1, 32), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits: Tensor = model.model(input_ids=ids).logits[0, :, :vocabulary].float()
+    return logits
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _how_to_use(folder: str, dtype: str) -> str:
+    """Return lines of Python that complete a piece of code with the model in `folder`, opened in a dtype."""
+    return f"""\
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = {folder!r}
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.{dtype})
+inputs = tokenizer("def fibonacci(n):\\n", return_tensors="pt")
+outputs = model.generate(**inputs, max_new_tokens=64, do_sample=False)
+print(tokenizer.decode(outputs[0], skip_special_tokens=True))
+"""

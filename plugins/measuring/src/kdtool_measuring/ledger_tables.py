@@ -1,0 +1,214 @@
+"""Tables of a ledger, in the file of kdtool's answers: how it is opened, and whether it is what kdtool wrote.
+
+The check runs whenever a ledger is opened, before anything is sent. A stored answer is a `kdtool.TextAnswer` as JSON, with
+the hash of that text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import kdtool
+
+from kdtool_measuring.ledger_files import Seal, Sealed, damaged_error, read_seal
+
+NEW_ANSWER = "INSERT OR REPLACE INTO answer (key, answer, sha256) VALUES (?, ?, ?)"
+"""Into kdtool's own table."""
+NEW_COUNT = "INSERT OR REPLACE INTO seal (id, commits) VALUES (1, ?)"
+ABOUT = ("model", "purpose", "request")
+"""Columns of `attempt` that describe the request."""
+ADDED = {**dict.fromkeys(ABOUT, "TEXT NOT NULL DEFAULT ''"), "thinking": "INTEGER NOT NULL DEFAULT 0"}
+"""Columns of `attempt` that files of earlier versions get when they are opened, with their types."""
+_TABLES = (
+    """CREATE TABLE IF NOT EXISTS attempt (
+        id INTEGER PRIMARY KEY, key TEXT NOT NULL, state TEXT NOT NULL, reserved INTEGER NOT NULL,
+        cost INTEGER NOT NULL DEFAULT 0, begun REAL NOT NULL, batch TEXT, reason TEXT NOT NULL DEFAULT '')""",
+    "CREATE INDEX IF NOT EXISTS attempt_state ON attempt (state) WHERE state IN ('open', 'unknown')",
+    "CREATE INDEX IF NOT EXISTS attempt_batch ON attempt (batch) WHERE batch IS NOT NULL",
+    """CREATE TABLE IF NOT EXISTS batch (
+        id TEXT PRIMARY KEY, remote TEXT NOT NULL DEFAULT '', state TEXT NOT NULL, begun REAL NOT NULL)""",
+    "CREATE TABLE IF NOT EXISTS seal (id INTEGER PRIMARY KEY, commits INTEGER NOT NULL)",
+)
+
+
+def open_tables(path: Path) -> tuple[sqlite3.Connection, Money, Seal]:
+    """Return a connection whose commits survive a power cut, the money in the file, and its seal, made if it is new.
+
+    Raises:
+        StorageError: the file is damaged, or commits are missing from it.
+        UsageError: another version wrote it.
+        sqlite3.Error, OSError: it cannot be read or written.
+    """
+    with ExitStack() as stack:
+        sealed = read_seal(path)
+        database = stack.enter_context(closing(kdtool.open_answers(path)))
+        money = require_whole(database, path, sealed)
+        database.execute("PRAGMA synchronous = FULL")
+        seal = stack.enter_context(closing(Seal(path)))
+        if sealed is None:
+            seal.write(money.sealed)
+        counted = Sealed(money.sealed.commits + 1, money.sealed.picodollars)
+        with database:
+            database.execute("BEGIN IMMEDIATE")
+            create_tables(database)
+            database.execute(NEW_COUNT, (counted.commits,))
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # a copy without log and seal shows that it had a seal
+        seal.write(counted)
+        stack.pop_all()
+    return database, replace(money, sealed=counted), seal
+
+
+def create_tables(database: sqlite3.Connection) -> None:
+    """Create the missing tables and columns of a ledger, within the caller's transaction."""
+    for statement in _TABLES:
+        database.execute(statement)
+    for name in sorted(set(ADDED) - _attempt_columns(database)):
+        database.execute(f"ALTER TABLE attempt ADD COLUMN {name} {ADDED[name]}")
+
+
+def columns_about(database: sqlite3.Connection) -> str:
+    """Return SQL for model, purpose and request of attempts; they are empty in a file that an earlier version wrote."""
+    known = _attempt_columns(database)
+    return ", ".join(name if name in known else f"'' AS {name}" for name in ABOUT)
+
+
+def thinking_tokens(database: sqlite3.Connection) -> int:
+    """Return the tokens of thinking in all answers; 0 in a file that an earlier version wrote."""
+    query = "SELECT COALESCE(SUM(thinking), 0) FROM attempt"
+    return int(database.execute(query).fetchone()[0]) if "thinking" in _attempt_columns(database) else 0
+
+
+def _attempt_columns(database: sqlite3.Connection) -> set[str]:
+    return {row[1] for row in database.execute("PRAGMA table_info(attempt)")}
+
+
+BAD_ATTEMPT = """NOT COALESCE(
+    id BETWEEN 1 AND 1 << 62 AND typeof(key) = 'text' AND state IN ('open', 'answered', 'failed', 'unknown')
+    AND typeof(reserved) = 'integer' AND reserved BETWEEN 0 AND 1000000000000000000
+    AND typeof(cost) = 'integer' AND cost BETWEEN 0 AND 1000000000000000000
+    AND typeof(begun) IN ('real', 'integer') AND abs(begun) < 100000000000
+    AND typeof(batch) IN ('text', 'null') AND typeof(reason) = 'text', 0)"""
+"""SQL of an attempt that no version wrote, such as one with a negative cost or of more than a million dollars."""
+BAD_BATCH = """NOT COALESCE(typeof(id) = 'text' AND typeof(remote) = 'text' AND state IN ('open', 'ended'), 0)"""
+_FIRST_COLUMNS = {
+    "answer": {"key", "answer", "sha256"},
+    "attempt": {"id", "key", "state", "reserved", "cost", "begun", "batch", "reason"},
+    "batch": {"id", "remote", "state", "begun"},
+}
+"""Those of the first version; later ones are added when a file is opened."""
+_MONEY = """SELECT COALESCE(SUM(cost), 0), COALESCE(SUM(CASE WHEN state IN ('open', 'unknown') THEN reserved END), 0),
+    COALESCE(MAX(id), 0) FROM attempt"""
+
+
+@dataclass(frozen=True)
+class Money:
+    """Picodollars spent and held by a ledger, its largest id of an attempt, and the seal that its state deserves."""
+
+    spent: int
+    held: int
+    last: int
+    sealed: Sealed
+
+
+def require_whole(database: sqlite3.Connection, path: Path, sealed: Sealed | None) -> Money:
+    """Return the money of a ledger, also of one without tables.
+
+    Args:
+        database: a connection to the file.
+        path: the file.
+        sealed: its seal, read before the transaction began: a commit comes before its seal.
+
+    Raises:
+        StorageError: a page, a table or a row is damaged, or commits are missing.
+        sqlite3.Error: SQLite finds the damage itself.
+    """
+    (result,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    problem = "" if result == "ok" else f"SQLite reports {result!r}"
+    problem = problem or _foreign_tables(database) or (_bad_rows(database) if "attempt" in tables_of(database) else "")
+    if problem:
+        raise damaged_error(path, problem)
+    money = _money_of(database)
+    if problem := _missing_commits(path, money.sealed, sealed or read_seal(path)):
+        raise damaged_error(path, problem)
+    return money
+
+
+def _money_of(database: sqlite3.Connection) -> Money:
+    tables = tables_of(database)
+    spent, held, last = database.execute(_MONEY).fetchone() if "attempt" in tables else (0, 0, 0)
+    query = "SELECT COALESCE(MAX(commits), 0) FROM seal WHERE typeof(commits) = 'integer'"
+    (commits,) = database.execute(query).fetchone() if "seal" in tables else (0,)
+    return Money(spent, held, last, Sealed(commits, spent + held))
+
+
+def _missing_commits(path: Path, stored: Sealed, sealed: Sealed | None) -> str:
+    if sealed is None:
+        return "its seal is missing, which shows whether money is missing" if stored.commits else ""
+    if stored.commits >= sealed.commits and (
+        stored.commits > sealed.commits or stored.picodollars >= sealed.picodollars
+    ):
+        return ""
+    lost = max(0, sealed.picodollars - stored.picodollars) / 1e12
+    return (
+        f"${lost:,.4f} of ${sealed.picodollars / 1e12:,.4f} spent or reserved are missing, and "
+        f"{sealed.commits - stored.commits:,} of {sealed.commits:,} commits, as after the loss of {path.name}-wal"
+    )
+
+
+def _foreign_tables(database: sqlite3.Connection) -> str:
+    for kind, name in database.execute("SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view')"):
+        return f"{kind} {name!r} is not one of kdtool's"
+    tables = tables_of(database)  # none in a file that is being made
+    for table, columns in _FIRST_COLUMNS.items():
+        present = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
+        if (tables if table == "answer" else tables & {"attempt", "batch"}) and not columns <= present:
+            return f"table {table!r} lacks {', '.join(sorted(columns - present))}"
+    return ""
+
+
+def _bad_rows(database: sqlite3.Connection) -> str:
+    for table, bad in (("attempt", BAD_ATTEMPT), ("batch", BAD_BATCH)):
+        row = database.execute(f"SELECT rowid FROM {table} WHERE {bad} LIMIT 1").fetchone()  # noqa: S608 - SQL of ours
+        if row is not None:
+            return f"row {row[0]} of table {table!r} has values that kdtool does not write"
+    return ""
+
+
+def tables_of(database: sqlite3.Connection) -> set[str]:
+    """Return the names of the tables in a file."""
+    return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+_ANSWER_KINDS = {
+    "id": str,
+    "text": str,
+    "finish": str,
+    "tokens_in": int,
+    "tokens_out": int,
+    "picodollars": int,
+    "reason": str,
+}
+
+
+def text_digest(text: str) -> str:
+    """Return the hash that is stored with a text."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def is_unchanged(text: object, stored: object) -> bool:
+    """Return whether a text is the one that was stored with this hash."""
+    return isinstance(text, str) and text_digest(text) == stored
+
+
+def is_answer(text: str) -> bool:
+    """Return whether a text is an answer that kdtool can read."""
+    try:
+        fields = vars(kdtool.TextAnswer(**json.loads(text)))
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return all(type(fields[name]) is kind for name, kind in _ANSWER_KINDS.items())

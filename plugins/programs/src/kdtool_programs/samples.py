@@ -1,0 +1,206 @@
+"""Samples of programs: the settings that ask for them, a subject's answers, and the sandbox's verdicts on these.
+
+Equal programs are run once. Answers and verdicts are stored as they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import kdtool
+from kdtool_measuring import Answer, collect_answers, fit_prompt, journal, seed_of
+from pydantic import model_validator
+
+from kdtool_programs.extraction import code_of
+from kdtool_programs.languages import language
+from kdtool_programs.problems import Limits, Problem
+from kdtool_programs.sandbox import Sandbox
+from kdtool_programs.tasks import Module, Program, Task, slowness
+
+
+class PassAtKConfig(kdtool.Config):
+    """Settings of an evaluator that runs programs."""
+
+    form: Literal["base", "chat"] = "base"
+    """`base` has the model continue a program; `chat` uses its chat template, for models tuned to it."""
+    samples: int = kdtool.Field(default=1, ge=1, le=10_000)
+    """Answers per problem."""
+    k: tuple[int, ...] = (1,)
+    """Values of k to estimate pass@k for; none above `samples`."""
+    temperature: float = kdtool.Field(default=0.0, ge=0, le=10)
+    """Sampling temperature; 0 decodes greedily. Several samples need a temperature above 0."""
+    maximum_tokens: int = kdtool.Field(default=512, ge=1, le=100_000)
+    """Maximum tokens per answer."""
+    problems: int | None = kdtool.Field(default=None, ge=1)
+    """Maximum number of problems per measurement, selected by the hashes of their ids; null uses all, as published
+    scores do."""
+    seconds: float | None = kdtool.Field(default=None, gt=0, le=600)
+    """Time limit per program, which fails if it exceeds it; null uses that of the benchmark's own harness."""
+    seed: int = kdtool.Field(default=0, ge=0)
+    """Seed for sampling at a temperature above 0."""
+    workers: int = kdtool.Field(default=2, ge=1, le=256, json_schema_extra=kdtool.does_not_affect_results())
+    """Programs run in parallel."""
+
+    @model_validator(mode="after")
+    def _can_be_estimated(self) -> PassAtKConfig:
+        if not self.k or not all(1 <= k <= self.samples for k in self.k):
+            raise ValueError(
+                f"k is {', '.join(map(str, self.k)) or 'empty'}; expected numbers from 1 to samples ({self.samples}): lower "
+                "k, or raise samples"
+            )
+        if len(set(self.k)) < len(self.k):
+            raise ValueError(f"k contains a number twice: {', '.join(map(str, self.k))}; remove one")
+        if self.samples > 1 and not self.temperature:
+            raise ValueError(
+                "several samples at temperature 0 are identical; set temperature, for example to 0.2 or 0.8"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Sample(Answer):
+    """An answer to a problem. If it does not continue the form's prompt, a server began a separate turn."""
+
+    problem: str
+
+
+def collect_samples(
+    run: kdtool.RunInfo,
+    subject: kdtool.Subject,
+    problems: Sequence[Problem],
+    config: PassAtKConfig,
+    benchmark: str,
+) -> list[Sample] | None:
+    """Return all samples of a subject, in the order of problems; None, with a message to the user, if it cannot answer."""
+    wanted = {f"{problem.id}#{number}": problem for problem in problems for number in range(config.samples)}
+
+    def request(name: str, runtime: kdtool.Runtime) -> kdtool.Request:
+        return _request(name, wanted[name], config, runtime)
+
+    def unfit(runtime: kdtool.Runtime) -> str:
+        return _unfit(runtime, config)
+
+    answers = collect_answers(run, subject, list(wanted), request, evaluator=benchmark, unfit=unfit)
+    return None if answers is None else [Sample(**asdict(answer), problem=wanted[answer.id].id) for answer in answers]
+
+
+def _unfit(runtime: kdtool.Runtime, config: PassAtKConfig) -> str:
+    """Return why a subject cannot be asked in this form; "" if it can."""
+    model = runtime.model
+    if config.form == "chat" and model is not None and not model.tokenizer.chat_fingerprint:
+        return "its tokenizer has no chat template (form: base asks without one)"
+    return ""
+
+
+def _request(name: str, problem: Problem, config: PassAtKConfig, runtime: kdtool.Runtime) -> kdtool.Request:
+    """Make a request.
+
+    A bare prompt that is too long for the model is cut at its beginning, as lm-evaluation-harness does. A conversation is
+    never cut.
+    """
+    form = problem.forms[config.form]
+    continues = config.form == "base" or "prefill" in runtime.abilities
+    behind = form.suffix or ""
+    prompt = form.prompt if form.turns else fit_prompt(form.prompt, runtime, config.maximum_tokens, behind)
+    return kdtool.Request(
+        id=name,
+        prompt=prompt if continues else "",
+        max_tokens=config.maximum_tokens,
+        stop=form.stop if continues else (),
+        temperature=config.temperature,
+        seed=seed_of(config.seed, name),
+        turns=form.turns,
+        suffix=form.suffix,
+    )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A sample's verdict; `status`, `reason` and `stderr` as in `kdtool_programs.Verdict`, `program` the program's hash."""
+
+    id: str
+    status: str
+    isolation: str
+    reason: str = ""
+    stderr: str = ""
+    program: str = ""
+
+    @property
+    def has_passed(self) -> bool:
+        """True if the program passed the tests."""
+        return self.status == "passed"
+
+
+def judge_samples(
+    run: kdtool.RunInfo,
+    file: Path,
+    problems: Sequence[Problem],
+    samples: Sequence[Sample],
+    limits: Limits,
+    workers: int,
+) -> Mapping[str, Judged]:
+    """Return the verdict of every sample, by its id; `file`, `workers` and errors as in `verdicts_of`."""
+    by_id = {problem.id: problem for problem in problems}
+    tasks: dict[str, list[Task]] = {}
+    for sample in samples:
+        problem = by_id[sample.problem]
+        task = Task(sample.id, program_of(problem, sample), limits.seconds, limits.memory)
+        tasks.setdefault(problem.language, []).append(task)
+    return verdicts_of(run, file, tasks, workers)
+
+
+def verdicts_of(
+    run: kdtool.RunInfo, file: Path, tasks: Mapping[str, Sequence[Task]], workers: int
+) -> Mapping[str, Judged]:
+    """Return the verdict of every task by its id, running equal programs once and those in the file not at all.
+
+    A stored verdict is ignored if the task's program has changed, since its sample was requested again.
+
+    Args:
+        run: the run, for messages.
+        file: journal of the verdicts.
+        tasks: by the sandbox's name for their language; ids are unique.
+        workers: programs run in parallel.
+
+    Raises:
+        SandboxError: programs cannot be run safely here, or a language's toolchain is missing.
+        PluginError: the sandbox does not support a language.
+    """
+    programs = {task.id: _digest_of_work(task) for task in chain.from_iterable(tasks.values())}
+    with journal(file, Judged, run.say) as kept:
+
+        def is_kept(task: Task) -> bool:
+            return task.id in kept and kept[task.id].program == programs[task.id]
+
+        missing = {name: [task for task in spoken if not is_kept(task)] for name, spoken in sorted(tasks.items())}
+        alike: dict[str, list[Task]] = {}
+        for task in chain.from_iterable(missing.values()):
+            alike.setdefault(programs[task.id], []).append(task)
+        first = {same[0].id: same for same in alike.values()}
+        if first:
+            if slowness() > 1:
+                run.say(f"time limits are multiplied by {slowness():g}: this machine runs Python more slowly")
+            languages = [language(name) for name, spoken in missing.items() if spoken]
+            with Sandbox(workers=workers, languages=languages) as sandbox:
+                for verdict in sandbox.run(same[0] for same in first.values()):
+                    about = verdict.status, verdict.isolation, verdict.reason, verdict.stderr
+                    for task in first[verdict.id]:
+                        kept.add(Judged(task.id, *about, programs[task.id]))
+        return {name: kept[name] for name in programs}
+
+
+def _digest_of_work(task: Task) -> str:
+    return sha256(repr(task.work).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def program_of(problem: Problem, sample: Sample) -> Module | Program:
+    """Return the program of a sample. A continuation of a prompt is code as it is, since stop strings end it."""
+    if sample.continues:
+        return problem.continued(sample.text)
+    names = getattr(problem.whole(""), "names", ())
+    return problem.whole(code_of(sample.text, continues=False, names=names))

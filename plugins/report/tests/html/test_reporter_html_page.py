@@ -1,0 +1,436 @@
+"""The page as a whole: valid, self-contained, safe, complete, and there for runs that lack parts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from kdtool._contract.reporting import Requirement
+from kdtool._results.comparisons import compare_all
+from kdtool._results.files import read_results, write_results
+from kdtool_report.html import HtmlReporter
+from kdtool_report.html.comparisons import forest
+from kdtool_report.html.page import page
+from kdtool_report.html.wording import interval
+from kdtool_testing import ReporterConformance, make_run
+
+VOID = {"meta", "link", "br", "img", "input", "hr", "line", "rect", "circle"}
+HOSTILE = "\"><script>alert('x')</script>&lt;b</pre></textarea></style>{{ 7 * 7 }}"
+
+
+class TestHtmlReporter(ReporterConformance):
+    component = HtmlReporter
+    entry_point = "html"
+
+
+class Checker(HTMLParser):
+    """Collects what is wrong with a page: unbalanced tags, repeated ids, links to nothing, things fetched."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.problems: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.headings: list[int] = []
+        self.scripts = 0
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.scripts += tag == "script"
+        if tag not in VOID:
+            self.open.append(tag)
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        for name, value in attrs:
+            self._attribute(tag, name, value or "")
+        if tag == "th" and "scope" not in found:
+            self.problems.append("a table header without scope")
+        if tag == "svg" and not found.get("aria-label") and found.get("aria-hidden") != "true":
+            self.problems.append("a drawing without words")
+
+    def _attribute(self, tag: str, name: str, value: str) -> None:
+        if name == "xlink:href" and value.startswith("#"):
+            self.references.append(value.removeprefix("#"))
+        elif name in {"src", "srcset", "xlink:href", "poster", "data", "action"} or name.startswith("on"):
+            self.problems.append(f"<{tag} {name}={value!r}>")
+        if name == "href" and not value.startswith("#"):
+            self.problems.append(f"<{tag} href={value!r}>")
+        if "url(" in value:
+            self.problems.append(f"<{tag} {name}> fetches")
+        if name == "id":
+            self.ids.append(value)
+        if name in {"href", "aria-labelledby"}:
+            self.references.append(value.removeprefix("#"))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.problems.append(f"</{tag}> closes nothing")
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def check(html: str) -> Checker:
+    checker = Checker()
+    checker.feed(html)
+    checker.close()
+    assert checker.problems == []
+    assert checker.open == []
+    assert len(checker.ids) == len(set(checker.ids))
+    assert set(checker.references) <= set(checker.ids)
+    assert checker.headings[0] == 1
+    assert all(later <= earlier + 1 for earlier, later in pairwise(checker.headings))
+    return checker
+
+
+def text_of(html: str) -> str:
+    return " ".join(" ".join(check(html).texts).split())
+
+
+def test_a_whole_run_is_shown(sample_page: str) -> None:
+    html = sample_page
+    text = text_of(html)
+    for expected in (
+        "Distillation pays at equal tokens: the student is better in perplexity",
+        "It does not pay at equal wall time: the control is better in perplexity and",
+        "Apache-2.0",
+        "trained for their whole time as well, for every seed",
+        "−18.5\u00a0% −23.7 to −13.4\u00a0% better",
+        "Perplexity 64 items, 3 seeds",
+        "In absolute terms the student is weak: its perplexity is 12.0, the teacher's 5.94.",
+        "2.49\u00a0×",
+        "forward-kl",
+        "near-duplicates: duplicate of an earlier file",
+        "The teacher's signals took 3\u00a0min 08\u00a0s (in an earlier run) and are shared by 3 students",
+        "kdtool-loss-divergences 0.1.0",
+        "local file",
+        "AutoModelForCausalLM.from_pretrained",
+    ):
+        assert expected.replace("\u00a0", " ") in text.replace("\u00a0", " "), expected
+    curves, shares, trade_offs = 2 * 3, 1, 4
+    assert html.count('<svg role="img" viewBox') == curves + shares + trade_offs
+
+
+def test_a_control_that_trained_on_other_tokens_is_not_called_one_of_equal_tokens(sample: kdtool.Results) -> None:
+    def longer(arm: kdtool.ArmResult) -> kdtool.ArmResult:
+        phases = {
+            name: dataclasses.replace(one, tokens=one.tokens + (arm.seed == 1)) for name, one in arm.phases.items()
+        }
+        return dataclasses.replace(arm, phases=phases) if arm.arm == "control" else arm
+
+    html = page(dataclasses.replace(sample, arms=tuple(map(longer, sample.arms)), verdict="", recipe_text=""))
+    assert "equal tokens" not in html.lower()
+    assert "Distillation pays on the same rows: the student is better in perplexity" in html
+    for shown in ("on the same rows", "Control, same rows", "Control, same rows, seed 1, distil", "control (rows)"):
+        assert shown in html
+    assert "Control, equal time" in html
+
+
+def test_nothing_is_fetched(sample_page: str) -> None:
+    html = sample_page
+    assert not re.search(r"@import|url\(|<link|<img|<iframe|fetch\(|XMLHttpRequest", html)
+    assert check(html).scripts == 1
+
+
+MISSING: dict[str, dict[str, Any]] = {
+    "no comparisons": {"comparisons": ()},
+    "no measurements": {"measurements": (), "comparisons": ()},
+    "nothing at all": {
+        "measurements": (), "comparisons": (), "arms": (), "stages": (), "components": (), "models": {}, "data": {},
+        "recipe": {}, "recipe_text": "", "environment": {}, "notes": (), "verdict": "",
+    },
+    "odd data": {"data": {"licences": ["MIT"], "sources": [{"name": "a", "documents": 3}], "note": None, "share": 0.25}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", MISSING.values(), ids=MISSING)
+def test_missing_parts_leave_a_valid_page(sample: kdtool.Results, changes: dict[str, Any]) -> None:
+    text = text_of(page(dataclasses.replace(sample, **changes)))
+    if not changes.get("comparisons", True) and changes.get("arms", True):
+        assert "No verdict: no evaluator compared the student with its control" in text
+    if changes.get("verdict") == "":
+        assert "Nothing was exported in this run." in text
+
+
+def test_without_a_control_the_verdict_says_how_to_get_one(sample: kdtool.Results) -> None:
+    arms = tuple(arm for arm in sample.arms if arm.arm == "student")
+    text = text_of(page(dataclasses.replace(sample, arms=arms, comparisons=())))
+    assert "No verdict: this run trained no control. Add `control: {match: tokens}` to the recipe to compare." in text
+
+
+def test_one_seed_is_called_one_seed(sample: kdtool.Results) -> None:
+    text = text_of(
+        page(
+            dataclasses.replace(
+                sample,
+                arms=tuple(arm for arm in sample.arms if arm.seed == 0),
+                measurements=tuple(found for found in sample.measurements if found.subject[-1] not in "12"),
+                comparisons=tuple(dataclasses.replace(found, seeds=1) for found in sample.comparisons),
+            )
+        )
+    )
+    assert "With one seed, intervals cover the choice of test items, not the luck of training." in text
+    assert "64 items, one seed" in text
+    assert "seeds: 1" not in text
+
+
+def test_hostile_text_stays_text(sample: kdtool.Results) -> None:
+    hostile = dataclasses.replace(
+        sample,
+        name=HOSTILE,
+        verdict=HOSTILE,
+        recipe_text=HOSTILE,
+        notes=(HOSTILE,),
+        environment={HOSTILE: HOSTILE},
+        data={HOSTILE: {HOSTILE: HOSTILE}},
+        recipe={HOSTILE: [HOSTILE]},
+        models={HOSTILE: sample.models["student"]},
+        measurements=tuple(
+            dataclasses.replace(m, subject=m.subject + HOSTILE, unit=HOSTILE) for m in sample.measurements
+        ),
+        comparisons=tuple(
+            dataclasses.replace(c, against=f"control{HOSTILE}", measurement=HOSTILE) for c in sample.comparisons
+        ),
+        requirements=(Requirement(HOSTILE, HOSTILE, 0.5, False, HOSTILE),),
+        components=tuple(dataclasses.replace(c, name=HOSTILE, config={HOSTILE: HOSTILE}) for c in sample.components),
+    )
+    checker = check(page(hostile))
+    assert checker.scripts == 1
+    assert "".join(checker.texts).count(HOSTILE) > 10
+    assert "49" not in page(dataclasses.replace(sample, verdict="{{ 7 * 7 }}", measurements=())).split("</section>")[0]
+
+
+@example([1.0, 5e-324])
+@given(st.lists(st.floats(-1e30, 1e30) | st.sampled_from([float("nan"), float("inf")]), min_size=2, max_size=5))
+@example([0.0, 5e-324])
+def test_histories_with_any_numbers_are_drawn(values: list[float]) -> None:
+    reports = tuple(
+        kdtool.StepReport(step, 9, step, float(step), value, 0.1, value, {"ce": kdtool.TermReport(value, 1.0, value)})
+        for step, value in enumerate(values)
+    )
+    arm = kdtool.ArmResult("student", 0, Path("x"), {}, {"p": reports})
+    results = kdtool.Results("n", Path("x"), "", (), (), (arm,), (), (), {}, {}, {}, "", {}, 1.0)
+    html = page(results)
+    check(html)
+    assert not re.search(r'd="[^"]*(nan|inf)', html)
+
+
+def test_charts_follow_light_and_dark_and_read_aloud(sample: kdtool.Results, sample_page: str) -> None:
+    html = sample_page
+    drawn = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
+    assert {"--student", "--control", "--teacher", "--t1", "--muted"} <= set(re.findall(r"var\((--[\w-]+)\)", drawn))
+    assert not re.search("stroke: #|fill: #", drawn)
+    assert re.search(r"ce against training tokens\. Student: from [\d.]+ to [\d.]+; Control", drawn)
+    assert page(sample) == html
+
+
+def test_intervals_are_those_of_the_results_values(sample: kdtool.Results) -> None:
+    (value,) = (one for one in sample.values if (one.arm, one.measurement) == ("student", "perplexity"))
+    assert value.low is not None
+    shown = text_of(page(sample))
+    assert "Means over 3 seeds, with 95 % intervals over held-out items and seeds, and each seed’s value." in shown
+    assert f" {interval(value.value - 0.5, value.value + 0.5, '')} seeds: " in shown
+    unending = [dataclasses.replace(one, high=math.inf) if one is value else one for one in sample.values]
+    assert f" {interval(value.low, math.inf, '')} seeds: " in text_of(
+        page(dataclasses.replace(sample, values=tuple(unending)))
+    )
+
+
+def test_an_interval_without_end_is_drawn_to_the_edge(sample: kdtool.Results, tmp_path: Path) -> None:
+    """So it is where a seed diverged."""
+    found = next(one for one in sample.comparisons if one.measurement == "perplexity" and one.against == "control")
+    endless = dataclasses.replace(
+        found, difference=4e49, low=-1.0, high=float("inf"), verdict="no evidence of a difference"
+    )
+    write_results(dataclasses.replace(sample, comparisons=(endless,), folder=tmp_path))
+    html = page(read_results(tmp_path))
+    assert "+4.00e+51 % −100 % to +∞" in text_of(html).replace("\u00a0", " ")
+    (drawn,) = forest([endless], {"perplexity": "per token"}, {"perplexity": False})
+    (row,) = drawn.rows
+    assert 0 < row.low < row.at < row.high == 100
+
+
+def test_the_reporter_replaces_the_page(tmp_path: Path, sample: kdtool.Results) -> None:
+    run = make_run(tmp_path / "run")
+    reporter = HtmlReporter(HtmlReporter.Config())
+    path = reporter.kdtool_report(run, sample)
+    assert reporter.kdtool_report(run, dataclasses.replace(sample, name="second")) == path
+    assert "<h1>second</h1>" in path.read_text(encoding="utf-8")
+    assert [found.name for found in path.parent.iterdir()] == ["report.html"]
+
+
+def test_the_page_names_no_folder_of_this_machine(tmp_path: Path, sample: kdtool.Results) -> None:
+    def made(file: kdtool.Artifact) -> kdtool.Artifact:
+        path = tmp_path / "exports" / file.path.name
+        return dataclasses.replace(file, path=path, how_to_use=f"open {path}")
+
+    arms = [dataclasses.replace(arm, artifacts=tuple(map(made, arm.artifacts))) for arm in sample.arms]
+    write_results(dataclasses.replace(sample, arms=tuple(arms), folder=tmp_path))
+    html = page(read_results(tmp_path))
+    assert str(tmp_path) not in html
+    assert f"exports/{arms[0].artifacts[0].path.name}" in html
+
+
+def answered(folder: Path, subject: str, passed: list[bool], answer: str) -> kdtool.Measurement:
+    file = folder / f"{subject}.jsonl"
+    lines = [
+        {"item": f"task/{number}", "sum": float(one), "weight": 1.0, "shown": {"answer": answer, "verdict": "passed"}}
+        for number, one in enumerate(passed)
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    share = sum(passed) / len(passed)
+    return kdtool.Measurement(
+        "bench.pass@1", subject, "fraction", share, len(passed), higher_is_better=True, items=file
+    )
+
+
+def test_answers_of_all_subjects_stand_together(sample: kdtool.Results, tmp_path: Path) -> None:
+    found = (
+        answered(tmp_path, "student-seed0", [True, False], "return 41 + 1"),
+        answered(tmp_path, "teacher", [True, True], "return 42"),
+    )
+    text = text_of(page(dataclasses.replace(sample, measurements=(*sample.measurements, *found))))
+    assert "Answers: bench.pass@1" in text
+    assert "task/1 · Teacher 1 · Student, seed 0 0" in text
+    assert "Student, seed 0: Answer return 41 + 1" in text
+
+
+def test_the_share_of_the_teacher_is_that_of_the_scores(sample: kdtool.Results, tmp_path: Path) -> None:
+    solved = {"teacher": 16, "student": 12, "student-q4": 4}
+    found = tuple(answered(tmp_path, name, [number < of for number in range(20)], "") for name, of in solved.items())
+    compared, _ = compare_all(found, sample.subjects, {name: name for name in solved})
+    text = text_of(page(dataclasses.replace(sample, measurements=found, comparisons=tuple(compared))))
+    for label, share in {"Student": 75, "Exported: q4": 25}.items():
+        shown = re.search(rf"Bench: pass@1 {label} Teacher [^%]+ {share} % \((\d+) to (\d+) %\) 20 items", text)
+        assert shown is not None, text
+        assert int(shown[1]) < share < int(shown[2]), "12 of 20 are three quarters of 16 of 20, 4 of 20 a quarter"
+
+
+def test_long_texts_are_cut_and_say_so(sample: kdtool.Results, tmp_path: Path) -> None:
+    found = answered(tmp_path, "student", [True] * 3, "x" * 4100)
+    html = page(dataclasses.replace(sample, measurements=(found,), comparisons=()))
+    assert "… 100 more" in html
+    assert "with the worst results" not in html
+
+
+def test_measurements_called_by_their_evaluator_too_are_known(sample: kdtool.Results, sample_page: str) -> None:
+    """So they are where two evaluators measure under one name."""
+
+    def called(found: Any, key: str) -> Any:
+        return dataclasses.replace(found, **{key: f"second.{getattr(found, key)}"})
+
+    results = dataclasses.replace(
+        sample,
+        measurements=tuple(called(found, "name") for found in sample.measurements),
+        comparisons=tuple(called(found, "measurement") for found in sample.comparisons),
+    )
+    plain, html = sample_page, page(results)
+    for shown in ("viewBox", 'class="tile"', "the teacher's speed", "Distillation pays at equal tokens"):
+        assert html.count(shown) == plain.count(shown), shown
+    assert "It does not pay at equal wall time" in plain
+    assert "It does not pay at equal wall time" in html
+
+
+@pytest.mark.parametrize("letter", ["<", *(pytest.param(one, marks=pytest.mark.slow) for one in ("x", "漢", "\u202e"))])
+def test_a_long_list_has_a_budget_shows_failures_first_and_says_where_the_rest_is(
+    letter: str, sample: kdtool.Results, tmp_path: Path
+) -> None:
+    passed = [number % 100 != 99 for number in range(2000)]
+    folder = tmp_path / "run"
+    (folder / "scores").mkdir(parents=True)
+    found = (
+        answered(folder / "scores", "student", passed, letter * 4000),
+        answered(tmp_path, "teacher", [True] * 2000, letter * 4000),
+    )
+    results = dataclasses.replace(sample, measurements=found, comparisons=(), arms=(), folder=folder)
+    html = page(results)
+    less = len(page(dataclasses.replace(results, measurements=())).encode())
+    assert len(html.encode()) - less < 1.2 * 1024 * 1024
+    text = text_of(html)
+    shown = [int(number) for number in re.findall(r"task/(\d+) ·", text)]
+    failed = [number for number, one in enumerate(passed) if not one]
+    assert shown[: len(failed)] == failed[: len(shown)], "failures first, in their order"
+    assert len(shown) == len(set(shown))
+    said = f"The {len(shown)} items with the worst results; {2000 - len(shown)} more are in the run's files:"
+    assert said in text
+    assert f"scores/student.jsonl, {tmp_path / 'teacher.jsonl'}." in text or (
+        f"{tmp_path / 'teacher.jsonl'}, scores/student.jsonl." in text
+    )
+
+
+def test_what_should_be_small_and_is_large_has_failed(sample: kdtool.Results, tmp_path: Path) -> None:
+    found = answered(tmp_path, "student", [False, True, False], "x")
+    html = page(dataclasses.replace(sample, measurements=(dataclasses.replace(found, higher_is_better=False),)))
+    assert re.findall(r"task/(\d+) ·", text_of(html)) == ["1", "0", "2"]
+
+
+def test_one_item_is_shown_however_large_and_its_further_texts_are_counted(
+    sample: kdtool.Results, tmp_path: Path
+) -> None:
+    shown = {f"answer {number}": "x" * 4000 for number in range(1000)}
+    lines = [json.dumps({"item": name, "sum": 1.0, "weight": 1.0, "shown": shown}) + "\n" for name in "ab"]
+    found = []
+    for number in range(60):
+        file = tmp_path / f"{number}.jsonl"
+        file.write_text("".join(lines), encoding="utf-8")
+        found.append(kdtool.Measurement(f"m{number}", "student", "fraction", 1.0, 2, higher_is_better=True, items=file))
+    html = page(dataclasses.replace(sample, measurements=tuple(found), comparisons=(), arms=()))
+    assert html.count("992 more texts in the run&#39;s files") + html.count("992 more texts in the run's files") == 60
+    assert html.count("; 1 more are in the run") == 60
+
+
+def test_answers_are_text_and_nothing_else(sample: kdtool.Results, tmp_path: Path) -> None:
+    found = answered(tmp_path, "student", [False], f"</pre>{HOSTILE}\ud800\u202e")
+    checker = check(page(dataclasses.replace(sample, measurements=(found,), comparisons=())))
+    assert checker.scripts == 1
+    assert f"</pre>{HOSTILE}" in "".join(checker.texts)
+
+
+def test_losses_of_other_terms_are_not_drawn_on_one_axis(sample_page: str) -> None:
+    assert "Weighted loss" not in sample_page
+    bare = tuple(kdtool.StepReport(step, 9, step, float(step), 1.0 / step, 1e-3, 1.0, {}) for step in range(1, 9))
+    arm = kdtool.ArmResult("student", 0, Path("x"), {}, {"p": bare})
+    results = kdtool.Results("n", Path("x"), "", (), (), (arm,), (), (), {}, {}, {}, "", {}, 1.0)
+    assert "Weighted loss" in page(results), "it is all that is known"
+
+
+def test_comparisons_of_few_items_are_folded_and_those_of_many_come_first(sample: kdtool.Results) -> None:
+    items = {"perplexity": 8, "bits-per-byte": 20, "kl-to-teacher": 64, "top-1-agreement-with-teacher": 11}
+    compared = tuple(dataclasses.replace(one, items=items[one.measurement]) for one in sample.comparisons)
+    html = page(dataclasses.replace(sample, comparisons=compared))
+    shown, _, folded = html.partition("Too few items to judge (under 12): Perplexity, Top-1 agreement with teacher")
+    headings = r"<figcaption>([\w -]+?) <span"
+    assert re.findall(headings, shown) == ["KL to teacher", "Bits per byte"]
+    assert re.findall(headings, folded)[:2] == ["Perplexity", "Top-1 agreement with teacher"]
+
+
+def test_costs_are_grouped_by_kind_and_each_stage_is_below(sample: kdtool.Results) -> None:
+    names = {
+        "phases/student-seed0-train": ("training of student, seed 0", 10.0, False),
+        "phases/control-seed0-train": ("training of control, seed 0", 20.0, True),
+        "rows": ("tokenised rows", 1.0, True),
+    }
+    stages = tuple(
+        kdtool.StageRecord(name, "ab", seconds, reused, Path("x"), title)
+        for name, (title, seconds, reused) in names.items()
+    )
+    text = text_of(page(dataclasses.replace(sample, stages=stages))).replace("\u00a0", " ")
+    assert "training (2) 30.0 s made, 1 reused tokenised rows 1.00 s reused Every stage" in text
+    assert "training of control, seed 0 20.0 s reused" in text

@@ -1,0 +1,277 @@
+"""The tracker `wandb`: no key in its settings, no network offline, and W&B's process cannot hold up a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool_report.wandb import WandbTracker
+from kdtool_report.wandb.tracking import Rows
+from kdtool_testing import TrackerConformance, make_run
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+PLAN = [kdtool.StageRecord("phases/student-seed0-train", "a" * 64, 0.0, reused=False, path=Path())]
+
+
+class TestWandbTracker(TrackerConformance):
+    component = WandbTracker
+    entry_point = "wandb"
+
+
+def tracker(**settings: Any) -> WandbTracker:
+    return WandbTracker(WandbTracker.Config.model_validate(settings))
+
+
+def report(step: int, **terms: kdtool.TermReport) -> kdtool.StepReport:
+    return kdtool.StepReport(step, 10, step * 64, step * 0.5, 3.0 / step, 1e-3, 0.5, terms)
+
+
+def training(folder: Path) -> kdtool.RunInfo:
+    return make_run(folder, stage="phases", label="student-seed0-train", phase="train")
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Return what W&B's own reader finds in the only offline run."""
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def points(folder: Path) -> list[Mapping[str, Any]]:
+    return [record["history"]["item"] for record in records(folder) if record["type"] == "history"]
+
+
+@pytest.mark.parametrize(
+    "setting", [{"project": KEY}, {"tags": ["a", f"key {KEY}"]}, {"notes": "wandb_v1_" + "aB3_" * 9}]
+)
+def test_a_setting_that_looks_like_a_key_is_refused_without_showing_it(tmp_path: Path, setting: dict[str, Any]) -> None:
+    (problem,) = tracker(**setting).kdtool_check(make_run(tmp_path), "start")
+    assert "looks like an API key" in problem
+    assert "WANDB_API_KEY" in problem
+    assert "0123" not in problem
+    assert "aB3" not in problem
+
+
+def test_online_mode_is_announced_and_needs_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    run = make_run(tmp_path, say=said.append)
+    online = tracker(mode="online", project="coders", entity="team")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert "set the environment variable WANDB_API_KEY" in online.kdtool_check(run, "start")[0]
+    assert not said
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    assert not online.kdtool_check(run, "start")
+    assert said == [
+        "wandb: mode is online: settings, curves, measurements, samples and report are sent to https://api.wandb.ai, "
+        "project team/coders"
+    ]
+    assert not tracker().kdtool_check(run, "start")
+    assert len(said) == 1, "offline there is nothing to announce"
+
+
+def test_a_run_without_a_network_is_tracked_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    said: list[str] = []
+    run, told = make_run(tmp_path, offline=True, say=said.append), tracker(mode="online")
+    told.kdtool_run_start(run, PLAN)
+    assert "nothing is sent" in said[0]
+    told.kdtool_step_end(training(tmp_path), report(1))
+    told.kdtool_run_end(run, "failed", None)
+    assert len(points(tmp_path)) == 1
+
+
+def test_wandb_is_imported_in_its_own_process_only() -> None:
+    program = (
+        "import sys, kdtool_report.wandb\n"
+        "tracker = kdtool_report.wandb.WandbTracker(kdtool_report.wandb.WandbTracker.Config())\n"
+        "print('wandb' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads the environment and the arguments of a process in /proc")
+def test_the_key_reaches_the_process_by_its_environment_and_only_online(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_PROJECT", "another")
+    for mode in ("offline", "online"):
+        tracked = tracker(mode=mode)
+        tracked.kdtool_run_start(make_run(tmp_path), ())
+        assert tracked._process is not None
+        place = Path(f"/proc/{tracked._process._process.pid}")
+        while not (environment := (place / "environ").read_text(encoding="utf-8").split("\0"))[0]:
+            time.sleep(0.01)  # it has just begun
+        assert (f"WANDB_API_KEY={KEY}" in environment) == (mode == "online")
+        assert "WANDB_PROJECT=another" not in environment, "settings come from the recipe"
+        assert KEY not in (place / "cmdline").read_text(encoding="utf-8")
+        tracked.kdtool_close()
+
+
+def test_rows_hold_shares_rates_and_each_step_once() -> None:
+    rows = Rows("train")
+    terms = {
+        "ce": {"value": 2.0, "weight": 1.0, "gradient_norm": 3.0},
+        "kl": {"value": "NaN", "weight": 0.5, "gradient_norm": 1.0},
+        "hidden": {"value": 1.0, "weight": 0.5, "gradient_norm": None},
+    }
+
+    def row(step: int, seconds: float, metrics: Mapping[str, float] | None = None) -> dict[str, float] | None:
+        counts = {
+            "step": step,
+            "steps": 3,
+            "tokens": step * 100,
+            "seconds": seconds,
+            "learning_rate": 0.1,
+            "gradient_norm": 1.0,
+        }
+        return rows.row({**counts, "loss": 2.5, "terms": terms, "metrics": metrics or {}, "memory": 3 << 29})
+
+    first, second = row(1, 1.0), row(2, 1.5, {"perplexity.bits-per-byte": 0.9})
+    assert first is not None
+    assert second is not None
+    assert first["train/gradient_shares/ce"] == 0.75
+    assert first["train/gradient_shares/kl"] == 0.25
+    assert "train/gradient_shares/hidden" not in first
+    assert first["train/terms/kl"] != first["train/terms/kl"], "NaN"
+    assert first["train/tokens_per_second"] == 100
+    assert second["train/tokens_per_second"] == 200
+    assert second["train/validation/perplexity.bits-per-byte"] == 0.9
+    assert second["train/memory_gib"] == 1.5
+    assert row(2, 0.8) is None, "repeated by a resumed run"
+    third = row(3, 1.0)
+    assert third is not None
+    assert third["train/tokens_per_second"] == pytest.approx(500), "of the resumed run's own step before"
+
+
+def test_earlier_steps_of_the_same_training_are_logged_first(tmp_path: Path) -> None:
+    other = [replace(PLAN[0], fingerprint="b" * 64)]
+
+    def step(number: int, loss: float = 1.0) -> dict[str, Any]:
+        place = {"stage": "phases", "label": "student-seed0-train", "arm": "student", "seed": 0}
+        time = f"2026-11-22T20:00:{number:02}.000+00:00"
+        return {"event": "step_end", **place, "time": time, "report": asdict(replace(report(number), loss=loss))}
+
+    def start(stages: list[kdtool.StageRecord]) -> dict[str, Any]:
+        planned = [{"name": stage.name, "fingerprint": stage.fingerprint} for stage in stages]
+        return {"event": "run_start", "recipe": {"name": "coders"}, "stages": planned}
+
+    of_others = [start(other), step(1, 7.0), step(2, 7.0), step(3, 7.0)]
+    killed = [start(PLAN), step(1), step(2), {"event": "message", "text": "é"}, step(3)]
+    resumed = [start(PLAN), step(3, 9.0), step(4)]
+    lines = [json.dumps(event) for event in [*of_others, *killed, *resumed]]
+    (tmp_path / "events.jsonl").write_text("\n".join([*lines, '{"event": "step_e']), encoding="utf-8")
+    for _ in range(2):
+        told = tracker()
+        told.kdtool_run_start(make_run(tmp_path), PLAN)
+        for number in (3, 4, 5):
+            told.kdtool_step_end(training(tmp_path), report(number))
+        told.kdtool_run_end(make_run(tmp_path), "failed", None)
+        found = points(tmp_path)  # of the only offline run: the one before is deleted
+        assert [(point["train/step"], point["train/loss"]) for point in found] == [
+            (1, 1),
+            (2, 1),
+            (3, 1),
+            (4, 1),
+            (5, 0.6),
+        ]
+        (begun,) = (record["run"] for record in records(tmp_path) if record["type"] == "run")
+        assert begun["config"]["update"]["recipe"] == {"name": "coders"}
+        assert [point["_timestamp"] % 60 for point in found[:4]] == [1, 2, 3, 4], "when they were trained"
+
+
+def test_settings_name_no_folder_of_the_user_s_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "alice"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "alice"))
+    models = [str(tmp_path / "alice" / "models" / "teacher"), "org/model"]
+    node = {"parts": {"teacher": {"config": {"models": models}}}, "inputs": {}}
+    graph = {"nodes": {"phases/student-seed0-train": node}}
+    (tmp_path / "graph.json").write_text(json.dumps(graph), encoding="utf-8")
+    told = tracker()
+    told.kdtool_run_start(make_run(tmp_path), PLAN)
+    told.kdtool_step_end(training(tmp_path), report(1))
+    told.kdtool_run_end(make_run(tmp_path), "failed", None)
+    (begun,) = (record["run"] for record in records(tmp_path) if record["type"] == "run")
+    parts = begun["config"]["update"]["stages"]["phases/student-seed0-train"]
+    assert parts == {"teacher": {"config": {"models": ["~/models/teacher", "org/model"]}}}
+
+
+def test_a_process_that_hangs_is_killed_after_the_wait(tmp_path: Path) -> None:
+    told = tracker(wait=1)
+    told.kdtool_run_start(make_run(tmp_path), ())
+    assert told._process is not None
+    process = told._process._process
+    os.kill(process.pid, signal.SIGSTOP)
+    start = time.monotonic()
+    with pytest.raises(kdtool.ServiceError, match=r"did not finish in 1 s"):
+        told.kdtool_run_end(make_run(tmp_path), "done", None)
+    assert time.monotonic() - start < 5
+    assert process.poll() is not None
+
+
+def test_a_process_that_died_is_reported_with_its_last_words(tmp_path: Path) -> None:
+    told = tracker()
+    told.kdtool_run_start(make_run(tmp_path), ())
+    assert told._process is not None
+    (tmp_path / "wandb" / "tracker.log").write_text("Traceback …\nOSError: No space left on device\n", encoding="utf-8")
+    told._process._process.kill()
+    told._process._process.wait()
+    with pytest.raises(kdtool.ServiceError, match="wandb stopped: OSError: No space left on device"):
+        told.kdtool_step_end(training(tmp_path), report(1))
+    told.kdtool_close()  # the same is not said twice
+
+
+_OFFLINE = """
+import os, subprocess, sys
+from pathlib import Path
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+from kdtool_testing import make_run
+from kdtool_testing.tracker import tell_a_run
+from kdtool_report.wandb import WandbTracker
+def attempts():
+    lines = [line.split() for name in ("snmp", "snmp6") for line in open(f"/proc/net/{name}")]
+    found = {words[0]: int(words[1]) for words in lines if words[0].startswith("Ip6") or words[0].startswith("Udp6")}
+    for names, values in zip(lines, lines[1:]):
+        if names[0] == values[0] and not names[0].startswith(("Ip6", "Udp6")):
+            found.update({names[0] + name: int(value) for name, value in zip(names[1:], values[1:])})
+    wanted = ("Tcp:ActiveOpens", "Udp:OutDatagrams", "Ip:OutNoRoutes", "Ip6OutNoRoutes", "Udp6OutDatagrams")
+    return sum(found.get(name, 0) for name in wanted)
+tracker = WandbTracker(WandbTracker.Config())
+before = attempts()
+tell_a_run(tracker, make_run(Path(sys.argv[1])))
+tracker.kdtool_close()
+print(attempts() - before)
+subprocess.run([sys.executable, "-c", "import socket; socket.socket().connect_ex(('192.0.2.1', 443))"], check=True)
+print(attempts() - before)
+"""
+_NAMESPACE = ["unshare", "--user", "--map-root-user", "--net"]
+
+
+def _can_unshare() -> bool:
+    if not (shutil.which("unshare") and shutil.which("ip")):
+        return False
+    return (
+        subprocess.run([*_NAMESPACE, "ip", "link", "set", "lo", "up"], capture_output=True, check=False).returncode == 0
+    )
+
+
+@pytest.mark.skipif(not _can_unshare(), reason="needs namespaces of networks")
+def test_offline_no_process_attempts_a_connection(tmp_path: Path) -> None:
+    command = [*_NAMESPACE, sys.executable, "-c", _OFFLINE, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["0", "1"], "none by W&B and its service; the one that the test made is counted"
+    assert [point["train/step"] for point in points(tmp_path)] == [1, 2, 3, 4]

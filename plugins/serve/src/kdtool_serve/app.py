@@ -1,0 +1,253 @@
+"""The application: routes of the protocols, and everything around them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from typing import Any
+
+import kdtool
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from kdtool_serve.devices import Devices
+from kdtool_serve.engine import Engine
+from kdtool_serve.errors import RequestError, as_request_error, respond_with
+from kdtool_serve.forms import ChatForm, CompletionForm, InfillForm
+from kdtool_serve.guard import Guard
+from kdtool_serve.metrics import Metrics
+from kdtool_serve.ollama import ollama_routes
+from kdtool_serve.pool import Openable, Pool
+from kdtool_serve.requests import LONGEST, Chat, Completion, Infill, parse, shorten
+from kdtool_serve.responses import respond, respond_within_context
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a server: answers that wait per model, seconds per answer, bytes of a request's body, loaded models.
+
+    `keep` is the greatest number of models in memory, beyond those in use; 0 for no limit.
+    """
+
+    queue: int = 32
+    timeout: float = 300.0
+    body: int = 1_000_000
+    keep: int = 0
+
+
+def create_app(
+    models: Openable,
+    *,
+    offered: Sequence[str] | None = None,
+    limits: Limits | None = None,
+    key: str = "",
+    hosts: Sequence[str] = ("127.0.0.1", "localhost", "[::1]"),
+    origins: Sequence[str] = (),
+    devices: Devices | None = None,
+    shares: Mapping[str, float] | None = None,
+) -> Starlette:
+    """Return the application. Models load when they are first asked.
+
+    Args:
+        models: the models to offer, such as those of `kdtool.open_models`. The first is the default.
+        offered: names of those that may be asked, the default first. None for all.
+        limits: see `Limits`.
+        key: the key that clients must send, "" if they need none.
+        hosts: names of the server that clients may use in the header Host, ("*",) for any.
+        origins: further web pages that may use the server, such as "https://example.org".
+        devices: those of completions at a cursor; None for the defaults.
+        shares: the share of the first model's completions that another model answers, by its name.
+    """
+    limits = limits or Limits()
+    names = list(offered) if offered is not None else None
+    pool = Pool(models, names, queue=limits.queue, keep=limits.keep, devices=devices, shares=shares)
+    metrics = Metrics(pool)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await pool.stop()
+
+    endpoints = _Endpoints(pool, metrics, limits)
+    routes = [
+        Route("/", _page),
+        Route("/health", endpoints.health),
+        Route("/metrics", endpoints.metrics),
+        Route("/v1/models", endpoints.models),
+        Route("/v1/models/{name:path}", endpoints.model),
+        Route("/v1/completions", endpoints.complete, methods=["POST"]),
+        Route("/v1/chat/completions", endpoints.chat, methods=["POST"]),
+        Route("/infill", endpoints.infill, methods=["POST"]),
+        *ollama_routes(pool, seconds=limits.timeout),
+    ]
+    guard = Middleware(
+        Guard,
+        key=key,
+        hosts=hosts,
+        origins=origins,
+        body=limits.body,
+        count=metrics.responses,
+        paths=[route.path for route in routes],
+        open_paths=("/", "/health"),
+    )
+    handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = dict.fromkeys(
+        (RequestError, HTTPException, Exception), _refuse
+    )
+    app = Starlette(routes=routes, middleware=[guard], lifespan=lifespan, exception_handlers=handlers)
+    app.state.pool = pool
+    return app
+
+
+class _Endpoints:
+    """The handlers of all routes that need the models."""
+
+    def __init__(self, pool: Pool, metrics: Metrics, limits: Limits) -> None:
+        self._pool = pool
+        self._metrics = metrics
+        self._limits = limits
+
+    async def health(self, request: Request) -> Response:
+        """Answer while the server runs, with the models that failed and load again when they are next asked."""
+        failed = [name for name, engine in self._pool.engines.items() if engine.failed]
+        return JSONResponse({"status": "degraded", "failed": failed} if failed else {"status": "ok"})
+
+    async def metrics(self, request: Request) -> Response:
+        """Return the figures of `Metrics`."""
+        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def models(self, request: Request) -> Response:
+        """List the models."""
+        return JSONResponse({"object": "list", "data": [self._card(name) for name in self._pool.engines]})
+
+    async def model(self, request: Request) -> Response:
+        """Describe one model."""
+        return JSONResponse(self._card(self._pool.find(request.path_params["name"]).name))
+
+    async def complete(self, request: Request) -> Response:
+        """Answer `/v1/completions`."""
+        given = parse(Completion, await request.body())
+        engine = self._pool.find(given.model)
+        engine = engine if given.natural_end else self._pool.draw(engine)
+        if given.echo and given.logprobs is not None:
+            raise RequestError("echo: log-probabilities of a prompt are not supported; remove one", param="echo")
+        requests = [
+            given.request(prompt, given.max_tokens, number, suffix=given.suffix, logprobs=given.ranked_by)
+            for prompt in given.prompt
+            for number in range(given.n)
+        ]
+        form = CompletionForm(
+            engine.name,
+            [each.prompt for each in requests] if given.echo else [],
+            logprobs=given.logprobs is not None,
+            usage=given.stream_options.include_usage,
+            per_prompt=given.n,
+            natural_end=given.natural_end,
+        )
+        return await self._respond(engine, requests, form, stream=given.stream)
+
+    async def chat(self, request: Request) -> Response:
+        """Answer `/v1/chat/completions`."""
+        given = parse(Chat, await request.body())
+        engine = self._pool.find(given.model)
+        turns = [message.turn() for message in given.messages]
+        begun = turns.pop()[1] if turns[-1][0] == "assistant" else ""
+        if not turns:
+            raise RequestError("messages: no turn is left to answer; begin with the user's", param="messages")
+        limit = given.max_completion_tokens or _limit(given.max_tokens)
+        logprobs = given.top_logprobs if given.logprobs else None
+        requests = [
+            given.request(begun, limit, number, turns=tuple(turns), logprobs=logprobs) for number in range(given.n)
+        ]
+        form = ChatForm(
+            engine.name,
+            logprobs=given.logprobs,
+            usage=given.stream_options.include_usage,
+            per_prompt=given.n,
+            natural_end=given.natural_end,
+        )
+        return await self._respond(engine, requests, form, stream=given.stream)
+
+    async def infill(self, request: Request) -> Response:
+        """Answer `/infill`."""
+        given = parse(Infill, await request.body())
+        engine = self._pool.draw(self._pool.find(given.model))
+        texts = shorten(
+            given.input_prefix + given.prompt, given.input_suffix, [extra.text for extra in given.input_extra]
+        )
+        answers = (
+            (
+                given.request(before, _limit(given.n_predict), suffix=after),
+                InfillForm(engine.name, given, truncated=number > 0),
+            )
+            for number, (before, after) in enumerate(texts)
+        )
+        try:
+            return await respond_within_context(engine, answers, stream=given.stream, seconds=self._limits.timeout)
+        except RequestError as error:
+            raise (error.about("input_suffix") if error.param == "suffix" else error) from error
+
+    async def _respond(
+        self, engine: Engine, requests: Sequence[kdtool.Request], form: Any, *, stream: bool
+    ) -> Response:
+        return await respond(engine, requests, form, stream=stream, seconds=self._limits.timeout)
+
+    def _card(self, name: str) -> dict[str, Any]:
+        engine, subject = self._pool.engines[name], self._pool.subjects[name]
+        runtime = engine.runtime
+        shown = {
+            "role": subject.role,
+            "loaded": runtime is not None,
+            "memory": runtime.memory() if runtime else None,
+            "abilities": sorted(runtime.abilities) if runtime else None,
+            "completions": asdict(self._metrics.acceptance.count(name)),
+        }
+        return {"id": name, "object": "model", "created": 0, "owned_by": "kdtool", "kdtool": shown}
+
+
+def _limit(tokens: int) -> int:
+    """Return the number of tokens to ask for; -1 is the longest answer, and 0, which warms the prompt's cache, one token."""
+    return LONGEST if tokens < 0 else max(1, tokens)
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        known = RequestError(f"{request.url.path}: {error.detail}", status=error.status_code)
+    else:
+        known = as_request_error(error)
+    return respond_with(known, request.url.path)
+
+
+async def _page(_: Request) -> Response:
+    page = files("kdtool_serve").joinpath("page.html")
+    if not page.is_file():
+        return PlainTextResponse("this installation has no page; the API is below /v1\n", 404)
+    text = page.read_text(encoding="utf-8")
+    sources = {tag: " ".join(_hashes(text, tag)) or "'none'" for tag in ("script", "style")}
+    policy = {
+        "default-src": "'none'",
+        "script-src": sources["script"],
+        "style-src": sources["style"],
+        "connect-src": "'self'",
+        "img-src": "data:",
+        "font-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    written = "; ".join(" ".join(item) for item in policy.items())
+    return HTMLResponse(text, headers={"Content-Security-Policy": written, "Cache-Control": "no-cache"})
+
+
+def _hashes(text: str, tag: str) -> list[str]:
+    """Return the sources that permit the page's own elements, and no others."""
+    contents = re.findall(rf"<{tag}\b[^>]*>(.*?)</{tag}>", text, re.DOTALL)
+    return [f"'sha256-{b64encode(hashlib.sha256(each.encode()).digest()).decode()}'" for each in contents]

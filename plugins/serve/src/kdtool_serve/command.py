@@ -1,0 +1,195 @@
+"""The click command `kdtool serve`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+import kdtool
+
+from kdtool_serve.devices import Devices, parse_shares
+
+if TYPE_CHECKING:
+    import socket
+
+    from kdtool_serve.app import Limits
+
+KEY_VARIABLE = "KDTOOL_SERVE_KEY"
+
+
+class _Completing(NamedTuple):
+    """Settings of completions at a cursor."""
+
+    devices: Devices
+    shares: Mapping[str, float]
+
+
+@click.command("serve")
+@click.argument("model", metavar="RUN_OR_FILE")
+@click.option(
+    "--model", "names", multiple=True, metavar="NAME", help="Offer only this model; repeatable, the default first."
+)
+@click.option("--draft", metavar="NAME", help="Model of the run that drafts the teachers' tokens, which they verify.")
+@click.option("--paid", is_flag=True, help="Offer teachers that cost money, too.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port [default: the first free one from 5000 on].")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; another one needs a key.")
+@click.option("--key-variable", metavar="NAME", help=f"Environment variable with the key [default: {KEY_VARIABLE}].")
+@click.option(
+    "--allow-origin", "origins", multiple=True, metavar="URL", help="Site whose pages may use it; repeatable."
+)
+@click.option(
+    "--queue", default=32, show_default=True, type=click.IntRange(0), help="Answers that may wait, per model."
+)
+@click.option("--timeout", default=300.0, show_default=True, type=click.FloatRange(1), help="Seconds for an answer.")
+@click.option(
+    "--body-limit", default=1_000_000, show_default=True, type=click.IntRange(1000), help="Bytes of a request."
+)
+@click.option("--static", is_flag=True, help="Serve the page in a folder of the exporter web; loads no model.")
+@click.option("--keep", default=0, type=click.IntRange(0), help="Models in memory at most [default: no limit].")
+@click.option("--healing/--no-healing", default=Devices.healing, help="Choose a cursor's last token again.")
+@click.option("--units/--no-units", default=Devices.units, help="End a completion with its line or block.")
+@click.option("--syntax/--no-syntax", default=Devices.syntax, help="Cut what leaves the code unparsable.")
+@click.option(
+    "--best-of",
+    default=Devices.best_of,
+    show_default=True,
+    type=click.IntRange(1, 8),
+    help="Completions to choose from.",
+)
+@click.option(
+    "--share", "shares", multiple=True, metavar="NAME=SHARE", help="Model for a share of completions; repeatable."
+)
+@click.option("--no-browser", is_flag=True, help="Do not open the page.")
+@click.option("--offline", is_flag=True, help="Use no network to open models.")
+@click.option("--out", type=click.Path(file_okay=False), default="runs", show_default=True, help="Folder for runs.")
+def serve(
+    model: str,
+    names: tuple[str, ...],
+    draft: str | None,
+    paid: bool,
+    port: int | None,
+    host: str,
+    key_variable: str | None,
+    origins: tuple[str, ...],
+    queue: int,
+    timeout: float,
+    body_limit: int,
+    static: bool,
+    keep: int,
+    healing: bool,
+    units: bool,
+    syntax: bool,
+    best_of: int,
+    shares: tuple[str, ...],
+    no_browser: bool,
+    offline: bool,
+    out: str,
+) -> None:
+    """Serve a student to browsers and editors.
+
+    The models are those of a finished run, or of a model's folder or file. The page is at http://127.0.0.1:5000, OpenAI's
+    protocol below /v1, Ollama's below /api, and llama.cpp's infilling at /infill. The student answers unless
+    a request names another model: control, teacher or an exported file.
+
+    \b
+    Example:  kdtool serve quickstart
+    """  # noqa: D301 - click reads backspaces
+    from kdtool_transformers.streaming import StreamedModels
+
+    from kdtool_serve.app import Limits
+    from kdtool_serve.server import listen
+
+    browser = sys.stdout.isatty() and not no_browser
+    if static:
+        from kdtool_serve.server import serve_static
+
+        serve_static(Path(model), host, port, browser=browser)
+        return
+    key = _key(host, key_variable)
+    listener = listen(host, port)
+    with listener:
+        limits = Limits(queue=queue, timeout=timeout, body=body_limit, keep=keep)
+        with kdtool.open_models(model, out=out, offline=offline) as opened:
+            offered = _choose(opened, names, paid=paid)
+            completing = _Completing(Devices(healing, units, syntax, best_of), parse_shares(shares, offered))
+            models = StreamedModels(
+                opened, draft, _find_teachers(opened, draft, offered), lambda note: click.echo(note, err=True)
+            )
+            _serve(models, offered, listener, host, key, origins, limits, completing, browser=browser)
+
+
+def _serve(
+    models: kdtool.Models,
+    offered: list[str],
+    listener: socket.socket,
+    host: str,
+    key: str,
+    origins: tuple[str, ...],
+    limits: Limits,
+    completing: _Completing,
+    *,
+    browser: bool,
+) -> None:
+    from kdtool_serve.app import create_app
+    from kdtool_serve.server import run
+
+    local = ("127.0.0.1", "localhost", "[::1]")
+    hosts = ("*",) if host in {"0.0.0.0", "::"} else (*local, f"[{host}]" if ":" in host else host)  # noqa: S104
+    app = create_app(
+        models, offered=offered, limits=limits, key=key, hosts=hosts, origins=origins, **completing._asdict()
+    )
+    click.echo(f"loading {offered[0]} …", err=True)
+    app.state.pool.engines[offered[0]].open()
+    shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else hosts[-1] if host not in local else host  # noqa: S104
+    run(app, listener, _announce(f"http://{shown}:{listener.getsockname()[1]}", offered, browser=browser))
+
+
+def _announce(url: str, offered: list[str], *, browser: bool) -> Callable[[], None]:
+    def ready() -> None:
+        click.echo(f"page  {url}/")
+        click.echo(f"API   {url}/v1  ({', '.join(offered)}); Ctrl-C ends it")
+        if browser:
+            click.launch(url)
+
+    return ready
+
+
+def _key(host: str, variable: str | None) -> str:
+    from kdtool_serve.server import is_local
+
+    key = os.environ.get(variable or KEY_VARIABLE, "")
+    if not key and (variable or not is_local(host)):
+        what = f"--key-variable {variable}" if variable else f"--host {host}"
+        raise kdtool.UsageError(
+            f"{what}: others may reach the server only with a key, but {variable or KEY_VARIABLE} is not set; set it to a "
+            "secret of your choice, or leave out the option"
+        )
+    return key
+
+
+def _find_teachers(models: kdtool.Models, draft: str | None, offered: list[str]) -> list[str]:
+    """Return the offered teachers that the draft proposes tokens for."""
+    teachers = [name for name in offered if models.subjects[name].role == "teacher"]
+    if draft is not None and not teachers:
+        raise kdtool.UsageError(f"--draft {draft}: it drafts for teachers, but none is on offer; leave it out")
+    return teachers
+
+
+def _choose(models: kdtool.Models, names: tuple[str, ...], *, paid: bool) -> list[str]:
+    """Return the names of the models to offer, the default first."""
+    from kdtool_serve.pool import paid_teachers
+
+    for name in names:
+        if name not in models.subjects:
+            raise kdtool.UsageError(f"--model {name}: there is no such model; there are {', '.join(models.subjects)}")
+    costly = set() if paid else paid_teachers(models)
+    offered = [name for name in dict.fromkeys(names or models.subjects) if name not in costly]
+    if left_out := sorted(costly.intersection(names or costly)):
+        click.echo(f"not offered: {', '.join(left_out)}, because each answer costs money; add --paid", err=True)
+    if not offered:
+        raise kdtool.UsageError("--model: no model is left to offer; add --paid, or name another one")
+    return offered

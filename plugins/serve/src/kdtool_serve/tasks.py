@@ -1,0 +1,179 @@
+"""Requests as a model is asked them: its abilities, and gaps with and without FIM tokens.
+
+A model without FIM tokens continues the text before a gap, up to where the text after it begins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+
+import kdtool
+from kdtool_transformers.streaming import end_naturally
+
+from kdtool_serve.devices import Devices, candidates, cut_to_fit, end_at_unit
+from kdtool_serve.devices import choose_likeliest as choose
+from kdtool_serve.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Task:
+    """A request as a model is asked it, and the text after the gap that its answer fills: None if there is no gap.
+
+    The answer to a gap ends where `suffix` begins if it is `continued`, because the model does not read the suffix.
+    """
+
+    request: kdtool.Request
+    suffix: str | None = None
+    continued: bool = False
+    natural_end: bool = False
+    devices: Devices = field(default_factory=Devices)
+
+    @classmethod
+    def of(cls, request: kdtool.Request, runtime: kdtool.Runtime, devices: Devices, *, natural_end: bool) -> Task:
+        """Return the task for a request to an opened model."""
+        gap = as_gap(request, runtime)
+        is_gap = gap.suffix is not None
+        continued = is_gap and "infill" not in runtime.abilities and "continue" in runtime.abilities
+        asked = replace(gap, heal=devices.healing and is_gap, suffix=None if continued else gap.suffix)
+        return cls(asked, gap.suffix, continued, natural_end, devices)
+
+    def stream(self, runtime: kdtool.Runtime) -> Iterator[kdtool.TextPiece]:
+        """Yield the answer while it is generated."""
+        if self.suffix is None or self.devices.best_of == 1:
+            return self._shape(runtime.stream(self.request), self.request)
+        asked = candidates(self.request, min(self.devices.best_of, runtime.streams))
+        return choose([self._shape(runtime.stream(each), each) for each in asked], self.request)
+
+    def _shape(self, pieces: Iterator[kdtool.TextPiece], request: kdtool.Request) -> Iterator[kdtool.TextPiece]:
+        """Yield an answer's pieces up to where it ends in the gap."""
+        if self.natural_end or self.continued:
+            pieces = end_naturally(pieces, request)
+        if self.suffix is None:
+            return pieces
+        if self.continued:
+            pieces = end_at_suffix(pieces, self.suffix)
+        if self.devices.units:
+            pieces = end_at_unit(pieces, request.prompt, self.suffix)
+        return cut_to_fit(pieces, request.prompt, self.suffix) if self.devices.syntax else pieces
+
+
+HEADER = {"Kdtool-Gap": "continued"}
+"""Header of responses whose model continued the text before a gap, because it has no FIM tokens."""
+_MARKS = (
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
+    ("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),
+    ("<PRE> ", " <SUF>", " <MID>"),
+)
+"""FIM tokens of StarCoder, Qwen, DeepSeek, GLM and Code Llama, which editors write themselves."""
+_TEMPLATES = [
+    (prefix.strip(), re.compile(pattern, re.DOTALL))
+    for prefix, suffix, middle in _MARKS
+    for pattern in (
+        f".*?{re.escape(prefix)}(?P<prefix>.*){re.escape(suffix)}(?P<suffix>.*){re.escape(middle)}\\s*",
+        f".*?{re.escape(suffix)}(?P<suffix>.*){re.escape(prefix)}(?P<prefix>.*){re.escape(middle)}(<\\|assistant\\|>)?\\s*",
+    )
+] + [("[PREFIX]", re.compile(r".*?\[SUFFIX\](?P<suffix>.*)\[PREFIX\](?P<prefix>.*)", re.DOTALL))]
+"""The prefix's token and the pattern of prompts in both orders, and in that of Codestral, which has no last token."""
+
+
+def as_gap(request: kdtool.Request, runtime: kdtool.Runtime) -> kdtool.Request:
+    """Return a request whose prompt has another model's FIM tokens as one with a suffix; any other one as it is.
+
+    Text before the first FIM token, such as other files, is left out.
+    """
+    family = getattr(runtime, "infilling", None)
+    if request.suffix is not None or request.turns or ("infill" in runtime.abilities and family is None):
+        return request
+    known = {token.strip("▁") for token in family.tokens} if family else set()
+    for mark, pattern in _TEMPLATES:
+        if mark not in known and (match := pattern.fullmatch(request.prompt)):
+            return replace(request, prompt=match["prefix"], suffix=match["suffix"])
+    return request
+
+
+def end_at_suffix(pieces: Iterator[kdtool.TextPiece], suffix: str) -> Iterator[kdtool.TextPiece]:
+    """Yield the pieces of a continued text up to where the suffix begins; text that may still be cut is held back.
+
+    If the cursor's line has text after the gap, the text ends within that line. Otherwise it ends before the suffix's first
+    line that is not blank.
+    """
+    text, shown = "", 0
+    with closing(pieces):  # type: ignore[type-var]  # generators, which can be closed
+        for piece in pieces:
+            text += piece.text
+            end = _find_end(text, suffix, is_whole=piece.finish is not None)
+            finish = piece.finish if end is None else "stop"
+            if end is None:
+                end = len(text) if finish else _safe_length(text, suffix)
+            kept = max(end, shown)
+            yield replace(piece, text=text[shown:kept], finish=finish)
+            if finish:
+                return
+            shown = kept
+
+
+def _find_end(text: str, suffix: str, *, is_whole: bool) -> int | None:
+    """Return how much of a text to keep if it has reached the suffix; `is_whole`: no more text follows."""
+    rest = suffix.partition("\n")[0].rstrip()
+    if rest.strip():
+        line, newline, _ = text.partition("\n")
+        if not newline and not is_whole:
+            return None
+        at = line.rfind(rest)
+        return len(line.rstrip()) if at < 0 else at
+    first = _first_line(suffix)
+    begin = 0
+    while first and (begin := text.find("\n", begin) + 1):
+        line, newline, _ = text[begin:].partition("\n")
+        if (newline or is_whole) and line.rstrip() == first:
+            return _without_blank_end(text[:begin], suffix)
+    return None
+
+
+def _safe_length(text: str, suffix: str) -> int:
+    """Return the length of the text that cannot be cut any more."""
+    if suffix.partition("\n")[0].strip():
+        return 0
+    before, newline, line = text.rpartition("\n")
+    begins = bool(newline) and _first_line(suffix).startswith(line.rstrip())
+    return len(before.rstrip()) if begins else len(text)
+
+
+def _first_line(suffix: str) -> str:
+    return next((line.rstrip() for line in suffix.split("\n")[1:] if line.strip()), "")
+
+
+def _without_blank_end(text: str, suffix: str) -> int:
+    """Return the length of a text without the line breaks that the suffix begins with."""
+    return len(text.rstrip()) if suffix[:1] in {"\n", "\r", " ", "\t"} else len(text)
+
+
+def require_abilities(name: str, runtime: kdtool.Runtime, request: kdtool.Request) -> None:
+    """Refuse a request that the model `name` is not able to answer.
+
+    Raises:
+        RequestError: the message names the parameter that asks for it, and a remedy.
+    """
+    needed: dict[kdtool.Ability, bool] = {
+        "converse": bool(request.turns),
+        "prefill": bool(request.turns and request.prompt),
+        "infill": request.suffix is not None,
+        "continue": not request.turns and request.suffix is None,
+    }
+    for ability, is_needed in needed.items():
+        if is_needed and ability not in runtime.abilities:
+            param, why = _CANNOT[ability]
+            raise RequestError(f"{param}: {name} {why}", code="unsupported", param=param)
+
+
+_CANNOT = {
+    "continue": ("prompt", "does not continue text; use /v1/chat/completions"),
+    "converse": ("messages", "does not converse, because its tokenizer has no chat template; use /v1/completions"),
+    "prefill": ("messages", "cannot continue an answer that is begun; let the last message be the user's"),
+    "infill": ("suffix", "cannot infill, because its tokenizer has no FIM tokens; send only a prompt"),
+}

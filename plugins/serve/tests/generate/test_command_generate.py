@@ -1,0 +1,453 @@
+"""`kdtool generate`: one answer, several side by side, JSON, and a session typed into a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import kdtool
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool._cli import call
+from kdtool._results.files import write_results
+from kdtool_serve.generate.answers import Settings
+from kdtool_serve.generate.command import generate
+from kdtool_serve.generate.terminal import CodeStream, Session, converse
+from kdtool_testing import CommandConformance, make_results
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+from rich.console import Console
+
+OPENER = '''
+import time
+import kdtool
+
+
+class Slow(kdtool.Runtime):
+    """Counts, a number a token."""
+
+    abilities = frozenset({"continue", "infill", "converse"})
+    closed = 0
+
+    def __init__(self, name):
+        self.name = name
+
+    def answer(self, requests):
+        raise NotImplementedError
+
+    def stream(self, request):
+        if "[full]" in request.prompt:
+            raise RuntimeError("no memory [/x]")
+        if len(request.prompt) > 1000:
+            yield kdtool.TextPiece("", 1001, 0, "refused")
+            return
+        text = f"{self.name}{'' if request.suffix is None else request.suffix}{len(request.turns) or ''}"
+        try:
+            if request.prompt == "def one():":
+                for number, line in enumerate(["\\n", "    return 1\\n", "\\n", "print(2)\\n"], 1):
+                    yield kdtool.TextPiece(line, 3, number, "length" if number == 4 else None)
+                return
+            for number in range(request.max_tokens):
+                last = number == request.max_tokens - 1
+                time.sleep(0.002)
+                yield kdtool.TextPiece(f"{text} {number}\\n", 3, number + 1, "length" if last else None)
+        finally:
+            Slow.closed += 1
+
+    def memory(self):
+        return 2_000_000
+
+
+class Opener(kdtool.Exporter):
+    """Opens any folder."""
+
+    def kdtool_export(self, run, trained):
+        raise NotImplementedError
+
+    def kdtool_open(self, run, subject):
+        return Slow(subject.name) if subject.role != "teacher" else None
+'''
+
+
+TINY = '''
+import kdtool
+from kdtool_transformers import TransformersRuntime
+from kdtool_testing.tiny_models import tiny_model
+
+
+class Opener(kdtool.Exporter):
+    """Opens tiny models of transformers."""
+
+    def kdtool_export(self, run, trained):
+        raise NotImplementedError
+
+    def kdtool_open(self, run, subject):
+        return TransformersRuntime(tiny_model(layers=1))
+'''
+
+
+class TestGenerate(CommandConformance):
+    command = generate
+    entry_point = "generate"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A finished run whose models count."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "opener.py").write_text(OPENER, encoding="utf-8")
+    folder = tmp_path / "runs" / "small"
+    folder.mkdir(parents=True)
+    subjects = tuple(kdtool.Subject(role, role, folder / role) for role in ("student", "control"))
+    recipe = {"exporters": {"opener": {"use": f"{tmp_path / 'opener.py'}:Opener"}}}
+    write_results(replace(make_results(folder), subjects=subjects, recipe=recipe))
+    return "small"
+
+
+def _run(*arguments: str) -> int:
+    return call(["generate", *arguments])
+
+
+def test_one_answer_is_all_of_the_output(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(run, "count", "--max-tokens", "3") == 0
+    out, err = capsys.readouterr()
+    assert out == "student 0\nstudent 1\nstudent 2\n\n"
+    assert "student: 3 tokens, first after" in err
+    assert "2 MB" in err
+
+
+def test_json_has_a_line_for_each_model(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(run, "count", "--max-tokens", "2", "--json", "--model", "control", "--model", "student") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["model"] for line in lines] == ["control", "student"]
+    assert lines[0]["text"] == "control 0\ncontrol 1\n"
+    assert (lines[0]["tokens_in"], lines[0]["tokens_out"], lines[0]["finish"]) == (3, 2, "length")
+    assert 0 < lines[0]["first_token_seconds"] < lines[0]["seconds"]
+    assert lines[0]["memory"] == 2_000_000
+
+
+def test_an_answer_ends_with_the_function_unless_it_is_raw(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(run, "def one():") == 0
+    out, err = capsys.readouterr()
+    assert out == "\n    return 1\n"
+    assert err.rstrip().endswith("stopped: the definition ended")
+    assert _run(run, "def one():", "--raw") == 0
+    out, err = capsys.readouterr()
+    assert out == "\n    return 1\n\nprint(2)\n\n"
+    assert "stopped" not in err
+    assert _run(run, "def one():", "--json") == 0
+    line = json.loads(capsys.readouterr().out)
+    assert (line["text"], line["finish"], line["reason"]) == ("\n    return 1", "stop", "the definition ended")
+
+
+def test_an_export_that_completes_prompts_differently_says_so(
+    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = kdtool.load(tmp_path / "runs" / "small")
+    subject = kdtool.Subject("student-gguf", "artifact", tmp_path / "runs" / "small" / "student")
+    texts = {"student": {"a": "1", "b": "2"}, "student-gguf": {"a": "1", "b": "3"}, "control": {"a": "4"}}
+    measured = tuple(kdtool.Measurement("samples", name, "", 1.0, 2, True, texts=own) for name, own in texts.items())
+    write_results(replace(results, subjects=(*results.subjects, subject), measurements=measured))
+    assert _run(run, "count", "--max-tokens", "1", "--model", "student-gguf", "--model", "control") == 0
+    err = capsys.readouterr().err
+    assert err.count("differently from") == 1
+    assert "student-gguf completed 1 of 2 sample prompts differently from student: weights" in err
+
+
+def test_a_draft_in_16_bits_says_once_that_answers_may_differ(
+    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for dtype, lines in (("torch.bfloat16", 1), ("None", 0)):
+        code = TINY.replace("import kdtool\n", "import kdtool\nimport torch\n").replace(
+            "layers=1)", f"layers=1), {dtype}"
+        )
+        (tmp_path / "opener.py").write_text(code, encoding="utf-8")
+        assert _run(run, "x = ", "--max-tokens", "2", "--model", "control", "--draft", "student") == 0
+        note = "control computes in bfloat16: with --draft, a greedy answer can differ from its own"
+        assert capsys.readouterr().err.count(note) == lines
+
+
+def test_a_model_of_the_run_drafts_for_another(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "opener.py").write_text(TINY, encoding="utf-8")
+    words = [run, "x = ", "--max-tokens", "10", "--json", "--model", "control", "--model", "student"]
+    assert _run(*words) == 0
+    alone = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert _run(*words, "--draft", "student") == 0
+    drafted = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["text"] for line in drafted] == [line["text"] for line in alone]
+    assert [line.get("tokens_per_step") for line in drafted] == [5.0, None]  # the draft itself answers alone
+    assert _run(*words[:4], "--model", "control", "--draft", "student") == 0
+    assert "5.00 tokens per step" in capsys.readouterr().err
+    assert _run(run, "x = ", "--max-tokens", "5", "--json", "--model", "control", "--draft", "student") == 0
+    (line,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (line["tokens_out"], line["tokens_per_second"]) == (5, None), "all came at once"
+
+
+def test_a_model_that_cannot_be_drafted_for_is_refused(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(run, "a", "--model", "control", "--draft", "student") == 2
+    assert "is not a model of transformers" in " ".join(capsys.readouterr().err.split())
+    assert _run(run, "a", "--draft", "student") == 2
+    assert "would draft for itself" in " ".join(capsys.readouterr().err.split())
+    assert _run(run, "a", "--draft", "studnet") == 2
+    assert "did you mean 'student'" in capsys.readouterr().err
+
+
+def test_a_gap_is_split_and_a_chat_has_turns(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(run, "a <FILL_ME>+b", "--fim", "--max-tokens", "1") == 0
+    assert capsys.readouterr().out.startswith("student+b 0")
+    assert _run(run, "why?", "--chat", "--max-tokens", "1") == 0
+    assert capsys.readouterr().out.startswith("student1 0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["small", "a", "--file", "x.txt"], "given twice"),
+        (["small", ""], "the prompt is empty; give some text to continue"),
+        (["small", "nothing missing", "--fim"], "must contain <FILL_ME> once, but this one contains it 0 times"),
+        (["small", "x" * 1001], "refuses the request: its prompt of 1,001 tokens leaves no room"),
+        (["small", "a", "--model", "studnet"], "there is no model 'studnet' here; did you mean 'student'"),
+        (["tiny", "a"], "'tiny' is not a model, nor a finished run"),
+        (["small", "a", "--language", "klingon"], "no colours are known for 'klingon'"),
+        (["small", "--file", "latin.txt"], "latin.txt is not UTF-8 text"),
+        (["small", "a", "--interactive", "--json"], "leave one out"),
+        (["small", "a", "--seed", str(2**63)], "is not in the range"),
+    ],
+)
+def test_a_wrong_call_is_one_sentence(
+    run: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("x.txt").write_text("x", encoding="utf-8")
+    Path("latin.txt").write_bytes(b"\xe9")
+    assert _run(*arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_infill_says_so(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "opener.py").write_text(OPENER.replace('"infill", "converse"', ""), encoding="utf-8")
+    assert _run(run, "a <FILL_ME>", "--fim") == 2
+    assert "no FIM tokens" in capsys.readouterr().err
+    assert _run(run, "a", "--chat") == 2
+    assert "no chat template" in capsys.readouterr().err
+
+
+@contextmanager
+def _session(run: str, *, chosen: tuple[str, ...] = ("student",)) -> Iterator[tuple[Session, io.StringIO]]:
+    out = io.StringIO()
+    console = Console(file=out, width=100, force_terminal=False)
+    with (
+        kdtool.open_models(run) as models,
+        Session(models, list(chosen), Settings(max_tokens=2), console, "python") as session,
+    ):
+        yield session, out
+
+
+def _said(out: io.StringIO) -> str:
+    text = out.getvalue()
+    out.seek(0)
+    out.truncate()
+    return text
+
+
+def test_a_session_switches_models_settings_and_chat(run: str) -> None:
+    with _session(run) as (session, out):
+        assert session.handle("count")
+        assert "student 1" in _said(out)
+        session.handle("/model control")
+        assert "* control" in _said(out)
+        session.handle("/set max_tokens=1 temperature=0.5 stop=END,\\n")
+        assert "max_tokens=1, temperature=0.5" in _said(out)
+        assert session.settings.stop == ("END", "\n")
+        session.handle("/retry")
+        assert "control 0" in _said(out)
+        assert session.settings.seed == 1, "sampling again gives another answer"
+        session.handle("/chat")
+        session.handle("first")
+        session.handle("second")
+        assert "control3 0" in _said(out), "the assistant sees the turns before"
+        session.handle("/retry")
+        assert "control3 0" in _said(out), "instead of the turn before"
+        session.handle("[full]")
+        session.handle("/retry")
+        session.handle("third")
+        assert "control5 0" in _said(out), "a failed prompt is none of the turns"
+        session.handle("/clear")
+        session.handle("third")
+        assert "control1 0" in _said(out)
+        assert not session.handle("/quit")
+
+
+def test_mistakes_in_a_session_do_not_end_it(run: str) -> None:
+    with _session(run) as (session, out):
+        for line, message in {
+            "/retry": "no prompt to retry", "/set colour=1": "is not a setting", "/set top_p=2": "from 0 to 1",
+            "/set max_tokens=many": "must be a number", "/model other": "no model 'other'", "/nothing": "no command",
+            "x" * 1001: "refuses the request", "[full]": "no memory [/x]",
+        }.items():  # fmt: skip
+            assert session.handle(line)
+            assert message in _said(out)
+        session._opened["student"] = _Interrupted(KeyboardInterrupt())
+        assert session.handle("count")
+        session._opened["student"] = _Interrupted(KeyboardInterrupt("SIGTERM"))
+        with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+            session.handle("count")
+        del session._opened["student"]
+        assert session.chosen == ["student"]
+        session.handle("/usr/bin/env is a prompt")
+        assert "student 0" in _said(out)
+
+
+class _Interrupted(kdtool.Runtime):
+    """Is interrupted while it answers."""
+
+    abilities: frozenset[kdtool.Ability] = frozenset({"continue"})
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        raise self._error
+
+
+def test_a_pipe_gets_neither_colours_nor_carriage_returns(run: str) -> None:
+    with _session(run) as (session, out):
+        session.handle("count")
+        assert not {"\r", "\x1b"} & {*_said(out)}
+
+
+def test_a_session_without_a_place_for_its_history_goes_on(run: str, tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file where a folder should be")
+    with _session(run) as (session, out), create_pipe_input() as typed:
+        typed.send_text("count\r\x04")
+        converse(session, "python", typed, DummyOutput())
+        assert "student 1" in _said(out)
+
+
+def test_models_that_fail_side_by_side_show_why(run: str) -> None:
+    with _session(run, chosen=("student", "control")) as (session, out):
+        with pytest.raises(kdtool.UsageError, match="no model answered"):
+            session.ask("[full]")
+        assert _said(out).count("no memory [/x]") == 2
+
+
+def test_a_chat_side_by_side_goes_on_from_the_first_model_that_answered(run: str) -> None:
+    with _session(run, chosen=("student", "control")) as (session, _):
+        session.handle("/chat")
+        models = {name: session.open(name) for name in session.chosen}
+        models["student"].stream = lambda request: (_ for _ in ()).throw(RuntimeError("lost"))  # type: ignore[method-assign]
+        (answered,) = session.ask("count").items()
+        assert answered[0] == "control"
+        assert session._turns == (("user", "count"), ("assistant", answered[1].text))
+
+
+def test_several_models_answer_side_by_side(run: str) -> None:
+    with _session(run, chosen=("student", "control")) as (session, out):
+        found = session.ask("count")
+        shown = _said(out)
+    assert {name: answer.text for name, answer in found.items()} == {
+        "student": "student 0\nstudent 1\n", "control": "control 0\ncontrol 1\n",
+    }  # fmt: skip
+    (line,) = [line for line in shown.splitlines() if "student 1" in line]
+    assert "control 1" in line
+
+
+def test_a_session_reads_what_is_typed(run: str) -> None:
+    with _session(run) as (session, out), create_pipe_input() as typed:
+        typed.send_text("two\x1b\rlines\r/model control\rthird\r\x04")
+        converse(session, "python", typed, DummyOutput())
+        shown = _said(out)
+        assert session._last == "third"
+    assert shown.index("student 1") < shown.index("* control") < shown.index("control 1")
+    assert Path("state/kdtool/generate-history").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a pseudo-terminal needs a POSIX system")
+def test_ctrl_c_stops_an_answer_and_the_session_goes_on(run: str) -> None:
+    primary, secondary = pty.openpty()
+    as_in_a_terminal = (
+        "import signal, os, sys; signal.signal(2, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])"
+    )
+    command = [sys.executable, "-m", "kdtool", "generate", run, "--max-tokens", "1000000"]
+    arguments = [sys.executable, "-c", as_in_a_terminal, *command]  # a job in the background ignores Ctrl-C
+    done = subprocess.Popen(arguments, stdin=secondary, stdout=secondary, stderr=secondary, start_new_session=True)
+    os.close(secondary)
+    try:
+        _wait_for(primary, b"student>")
+        os.write(primary, b"count\r")
+        _wait_for(primary, b"student 9")
+        os.write(primary, b"/quit\r")  # typed ahead
+        done.send_signal(signal.SIGINT)
+        _wait_for(primary, b", stopped")
+        _wait_for(primary, b"")
+        assert done.wait(60) == 0
+    finally:
+        done.kill()
+        done.wait()
+        os.close(primary)
+
+
+def _wait_for(terminal: int, text: bytes) -> None:
+    """Read until a text appears; "" reads to the end."""
+    seen, end = b"", time.monotonic() + 60
+    while (left := end - time.monotonic()) > 0 and (not text or text not in seen):
+        if not select.select([terminal], [], [], left)[0]:
+            break
+        try:
+            read = os.read(terminal, 65536)
+        except OSError:  # the other end is closed
+            read = b""
+        if not read:
+            assert not text, seen
+            return
+        seen += read
+    assert text in seen, seen
+
+
+_CODE = st.text(st.sampled_from("abc =()'\"#\n\té漢\x1b\x07"), max_size=60)
+
+
+@given(st.lists(_CODE, max_size=6), st.integers(1, 30))
+def test_a_stream_of_code_shows_its_text_and_no_control_character(parts: list[str], width: int) -> None:
+    out = io.StringIO()
+    stream = CodeStream(out, "python", width)
+    for part in parts:
+        stream.write(part)
+    shown = _screen(out.getvalue())
+    whole = "".join(parts)
+    assert shown == "".join("\N{REPLACEMENT CHARACTER}" if char in "\x1b\x07" else char for char in whole)
+
+
+def _screen(written: str) -> str:
+    """Return what a terminal shows that knows colours and carriage returns."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", written)
+    assert "\x1b" not in plain
+    return "\n".join(line.rpartition("\r")[2] for line in plain.split("\n"))
+
+
+def test_a_line_that_tabs_make_wrap_is_not_written_again() -> None:
+    out = io.StringIO()
+    CodeStream(out, "go", 80).write("\t" * 4 + "x" * 71 + "\n")
+    assert "\r" not in out.getvalue()
+
+
+def test_complete_lines_are_coloured() -> None:
+    out = io.StringIO()
+    stream = CodeStream(out, "python", 80)
+    stream.write("def area(a):")
+    assert "\x1b" not in out.getvalue()
+    stream.write("\n")
+    assert "\x1b[" in out.getvalue()

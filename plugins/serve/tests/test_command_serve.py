@@ -1,0 +1,192 @@
+"""The command: address, ready lines, errors and exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import kdtool
+import pytest
+from kdtool._cli import call
+from kdtool_measuring import Priced
+from kdtool_serve import command, server
+from kdtool_serve.command import serve
+from kdtool_testing import CommandConformance
+from scripted import ScriptedModels, StreamingRuntime
+
+
+class TestServe(CommandConformance):
+    command = serve
+    entry_point = "serve"
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from scripted import ScriptedModels, StreamingRuntime
+from contextlib import contextmanager
+import kdtool
+
+@contextmanager
+def open_models(model, *, out, offline):
+    models = ScriptedModels({{"student": StreamingRuntime(lambda _: "word " * 500, seconds=0.05)}})
+    yield models
+
+kdtool.open_models = open_models
+from kdtool._cli import main
+sys.argv = ["kdtool", *sys.argv[1:]]
+main()
+"""
+
+
+def _start(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    script = tmp_path / "serve.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)), encoding="utf-8")
+    return subprocess.Popen(
+        [sys.executable, "-P", str(script), "serve", "model", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+    )
+
+
+@pytest.mark.parametrize(
+    "stops", [("SIGINT",), ("SIGTERM",), ("SIGINT", "SIGINT"), ("SIGINT", "SIGTERM")], ids=" ".join
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of Windows end the process at once")
+def test_it_says_where_it_is_and_ends_at_ctrl_c_while_it_answers(tmp_path: Path, stops: tuple[str, ...]) -> None:
+    with _start(tmp_path, "--port", "0") as process:
+        assert process.stdout
+        page, api = process.stdout.readline(), process.stdout.readline()
+        url = page.removeprefix("page  ").strip().rstrip("/")
+        assert url.startswith("http://127.0.0.1:")
+        assert api.startswith(f"API   {url}/v1  (student)")
+        body = {"prompt": "x", "max_tokens": 500, "stream": True}
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=20) as response:
+            next(response.iter_bytes())
+            began = time.perf_counter()
+            for stop in stops:
+                process.send_signal(signal.Signals[stop])
+                time.sleep(0.05)
+            assert process.wait(20) == 0
+        assert time.perf_counter() - began < 15  # the answer would take 25 seconds
+        assert process.stderr
+        assert process.stderr.read().splitlines() == ["loading student …"]
+
+
+def test_a_second_ctrl_c_ends_a_server_that_hangs_as_it_ends() -> None:
+    code = (
+        "import os, signal, time, uvicorn\n"
+        "from kdtool_serve.server import _Server\n"
+        "ending = _Server(uvicorn.Config('none'), print, print)\n"
+        "for _ in range(2):\n"
+        "    ending.handle_exit(signal.SIGINT, None)\n"
+        "    time.sleep(1.1)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 130
+
+
+def test_a_port_in_use_is_refused_if_it_was_asked_for_and_else_the_next_one_is_taken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        assert call(["serve", "model", "--port", str(taken)]) == 2
+        assert f"--port {taken}: it is in use" in capsys.readouterr().err
+        monkeypatch.setattr(server, "FIRST_PORT", taken)
+        with server.listen("127.0.0.1", None) as found:
+            assert found.getsockname()[1] > taken
+
+
+def test_a_port_that_is_answered_on_all_addresses_counts_as_in_use() -> None:
+    with socket.socket() as other:  # as AirPlay of macOS, beside which 127.0.0.1 can be bound
+        other.bind(("0.0.0.0", 0))  # noqa: S104
+        other.listen()
+        with pytest.raises(kdtool.UsageError, match="it is in use"):
+            server.listen("127.0.0.1", other.getsockname()[1])
+
+
+def test_an_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(kdtool.UsageError, match=r"--host 192.0.2.1: this machine cannot listen there"):
+        server.listen("192.0.2.1", 0)
+
+
+def test_others_reach_the_server_only_with_a_key(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("KDTOOL_SERVE_KEY", raising=False)
+    assert call(["serve", "model", "--host", "0.0.0.0"]) == 2  # noqa: S104
+    assert "--host 0.0.0.0: others may reach the server only with a key" in capsys.readouterr().err
+    assert call(["serve", "model", "--key-variable", "MINE"]) == 2
+    assert "MINE is not set" in capsys.readouterr().err
+
+
+def test_what_is_not_a_finished_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "begun").mkdir()
+    for name in ("absent", "begun"):
+        assert call(["serve", name, "--port", "0", "--out", str(tmp_path)]) == 2
+        assert f"'{name}' is not a model, nor a finished run" in capsys.readouterr().err
+
+
+@pytest.mark.slow  # it imports all installed exporters, each of which may open the folder
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    assert call(["serve", str(tmp_path / "model"), "--port", "0"]) == 2
+    assert "name a folder with a model of transformers and its tokenizer" in capsys.readouterr().err
+
+
+class _Priced(kdtool.Teacher, Priced):
+    pass
+
+
+class _Point:
+    name = "priced"
+
+    def load(self) -> type[kdtool.Teacher]:
+        return _Priced
+
+
+def _choose(names: Sequence[str], monkeypatch: pytest.MonkeyPatch, *, paid: bool) -> list[str]:
+    monkeypatch.setattr("kdtool_serve.pool.entry_points", lambda group: [_Point()])
+    models = ScriptedModels({"student": StreamingRuntime(), "teacher": StreamingRuntime()})
+    record = kdtool.ComponentRecord("teacher", "teacher", "priced", "dist", "1", {})
+    models.results = type("Results", (), {"components": [record]})()
+    return command._choose(models, tuple(names), paid=paid)  # type: ignore[arg-type]
+
+
+def test_a_teacher_that_costs_money_is_offered_only_if_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _choose([], monkeypatch, paid=False) == ["student"]
+    assert "not offered: teacher, because each answer costs money; add --paid" in capsys.readouterr().err
+    assert _choose([], monkeypatch, paid=True) == ["student", "teacher"]
+    assert _choose(["teacher", "student"], monkeypatch, paid=True) == ["teacher", "student"]
+    with pytest.raises(kdtool.UsageError, match="no model is left to offer"):
+        _choose(["teacher"], monkeypatch, paid=False)
+    with pytest.raises(kdtool.UsageError, match=r"--model techer: there is no such model; there are student, teacher"):
+        _choose(["techer"], monkeypatch, paid=False)
+
+
+def test_a_draft_is_for_teachers_on_offer() -> None:
+    models: Any = ScriptedModels({"student": StreamingRuntime(), "teacher": StreamingRuntime()})
+    with pytest.raises(kdtool.UsageError, match="none is on offer"):
+        command._find_teachers(models, "student", ["student"])
+    assert command._find_teachers(models, "student", ["student", "teacher"]) == ["teacher"]
+
+
+def test_help_does_not_import_torch() -> None:
+    code = "import sys; from kdtool._cli import call; call(['serve', '--help']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, capture_output=True)

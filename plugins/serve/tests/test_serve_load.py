@@ -1,0 +1,281 @@
+"""Queue, slots, loading and unloading of models, and clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import kdtool
+import psutil  # type: ignore[import-untyped]  # it ships no types
+import pytest
+from kdtool_serve import Limits
+from kdtool_serve.engine import Engine, Workers
+from running import Running, running
+from scripted import ScriptedModels, StreamingRuntime
+
+
+def _ask(server: Running, count: int, **body: object) -> list[httpx.Response]:
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(lambda _: server.post("/v1/completions", prompt="x", **body), range(count)))
+
+
+def _loaded(server: Running) -> list[str]:
+    return [name for name, engine in server.pool.engines.items() if engine.runtime is not None]
+
+
+def test_no_more_answers_are_generated_at_once_than_the_model_can() -> None:
+    student = StreamingRuntime(streams=3, seconds=0.01)
+    with running(ScriptedModels({"student": student})) as server:
+        assert {response.status_code for response in _ask(server, 12)} == {200}
+    assert student.most_open == 3
+
+
+def test_no_response_waits_for_the_receipt_of_its_headers(server: Running) -> None:
+    with httpx.Client() as client:
+        assert client.get(f"{server.url}/health").status_code == 200
+        assert server.sends_at_once() == [True]
+
+
+def test_a_request_beyond_the_queue_gets_429_and_the_time_to_wait() -> None:
+    student = StreamingRuntime(streams=1, seconds=0.1)
+    with running(ScriptedModels({"student": student}), limits=Limits(queue=2)) as server:
+        found = _ask(server, 8)
+        assert sorted(response.status_code for response in found) == [200] * 3 + [429] * 5
+        refused = next(response for response in found if response.status_code == 429)
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.json()["error"]["type"] == "rate_limit_error"
+        assert server.post("/v1/completions", prompt="x").status_code == 200, "and then there is room again"
+        assert 'kdtool_responses_total{path="/v1/completions",status="429"} 5.0' in server.get("/metrics").text
+
+
+def test_more_choices_than_the_queue_can_ever_hold_are_refused() -> None:
+    with running(ScriptedModels({"student": StreamingRuntime(streams=1)}), limits=Limits(queue=2)) as server:
+        refused = server.post("/v1/completions", prompt="x", n=4)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "n")
+
+
+def test_an_answer_that_takes_too_long_ends_with_an_error() -> None:
+    student = StreamingRuntime(lambda _: "word " * 500, seconds=0.05)
+    with running(ScriptedModels({"student": student}), limits=Limits(timeout=0.4)) as server:
+        late = server.post("/v1/completions", prompt="x", max_tokens=500)
+        assert (late.status_code, late.json()["error"]["code"]) == (504, "timeout")
+        streamed = server.post("/v1/completions", prompt="x", max_tokens=500, stream=True).text.strip().split("\n\n")
+        assert '"code":"timeout"' in streamed[-2]
+        assert streamed[-1] == "data: [DONE]"
+        time.sleep(0.2)
+        assert not student.open
+
+
+def test_a_model_loads_once_when_it_is_first_asked() -> None:
+    models = ScriptedModels({"student": StreamingRuntime(), "control": StreamingRuntime()})
+    with running(models) as server:
+        assert models.opened == []
+        _ask(server, 4)
+        assert models.opened == ["student"]
+        server.post("/v1/completions", prompt="x", model="control")
+        assert models.opened == ["student", "control"]
+
+
+def test_a_model_that_the_memory_does_not_hold_is_refused_and_others_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = ScriptedModels({"student": StreamingRuntime(), "teacher": StreamingRuntime()})
+    (tmp_path / "model.safetensors").write_bytes(bytes(5_000_000))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2_000_000))
+    models.subjects["teacher"] = kdtool.Subject("teacher", "teacher", tmp_path)
+    with running(models) as server:
+        refused = server.post("/v1/completions", prompt="x", model="teacher")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "insufficient_memory")
+        assert "teacher has weights of 0.005 GB, and 0.002 GB are free" in refused.json()["error"]["message"]
+        assert server.post("/v1/completions", prompt="x").status_code == 200
+
+
+def test_a_model_that_cannot_be_opened_is_refused_and_tried_again() -> None:
+    models = ScriptedModels({"student": kdtool.UsageError("no installed plugin opens it")})
+    with running(models) as server:
+        for _ in range(2):
+            refused = server.post("/v1/completions", prompt="x")
+            assert (refused.status_code, refused.json()["error"]["message"]) == (400, "no installed plugin opens it")
+    assert models.opened == ["student", "student"]
+
+
+def test_answers_that_wait_when_the_model_fails_get_it_again(capfd: pytest.CaptureFixture[str]) -> None:
+    def fail_once(request: kdtool.Request) -> str:
+        while server.pool.engines["student"].queue_length < 2 and models.opened == ["student"]:
+            time.sleep(0.01)
+        if models.opened == ["student"]:
+            raise kdtool.PluginError(f"the process ended over {Path.home() / 'models' / 'a.gguf'}: it was killed")
+        return "text"
+
+    student = StreamingRuntime(fail_once, streams=1)
+    models = ScriptedModels({"student": student})
+    with running(models) as server:
+        found = _ask(server, 3)
+        assert sorted(response.status_code for response in found) == [200, 200, 503]
+        (failed,) = (response.json()["error"] for response in found if response.status_code == 503)
+        assert failed["message"] == "the process ended over a.gguf: it was killed"
+        assert (models.opened, student.closed) == (["student", "student"], True)
+    assert "student failed, and loads again with its next request" in capfd.readouterr().err
+
+
+def test_the_model_that_was_not_asked_for_longest_is_unloaded() -> None:
+    runtimes = {name: StreamingRuntime() for name in ("student", "control", "teacher")}
+    with running(ScriptedModels(runtimes), limits=Limits(keep=2)) as server:
+        for name in ("student", "control", "student", "teacher"):
+            assert server.post("/v1/completions", prompt="x", model=name).status_code == 200
+        loaded = [card["id"] for card in server.get("/v1/models").json()["data"] if card["kdtool"]["loaded"]]
+        assert loaded == ["student", "teacher"]
+        assert runtimes["control"].closed
+
+
+def test_models_asked_at_once_are_unloaded_when_they_are_done() -> None:
+    runtimes = {name: StreamingRuntime(seconds=0.02) for name in ("student", "control", "teacher")}
+    with running(ScriptedModels(runtimes), limits=Limits(keep=1)) as server, ThreadPoolExecutor(3) as threads:
+        asked = threads.map(lambda name: server.post("/v1/completions", prompt="x", model=name), runtimes)
+        assert [response.status_code for response in asked] == [200] * 3
+        assert sum(card["kdtool"]["loaded"] for card in server.get("/v1/models").json()["data"]) == 1
+
+
+@pytest.mark.parametrize("reason", ["the model refuses", "the client leaves"])
+def test_models_are_unloaded_though_no_answer_began(reason: str) -> None:
+    class Slow(ScriptedModels):
+        def open(self, name: str) -> kdtool.Runtime:
+            time.sleep(0.3)
+            return super().open(name)
+
+    leaves = reason == "the client leaves"
+    abilities: frozenset[kdtool.Ability] = frozenset({"continue"} if leaves else {"infill"})
+    models = Slow({name: StreamingRuntime(abilities=abilities) for name in ("student", "control", "teacher")})
+
+    def ask(name: str) -> int:
+        try:
+            body = {"prompt": "x", "model": name}
+            return httpx.post(f"{server.url}/v1/completions", json=body, timeout=0.1 if leaves else 20).status_code
+        except httpx.TimeoutException:
+            return 0
+
+    with running(models, limits=Limits(keep=1)) as server, ThreadPoolExecutor(3) as threads:
+        assert set(threads.map(ask, models.subjects)) == {0 if leaves else 400}
+        end = time.monotonic() + 10
+        while (len(models.opened) < 3 or len(_loaded(server)) > 1) and time.monotonic() < end:
+            time.sleep(0.02)
+        assert len(models.opened) == 3
+        assert len(_loaded(server)) == 1
+
+
+def test_a_model_that_fails_to_close_holds_up_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    class Stuck(StreamingRuntime):
+        def unload(self) -> None:
+            raise RuntimeError("does not close")
+
+    models = ScriptedModels({"student": Stuck(), "control": StreamingRuntime()})
+    with running(models, limits=Limits(keep=1)) as server:
+        for name in ("student", "control"):
+            assert server.post("/v1/completions", prompt="x", model=name).status_code == 200
+    assert "does not close" in capsys.readouterr().err
+
+
+def test_only_offered_models_are_listed_the_default_first() -> None:
+    models = ScriptedModels({"student": StreamingRuntime(), "control": StreamingRuntime()})
+    with running(models, offered=["control"]) as server:
+        assert [card["id"] for card in server.get("/v1/models").json()["data"]] == ["control"]
+        assert server.post("/v1/completions", prompt="x").json()["model"] == "control"
+
+
+def test_a_client_that_leaves_the_queue_frees_its_place_and_costs_nothing() -> None:
+    student = StreamingRuntime(lambda _: "word " * 500, streams=1, seconds=0.02)
+    with running(ScriptedModels({"student": student})) as server, ThreadPoolExecutor(1) as threads:
+        first = threads.submit(server.post, "/v1/completions", prompt="x", max_tokens=50)
+        while not student.open:
+            time.sleep(0.01)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/v1/completions", json={"prompt": "second"}, timeout=0.2)
+        time.sleep(0.1)
+        assert server.pool.engines["student"].admitted == 1
+        assert first.result(20).status_code == 200
+        assert [asked.prompt for asked in student.asked] == ["x"]
+
+
+def test_models_are_closed_and_threads_end_with_the_server(capfd: pytest.CaptureFixture[str]) -> None:
+    student = StreamingRuntime(lambda _: "word " * 500, seconds=0.02)
+    before, began = {*threading.enumerate()}, time.perf_counter()
+    with running(ScriptedModels({"student": student})) as server, ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(server.post, "/v1/completions", prompt="x", max_tokens=500, stream=True)
+        while not student.open:
+            time.sleep(0.01)
+        server.stop()
+        assert '"code":"server_ends"' in asked.result(10).text
+    assert time.perf_counter() - began < 6
+    assert student.closed
+    assert capfd.readouterr().err == "", "no traceback"
+    for thread in {*threading.enumerate()} - before:
+        thread.join(2)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("count", [50, pytest.param(1000, marks=pytest.mark.slow)])
+def test_disconnects_leave_no_thread_slot_file_or_memory(count: int) -> None:
+    student = StreamingRuntime(lambda _: "word " * 200, streams=4, seconds=0.002)
+    with running(ScriptedModels({"student": student})) as server:
+        asyncio.run(_disconnect(server, 50))  # what is made once is made
+        _settle(server, student)
+        before = _state()
+        asyncio.run(_disconnect(server, count))
+        _settle(server, student)
+        after = _state()
+        assert server.post("/v1/completions", prompt="x", max_tokens=2).status_code == 200
+    assert after["threads"] <= before["threads"]
+    assert after["files"] <= before["files"]
+    assert after["memory"] - before["memory"] < 4e6 + 4e3 * count
+
+
+async def _disconnect(server: Running, count: int) -> None:
+    """Leave at every moment: while the request waits, at the first pieces, between others."""
+
+    async def leave(number: int) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        stream = "true" if number % 3 else "false"
+        body = f'{{"prompt": "x", "max_tokens": 200, "stream": {stream}, "n": {1 + number % 2}}}'
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write((head + body)[: len(head) + (3 if number % 7 == 0 else len(body))].encode())
+        await writer.drain()
+        await asyncio.sleep(0.003 * (number % 10))
+        if number % 2:
+            writer.transport.abort()
+        writer.close()
+
+    for start in range(0, count, 10):
+        await asyncio.gather(*(leave(number) for number in range(start, start + 10)))
+
+
+def _settle(server: Running, student: StreamingRuntime) -> None:
+    for _ in range(400):
+        if not (student.open or server.pool.engines["student"].admitted):
+            break
+        time.sleep(0.02)
+    assert (student.open, server.pool.engines["student"].admitted) == (0, 0)
+    time.sleep(0.3)
+
+
+def _state() -> dict[str, int]:
+    gc.collect()
+    process = psutil.Process()
+    files = process.num_fds() if hasattr(process, "num_fds") else process.num_handles()
+    return {"threads": threading.active_count(), "files": files, "memory": process.memory_info().rss}
+
+
+def test_only_a_stream_gets_its_answer_in_pieces() -> None:
+    async def answered(whole: bool) -> list[tuple[str, str | None]]:
+        engine = Engine("m", lambda: StreamingRuntime(lambda _: "a b c d "), queue=4, loader=Workers("loader", 1))
+        request = kdtool.Request("1", "x", 10)
+        (answer,) = await engine.start([request], lambda text: 3 if len(text) > 4 else None, whole=whole)
+        return [(piece.text, piece.finish) async for piece in answer]
+
+    assert asyncio.run(answered(whole=True)) == [("a b", "stop")]
+    assert asyncio.run(answered(whole=False)) == [("a ", None), ("b ", None), ("", "stop")]

@@ -1,0 +1,335 @@
+"""Batches: rows of tokens as tensors on any device, and the positions and weights that token losses use.
+
+Labels are shifted and positions counted in `collate`, and nowhere else.
+
+A shape or an index that depends on values makes the program wait for all that a GPU has still to do. `collate` makes
+batches in main memory, and `move` remembers which tensor a copy was made from. So indices of labels and bounds of
+documents are computed from the original, once for each tensor, and only their result is copied.
+
+Token losses see all labelled positions except those that predict rejected text, which the student should avoid; the
+number of these positions is their divisor. Losses of whole rows see every position. Rows without a column `rejected`
+pass through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import kdtool
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+NO_LABEL = -100
+"""The label of a position that predicts nothing, as in `torch.nn.functional.cross_entropy`."""
+
+
+def collate(rows: Sequence[kdtool.Row], device: str | torch.device | None = None) -> kdtool.Batch:
+    """Make a batch of B rows of L tokens each.
+
+    `labels[b, i]` is token i + 1 where that token is labelled and belongs to the document of token i; elsewhere, such as at
+    a document's last token and on padding, it is `NO_LABEL`. `positions` restart at 0 with each document and with padding.
+    `columns` describe the predicted token, as labels do: `columns[name][b, i]` is the row's entry i + 1, and 0
+    where there is no label.
+
+    Args:
+        rows: at least one; all of one length, with the same columns.
+        device: where the tensors go; None leaves them on the CPU.
+
+    Raises:
+        kdtool.PluginError: rows differ in length or columns, or a row's sequences differ in length.
+    """
+    import torch
+
+    _check(rows)
+    ids = _tensor([row.input_ids for row in rows], torch.int64)
+    document = _tensor([row.document for row in rows], torch.int32)
+    labelled = _tensor([row.labelled for row in rows], torch.bool)
+    same_document = (document[:, 1:] == document[:, :-1]) & (document[:, 1:] >= 0)
+    predicts = torch.zeros_like(labelled)
+    predicts[:, :-1] = labelled[:, 1:] & same_document
+    columns = {name: _tensor([row.columns[name] for row in rows], torch.int64) for name in rows[0].columns}
+    batch = kdtool.Batch(
+        input_ids=ids,
+        positions=_positions(document),
+        labels=_of_next_token(ids, predicts, NO_LABEL),
+        document=document,
+        row_keys=tuple(row.key for row in rows),
+        columns={name: _of_next_token(column, predicts, 0) for name, column in columns.items()},
+        turns=tuple(row.turn for row in rows),
+    )
+    return batch if device is None else move(batch, torch.device(device))
+
+
+def _check(rows: Sequence[kdtool.Row]) -> None:
+    if not rows:
+        raise ValueError("a batch needs at least one row")
+    first = rows[0]
+    for row in rows:
+        lengths = {len(row.input_ids), len(row.labelled), len(row.document), *map(len, row.columns.values())}
+        if lengths != {len(first.input_ids)}:
+            raise kdtool.PluginError(
+                f"row '{row.key}' has sequences of {sorted(lengths)} tokens, row '{first.key}' of the same batch has "
+                f"{len(first.input_ids)}: a packer must give all sequences of all rows one length"
+            )
+        if set(row.columns) != set(first.columns):
+            raise kdtool.PluginError(
+                f"row '{row.key}' has columns {sorted(row.columns)}, row '{first.key}' of the same batch has "
+                f"{sorted(first.columns)}: a packer must give all rows the same columns"
+            )
+
+
+def _tensor(sequences: list[Any], dtype: torch.dtype) -> Tensor:
+    import torch
+
+    return torch.stack([torch.tensor(sequence, dtype=dtype) for sequence in sequences])
+
+
+def _positions(document: Tensor) -> Tensor:
+    """Count tokens since the last change of document, [B, L] int64."""
+    import torch
+
+    index = torch.arange(document.shape[1]).expand(document.shape)
+    begins = torch.ones_like(document, dtype=torch.bool)
+    begins[:, 1:] = document[:, 1:] != document[:, :-1]
+    return index - torch.where(begins, index, 0).cummax(dim=1).values
+
+
+def _of_next_token(values: Tensor, predicts: Tensor, otherwise: int) -> Tensor:
+    import torch
+
+    return torch.where(predicts, values.roll(-1, dims=1), otherwise)
+
+
+T = TypeVar("T")
+
+
+def move(value: T, device: torch.device) -> T:
+    """Return a record of tensors, also nested ones, on `device`; tensors that are there already are not copied.
+
+    Copies to a GPU are made from pinned memory and only queued: what is computed from them there waits by itself. The main
+    memory does not wait for a GPU, so a copy to it does.
+    """
+    return map_tensors(lambda tensor: _copy(tensor, device), value)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], value: T) -> T:
+    """Return a record with `function` of each of its tensors, also in nested mappings, tuples and dataclasses."""
+    import torch
+
+    mapped: Any = value
+    if isinstance(value, torch.Tensor):
+        mapped = function(value)
+    elif isinstance(value, Mapping):
+        mapped = {key: map_tensors(function, item) for key, item in value.items()}
+    elif isinstance(value, tuple):
+        items = [map_tensors(function, item) for item in value]
+        mapped = type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    elif is_dataclass(value) and not isinstance(value, type):
+        mapped = replace(
+            value, **{field.name: map_tensors(function, getattr(value, field.name)) for field in fields(value)}
+        )
+    result: T = mapped
+    return result
+
+
+def copy_to_host(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
+    """Start to copy tensors to main memory, and return a function that waits for the copies and returns them.
+
+    It can be called in another thread. All tensors are on one device, and are copied on a CPU too.
+    """
+    import torch
+
+    copies = [tensor.detach().to("cpu", non_blocking=tensor.is_cuda, copy=True) for tensor in tensors]
+    copied = None
+    if tensors and tensors[0].is_cuda:
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record(torch.cuda.current_stream(tensors[0].device))
+
+    def wait() -> list[Tensor]:
+        if copied is not None:
+            copied.synchronize()
+        return copies
+
+    return wait
+
+
+def original_of(tensor: Tensor) -> Tensor:
+    """Return the same values in main memory: the tensor that `move` copied, else a new copy, for which a GPU waits."""
+    if tensor.device.type == "cpu":
+        return tensor
+    original: Tensor | None = _originals().get(tensor)
+    return tensor.cpu() if original is None else original
+
+
+def _copy(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    copy = tensor.to(device, non_blocking=device.type != "cpu")
+    original = tensor if tensor.device.type == "cpu" else _originals().get(tensor)
+    if original is not None and copy.device.type != "cpu" and not tensor.is_floating_point():
+        _originals()[copy] = original
+    return copy
+
+
+@cache
+def _originals() -> Any:
+    from torch.utils.weak import WeakTensorKeyDictionary
+
+    return WeakTensorKeyDictionary()
+
+
+def compute_on_host(function: Callable[..., T], *tensors: Tensor, **settings: Hashable) -> T:
+    """Return `function(*tensors, **settings)`, computed in main memory, with its tensors on the device of the arguments.
+
+    It is computed once for the same tensors, until the first of them is dropped: do not change them in place. Tensors that
+    `move` did not bring to their device are copied, and a GPU waits for that.
+
+    Args:
+        function: a function of a module; returns a tensor, or tensors and numbers in tuples.
+        tensors: one or more, on one device.
+        settings: further arguments.
+    """
+    import torch
+
+    known: dict[Any, Any] = _results().setdefault(tensors[0], {})
+    key = (function, *map(id, tensors[1:]), *sorted(settings.items()))
+    if key not in known:
+        with torch.inference_mode(mode=False):  # autograd may keep the result, though a teacher may be the first to ask
+            result = move(function(*map(original_of, tensors), **settings), tensors[0].device)
+        known[key] = result, tensors[1:]  # kept alive, so that no other tensor gets their numbers
+    computed: T = known[key][0]
+    return computed
+
+
+def batch_rows(batch: kdtool.Batch, rows: Sequence[int]) -> kdtool.Batch:
+    """Return only these rows of a batch, on its device."""
+    import torch
+
+    only = torch.tensor(rows)
+
+    def of(tensor: Tensor) -> Tensor:
+        return move(original_of(tensor)[only], tensor.device)
+
+    return replace(
+        batch,
+        input_ids=of(batch.input_ids),
+        positions=of(batch.positions),
+        labels=of(batch.labels),
+        document=of(batch.document),
+        row_keys=tuple(batch.row_keys[row] for row in rows),
+        turns=tuple(batch.turns[row] for row in rows) if batch.turns else (),
+        columns={name: of(column) for name, column in batch.columns.items()},
+    )
+
+
+def label_index(batch: kdtool.Batch) -> Tensor:
+    """Return the N labelled positions of a batch as indices into its flattened [B · L], [N] int64, row-major."""
+    return compute_on_host(_label_index, batch.labels)
+
+
+def is_labelled(batch: kdtool.Batch) -> Tensor:
+    """Return which positions of a batch have a label, [B, L] bool."""
+    return compute_on_host(_is_labelled, batch.labels)
+
+
+def select_at_labels(values: Tensor, batch: kdtool.Batch) -> Tensor:
+    """Return values [B, L, …] at the N labelled positions, [N, …], row-major, with gradient."""
+    return values.flatten(0, 1).index_select(0, label_index(batch))
+
+
+def document_bounds(positions: Tensor, document: Tensor) -> tuple[Tensor, int]:
+    """Return the cumulative lengths of all documents of a batch, int32 from 0 to B · L, and the greatest length.
+
+    Args:
+        positions: [B, L], restarting at 0 with each document.
+        document: [B, L], negative on padding. A run of padding is one document: for each sequence flash attention has a tile
+            of work and, for backward, 128 rows of memory.
+    """
+    return compute_on_host(_document_bounds, positions, document)
+
+
+@cache
+def _results() -> Any:
+    from torch.utils.weak import WeakTensorKeyDictionary
+
+    return WeakTensorKeyDictionary()
+
+
+def _is_labelled(labels: Tensor) -> Tensor:
+    return labels != NO_LABEL
+
+
+def _label_index(labels: Tensor) -> Tensor:
+    return (labels.flatten() != NO_LABEL).nonzero().flatten()
+
+
+def _document_bounds(positions: Tensor, document: Tensor) -> tuple[Tensor, int]:
+    import torch
+
+    padding = document < 0
+    begins = (positions == 0) & ~padding
+    begins[:, 1:] |= padding[:, 1:] & ~padding[:, :-1]
+    begins[:, 0] = True
+    starts = begins.flatten().nonzero().flatten()
+    bounds = torch.cat([starts, starts.new_tensor([positions.numel()])])
+    return bounds.to(torch.int32), int(bounds.diff().max())
+
+
+def loss_labels(labels: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
+    """Return the labels [B, L] of a batch, without those of rejected tokens."""
+    rejected = columns.get("rejected")
+    return labels if rejected is None else labels.masked_fill(rejected != 0, NO_LABEL)
+
+
+def loss_mask(batch: kdtool.Batch) -> Tensor | None:
+    """Return the numbers of those of the N labelled positions that token losses see, int64; None if they see all."""
+    rejected = batch.columns.get("rejected")
+    return None if rejected is None else compute_on_host(_find_targets, batch.labels, rejected)
+
+
+def select(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Return values [N, …] at the positions of a mask; None leaves them as they are."""
+    return values if mask is None else values.index_select(0, mask)
+
+
+def _find_targets(labels: Tensor, rejected: Tensor) -> Tensor:
+    return (rejected[labels != NO_LABEL] == 0).nonzero().flatten()
+
+
+_KEPT = 0.9
+"""Share of the running sums that stays at each step: means follow the last ten steps or so."""
+
+
+class WeightMeans:
+    """Running mean of the token weights that each term sees.
+
+    A step's weights are known only when its gradients are taken. So a step is divided by the mean of the steps before it,
+    and the first by its own, which costs one more pass. The sums are of whole steps, so the means do not depend on how a
+    step is cut into micro-batches and ranks. `state` belongs in checkpoints.
+    """
+
+    def __init__(self, state: Mapping[str, Sequence[float]]) -> None:
+        self._sums = {name: (float(weights), float(tokens)) for name, (weights, tokens) in state.items()}
+
+    @property
+    def state(self) -> dict[str, tuple[float, float]]:
+        """Decayed sums of weights and of tokens, by term."""
+        return self._sums
+
+    def add(self, weights: Mapping[str, float], tokens: Mapping[str, float]) -> None:
+        """Add the sums of a step, for each term that had a token with a weight: the others keep their means."""
+        for name, weight in weights.items():
+            if weight <= 0:
+                continue
+            before = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = (_KEPT * before[0] + weight, _KEPT * before[1] + tokens[name])
+
+    def of(self, name: str) -> float:
+        """Return the mean weight of a term's tokens; 1 while none had any weight."""
+        weights, tokens = self._sums.get(name, (0.0, 0.0))
+        return weights / tokens if weights > 0 else 1.0

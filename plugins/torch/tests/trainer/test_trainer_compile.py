@@ -1,0 +1,96 @@
+"""Compiled losses give what eager ones give, and a compiler that fails costs nothing but speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+import torch
+from kdtool_testing import make_run
+from kdtool_torch import terms
+from trainer_models import KL, TinyTeacher, first_gradients, kl_term, make_model, make_phase, make_trainer, train
+
+pytestmark = pytest.mark.slow
+
+
+def gradients(folder: Path, mode: str) -> dict[str, torch.Tensor]:
+    student = make_model(1)
+    with first_gradients(student.model) as found:
+        train(folder, student, steps=1, compile=mode, head_chunk_size=17, loss_chunk_size=8, gradient_clip=0.0)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")  # compilers' own
+def test_compiled_losses_equal_eager_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[bool] = []
+    tried = terms.compiled_or_eager
+
+    def noting(loss: Any, *arguments: Any) -> None:
+        tried(loss, *arguments)
+        compiled.append(loss.is_compiled)
+
+    monkeypatch.setattr("kdtool_torch.trainer.train.compiled_or_eager", noting)
+    eager, fast = gradients(tmp_path / "eager", "off"), gradients(tmp_path / "compiled", "on")
+    assert compiled == [False, True]
+    for name, gradient in eager.items():
+        torch.testing.assert_close(fast[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.filterwarnings("ignore")  # compilers' own
+def test_each_phase_of_a_process_is_compiled_as_if_it_were_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch gives a function up that was compiled anew too often; here other losses make it compile anew."""
+    compile_with = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *given, **named: compile_with(*given, **named, backend="eager"))
+    said: list[str] = []
+    for count in (1, 2, 3):
+        folder = tmp_path / str(count)
+        names = [f"losses.kl{number}" for number in range(count)]
+        run = make_run(folder / "run", {name: KL(KL.Config()) for name in names}, say=said.append)
+        teachers = {"teacher": TinyTeacher(make_model(99))}
+        phase = make_phase(folder, [kl_term(name) for name in names], teachers, steps=1)
+        with torch._dynamo.config.patch(recompile_limit=2):  # monkeypatch would leave it without this setting
+            make_trainer(compile="on").kdtool_train(run, phase, make_model(1))
+    assert said == []
+
+
+def test_a_loss_that_cannot_be_compiled_runs_uncompiled_and_says_so(tmp_path: Path) -> None:
+    class Untraceable(KL):
+        def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> torch.Tensor:
+            values = super().kdtool_token_loss(chunk)
+            return values if float(values.detach().sum()) >= 0 else values * 2
+
+    said: list[str] = []
+    run = make_run(tmp_path / "run", {"losses.kl": Untraceable(KL.Config())}, say=said.append)
+    term = kl_term("losses.kl")
+    phase = make_phase(tmp_path, [term], {"teacher": TinyTeacher(make_model(99))})
+    trained = make_trainer(compile="on").kdtool_train(run, phase, make_model(1))
+    assert trained is not None
+    assert len(said) == 1
+    assert "run uncompiled" in said[0]
+
+
+def test_auto_does_not_compile_a_short_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terms.ChunkLoss, "compile", lambda _: pytest.fail("compiled"))
+    train(tmp_path, make_model(1), steps=2, compile="auto")
+
+
+def test_auto_does_not_compile_what_is_done_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class ByHand(KL):
+        def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[torch.Tensor, torch.Tensor]:
+            assert isinstance(chunk.teacher, kdtool.DenseTokens)
+            q, p = ((logits.float() / 2).softmax(-1) for logits in (chunk.student_logits, chunk.teacher.logits))
+            return self.kdtool_token_loss(chunk), (q - p) / 2
+
+    compiled: list[str] = []
+    monkeypatch.setattr(terms, "_LOGITS_TO_PAY", 0)
+    for loss in (KL, ByHand):
+        monkeypatch.setattr(terms.ChunkLoss, "compile", lambda _, name=loss.__name__: compiled.append(name))
+        phase = make_phase(tmp_path / loss.__name__, [kl_term("losses.kl")], {"teacher": TinyTeacher(make_model(99))})
+        make_trainer(compile="auto").kdtool_train(
+            make_run(tmp_path / "run", {"losses.kl": loss(KL.Config())}), phase, make_model(1)
+        )
+    assert compiled == ["KL"]

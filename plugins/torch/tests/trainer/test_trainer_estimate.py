@@ -1,0 +1,140 @@
+"""Estimates of a phase's memory, against the tensors themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+import torch
+from kdtool_testing import make_run
+from kdtool_testing.tiny_models import packed_batch, tiny_model
+from kdtool_torch.trainer.estimate import _gathered_bytes, _inside
+from kdtool_transformers import outline_of
+from trainer_models import CE, make_trainer
+
+ROWS, LENGTH = 2, 48
+SIZES: dict[kdtool.SignalKind, tuple[int, int]] = {"hidden": (3, 3), "attentions": (2, 1), "projections": (2, 1)}
+"""Number of times that a student's and a teacher's tensors are counted."""
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_what_is_compared_inside_is_counted(kind: kdtool.SignalKind) -> None:
+    student = tiny_model("llama", layers=2, hidden_size=24, num_attention_heads=2, num_key_value_heads=1)
+    teacher = tiny_model("qwen2", layers=3)
+    pairs = ((0, 0), (1, 2))
+    term = kdtool.LossTerm("loss", "loss", 1.0, teacher="teacher", needs=(frozenset({kind}),), layers=pairs)
+    ahead = kdtool.RunForecast(models={"teacher": teacher.facts})
+    expected = 0
+    for model, times in zip((student, teacher), SIZES[kind], strict=True):
+        outputs = model.backbone(packed_batch(ROWS, LENGTH), kdtool.SignalRequest(frozenset({kind}), (0, 1)))
+        for inside in getattr(outputs, kind).values():
+            expected += times * sum(part.numel() for part in (inside if kind == "projections" else (inside,)))
+    assert _inside(ahead, term, student.facts, LENGTH) * ROWS * LENGTH == expected
+
+
+def test_what_stays_whole_of_a_divided_student_is_counted() -> None:
+    student = tiny_model("llama", layers=3)
+    layer = sum(p.numel() for p in student.model.model.layers[0].parameters())
+    rest = sum(p.numel() for p in student.model.parameters()) - 3 * layer
+    assert _gathered_bytes(student, 7, torch.float32) == 4 * (2 * (rest + 7) + layer)
+    assert _gathered_bytes(student, 7, torch.bfloat16) == 4 * (2 * (rest + 7) + layer) + 2 * 3 * layer
+
+
+@pytest.mark.parametrize("watch", [None, "wave.height"])
+def test_best_students_on_disk_are_counted_where_one_is_watched(tmp_path: Path, watch: str | None) -> None:
+    outline = tiny_model("llama")
+    term = kdtool.LossTerm("losses.ce", "ce", 1.0)
+    phase = kdtool.PlannedPhase("train", "train", "student", 4, (term,), LENGTH, outline, outline.facts)
+    trainer = make_trainer(keep_checkpoints=2, validation={"evaluators": ("wave",), "watch": watch})
+    run = make_run(tmp_path, {"losses.ce": CE(CE.Config())})
+    found = list(trainer.kdtool_estimate(run, kdtool.RunForecast(phase=phase)))
+    weights = sum(4 * p.numel() for p in outline.model.parameters() if p.requires_grad)
+    # Of two checkpoints, one that was found since, and one that is written beside them.
+    assert sum(one.disk_bytes for one in found if one.part == "best student") == (4 * weights if watch else 0)
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_the_copy_of_a_checkpoint_is_counted_where_a_gpu_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool
+) -> None:
+    monkeypatch.setattr(kdtool.Gpu, "of_check", lambda: kdtool.Gpu.find("t4") if gpu else None)
+    outline = tiny_model("llama")
+    phase = kdtool.PlannedPhase(
+        "train", "train", "student", 4, (kdtool.LossTerm("losses.ce", "ce", 1.0),), LENGTH, outline, outline.facts
+    )
+    run = make_run(tmp_path, {"losses.ce": CE(CE.Config())})
+    found = list(make_trainer().kdtool_estimate(run, kdtool.RunForecast(phase=phase)))
+    weights = sum(12 * p.numel() for p in outline.model.parameters() if p.requires_grad)
+    copied = [one.host_bytes for one in found if one.part == "checkpoint that is written"]
+    assert copied == ([weights] if gpu else [])
+
+
+def test_what_a_student_without_an_outline_takes_is_unknown(tmp_path: Path) -> None:
+    phase = kdtool.PlannedPhase("train", "train", "student", 4, (), LENGTH, None, None)
+    unknown, work = make_trainer(batch=4).kdtool_estimate(make_run(tmp_path), kdtool.RunForecast(phase=phase))
+    assert (unknown.part, unknown.note) == (
+        "memory and time of training",
+        "the student has no outline for transformers",
+    )
+    assert work.tokens == 4 * 4 * LENGTH
+
+
+class Small(kdtool.Optimizer):
+    """An optimizer with little state."""
+
+    state_bytes = 2.0
+    divisible = False
+
+    def kdtool_optimizer(self, run: kdtool.RunInfo, parameters: Mapping[str, Any], learning_rate: float) -> Any:
+        raise NotImplementedError
+
+
+def test_the_state_of_the_recipes_optimizer_is_counted(tmp_path: Path) -> None:
+    outline = tiny_model("llama")
+    facts = outline.facts
+    ahead = kdtool.RunForecast(phase=kdtool.PlannedPhase("train", "train", "student", 4, (), LENGTH, outline, facts))
+    run = make_run(tmp_path, {"optimizer": Small(Small.Config())})
+    plain, small = (
+        {part.part: part for part in make_trainer(keep_checkpoints=1).kdtool_estimate(each, ahead)}
+        for each in (make_run(tmp_path), run)
+    )
+    assert small["optimizer"].host_bytes == plain["optimizer"].host_bytes / 4 == 2 * facts.trainable
+    assert small["checkpoints"].disk_bytes == plain["checkpoints"].disk_bytes / 2 == 2 * 6 * facts.trainable
+    with pytest.raises(kdtool.UsageError, match="needs whole weights; set sharding: off"):
+        list(make_trainer(sharding="full").kdtool_estimate(run, ahead))
+
+
+def test_an_outline_that_was_rehearsed_is_estimated_alike_again(tmp_path: Path) -> None:
+    outline = outline_of(tiny_model("llama").model.config)
+    for parameter in outline.model.model.layers.parameters():
+        parameter.requires_grad_(False)
+    phase = kdtool.PlannedPhase("train", "train", "student", 4, (), LENGTH, outline, outline.facts)
+    trainer, run = make_trainer(dtype="bfloat16"), make_run(tmp_path)
+    found = [
+        {
+            (one.part, one.stages): one.host_bytes
+            for one in trainer.kdtool_estimate(run, kdtool.RunForecast(phase=phase))
+        }
+        for _ in range(2)
+    ]
+    assert found[0] == found[1]
+    assert any(part == "frozen weights as they were" for part, _ in found[1])
+
+
+@pytest.mark.parametrize("shares", [1, 4])
+def test_the_time_of_updates_does_not_depend_on_tokens(shares: int, tmp_path: Path) -> None:
+    outline = outline_of(tiny_model("llama").model.config)
+    phase = kdtool.PlannedPhase("train", "train", "student", 4, (), LENGTH, outline, outline.facts)
+    run = replace(make_run(tmp_path), world=shares)
+    seconds = [
+        part.seconds
+        for batch in (1, 2)
+        for part in make_trainer(batch=batch, sharding="full").kdtool_estimate(run, kdtool.RunForecast(phase=phase))
+        if part.part == "training"
+    ]
+    updates = 4 * 40 * outline.facts.trainable / shares / 7.7e9
+    assert 2 * seconds[0] - seconds[1] == pytest.approx(updates)

@@ -1,0 +1,332 @@
+"""Gradients of the whole trainer against plain autograd on full logits in float64, which shares no code with it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool_testing import make_run
+from kdtool_torch import collate
+from kdtool_torch.head import HeadWork
+from kdtool_torch.head import head_loss as chunked_loss
+from kdtool_torch.objective import DistillationModule, Sizes
+from kdtool_torch.signals import MicroBatch
+from kdtool_torch.terms import Chunk, ChunkLoss, bind_terms
+from kdtool_torch.trainer.inputs import RowsInOrder
+from torch import Tensor
+from trainer_models import (
+    CONSISTENCY,
+    KEYS,
+    KL,
+    MIXTURE,
+    VOCABULARY,
+    Keys,
+    TinyModel,
+    TinyTeacher,
+    Turns,
+    first_gradients,
+    make_model,
+    make_phase,
+    make_rows,
+    make_trainer,
+    mixture,
+    train,
+)
+
+HEADS: dict[str, dict[str, Any]] = {
+    "tied": {"tied": True},
+    "untied": {"tied": False},
+    "with bias, scale and cap": {"tied": False, "bias": True, "scale": 0.7, "soft_cap": 3.0},
+}
+
+
+def full_logits(model: TinyModel, last: Tensor) -> Tensor:
+    z = F.linear(last, model.model.head.weight, model.model.head.bias)[..., :VOCABULARY] * model.scale
+    return z if model.soft_cap is None else model.soft_cap * torch.tanh(z / model.soft_cap)
+
+
+def oracle(student: TinyModel, rows: int) -> dict[str, Tensor]:
+    """Return the gradients of the mixture's first step, over all its rows at once, in float64."""
+    student, teacher = copy.deepcopy(student), copy.deepcopy(make_model(99))
+    student.model.double(), teacher.model.double()
+    torch.manual_seed(0)
+    projector = torch.nn.Linear(16, 16).double()
+    batch = collate([RowsInOrder(make_rows(12), rows, 0)[place] for place in range(rows)])
+    ours, theirs = student.model.states(batch), teacher.model.states(batch)
+    asked = batch.labels != -100
+    z, t = full_logits(student, ours[-1])[asked], full_logits(teacher, theirs[-1])[asked]
+    count = asked.sum()
+    kl = F.kl_div((z / 2).log_softmax(-1), (t / 2).log_softmax(-1), log_target=True, reduction="sum") / count
+    ce = F.cross_entropy(z, batch.labels[asked], reduction="sum") / count
+    hidden = (projector(ours[1][asked]) - theirs[1][asked]).square().mean(-1).sum() / count
+    (0.7 * 4 * kl + 0.3 * ce + 0.5 * hidden).backward()
+    return {name: p.grad for name, p in student.model.named_parameters() if p.grad is not None}
+
+
+def worst_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    assert found.keys() == expected.keys()
+    return max(float((found[n].double() - expected[n]).norm() / expected[n].norm()) for n in expected)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_gradients_equal_those_of_full_logits(tmp_path: Path, head: str) -> None:
+    """Other cuts of a step, with all installed losses, are in the repository's test_losses_against_reference."""
+    student = make_model(1, **HEADS[head])
+    expected = oracle(student, 4)
+    with first_gradients(student.model) as found:
+        train(
+            tmp_path,
+            student,
+            steps=1,
+            batch=2,
+            accumulation=2,
+            head_chunk_size=11,
+            loss_chunk_size=5,
+            gradient_clip=0.0,
+        )
+    assert worst_difference(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_shorter_shared_vocabulary_is_that_of_truncated_logits(tmp_path: Path, head: str) -> None:
+    shared, student = 50, make_model(1, **HEADS[head])
+    oracle, teacher = copy.deepcopy(student), copy.deepcopy(make_model(99))
+    oracle.model.double(), teacher.model.double()
+    batch = collate([RowsInOrder(make_rows(12), 4, 0)[place] for place in range(4)])
+    asked = batch.labels != -100
+    z = full_logits(oracle, oracle.model.states(batch)[-1])[asked]
+    t = full_logits(teacher, teacher.model.states(batch)[-1])[asked]
+    q, p = ((logits[:, :shared] / 2).log_softmax(-1) for logits in (z, t))
+    kl = F.kl_div(q, p, log_target=True, reduction="sum") / asked.sum()
+    ce = F.cross_entropy(z, batch.labels[asked])  # the text's own tokens are all the student's
+    (0.7 * 4 * kl + 0.3 * ce).backward()  # type: ignore[no-untyped-call]
+    expected = {name: p.grad for name, p in oracle.model.named_parameters() if p.grad is not None}
+
+    terms = (replace(MIXTURE[0], shared=shared), MIXTURE[1])
+    phase = make_phase(tmp_path, terms, {"teacher": TinyTeacher(make_model(99), vocabulary=shared)}, steps=1)
+    with first_gradients(student.model) as found:
+        make_trainer(batch=4, head_chunk_size=11, loss_chunk_size=5, gradient_clip=0.0).kdtool_train(
+            make_run(tmp_path / "run", mixture()), phase, student
+        )
+    assert worst_difference(found, expected) < 1e-5
+
+
+class WholeKL(kdtool.SequenceLoss):
+    """The same divergence from the head that a sequence loss is given."""
+
+    def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
+        assert view.head is not None
+        assert view.teacher is not None
+        assert view.teacher.lazy is not None
+        q = (view.head.logits(view.student.last) / 2).log_softmax(-1)
+        with torch.no_grad():
+            p = (view.teacher.lazy.head.logits(view.teacher.lazy.hidden) / 2).log_softmax(-1)
+        return kdtool.PerToken((p.exp() * (p - q)).sum(-1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [None, 50])
+@pytest.mark.parametrize("head", HEADS)
+def test_sequence_losses_come_to_the_same_logits(tmp_path: Path, head: str, shared: int | None) -> None:
+    found = []
+    for loss in (KL, WholeKL):
+        student, components = make_model(1, **HEADS[head]), {**mixture(), "losses.kl": loss(KL.Config())}
+        terms = (replace(MIXTURE[0], shared=shared), MIXTURE[1])
+        source = TinyTeacher(make_model(99), vocabulary=shared or VOCABULARY)
+        phase = make_phase(tmp_path / loss.__name__, terms, {"teacher": source}, steps=1)
+        with first_gradients(student.model) as gradients:
+            make_trainer(batch=4, gradient_clip=0.0).kdtool_train(
+                make_run(tmp_path / "run", components), phase, student
+            )
+        found.append(gradients)
+    assert worst_difference(found[1], {name: gradient.double() for name, gradient in found[0].items()}) < 1e-5
+
+
+class KLByHand(KL):
+    """The same with a gradient of its own, for logits alone."""
+
+    asked = 0
+
+    def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor] | None:
+        self.asked += 1
+        if not isinstance(chunk.teacher, kdtool.DenseTokens):
+            return None
+        q, p = ((logits.float() / 2).softmax(-1) for logits in (chunk.student_logits, chunk.teacher.logits))
+        return self.kdtool_token_loss(chunk), q.sub_(p).div_(2)
+
+
+class ThirdTokens(kdtool.Weighting):
+    """Counts every third token for more."""
+
+    def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
+        return 0.5 + (chunk.positions % 3) / 2
+
+
+@pytest.mark.parametrize(
+    ("shared", "top_k", "twice", "weighed"),
+    [(None, 0, False, False), (50, 0, True, True), (None, 8, False, True)],
+    ids=["plain", "shared, of two passes, weighed", "None for top-k"],
+)
+def test_a_gradient_by_hand_trains_as_that_of_autograd(
+    tmp_path: Path, shared: int | None, top_k: int, twice: bool, weighed: bool
+) -> None:
+    """Beside terms without one; to rounding."""
+    found = []
+    for loss in (KL(KL.Config()), KLByHand(KL.Config())):
+        student, components = make_model(1, soft_cap=3.0), {**mixture(), "losses.kl": loss}
+        student.model.dropout = Turns() if twice else student.model.dropout
+        components |= {"weightings.third": ThirdTokens(ThirdTokens.Config())} if weighed else {}
+        terms = (replace(MIXTURE[0], shared=shared), MIXTURE[1], *([CONSISTENCY] if twice else []))
+        source = TinyTeacher(make_model(99), top_k=top_k, vocabulary=shared or VOCABULARY)
+        phase = make_phase(tmp_path / type(loss).__name__, terms, {"teacher": source}, steps=3)
+        trainer = make_trainer(batch=4, head_chunk_size=11, loss_chunk_size=5, learning_rate=1e-2)
+        trained = trainer.kdtool_train(make_run(tmp_path / "run", components), phase, student)
+        assert trained is not None
+        reports = [json.loads(line)["terms"] for line in trained.history.read_text("utf-8").splitlines()]
+        norms = [report["kl"]["gradient_norm"] for report in reports]
+        found.append((dict(student.model.named_parameters()), reports[-1]["kl"]["value"], norms[0]))
+    assert isinstance(loss, KLByHand)
+    assert loss.asked > 20
+    (plain, *figures), (by_hand, *others) = found
+    assert others == pytest.approx(figures, rel=1e-4)
+    for name, weight in plain.items():
+        torch.testing.assert_close(by_hand[name], weight, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_signal_over_other_tokens_than_the_term_says_is_refused(tmp_path: Path) -> None:
+    terms = (replace(MIXTURE[0], shared=50),)
+    phase = make_phase(tmp_path, terms, {"teacher": TinyTeacher(make_model(99))}, steps=1)
+    with pytest.raises(
+        kdtool.UsageError, match="teacher has logits of 61 tokens, but the student's are compared over 50"
+    ):
+        make_trainer(batch=4).kdtool_train(make_run(tmp_path / "run", mixture()), phase, make_model(1))
+
+
+def test_bfloat16_is_as_near_as_its_rounding_allows(tmp_path: Path) -> None:
+    student = make_model(1)
+    expected = oracle(student, 4)
+    with first_gradients(student.model) as found:
+        trained = train(tmp_path, student, steps=1, dtype="bfloat16", gradient_clip=0.0)
+    assert trained.dtype == "bfloat16"
+    assert worst_difference(found, expected) < 5e-2
+
+
+def module_of(student: TinyModel, folder: Path, dtype: torch.dtype) -> tuple[DistillationModule, kdtool.Batch, Any]:
+    batch = collate([RowsInOrder(make_rows(12), 4, 0)[place] for place in range(4)])
+    signals = {"teacher": TinyTeacher(make_model(99), layers=(0,)).signal(batch)}
+    run = make_run(folder, mixture(project=False))
+    phase = kdtool.Phase("p", 1, MIXTURE[:2], make_rows(12), {}, folder)
+    terms = bind_terms(run, phase, signals)
+    sizes = Sizes(dtype, head_chunk_size=11, loss_chunk_size=5, rows_per_step=4)
+    module = DistillationModule(run, student, terms, ChunkLoss(terms, []), {}, sizes)
+    module.begin_step(1, 0.0, [0.7 * 4, 0.3], measure_norms=False)
+    return module, batch, signals
+
+
+def scaled_gradients(
+    student: TinyModel, folder: Path, dtype: torch.dtype, scale: float, shrink: float
+) -> dict[str, Tensor]:
+    module, batch, signals = module_of(student, folder, dtype)
+    count = (batch.labels != -100).sum() / shrink  # as if the step had many more tokens: small gradients
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        loss = module(MicroBatch(batch, signals), count)["loss"]
+    (loss * scale).backward()
+    return {n: p.grad.double() / scale / shrink for n, p in student.model.named_parameters() if p.grad is not None}
+
+
+def test_float16_with_a_scaled_loss_does_not_underflow(tmp_path: Path) -> None:
+    expected = scaled_gradients(make_model(1), tmp_path, torch.float32, 1.0, 1.0)
+    shrink = 2.0**-20
+    scaled = scaled_gradients(make_model(1), tmp_path, torch.float16, 65536.0, shrink)
+    assert worst_difference(scaled, expected) < 1e-2
+    unscaled = scaled_gradients(make_model(1), tmp_path, torch.float16, 1.0, shrink)
+    assert worst_difference(unscaled, expected) > 3e-2  # the backbone's small gradients are lost, so the test can fail
+
+
+def test_the_student_is_asked_for_what_its_teachers_are_asked_for_in_paired_layers(tmp_path: Path) -> None:
+    signals = {"teacher": TinyTeacher(make_model(99), layers=(1,), inside="projections")}
+    phase = make_phase(tmp_path, (KEYS, MIXTURE[1]), signals, steps=6)
+    assert phase.student_request == kdtool.SignalRequest(frozenset({"projections"}), (1,))
+    assert replace(phase, terms=MIXTURE[:2]).student_request == kdtool.SignalRequest()
+    student = make_model(1)
+    run = make_run(tmp_path / "run", {**mixture(), "losses.keys": Keys(Keys.Config())})
+    trained = make_trainer(batch=4, learning_rate=1e-2).kdtool_train(run, phase, student)
+    assert trained is not None
+    reports = [json.loads(line)["terms"]["keys"] for line in trained.history.read_text("utf-8").splitlines()]
+    assert reports[0]["gradient_norm"] > 0
+    assert reports[-1]["value"] < reports[0]["value"]
+    assert not trained.notes
+
+
+def test_a_loss_of_layers_alone_leaves_no_weight_without_a_gradient(tmp_path: Path) -> None:
+    """Among several processes, each waits for all of them."""
+    student = make_model(1, tied=False, bias=True)
+    phase = make_phase(tmp_path, MIXTURE[2:], {"teacher": TinyTeacher(make_model(99), layers=(0,))}, steps=1)
+    with first_gradients(student.model) as found:
+        make_trainer(batch=4).kdtool_train(make_run(tmp_path / "run", mixture()), phase, student)
+    assert found.keys() == {name for name, _ in student.model.named_parameters()}
+    assert not found["head.weight"].any()
+    assert found["layers.0.weight"].any()
+
+
+def test_a_second_backward_is_refused(tmp_path: Path) -> None:
+    module, batch, signals = module_of(make_model(1), tmp_path, torch.float32)
+    loss = module(MicroBatch(batch, signals), torch.tensor(10))["loss"]
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="one backward pass only"):
+        loss.backward()
+
+
+def test_a_frozen_head_gets_no_gradient_and_others_the_same(tmp_path: Path) -> None:
+    free, frozen = make_model(1, tied=False), make_model(1, tied=False)
+    frozen.model.head.weight.requires_grad_(False)
+    expected = scaled_gradients(free, tmp_path, torch.float32, 1.0, 1.0)
+    found = scaled_gradients(frozen, tmp_path, torch.float32, 1.0, 1.0)
+    assert "head.weight" not in found
+    del expected["head.weight"]
+    assert worst_difference(found, expected) == 0
+
+
+@given(
+    count=st.integers(0, 40), head_chunk_size=st.integers(1, 50), loss_chunk_size=st.integers(1, 50), seed=st.integers(0, 5),
+    padded=st.booleans(),
+)  # fmt: skip
+def test_any_chunking_of_any_number_of_positions_gives_the_same(
+    count: int, head_chunk_size: int, loss_chunk_size: int, seed: int, padded: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    vocabulary, width = 13, 6
+    weight = torch.randn(vocabulary + 3 * padded, width, generator=generator, requires_grad=True)
+    hidden = torch.randn(count, width, generator=generator, requires_grad=True)
+    labels = torch.randint(vocabulary, (count,), generator=generator)
+    run = make_run(Path(), mixture())
+    terms = bind_terms(run, kdtool.Phase("p", 1, MIXTURE[1:2], make_rows(1), {}, Path()), {})
+    loss = ChunkLoss(terms, [])
+    rows = Chunk(labels, labels, {}, torch.tensor([1.5]), torch.zeros(()), torch.zeros(()))
+    head = kdtool.Head(weight, vocabulary)
+    work = HeadWork(loss, rows, {}, [hidden], head, torch.float32, head_chunk_size, loss_chunk_size)
+    value = chunked_loss(work, torch.tensor(7.0))
+    found = torch.autograd.grad(value, [hidden, weight])
+    plain = 1.5 * F.cross_entropy(hidden @ weight[:vocabulary].T, labels, reduction="sum") / 7
+    expected = torch.autograd.grad(plain, [hidden, weight])
+    torch.testing.assert_close(value, plain, atol=1e-5, rtol=1e-5)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_weightings_see_the_first_term_that_has_a_teacher(tmp_path: Path) -> None:
+    module, batch, signals = module_of(make_model(1), tmp_path, torch.float32)
+    loss = ChunkLoss(tuple(reversed(module.terms)), [])
+    assert loss.terms[0].form == "none"
+    work = replace(module.head_work(MicroBatch(batch, signals), ()), loss=loss)
+    chunk = replace(work.chunk(slice(0, 5)), logits=(torch.zeros(5, VOCABULARY),))
+    assert loss.seen_by_weightings(chunk).teacher is not None

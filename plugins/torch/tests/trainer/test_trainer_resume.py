@@ -1,0 +1,204 @@
+"""A phase that is killed goes on to the same weights, bit by bit; damaged checkpoints are passed over."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+import torch
+from kdtool._store.files import discard_uncommitted
+from kdtool_torch.trainer import checkpoint
+from kdtool_torch.trainer.checkpoint import stored_tensors
+from trainer_models import TinyModel, make_model
+from trainer_process import start, train_small, train_until
+
+
+def process(folder: Path, *when: str, twice: bool = False, **settings: Any) -> int:
+    started = start(partial(train_until, **settings), folder, *(when or (None,)), twice)
+    started.join(120)
+    assert when or started.exitcode == 0
+    return int(started.exitcode)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    process(folder)
+    return folder
+
+
+def steps_of(folder: Path) -> list[int]:
+    lines = (folder / "checkpoints" / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["step"] for line in lines]
+
+
+def reports_of(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "checkpoints" / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{**json.loads(line), "seconds": 0, "memory": 0} for line in lines]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [("step 7",), ("step 2", "saving 9", "step 13")])
+def test_a_killed_phase_ends_with_the_same_bits(uninterrupted: Path, tmp_path: Path, kills: tuple[str, ...]) -> None:
+    for when in kills:
+        assert process(tmp_path, when) != 0
+    process(tmp_path)
+    assert (tmp_path / "final.safetensors").read_bytes() == (uninterrupted / "final.safetensors").read_bytes()
+    assert (tmp_path / "tokens.txt").read_text() == (uninterrupted / "tokens.txt").read_text()
+    assert steps_of(tmp_path) == list(range(1, 15))
+    assert reports_of(tmp_path) == reports_of(uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_killed_phase_of_two_passes_ends_with_the_same_bits(tmp_path: Path) -> None:
+    process(tmp_path / "whole", twice=True)
+    assert process(tmp_path / "killed", "step 7", twice=True) != 0
+    process(tmp_path / "killed", twice=True)
+    whole, resumed = (tmp_path / name for name in ("whole", "killed"))
+    assert (resumed / "final.safetensors").read_bytes() == (whole / "final.safetensors").read_bytes()
+    assert reports_of(resumed) == reports_of(whole)
+
+
+@pytest.mark.slow
+def test_a_killed_phase_on_text_of_its_own_ends_with_the_same_bits(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    own = {"fraction": 0.5, "tokens": 6}
+    process(whole, on_policy=own)
+    for when in ("step 5", "saving 9"):
+        assert process(killed, when, on_policy=own) != 0
+    process(killed, on_policy=own)
+    assert (killed / "final.safetensors").read_bytes() == (whole / "final.safetensors").read_bytes()
+    assert reports_of(killed) == reports_of(whole)
+    said = (whole / "tokens.txt").read_text(encoding="utf-8")
+    assert "of 28 micro-batches were on-policy" in said
+    assert "on_policy: 0 " not in said
+    assert (killed / "tokens.txt").read_text(encoding="utf-8") == said
+
+
+@pytest.mark.slow
+def test_a_killed_phase_that_is_validated_ends_with_the_same_bits(uninterrupted: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    validation = {"every": 1, "evaluators": ("wave",)}
+    process(whole, validation=validation)
+    assert (whole / "final.safetensors").read_bytes() == (uninterrupted / "final.safetensors").read_bytes()
+    validation |= {"watch": "wave.height", "patience": 4}
+    shutil.rmtree(whole)
+    process(whole, validation=validation)
+    for when in ("step 4", "saving 9", "step 11"):
+        assert process(killed, when, validation=validation) != 0
+    process(killed, validation=validation)
+    assert (killed / "final.safetensors").read_bytes() == (whole / "final.safetensors").read_bytes()
+    assert reports_of(killed) == reports_of(whole)
+    heights = [report["metrics"]["wave.height"] for report in reports_of(whole)]
+    best = heights.index(max(heights)) + 1
+    assert f"wave.height was best after step {best} " in (whole / "tokens.txt").read_text(encoding="utf-8")
+    assert len(heights) == min(14, best + 4)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A phase that was killed after its tenth step, with the checkpoints of steps 6 and 9."""
+    folder = tmp_path_factory.mktemp("killed")
+    assert process(folder, "step 10") != 0
+    return folder
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_damaged_checkpoints_are_named_and_training_goes_on_before_them(
+    uninterrupted: Path, killed: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(killed, folder)
+    flip(next((folder / "checkpoints" / "checkpoint-9").glob("*.safetensors")))
+    process(folder)
+    assert (folder / "final.safetensors").read_bytes() == (uninterrupted / "final.safetensors").read_bytes()
+    assert reports_of(folder) == reports_of(uninterrupted)
+
+
+def test_a_changed_byte_in_any_file_of_a_checkpoint_is_found(killed: Path, tmp_path: Path) -> None:
+    names = {path.name for path in (killed / "checkpoints" / "checkpoint-9").iterdir()}
+    tensors = "shard-00001-model-00001-of-00001.safetensors"
+    assert names == {tensors, "progress.json", "history.jsonl"}
+    for name in names:
+        root = tmp_path / name
+        said: list[str] = []
+        shutil.copytree(killed / "checkpoints", root)
+        flip(root / "checkpoint-9" / name)
+        discard_uncommitted(root, said.append)
+        assert checkpoint.list_checkpoints(root)[-1] == root / "checkpoint-6"
+        assert str(root / "checkpoint-9") in said[0]
+        assert name in said[0]
+
+
+def test_frozen_weights_are_in_no_checkpoint_and_stay(tmp_path: Path) -> None:
+    def student() -> TinyModel:
+        model = make_model(1, dropout=0.2)
+        model.model.embedding.requires_grad_(False)
+        model.model.register_buffer("seen", torch.ones(2))
+        return model
+
+    first, second = student(), student()
+    start = first.model.embedding.weight.detach().clone()
+    train_small(tmp_path / "first", first)
+    assert first.model.embedding.weight.equal(start)
+    assert first.model.embedding.weight.grad is None
+    newest = tmp_path / "first" / "checkpoints" / "checkpoint-12"
+    learning = {f"student.{name}" for name, weight in first.model.named_parameters() if weight.requires_grad}
+    learning |= {f"loss_modules.losses/hidden.{name}" for name in ("weight", "bias")}
+    moments = {f"optimizer.{name}.{key}" for name in learning for key in ("step", "exp_avg", "exp_avg_sq")}
+    assert stored_tensors(newest).keys() == {*learning, "student.seen", *moments}
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
+    train_small(tmp_path / "second", second)  # goes on from step 12
+    for name, parameter in first.model.named_parameters():
+        assert parameter.equal(second.model.get_parameter(name)), name
+
+
+def test_a_checkpoint_of_another_student_is_not_opened(tmp_path: Path) -> None:
+    train_small(tmp_path, make_model(1))
+    other = make_model(1)
+    other.model.layers.requires_grad_(False)
+    with pytest.raises(
+        kdtool.StorageError, match=r"checkpoint-12 belongs to another student: only one has student\.layers\.0\.bias"
+    ):
+        train_small(tmp_path, other)
+
+
+def make_checkpoint(root: Path, step: int) -> Path:
+    folder = checkpoint.start_writing(root) / f"checkpoint-{step}"
+    folder.mkdir()
+    (folder / "weights").write_text(f"weights at {step}", encoding="utf-8")
+    return checkpoint.commit_checkpoint(folder, root)
+
+
+def test_only_whole_checkpoints_are_found(tmp_path: Path) -> None:
+    said: list[str] = []
+    assert checkpoint.list_checkpoints(tmp_path) == []
+    first, second, third, fourth = (make_checkpoint(tmp_path, step) for step in (3, 12, 101, 1000))
+    (fourth / "weights").unlink()
+    (third / "weights").write_text("weights at 100", encoding="utf-8")
+    unfinished = checkpoint.start_writing(tmp_path) / "checkpoint-5000"
+    unfinished.mkdir()
+    discard_uncommitted(tmp_path, said.append)
+    assert checkpoint.list_checkpoints(tmp_path) == [first, second]
+    assert len(said) == 2
+    assert "weights is missing" in said[0]
+    assert "weights is not what was written" in said[1]
+    shutil.rmtree(second)
+    assert checkpoint.list_checkpoints(tmp_path) == [first]
+
+
+def test_a_folder_of_the_same_step_is_replaced_and_old_ones_go(tmp_path: Path) -> None:
+    for step in (1, 2, 9, 10, 10):
+        make_checkpoint(tmp_path, step)
+    checkpoint.rotate_checkpoints(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-10", "checkpoint-9"]

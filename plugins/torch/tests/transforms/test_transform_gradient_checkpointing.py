@@ -1,0 +1,85 @@
+"""Gradient checkpointing: the same gradients, from less that is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import kdtool
+import pytest
+import torch
+from kdtool_testing import TransformConformance, make_run
+from kdtool_testing.tiny_models import packed_batch, tiny_model
+from kdtool_torch.transforms import GradientCheckpointing
+from kdtool_transformers import TransformersModel
+
+FAMILIES = ["llama", "qwen2", "starcoder2", "gpt2", "gemma2"]
+
+
+class TestGradientCheckpointingConforms(TransformConformance):
+    component = GradientCheckpointing
+    entry_point = "gradient-checkpointing"
+
+    def student(self, folder: Path) -> kdtool.LanguageModel:
+        return tiny_model()
+
+
+def switch_on(student: TransformersModel, folder: Path) -> Iterator[kdtool.LanguageModel]:
+    """Transform the student; the next step of what is returned finishes."""
+    training = GradientCheckpointing(GradientCheckpointing.Config()).kdtool_transform(student, make_run(folder))
+    next(training)
+    return training
+
+
+def gradients(student: TransformersModel) -> tuple[dict[str, torch.Tensor], int]:
+    """Return gradients of a step of packed documents, hidden states included, and the bytes kept for the backward pass."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    weights = sum(parameter.numel() * 4 for parameter in student.model.parameters())
+    student.model.train()
+    student.model.zero_grad()
+    with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        torch.manual_seed(0)  # for dropout
+        outputs = student.backbone(packed_batch(), kdtool.SignalRequest(kinds=frozenset({"hidden"}), layers=(1,)))
+        loss = outputs.last.square().mean() + outputs.hidden[1].square().mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+    found = {name: p.grad.clone() for name, p in student.model.named_parameters() if p.grad is not None}
+    return found, sum(kept.values()) - weights
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_are_the_same_to_the_bit_and_less_is_kept(family: str, tmp_path: Path) -> None:
+    student = tiny_model(family, layers=8)
+    expected, all_kept = gradients(student)
+    training = switch_on(student, tmp_path)
+    found, kept = gradients(student)
+    assert found.keys() == expected.keys()
+    assert all(found[name].equal(expected[name]) for name in expected)
+    assert kept < 0.5 * all_kept
+    next(training, None)
+    assert gradients(student)[1] == all_kept
+
+
+def test_dropout_is_drawn_the_same_a_second_time(tmp_path: Path) -> None:
+    student = tiny_model(attention_dropout=0.5)
+    expected, _ = gradients(student)
+    switch_on(student, tmp_path)
+    found, _ = gradients(student)
+    assert all(found[name].equal(expected[name]) for name in expected)
+
+
+def test_models_of_others_are_told_to_leave_it_out(tmp_path: Path) -> None:
+    class Own(TransformersModel):
+        def __init__(self) -> None:
+            self.model = torch.nn.Linear(2, 2)
+
+    with pytest.raises(kdtool.UsageError, match="not Linear; remove the transform"):
+        switch_on(Own(), tmp_path)
+    student = tiny_model()
+    student.model.supports_gradient_checkpointing = False
+    with pytest.raises(kdtool.UsageError, match="LlamaForCausalLM does not support activation checkpointing"):
+        switch_on(student, tmp_path)

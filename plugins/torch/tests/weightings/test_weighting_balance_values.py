@@ -1,0 +1,120 @@
+"""Steps of the balances against other formulations, cases by hand, invariants, and kills."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import kdtool
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool_torch.weightings import GradNorm, Uncertainty, gradnorm_step, uncertainty_step
+
+WIDE = st.one_of(st.just(0.0), st.floats(1e-300, 1e300))
+Report = kdtool.TermReport
+REPORTS = st.builds(Report, value=WIDE, weight=st.floats(0, 10), gradient_norm=st.one_of(st.none(), WIDE))
+HISTORIES = st.integers(1, 4).flatmap(
+    lambda count: st.lists(st.fixed_dictionaries({f"losses.{i}": REPORTS for i in range(count)}), min_size=1)
+)
+TELLING = st.builds(Report, value=st.floats(0.01, 10), weight=st.just(1.0), gradient_norm=st.floats(0.01, 10))
+TOLD = st.lists(st.fixed_dictionaries({"losses.a": TELLING, "losses.b": TELLING}), min_size=3, max_size=6)
+BALANCES = pytest.mark.parametrize(
+    "make", [lambda: Uncertainty(Uncertainty.Config()), lambda: GradNorm(GradNorm.Config(learning_rate=1.0))]
+)
+
+
+@given(st.floats(0, 20), st.floats(-3, 3), st.floats(0.001, 1))
+def test_uncertainty_descends_the_paper_s_objective(value: float, s: float, rate: float) -> None:
+    def objective(at: float) -> float:
+        return 1 / (2 * math.exp(at)) * value + math.log(math.sqrt(math.exp(at)))  # L / 2σ² + log σ
+
+    slope = (objective(s + 1e-5) - objective(s - 1e-5)) / 2e-5
+    found = uncertainty_step({"a": s}, {"a": value}, rate, 1e6)["a"]
+    assert found == pytest.approx(max(-math.log(1e6), min(math.log(1e6), s - rate * slope)), abs=1e-6)
+
+
+def test_a_step_of_uncertainty_by_hand() -> None:
+    """From s = 0, η = 1/2: L = 5 gives s = 1, L = 0 gives −1/4; the limit e cuts a step of 4 to 1."""
+    found = uncertainty_step({}, {"a": 5.0, "b": 0.0, "c": 17.0}, 0.5, math.e)
+    assert found == pytest.approx({"a": 1.0, "b": -0.25, "c": 1.0})
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.1, 10), st.floats(1e-3, 1e3), st.floats(0.01, 5)), min_size=1, max_size=5),
+    st.floats(0, 3),
+)
+def test_a_whole_step_of_gradnorm_reaches_the_paper_s_targets(
+    terms: list[tuple[float, float, float]], alpha: float
+) -> None:
+    factors, norms, ratios = zip(*terms, strict=True)
+    mean_norm, mean_ratio = sum(norms) / len(norms), sum(ratios) / len(ratios)
+    reached = [w / g * mean_norm * (r / mean_ratio) ** alpha for w, g, r in terms]  # G is linear in w
+    expected = [sum(factors) * w / sum(reached) for w in reached]
+    names = [str(i) for i in range(len(terms))]
+    found = gradnorm_step(
+        dict(zip(names, map(math.log, factors), strict=True)), dict(zip(names, norms, strict=True)),
+        dict(zip(names, map(math.log, ratios), strict=True)), alpha, 1.0,
+    )  # fmt: skip
+    assert [math.exp(found[name]) for name in names] == pytest.approx(expected, rel=1e-8)
+
+
+def test_a_step_of_gradnorm_by_hand() -> None:
+    """Norms 1 and 4, rates alike: each to 5/2, so factors 5/2 and 5/8, which become 8/5 and 2/5 of the sum 2."""
+    found = gradnorm_step({"a": 0.0, "b": 0.0}, {"a": 1.0, "b": 4.0}, {"a": 0.0, "b": 0.0}, 1.5, 1.0)
+    assert {name: math.exp(x) for name, x in found.items()} == pytest.approx({"a": 1.6, "b": 0.4})
+    # half of the way in logarithms: 1 and 2 to √(5/2·…), that is in the ratio 2 : 1
+    found = gradnorm_step({"a": 0.0, "b": 0.0}, {"a": 1.0, "b": 4.0}, {"a": 0.0, "b": 0.0}, 1.5, 0.5)
+    assert {name: math.exp(x) for name, x in found.items()} == pytest.approx({"a": 4 / 3, "b": 2 / 3})
+    # equal norms, but a has learnt nothing where b is down to 1/3: rates 3/2 and 1/2, targets in the ratio 3 : 1 at α = 1
+    found = gradnorm_step({"a": 0.0, "b": 0.0}, {"a": 7.0, "b": 7.0}, {"a": 0.0, "b": -math.log(3)}, 1.0, 1.0)
+    assert {name: math.exp(x) for name, x in found.items()} == pytest.approx({"a": 1.5, "b": 0.5})
+
+
+@BALANCES
+@given(history=HISTORIES)
+def test_factors_are_finite_and_not_negative_whatever_is_reported(
+    make: Any, history: list[Mapping[str, Report]]
+) -> None:
+    weighting, state = make(), dict[str, Any]()
+    for step, terms in enumerate(history, 2):
+        factors = weighting.kdtool_balance(terms, step, state)
+        assert factors.keys() == terms.keys()
+        assert all(0 <= factor < math.inf for factor in factors.values())
+        if isinstance(weighting, GradNorm):
+            assert sum(factors.values()) == pytest.approx(len(terms))
+
+
+@BALANCES
+@given(history=st.one_of(TOLD, HISTORIES), cut=st.integers(0, 3))
+def test_a_killed_phase_goes_on_bit_for_bit(make: Any, history: list[Mapping[str, Report]], cut: int) -> None:
+    whole, first, second = make(), make(), make()
+    of_whole, state = dict[str, Any](), dict[str, Any]()
+    expected = [whole.kdtool_balance(terms, step, of_whole) for step, terms in enumerate(history, 2)]
+    for step, terms in enumerate(history[:cut], 2):
+        first.kdtool_balance(terms, step, state)
+    restored = json.loads(json.dumps(state, allow_nan=False))
+    rest = [second.kdtool_balance(terms, step, restored) for step, terms in enumerate(history[cut:], 2 + cut)]
+    assert rest == expected[cut:]
+
+
+def test_terms_that_tell_nothing_keep_their_factors() -> None:
+    weighting, state = GradNorm(GradNorm.Config(alpha=0.0, learning_rate=1.0)), dict[str, Any]()
+    first = weighting.kdtool_balance({"a": Report(1.0, 1.0, 1.0), "b": Report(1.0, 1.0, 4.0)}, 2, state)
+    terms = {"a": Report(1.0, 1.0, 9.0), "b": Report(1.0, 0.0, 0.0), "c": Report(1.0, 1.0, None)}
+    assert weighting.kdtool_balance(terms, 3, state) == pytest.approx({**first, "c": 1.0})
+
+
+def test_a_term_that_saw_no_token_keeps_what_was_learned_of_it() -> None:
+    both = {"a": kdtool.TermReport(4.0, 1.0, 2.0), "b": kdtool.TermReport(1.0, 1.0, 1.0)}
+    alone = {"a": both["a"]}
+    uncertainty, state = Uncertainty(Uncertainty.Config(learning_rate=0.5)), dict[str, Any]()
+    for step in range(2, 30):
+        before = uncertainty.kdtool_balance(both, step, state)
+    assert uncertainty.kdtool_balance(alone, 30, state)["a"] == pytest.approx(before["a"], rel=0.1)
+    assert uncertainty.kdtool_balance(both, 31, state)["b"] == pytest.approx(before["b"], rel=0.1)
+    gradnorm, state = GradNorm(GradNorm.Config()), dict[str, Any]()
+    before = gradnorm.kdtool_balance(both, 2, state)
+    assert gradnorm.kdtool_balance(alone, 3, state)["b"] == before["b"]

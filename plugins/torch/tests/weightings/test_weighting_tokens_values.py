@@ -1,0 +1,216 @@
+"""Values of the weightings: plain loops in float64 that share no code, cases by hand, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import kdtool
+import pydantic
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool._contract.signals import alternatives
+from kdtool_torch.weightings import (
+    SYNTAX_CLASSES,
+    Confidence,
+    StudentEntropy,
+    Syntax,
+    TeacherEntropy,
+    class_weight,
+    confidence_weight,
+    entropy,
+    entropy_weight,
+    position_weight,
+    probability,
+    top_k_probability,
+)
+from torch import Tensor
+
+numbers = st.lists(st.floats(-8, 8), min_size=5, max_size=5)
+temperatures = st.floats(0.3, 5)
+
+
+def row(values: list[float]) -> Tensor:
+    return torch.tensor([values], dtype=torch.float64)
+
+
+def probabilities(values: list[float], temperature: float = 1.0) -> list[float]:
+    weights = [math.exp(value / temperature) for value in values]
+    return [weight / sum(weights) for weight in weights]
+
+
+@given(numbers, temperatures)
+def test_entropy_is_what_plain_loops_say(values: list[float], t: float) -> None:
+    expected = sum(p * math.log(1 / p) for p in probabilities(values, t))
+    assert entropy(row(values), t).item() == pytest.approx(expected, rel=1e-8, abs=1e-10)
+
+
+@given(numbers, temperatures, st.floats(-50, 50))
+def test_entropy_lies_between_certainty_and_knowing_nothing(values: list[float], t: float, shift: float) -> None:
+    found = entropy(row(values), t).item()
+    assert 0 <= found <= math.log(5) + 1e-12
+    assert entropy(row(values) + shift, t).item() == pytest.approx(found, abs=1e-9)
+
+
+def test_entropies_by_hand() -> None:
+    """(1/2, 1/4, 1/4) has 3/2·log 2; a certain token 0, also where others are excluded; V alike ones log V."""
+    assert entropy(row([2.0, 1.0, 1.0]).log()).item() == pytest.approx(1.5 * math.log(2))
+    # at T = 1/2 probabilities are squared: (4, 1, 1) / 6
+    assert entropy(row([2.0, 1.0, 1.0]).log(), 0.5).item() == pytest.approx(math.log(6) - 4 / 6 * math.log(4))
+    assert entropy(row([0.0, -math.inf, -math.inf])).item() == 0
+    assert entropy(row([1e5, 0.0])).item() == 0
+    assert entropy(torch.zeros(2, 8)).tolist() == pytest.approx([math.log(8)] * 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_are_computed_in_float32(dtype: torch.dtype) -> None:
+    logits = (5 * torch.randn(6, 4000, generator=torch.Generator().manual_seed(0))).to(dtype)
+    torch.testing.assert_close(entropy(logits).double(), entropy(logits.double()), rtol=1e-5, atol=1e-6)
+    labels = torch.zeros(6, dtype=torch.int64)
+    torch.testing.assert_close(
+        probability(logits, labels).double(), probability(logits.double(), labels), rtol=1e-5, atol=1e-6
+    )
+
+
+@given(st.lists(st.floats(0, 11), min_size=1, max_size=6), st.floats(0, 6), st.floats(0, 4))
+def test_entropy_weights_are_what_plain_loops_say(entropies: list[float], threshold: float, power: float) -> None:
+    expected = [h**power if h >= threshold else 0.0 for h in entropies]
+    found = entropy_weight(torch.tensor(entropies, dtype=torch.float64), threshold, power)
+    assert found.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_selection_of_a_fifth_is_its_mean_over_what_is_kept() -> None:
+    """With power 0 and the 80 % quantile: Σ w·loss / Σ w is the mean loss of the fifth that SE-KD keeps."""
+    generator = torch.Generator().manual_seed(0)
+    entropies, losses = (torch.rand(1000, generator=generator, dtype=torch.float64) for _ in range(2))
+    kept = sorted(range(1000), key=lambda i: -entropies[i].item())[:200]
+    threshold = min(entropies[i].item() for i in kept)
+    weights = entropy_weight(entropies, threshold, power=0)
+    expected = sum(losses[i].item() for i in kept) / 200
+    assert ((weights * losses).sum() / weights.sum()).item() == pytest.approx(expected)
+
+
+@given(numbers, st.integers(0, 4), temperatures)
+def test_probabilities_are_what_plain_loops_say(values: list[float], label: int, t: float) -> None:
+    p, labels = probabilities(values, t), torch.tensor([label])
+    assert probability(row(values), labels, "likeliest", t).item() == pytest.approx(max(p), rel=1e-9)
+    assert probability(row(values), labels, "label", t).item() == pytest.approx(p[label], rel=1e-9)
+
+
+@given(numbers, st.integers(0, 4), st.integers(1, 5))
+def test_top_k_tokens_give_the_same_where_the_label_is_among_them(values: list[float], label: int, k: int) -> None:
+    weights, ids = row(values).softmax(-1).topk(k)
+    ids, labels = ids.int(), torch.tensor([label])
+    exact = probability(row(values), labels, "label").item()
+    assert top_k_probability(ids, weights, labels).item() == pytest.approx(max(probabilities(values)), rel=1e-9)
+    found = top_k_probability(ids, weights, labels, "label").item()
+    assert found == pytest.approx(exact if label in ids[0].tolist() else 0, rel=1e-9)
+    assert exact - found <= weights.min().item() + 1e-12
+
+
+def test_padding_of_top_k_tokens_and_labels_beyond_the_vocabulary_count_nothing() -> None:
+    ids, weights = torch.tensor([[3, -1]]), torch.tensor([[0.7, 0.0]])
+    assert top_k_probability(ids, weights, torch.tensor([3]), "label").item() == pytest.approx(0.7)
+    assert top_k_probability(ids, weights, torch.tensor([2]), "label").item() == 0
+    assert probability(torch.zeros(1, 4), torch.tensor([9]), "label").item() == 0
+
+
+def test_confidence_weights_by_hand() -> None:
+    p = torch.tensor([0.25, 1.0])
+    assert confidence_weight(p, "sure", 1.0).tolist() == [0.25, 1.0]
+    assert confidence_weight(p, "unsure", 2.0).tolist() == [0.5625, 0.0]
+    assert confidence_weight(p, "unsure", 0.0).tolist() == [1.0, 1.0]
+
+
+@given(st.integers(0, 10**6), st.floats(0, 100), st.integers(1, 10**4))
+def test_positions_weigh_what_plain_loops_say(position: int, first: float, tokens: int) -> None:
+    where = torch.tensor([position])
+    line = first + (1 - first) * min(1.0, position / tokens)
+    halved = 1 + (first - 1) * 0.5 ** (position / tokens)
+    assert position_weight(where, first, tokens).item() == pytest.approx(line, rel=1e-4, abs=1e-4)
+    found = position_weight(where, first, tokens, "exponential").item()
+    assert found == pytest.approx(halved, rel=1e-4, abs=1e-4)
+    assert min(first, 1) - 1e-5 <= found <= max(first, 1) + 1e-4
+
+
+def test_a_ramp_and_a_decay_by_hand() -> None:
+    where = torch.tensor([0, 2, 4, 400])
+    assert position_weight(where, 0.0, 4).tolist() == [0, 0.5, 1, 1]
+    assert position_weight(where, 3.0, 2, "exponential").tolist() == [3, 2, 1.5, 1]
+    # the mean that the docstring gives: 1 − 5 / 80 over 40 tokens
+    assert position_weight(torch.arange(40), 0.0, 4).mean().item() == pytest.approx(1 - 5 / 80)
+
+
+def chunk(teacher: Any) -> kdtool.TokenChunk:
+    here = torch.zeros(1, dtype=torch.int64)
+    logits = row([1.0, 2.0, 4.0]).log().float()
+    return kdtool.TokenChunk(logits, here, teacher, here, 1.0, torch.tensor(0.0), torch.tensor(0))
+
+
+def sparse(form: Any, temperature: float = 1.0) -> kdtool.SparseTokens:
+    return kdtool.SparseTokens(torch.tensor([[0]]), torch.ones(1, 1), form, temperature)
+
+
+@pytest.mark.parametrize("form", ["sampled", "top-k"])
+def test_the_teacher_s_entropy_is_not_guessed_from_a_few_tokens(form: str) -> None:
+    with pytest.raises(kdtool.UsageError, match=rf"{form} tokens.*student-entropy"):
+        TeacherEntropy(TeacherEntropy.Config()).kdtool_token_weight(chunk(sparse(form)))
+
+
+def test_confidence_is_not_made_of_the_draws_that_the_loss_is_made_of() -> None:
+    with pytest.raises(kdtool.UsageError, match="not sampled ones"):
+        Confidence(Confidence.Config()).kdtool_token_weight(chunk(sparse("sampled")))
+
+
+def test_tokens_taken_at_another_temperature_are_refused() -> None:
+    with pytest.raises(kdtool.UsageError, match=r"temperature 1\.0.*2\.0"):
+        Confidence(Confidence.Config()).kdtool_token_weight(chunk(sparse("top-k", 2.0)))
+    weighting = Confidence(Confidence.Config(temperature=2.0))
+    assert weighting.kdtool_token_weight(chunk(sparse("top-k", 2.0))).item() == 1
+
+
+def test_student_and_teacher_are_not_confused() -> None:
+    """The student is (1, 2, 4) / 7; the teacher knows nothing, so that its entropy is log 3."""
+    seen = chunk(kdtool.DenseTokens(torch.zeros(1, 3)))
+    own = math.log(7) - 2 / 7 * math.log(2) - 4 / 7 * math.log(4)
+    for weighting, expected in (
+        (TeacherEntropy(TeacherEntropy.Config()), math.log(3)),
+        (StudentEntropy(StudentEntropy.Config()), own),
+        (Confidence(Confidence.Config()), 1 / 3),
+    ):
+        assert weighting.kdtool_token_weight(seen).item() == pytest.approx(expected)
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=20), st.lists(st.floats(0, 50), min_size=9, max_size=9))
+def test_a_class_weighs_what_a_plain_look_says(classes: list[int], weights: list[float]) -> None:
+    expected = [weights[number] if number < 9 else weights[0] for number in classes]
+    found = class_weight(torch.tensor(classes), weights)
+    assert found.dtype == torch.float32
+    assert found.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_syntax_weighs_by_names_in_the_order_of_the_column() -> None:
+    names = list(SYNTAX_CLASSES)
+    set_to = {name: float(number) for number, name in enumerate(names)}
+    weighting = Syntax(Syntax.Config.model_validate(set_to))
+    seen = dataclasses.replace(chunk(None), columns={"syntax": torch.arange(len(names))})
+    assert weighting.kdtool_token_weight(seen).tolist() == list(range(len(names)))
+
+
+def test_weights_of_nothing_are_refused() -> None:
+    with pytest.raises(pydantic.ValidationError, match="all classes have the weight 0"):
+        Syntax.Config.model_validate(dict.fromkeys(SYNTAX_CLASSES, 0.0))
+
+
+@pytest.mark.parametrize(("weighting", "forms"), [(TeacherEntropy, {"logits"}), (Confidence, {"logits", "top-k"})])
+def test_what_they_say_they_need_is_what_they_take(weighting: Any, forms: set[str]) -> None:
+    assert {form for need in alternatives(weighting.needs) for form in need} == forms
+    for form in ("sampled", "top-k"):
+        if form in forms:
+            weighting(weighting.Config()).kdtool_token_weight(chunk(sparse(form)))
+        else:
+            with pytest.raises(kdtool.UsageError):
+                weighting(weighting.Config()).kdtool_token_weight(chunk(sparse(form)))

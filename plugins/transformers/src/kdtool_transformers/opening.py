@@ -1,0 +1,375 @@
+"""Opening models and tokenizers from folders and Hub names, with errors that say what to do.
+
+Safetensors only, never code from a repository (`trust_remote_code` stays off), no network when offline. GGUF files are
+converted first. Exceptions of transformers about a model's files become errors for users. Light: torch and transformers
+load in functions.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+import kdtool
+
+if TYPE_CHECKING:
+    import torch
+
+    from kdtool_transformers.loading import Quantisation
+    from kdtool_transformers.model import TransformersModel
+    from kdtool_transformers.tokenizer import TransformersTokenizer
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+def open_model(
+    source: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    revision: str | None = None,
+    offline: bool = False,
+    quantise: Quantisation | None = None,
+    device_map: Literal["auto"] | None = None,
+    adapter: Path | None = None,
+    divided: bool = False,
+) -> TransformersModel:
+    """Open a causal language model from a folder or by its Hub name. It is in evaluation mode.
+
+    Args:
+        source: folder or Hub name.
+        dtype: None keeps the stored one.
+        device: device of the model; with `device_map`, of its head and of batches.
+        revision: of a Hub name.
+        offline: use only files on this machine.
+        quantise: keep the weights of linear layers in few bits, by bitsandbytes.
+        device_map: "auto" lets accelerate spread layers over GPUs, memory and disk.
+        adapter: folder of a PEFT adapter, which is folded in, or kept next to quantised weights.
+        divided: keep only this process's part of each layer, see `_divided`; all processes of the run call it.
+
+    Raises:
+        UsageError: the folder is missing, is not a model, holds pickled or incomplete weights, or needs custom code; the
+            adapter is invalid or another model's; a requested library is not installed.
+        StorageError: a weight file is damaged.
+        ServiceError: it is not in the local cache and the Hub cannot be reached or must not be.
+    """
+    import torch
+    from kdtool_torch import isolated_rng
+
+    from kdtool_transformers.loading import loading_settings, place_head, require_adapter
+    from kdtool_transformers.model import TransformersModel, no_progress_bar
+
+    if adapter is not None:
+        require_adapter(adapter)
+    where = resolve(source)
+    if isinstance(where, Path):
+        _require_safetensors(where)
+    config = open_config(source, revision=revision, offline=offline)
+    tokenizer = open_tokenizer(source, revision=revision, offline=offline)
+    with explain(source, where, offline), isolated_rng(), no_progress_bar():
+        model = None
+        if divided and adapter is None:
+            model = _read_part(where, config, dtype or config.dtype, torch.device(device), revision, offline)
+        if model is None:
+            settings = loading_settings(config, dtype, "cpu" if divided else device, quantise, device_map)
+            model = _read_weights(where, config, dtype=dtype or "auto", revision=revision, offline=offline, **settings)
+            model = _finish_whole(model, adapter, quantise, torch.device(device) if divided else None)
+    if device_map is not None:
+        place_head(model, device)
+    origin = read_origin(where)
+    opened = TransformersModel(model.eval(), tokenizer, origin.get("copied_layers", ()))
+    opened.base = origin.get("built_from", "")
+    return opened
+
+
+def _read_part(
+    where: Path | str, config: Any, dtype: torch.dtype, device: torch.device, revision: str | None, offline: bool
+) -> Any:
+    """Return the model with this process's part of each layer, or None if it can only be read whole."""
+    from kdtool_transformers.divided import read_divided  # imports FSDP
+
+    return read_divided(_folder_of(where, revision, offline), config, dtype, device)
+
+
+def _finish_whole(
+    model: Any, adapter: Path | None, quantise: Quantisation | None, divided_on: torch.device | None
+) -> Any:
+    """Put the adapter into a whole model, and keep this process's part on `divided_on`, unless they are None."""
+    if adapter is not None:
+        from kdtool_transformers.loading import add_adapter
+
+        model = add_adapter(model, adapter, quantise)
+    if divided_on is not None:
+        from kdtool_transformers.divided import divide_layers
+
+        divide_layers(model, divided_on)
+    return model
+
+
+def _folder_of(where: Path | str, revision: str | None, offline: bool) -> Path:
+    """Return the folder with a model's weights; those of a Hub name are fetched if they are not in its cache."""
+    from huggingface_hub import snapshot_download
+
+    if isinstance(where, Path):
+        return where
+    patterns = ["*.safetensors", "*.safetensors.index.json"]
+    return Path(snapshot_download(where, revision=revision, local_files_only=offline, allow_patterns=patterns))
+
+
+def _read_weights(where: Path | str, config: Any, *, revision: str | None, offline: bool, **settings: Any) -> Any:
+    """Read a causal language model from safetensors. Raises as `require_complete`."""
+    from transformers import AutoModelForCausalLM
+
+    from kdtool_transformers.headers import require_complete
+
+    model, loaded = AutoModelForCausalLM.from_pretrained(
+        where,
+        config=config,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=offline,
+        revision=revision,
+        output_loading_info=True,
+        **settings,
+    )
+    require_complete(where, model, loaded)
+    return model
+
+
+def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: bool = False) -> TransformersTokenizer:
+    """Open a tokenizer from a folder, by its Hub name, or out of a GGUF file, without weights. Raises as `open_model`."""
+    from transformers import AutoTokenizer
+
+    from kdtool_transformers.gguf import save_gguf_tokenizer
+    from kdtool_transformers.tokenizer import TransformersTokenizer
+
+    folder = Path(source).expanduser()
+    if folder.suffix.lower() == ".gguf" and folder.is_file():
+        with TemporaryDirectory() as scratch:
+            save_gguf_tokenizer(folder, Path(scratch))
+            return open_tokenizer(scratch)
+    # A folder with only a tokenizer suffices.
+    where = folder if (folder / "tokenizer.json").is_file() else resolve(source)
+    settings: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline, "revision": revision}
+    with explain(source, where, offline, ": its tokenizer"):
+        _local_folder(where, revision, offline, "tokenizer.json")
+        inner = AutoTokenizer.from_pretrained(where, **settings)
+        if type(inner).__name__ == "CodeLlamaTokenizer":
+            # It adds <FILL_ME> to the vocabulary, after the last token that the model knows.
+            inner = AutoTokenizer.from_pretrained(where, fill_token=None, **settings)
+        elif type(inner).__name__ == "GPT2Tokenizer":
+            inner = _as_stored(inner, where, settings)
+        if set(inner.get_vocab()) <= set(inner.all_special_tokens):  # transformers created an empty one
+            raise ValueError(NO_TOKENIZER)
+    return TransformersTokenizer(inner)
+
+
+def open_config(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Any:
+    """Open the configuration of a folder or Hub name, compared with the weights there. Raises as `open_model`."""
+    from transformers import AutoConfig
+
+    from kdtool_transformers.headers import require_fit
+
+    where = resolve(source)
+    with explain(source, where, offline, "/config.json"):
+        folder = _local_folder(where, revision, offline, "config.json")
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False, local_files_only=offline, revision=revision)
+        config._attn_implementation = config._experts_implementation = None  # they could name code in a repository
+        vars(config).pop("transformers_weights", None)  # it could name pickled weights
+        if folder is not None:
+            require_fit(folder, config, is_cache=folder != where)
+    return config
+
+
+def without_weights(config: Any) -> Any:
+    """Build the causal LM of a configuration on the meta device: all of its shapes, none of its memory."""
+    import torch
+    from kdtool_torch import isolated_rng
+    from transformers import AutoModelForCausalLM
+
+    with isolated_rng(), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
+def resolve(source: str | Path) -> Path | str:
+    """Return the folder that `source` names, or the Hub name that it is.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            if (path / "adapter_config.json").is_file():
+                raise kdtool.UsageError(
+                    f"{path} is not a model folder but holds a PEFT adapter, which needs a model: give that model, "
+                    "and this folder as `adapter`, a setting of teachers (`kdtool eval --set teacher.use=causal-lm --set "
+                    "teacher.model=… --set teacher.adapter=…` measures both together); or merge them once"
+                )
+            held = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
+            raise kdtool.UsageError(
+                f"{path} is not a model folder: it has no config.json, only {held}; give a saved model"
+            )
+        return path
+    if path.is_file():
+        raise kdtool.UsageError(f"{path} is a file; give the folder that holds config.json and the safetensors")
+    if isinstance(source, str) and _is_hub_name(source):
+        return source
+    raise kdtool.UsageError(f"no such folder: {path}, and it is not a Hub name (those look like owner/name)")
+
+
+def _is_hub_name(text: str) -> bool:
+    """Return whether a name that is not a folder is one of the Hub: owner and name, or an old name that is cached."""
+    from huggingface_hub import try_to_load_from_cache
+
+    owner, _, name = text.partition("/")
+    if not _HUB_NAME.fullmatch(text) or (name and Path(owner).is_dir()):
+        return False
+    files = ("config.json", "tokenizer.json", "tokenizer_config.json")
+    return bool(name) or any(isinstance(try_to_load_from_cache(text, file), str) for file in files)
+
+
+def _require_safetensors(folder: Path) -> None:
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(entry.name for pattern in ("*.bin", "*.pt", "*.pth") for entry in folder.glob(pattern))
+    if pickled:
+        raise kdtool.UsageError(
+            f"{folder} holds only pickled weights ({', '.join(pickled[:3])}), which can run code when opened. If you trust "
+            'them, convert once: python -c "import transformers as t; t.AutoModelForCausalLM.from_pretrained('
+            f"'{folder}', use_safetensors=False).save_pretrained('{folder}')\""
+        )
+    raise kdtool.UsageError(f"{folder} has a config.json but no *.safetensors: the weights are missing")
+
+
+def read_origin(where: Path | str) -> Mapping[str, Any]:
+    """Return the metadata in a saved student's folder; empty for other models."""
+    from kdtool_transformers.headers import read_json
+    from kdtool_transformers.model import ORIGIN_FILE
+
+    origin = where / ORIGIN_FILE if isinstance(where, Path) else None
+    if origin is None or not origin.is_file():
+        return {}
+    return read_json(origin)
+
+
+def _as_stored(inner: Any, where: Path | str, settings: dict[str, Any]) -> Any:
+    """Return a GPT-2 tokenizer with the pre-tokenizer of its file.
+
+    transformers 5 gives every tokenizer of this class the one of GPT-2 (transformers issue 45812), which splits numbers
+    in another way than StarCoder2, SmolLM2 and others were trained with.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    folder = _local_folder(where, settings["revision"], settings["local_files_only"], "tokenizer.json")
+    if folder is None or not (folder / "tokenizer.json").is_file():
+        return inner
+    stored = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    if stored.get("pre_tokenizer") == json.loads(inner.backend_tokenizer.to_str())["pre_tokenizer"]:
+        return inner
+    return PreTrainedTokenizerFast.from_pretrained(where, **settings)
+
+
+def _local_folder(where: Path | str, revision: str | None, offline: bool, file: str) -> Path | None:
+    """Return the folder of a model; for a Hub name, the one with `file`, or None if the model lacks it.
+
+    Raises:
+        UsageError: files of the folder are implausible.
+    """
+    from transformers.utils import cached_file
+
+    from kdtool_transformers.headers import require_plausible
+
+    if isinstance(where, Path):
+        folder = where
+    else:
+        cached = cached_file(
+            where,
+            file,
+            local_files_only=offline,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        if cached is None:
+            return None
+        folder = Path(cached).parent
+    require_plausible(folder)
+    return folder
+
+
+NO_TOKENIZER = "backend tokenizer"
+"""Part of transformers' message if no file of a tokenizer is found."""
+
+
+@contextmanager
+def explain(source: str | Path, where: str | Path, offline: bool, part: str = "") -> Iterator[None]:
+    """Convert exceptions of transformers into kdtool's errors: it raises any kind for a file that it cannot use.
+
+    `where` is the folder or Hub name that `source` resolves to; `part` is the file that is read, as messages name it.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (kdtool.KdtoolError, MemoryError):
+        raise
+    except SafetensorError as error:
+        raise kdtool.StorageError(
+            f"the weights of {source} are damaged or cut off: {error}; fetch them again"
+        ) from error
+    except Exception as error:
+        text = str(error).strip()
+        if isinstance(error, RuntimeError) and "memory" in text:
+            raise
+        if "trust_remote_code" in text:
+            raise kdtool.UsageError(
+                f"{source} needs Python code from its own repository, which kdtool never runs; choose a model whose class "
+                "is part of transformers"
+            ) from error
+        is_local = isinstance(where, Path)
+        if is_local and NO_TOKENIZER in text:
+            raise kdtool.UsageError(
+                f"{source} has no tokenizer; copy tokenizer.json and tokenizer_config.json of its base model there"
+            ) from error
+        if offline and not is_local and isinstance(error, OSError | ValueError | KeyError):
+            raise kdtool.ServiceError(
+                f"{source} is neither a folder here nor in the local cache, and nothing is fetched now; fetch it first: "
+                f"hf download {source}"
+            ) from error
+        if not is_local and _is_gated(error):
+            raise kdtool.ServiceError(
+                f"{source} is gated on the Hub: its owner wants terms to be accepted. Accept them at "
+                f"https://huggingface.co/{source} and log in with `hf auth login`, or set HF_TOKEN; then run again"
+            ) from error
+        if isinstance(error, OSError) and not is_local:
+            raise kdtool.ServiceError(
+                f"{source} could not be downloaded from the Hub: {_reason(error)}; check the name and the connection, or "
+                "give a local folder"
+            ) from error
+        raise kdtool.UsageError(
+            f"{source}{part} cannot be opened: {_reason(error)}; expected a model as transformers saves it: download or "
+            "save it again"
+        ) from error
+
+
+def _is_gated(error: BaseException | None) -> bool:
+    """Return whether the Hub refuses a file until the user has accepted terms."""
+    from huggingface_hub.errors import GatedRepoError
+
+    while error is not None:
+        if isinstance(error, GatedRepoError) or "access a gated repo" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _reason(error: Exception) -> str:
+    """Return the beginning of an exception's text in one line, with its kind if it was not raised for users."""
+    text = " ".join(str(error).split())[:300]
+    return text if text and isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,217 @@
+"""Text in the form that models are trained on: conversations by a chat template, and code with a gap (infilling).
+
+A conversation is cut where answers begin and end. The template is rendered whole, and up to each answer with its generation
+prompt, as in a request to the model. An answer begins at the end of that prompt, and ends with the first special token
+after it. So the student learns exactly the tokens that the model has to write itself. `TransformersTokenizer` turns the
+pieces into tokens.
+
+For infilling this file knows the FIM tokens of every family and their positions, and removes the end of an answer that
+repeats the code after the gap. Teachers name their family, tokenizers find theirs by its tokens. In a vocabulary without
+any, three tokens are renamed, so that no weight changes its shape. Light.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+
+import kdtool
+
+if TYPE_CHECKING:
+    from kdtool_transformers.tokenizer import TransformersTokenizer
+
+Turns = Sequence[tuple[str, str]]
+_ANSWERING = "assistant"
+
+
+def cut_turns(
+    render: Callable[[Turns, bool], str], turns: Turns, marks: Collection[str], owner: str
+) -> list[tuple[str, bool]]:
+    """Return the conversation's text in pieces, which together are the template's whole text, and whether each is learned.
+
+    Args:
+        render: writes turns by the template, with or without a generation prompt after them.
+        turns: roles and contents.
+        marks: the special tokens, one of which ends an answer.
+        owner: name of the template's owner, for messages.
+
+    Raises:
+        UsageError: answers cannot be located in the conversation as the template writes it.
+    """
+    whole = render(turns, False)
+    pieces: list[tuple[str, bool]] = []
+    done = 0
+    for number, (role, content) in enumerate(turns):
+        if role == _ANSWERING:
+            asked = render(turns[:number], True)
+            if not whole.startswith(asked) or len(asked) < done:
+                raise _refusal(owner, f"the text before turn {number + 1} changes with the turns that follow")
+            end = _end_of_answer(whole, len(asked), content, marks, f"{owner}: turn {number + 1}")
+            pieces += [(whole[done : len(asked)], False), (whole[len(asked) : end], True)]
+            done = end
+    pieces.append((whole[done:], False))
+    return [piece for piece in pieces if piece[0]]
+
+
+def _end_of_answer(whole: str, begin: int, content: str, marks: Collection[str], owner: str) -> int:
+    """Return the end of the answer that begins at `begin`, including its end token."""
+    answer = content.strip()
+    start = whole.find(answer, begin)
+    if start < 0 or whole[begin:start].strip():
+        raise _refusal(owner, "an answer does not follow the generation prompt as it is")
+    after = start + len(answer)
+    end, mark = min(
+        ((end, mark) for mark in marks if (end := whole.find(mark, after)) >= 0),
+        key=lambda entry: (entry[0], -len(entry[1])),
+        default=(-1, ""),
+    )
+    if end < 0 or whole[after:end].strip():
+        raise _refusal(owner, "no special token ends an answer, so the student would never learn to stop")
+    return end + len(mark)
+
+
+def _refusal(owner: str, reason: str) -> kdtool.UsageError:
+    return kdtool.UsageError(f"the chat template of {owner}: {reason}")
+
+
+FILL_ME = "<FILL_ME>"
+"""Stands for missing code in a prompt, for all models; it is that of CodeLlama's tokenizer."""
+
+
+@dataclass(frozen=True)
+class Infilling:
+    """A family's FIM tokens before, after and between (arXiv 2207.14255).
+
+    `behind_prefix` is between the prefix token and the code before the middle. `end` is the token that ends the middle;
+    "" is the end of the text. Prompts have the order prefix, suffix, middle (PSM), or with `suffix_first` that of SPM.
+    """
+
+    prefix: str
+    suffix: str
+    middle: str
+    behind_prefix: str = ""
+    end: str = ""
+    suffix_first: bool = False
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The tokens that must be in the vocabulary."""
+        return tuple(token for token in (self.prefix, self.suffix, self.middle, self.end) if token)
+
+    def pieces(self, before: str, middle: str, after: str, suffix_first: bool) -> list[tuple[str, str]]:
+        """Return a whole text with its middle last, as (token or "", text after it): each is encoded separately.
+
+        With `suffix_first` in the order that the paper calls SPM, variant 2: no token separates
+        the code before the middle from the middle.
+        """
+        code = f"{self.behind_prefix}{before}"
+        if suffix_first:
+            return [(self.prefix, ""), (self.suffix, after), (self.middle, code), ("", middle)]
+        return [(self.prefix, code), (self.suffix, after), (self.middle, middle)]
+
+
+STARCODER = Infilling("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
+"""Also of SantaCoder, StableCode and Granite Code."""
+SUFFIX_FIRST = Infilling("<spm_prefix>", "<spm_suffix>", "<spm_middle>", suffix_first=True)
+"""Of vocabularies without FIM tokens: a model that has seen few gaps continues the code right before the middle."""
+CODE_LLAMA = Infilling("▁<PRE>", "▁<SUF>", "▁<MID>", behind_prefix=" ", end="▁<EOT>")
+"""sentencepiece writes the first word of a text with a space before it, also after a FIM token."""
+FIM_FAMILIES = (
+    STARCODER,
+    SUFFIX_FIRST,
+    CODE_LLAMA,
+    Infilling("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen2.5-Coder, Granite from 3.3
+    Infilling("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek-Coder
+)
+
+
+def infilling_by(prefix: str, suffix: str, middle: str) -> Infilling:
+    """Return the family with these FIM tokens; an unknown one writes the prefix first."""
+    known = (
+        family for family in FIM_FAMILIES if (family.prefix, family.suffix, family.middle) == (prefix, suffix, middle)
+    )
+    return next(known, Infilling(prefix, suffix, middle))
+
+
+def trim_suffix(answer: str, suffix: str, *, cut: bool = False) -> str:
+    """Return an infilled answer without the suffix's beginning, if it ends by repeating that.
+
+    The longest end of the answer that is a beginning of the suffix is a repetition if it contains a whole line of the suffix
+    with a letter or a digit that is a whole line in the answer, too. Shorter ones are often the code itself: in `f(g(|))`
+    the answer ends with a bracket, as the suffix begins, and between two lines with a line break; `return x` may follow
+    `if y:` and, less indented, also come below. The last line of an answer that was `cut` off at its limit of tokens counts
+    as whole.
+    """
+    begin = len(answer) - overlap(answer, suffix)
+    repeated, rest = answer[begin:], suffix[len(answer) - begin :]
+    lines = repeated.split("\n")
+    if begin and answer[begin - 1] != "\n":
+        del lines[0]  # its line in the answer begins with something else
+    if not cut and rest[:1] not in ("", "\r", "\n"):
+        del lines[-1:]
+    return answer[:begin] if any(any(map(str.isalnum, line)) for line in lines) else answer
+
+
+def overlap(text: str, suffix: str) -> int:
+    """Return the length of the longest end of `text` that is a beginning of `suffix`."""
+    first = max(0, len(text) - len(suffix))
+    return next((len(text) - at for at in range(first, len(text)) if suffix.startswith(text[at:])), 0)
+
+
+def held_back(text: str, stops: Sequence[str], suffix: str) -> int:
+    """Return how many characters at the end of a growing text may still be cut from the answer.
+
+    They begin a stop string, or repeat the suffix's beginning; an answer that ends before a stop string may repeat it there.
+    """
+    ends = {0, *(overlap(text, stop) for stop in stops)}
+    return max(held + overlap(text[: len(text) - held], suffix) for held in ends)
+
+
+FimTokens = Annotated[tuple[str, ...], kdtool.Field(min_length=3, max_length=3)]
+"""The setting `fim_tokens`: the tokens to rename to FIM tokens for prefix, suffix and middle."""
+
+
+def with_fim_tokens(tokenizer: TransformersTokenizer, unused: Sequence[str]) -> TransformersTokenizer:
+    """Return the tokenizer with the special tokens `unused` renamed to `<spm_prefix>`, `<spm_suffix>` and `<spm_middle>`.
+
+    Prompts with these put the suffix first.
+
+    Raises:
+        UsageError: it has FIM tokens already, or one of `unused` is not a special token of it or is named twice.
+    """
+    from kdtool_transformers.opening import open_tokenizer
+
+    name = tokenizer.inner.name_or_path
+    if tokenizer.infilling is not None:
+        raise kdtool.UsageError(
+            f"fim_tokens: the tokenizer of {name} has {', '.join(tokenizer.infilling.tokens)} already; remove fim_tokens"
+        )
+    content = json.loads(tokenizer.inner.backend_tokenizer.to_str())
+    special = {token["content"]: token for token in content["added_tokens"] if token["special"]}
+    kept = {token for token in tokenizer.inner.special_tokens_map.values() if isinstance(token, str)}
+    if len(set(unused)) < len(unused) or not special.keys() - kept >= set(unused):
+        free = ", ".join(sorted(special.keys() - kept)) or "none"
+        raise kdtool.UsageError(
+            f"fim_tokens: {', '.join(unused)} must be three special tokens of {name} without another purpose; it has {free}"
+        )
+    renamed = dict(zip(unused, SUFFIX_FIRST.tokens, strict=True))
+    for old, new in renamed.items():
+        special[old]["content"] = new
+    vocabulary = content["model"]["vocab"]
+    if isinstance(vocabulary, dict):
+        content["model"]["vocab"] = {renamed.get(token, token): index for token, index in vocabulary.items()}
+    with TemporaryDirectory() as scratch:
+        tokenizer.save(Path(scratch))
+        for file in Path(scratch).glob("*.json"):  # they may list special tokens by name, which would be added again
+            text = file.read_text(encoding="utf-8")
+            for old, new in renamed.items():
+                text = text.replace(json.dumps(old), json.dumps(new))
+            file.write_text(text, encoding="utf-8")
+        (Path(scratch) / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        opened = open_tokenizer(scratch)
+    opened.inner.name_or_path = name
+    return opened

@@ -1,0 +1,188 @@
+"""An answer that is being generated: its state, the text that it releases, and tokens proposed from its prompt.
+
+Text is released in whole characters, without any that may still be cut. Prompt lookup proposes the tokens that followed an
+earlier occurrence of a text's last tokens. Code repeats itself: names, calls and indentation of a prompt return in its
+answer. A forward pass over a few tokens reads the weights once, as one over a single token does, so each correct proposal
+saves most of a pass (prompt lookup decoding, Saxena 2023; `ngram` in vLLM).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from queue import SimpleQueue
+from typing import Any, Literal
+
+import kdtool
+from kdtool_torch import Sampler
+from torch import Tensor
+
+from kdtool_transformers.causal import CausalModel
+from kdtool_transformers.generation import end_ids, finish_text, text_behind
+from kdtool_transformers.prompts import held_back
+from kdtool_transformers.tokenizer import TransformersTokenizer
+
+
+class StreamedAnswer:
+    """A text that is generated: its state, and the queue of its pieces. `read` counts the tokens in its cache.
+
+    The cache is its own until its prompt is read, then its batch's. The answer begins with the text `removed` from its
+    prompt (see `_healing`), which is not shown; as long as it is not spelt, `removed` is the rest of it.
+    """
+
+    def __init__(
+        self,
+        model: CausalModel,
+        request: kdtool.Request,
+        prompt: list[int],
+        limit: int,
+        cache: Any,
+        removed: bytes = b"",
+    ) -> None:
+        tokenizer = model.tokenizer
+        self.prompt, self.cache, self.removed = prompt, cache, removed
+        self._again = int(bool(removed))
+        self.limit = limit + self._again
+        self.ends = end_ids(tokenizer, request)
+        self.sampler = Sampler.of(request, model.head.weight.device)
+        self.text = GrowingText(tokenizer, request, prompt, len(removed.decode()))
+        self.logprobs = None if request.logprobs is None else _Logprobs(tokenizer, request.logprobs)
+        self.pieces: SimpleQueue[kdtool.TextPiece | BaseException] = SimpleQueue()
+        self.lookup = PromptLookup()
+        self.read = 0
+        self.done = False
+
+    @property
+    def last(self) -> int:
+        """The newest token."""
+        return self.text.ids[-1]
+
+    def accept(self, token: int, logits: Tensor) -> None:
+        """Put the piece of a new token; `logits` [vocabulary] are those it was chosen by."""
+        logprobs = () if self.logprobs is None or token in self.ends else (self.logprobs.of(token, logits),)
+        ended = token in self.ends
+        text = "" if ended else self.text.add(token)
+        if ended or self.text.has_stopped() or len(self.text.ids) >= self.limit:
+            rest, finish = self.text.finish(ended=ended)
+            self.done = True
+            self.put(text + rest, finish, logprobs)
+        else:
+            self.put(text, None, logprobs)
+
+    def put(
+        self, text: str, finish: Literal["stop", "length"] | None = None, logprobs: tuple[kdtool.TokenLogprob, ...] = ()
+    ) -> None:
+        tokens_in, tokens_out = len(self.prompt) + self._again, max(0, len(self.text.ids) - self._again)
+        self.pieces.put(kdtool.TextPiece(text, tokens_in, tokens_out, finish, logprobs=logprobs))
+
+
+class _Logprobs:
+    """Log-probabilities of tokens, with those of the `count` likeliest."""
+
+    def __init__(self, tokenizer: TransformersTokenizer, count: int) -> None:
+        self._tokenizer, self._count = tokenizer, count
+        self._name(tokenizer.end_of_text)  # refuses a tokenizer whose tokens cannot be written one by one
+
+    def of(self, token: int, logits: Tensor) -> kdtool.TokenLogprob:
+        """Return a token's, from its logits [vocabulary]."""
+        values = logits.float().log_softmax(-1)
+        best = values.topk(min(max(0, self._count), len(values)))
+        top = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return kdtool.TokenLogprob(
+            self._name(token), float(values[token]), tuple((self._name(each), value) for each, value in top)
+        )
+
+    def _name(self, token: int) -> str:
+        # Decoded after another token, since some tokenizers drop the space of the first.
+        return self._tokenizer.pieces([token, token])[1].decode("utf-8", "replace")
+
+
+_DECODED_BEFORE = 16
+"""Tokens of the prompt that are decoded with an answer, so that its first word keeps a leading space."""
+_INCOMPLETE = "\ufffd"
+"""Decoding writes it for an incomplete character."""
+
+
+class GrowingText:
+    """The text of an answer, released piece by piece.
+
+    It holds back an incomplete character, and text that may be the beginning of a stop string or of the suffix that
+    `trim_suffix` removes. `ids` are the tokens of the answer so far. The first `hidden` characters belong to the prompt.
+    """
+
+    def __init__(
+        self, tokenizer: TransformersTokenizer, request: kdtool.Request, prompt: list[int], hidden: int = 0
+    ) -> None:
+        self.ids: list[int] = []
+        self._tokenizer, self._request, self._prompt = tokenizer, request, prompt
+        self._text = ""
+        self._hidden = self._released = hidden
+        self._window = prompt[-_DECODED_BEFORE:]
+        self._read = len(self._window)
+
+    def add(self, token: int) -> str:
+        """Add a token, and return the text that can be released."""
+        self.ids.append(token)
+        self._window.append(token)
+        text = self._tokenizer.decode(self._window)
+        if text.endswith(_INCOMPLETE):
+            return ""
+        new = text[len(self._tokenizer.decode(self._window[: self._read])) :]
+        if new:  # special tokens have no text, and a word decoded after them would lose its space
+            del self._window[: self._read]
+        self._read = len(self._window)
+        self._text += new
+        return self._release(len(self._text) - self._hold_back())
+
+    def has_stopped(self) -> bool:
+        """Return whether the text that is held back contains a stop string."""
+        return any(stop in self._text[self._released :] for stop in self._request.stop)
+
+    def finish(self, *, ended: bool) -> tuple[str, Literal["stop", "length"]]:
+        """Return the rest of the answer, and the reason of its end; `ended`: a token of the model ended it."""
+        whole = text_behind(self._tokenizer, self._prompt, self.ids)
+        if whole.startswith(self._text[: self._released]):  # byte tokens that make no character may change earlier ones
+            self._text = whole
+        shown, finish = finish_text(self._text[self._hidden :], self._request, ended)
+        self._text = self._text[: self._hidden] + shown
+        return self._release(len(self._text)), finish
+
+    def _release(self, end: int) -> str:
+        begin, self._released = self._released, max(self._released, end)
+        return self._text[begin:end]
+
+    def _hold_back(self) -> int:
+        """Return how many characters at the end are held back."""
+        text, stops = self._text[self._released :], self._request.stop
+        if self.has_stopped():
+            return len(text)
+        return held_back(text, stops, self._request.suffix or "")
+
+
+PROPOSED = 4
+"""Tokens that are proposed at once, by measurement: see docs/benchmarks/serving.md."""
+_REPEATED_LENGTHS = (3, 2)
+"""Tokens that must repeat, the longest sequence first."""
+
+
+class PromptLookup:
+    """Finds where the last tokens of a growing text occurred before."""
+
+    def __init__(self) -> None:
+        self._next: dict[tuple[int, ...], int] = {}
+        self._indexed = 0
+
+    def propose(self, ids: Sequence[int], most: int) -> list[int]:
+        """Return the tokens after the latest earlier occurrence of the last tokens of `ids`: `most`, fewer, or none.
+
+        `ids` begins with those of the call before.
+        """
+        for at in range(self._indexed, len(ids)):
+            for length in _REPEATED_LENGTHS:
+                if at >= length:
+                    self._next[tuple(ids[at - length : at])] = at
+        self._indexed = len(ids)
+        for length in _REPEATED_LENGTHS:
+            begin = self._next.get(tuple(ids[-length:]))
+            if begin is not None:
+                return [*ids[begin : begin + most]]
+        return []

@@ -1,0 +1,335 @@
+"""A transformers tokenizer as kdtool's `Tokenizer`: ids, text, a fingerprint, and files for others to open.
+
+Opened by `open_tokenizer` without weights. Uses the Rust tokenizer below transformers directly, which is fast and adds
+nothing by itself. `byte_tokenizer` returns one of bytes, for models that start without a tokenizer, and for tests.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from hashlib import sha256
+from itertools import takewhile
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import kdtool
+from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import Metaspace
+
+from kdtool_transformers.prompts import FIM_FAMILIES as FAMILIES
+from kdtool_transformers.prompts import Infilling, Turns
+from kdtool_transformers.prompts import cut_turns as cut
+from kdtool_transformers.rendering import RENDERER
+from kdtool_transformers.tokenizer_json import Pieces, without_space_before
+
+_DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "<|end▁of▁sentence|>")
+"""End-of-document tokens of pre-training; chat models name the end of a turn as their end-of-sequence token instead."""
+_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}\n"
+"""Before a template that asks for the date: Llama 3's own default, so that rows do not change from day to day."""
+_OPENING = ("is_local", "local_files_only")
+"""Settings of transformers that depend on where, and how, a tokenizer was opened; they would be saved with the tokenizer."""
+_GROWTH = 100
+"""Factor by which replacements may lengthen a text; published tokenizers replace single characters."""
+_MAP = ("added_tokens", "normalizer", "pre_tokenizer", "model", "decoder")
+"""The parts of tokenizer.json that decide text to ids and back; a post-processor only adds special tokens around."""
+
+
+class TransformersTokenizer(kdtool.Tokenizer):
+    """Text to ids and back. `inner` is the wrapped `PreTrainedTokenizerFast`, with its chat template.
+
+    `answer_ends` names tokens that end an answer, besides those of `end_ids` that the tokenizer knows itself.
+    """
+
+    answer_ends: Sequence[str] = ()
+
+    def __init__(self, inner: Any) -> None:
+        backend = getattr(inner, "backend_tokenizer", None)
+        if backend is None:
+            raise kdtool.UsageError(
+                f"the tokenizer of {inner.name_or_path} has no tokenizer.json and none could be made from its files; "
+                "open it once with transformers, save it in the fast format, and point to that folder"
+            )
+        for part in (backend.normalizer, backend.decoder):
+            _require_bounds(part, inner.name_or_path)
+        backend.no_truncation()
+        backend.no_padding()
+        self.inner = inner
+        self._backend = backend
+        self.chat_fingerprint = self._chat_fingerprint()
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """The true vocabulary size: one more than the greatest id."""
+        return 1 + int(max(self._backend.get_vocab(with_added_tokens=True).values()))
+
+    @cached_property
+    def end_of_text(self) -> int:
+        """The id that ends a document: the pre-training separator if there is one, else the end-of-sequence token."""
+        for token in _DOCUMENT_ENDS:
+            index = self._backend.token_to_id(token)
+            if index is not None:
+                return int(index)
+        if self.inner.eos_token_id is None:
+            raise kdtool.UsageError(f"the tokenizer of {self.inner.name_or_path} has no end-of-sequence token")
+        return int(self.inner.eos_token_id)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The ids at which generation ends: a document's, a turn's and an answer's end."""
+        named = (self._backend.token_to_id(token) for token in self.answer_ends)
+        known = {self.end_of_text, self.inner.eos_token_id, *named} - {None}
+        return tuple(sorted(known))
+
+    @cached_property
+    def document_start(self) -> tuple[int, ...]:
+        """The ids that the tokenizer's post-processor puts before a text; see `kdtool.Tokenizer.document_start`."""
+        encoded = self._backend.encode("x", add_special_tokens=True)
+        marked = zip(encoded.ids, encoded.special_tokens_mask, strict=True)
+        return tuple(token for token, _ in takewhile(itemgetter(1), marked))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the parts that map text to ids, and the end-of-text id."""
+        content = json.loads(self._backend.to_str())
+        canonical = {name: content.get(name) for name in _MAP} | {"end_of_text": self.end_of_text}
+        return sha256(json.dumps(canonical, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 over everything that decides the ids of a text or a conversation, and where answers end."""
+        about = [self.fingerprint, self.chat_fingerprint, self.document_start, self.end_ids]
+        return sha256(json.dumps(about).encode()).hexdigest()
+
+    @cached_property
+    def infilling(self) -> Infilling | None:
+        """The vocabulary's FIM tokens; None if it has no known ones."""
+        return next((family for family in FAMILIES if all(map(self.has_token, family.tokens))), None)
+
+    @cached_property
+    def infilling_ends(self) -> tuple[int, ...]:
+        """The ids at which an infilled answer ends: those of any answer, and the FIM tokens."""
+        fim = self.infilling.tokens if self.infilling else ()
+        return tuple(sorted({*self.end_ids, *(self._backend.token_to_id(mark) for mark in fim)}))
+
+    def has_token(self, token: str) -> bool:
+        """Return whether `token` is one token of the vocabulary."""
+        return self._backend.token_to_id(token) is not None
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`; special tokens written in it count, none are added."""
+        with self._explain():
+            return list(self._backend.encode(self._add_space(text), add_special_tokens=False).ids)
+
+    def encode_behind(self, before: str, text: str) -> list[int]:
+        """Return the ids of `text` after `before`, without the space that some tokenizers put before a text.
+
+        After a special token, the text is encoded as the tokenizer does there.
+        """
+        if not before or not text:
+            return self.encode(text)
+        with self._explain():
+            for mark, swallows in self._special.items():
+                if before.endswith(mark) or (swallows and before.rstrip().endswith(mark)):
+                    return list(self._backend.encode(mark + text, add_special_tokens=False).ids[1:])
+            return list(self._behind_text.encode(text, add_special_tokens=False).ids)
+
+    def encode_chat(self, turns: Turns) -> tuple[list[int], list[bool]] | None:
+        """Return a conversation's ids by the tokenizer's chat template, and whether each is learned.
+
+        Parts with and without labels are encoded separately, as in a prompt.
+        """
+        if not self.chat_fingerprint:
+            return None
+        ids: list[int] = []
+        labelled: list[bool] = []
+        before = ""
+        for piece, learned in cut(self._render, turns, self._special, str(self.inner.name_or_path)):
+            piece_ids = self.encode_behind(before, piece)
+            ids += piece_ids
+            labelled += [learned] * len(piece_ids)
+            before = piece
+        return ids, labelled
+
+    def encode_prompt(self, turns: Turns, opening: str = "") -> list[int]:
+        """Return the ids of a conversation up to the assistant's next turn, which begins with `opening`.
+
+        Raises:
+            UsageError: there is no chat template, or it refuses the turns.
+        """
+        if not self.chat_fingerprint:
+            raise kdtool.UsageError(
+                f"the tokenizer of {self.inner.name_or_path} has no chat template, which a conversation needs"
+            )
+        asked = self._render(turns, True)
+        ids = self.encode(asked)
+        return [*self.missing_start(ids), *ids, *self.encode_behind(asked, opening)]
+
+    def encode_infilling(self, before: str, middle: str, after: str, suffix_first: bool) -> list[int] | None:
+        """Return a text's ids with its middle last, between FIM tokens; None also if the text contains one itself."""
+        fim = self.infilling
+        if fim is None or any(mark in text for mark in fim.tokens for text in (before, middle, after)):
+            return None
+        ids = self._encode_pieces(fim.pieces(before, middle, after, suffix_first))
+        return [*ids, self._backend.token_to_id(fim.end) if fim.end else self.end_of_text]
+
+    def encode_infilling_prompt(self, before: str, after: str) -> list[int]:
+        """Return the ids of the prompt whose answer is the text between `before` and `after`.
+
+        Raises:
+            UsageError: the tokenizer has no FIM tokens.
+        """
+        if self.infilling is None:
+            raise kdtool.UsageError(
+                f"the tokenizer of {self.inner.name_or_path} has none of the FIM tokens that kdtool knows, so "
+                "it cannot answer a prompt with a suffix: leave the suffix out, or choose a model trained for infilling"
+            )
+        return self._encode_pieces(self.infilling.pieces(before, "", after, self.infilling.suffix_first))
+
+    def _encode_pieces(self, pieces: Sequence[tuple[str, str]]) -> list[int]:
+        """Return the ids of texts after FIM tokens."""
+        ids: list[int] = []
+        written = ""
+        for mark, text in pieces:
+            ids += [self._backend.token_to_id(mark)] if mark else []
+            ids += self.encode_behind(written + mark, text)
+            written += mark + text
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of several texts, on all cores."""
+        with self._explain():
+            encoded = self._backend.encode_batch_fast(
+                [self._add_space(text) for text in texts], add_special_tokens=False
+            )
+        return [list(encoding.ids) for encoding in encoded]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids`, special tokens left out."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=True))
+
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        """Return the bytes of each id.
+
+        Raises:
+            UsageError: the tokenizer is neither byte-level nor in the manner of sentencepiece.
+        """
+        return self._pieces.of(ids)
+
+    @cached_property
+    def _pieces(self) -> Pieces:
+        return Pieces(json.loads(self._backend.to_str()), self.tokens())
+
+    def tokens(self) -> list[str]:
+        """Return every id's token as tokenizer.json writes it."""
+        names = [""] * self.vocabulary
+        for token, index in self._backend.get_vocab(with_added_tokens=True).items():
+            names[index] = token
+        return names
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json and its companions, the same however the tokenizer was opened."""
+        for name in _OPENING:
+            self.inner.init_kwargs.pop(name, None)
+        self.inner.save_pretrained(folder)
+
+    @cached_property
+    def _behind_text(self) -> Any:
+        """The tokenizer for text that follows other text: the same, without a space before the text."""
+        content = json.loads(self._backend.to_str())
+        changed = {name: without_space_before(content[name]) for name in ("normalizer", "pre_tokenizer")}
+        if all(content[name] == part for name, part in changed.items()):
+            return self._backend
+        return Tokenizer.from_str(json.dumps({**content, **changed}))
+
+    @cached_property
+    def _special(self) -> dict[str, bool]:
+        """The special tokens, and whether each absorbs the white space after it."""
+        added = self._backend.get_added_tokens_decoder().values()
+        return {
+            token.content: token.rstrip for token in added if token.special or token.content == self.inner.eos_token
+        }
+
+    @contextmanager
+    def _explain(self) -> Iterator[None]:
+        """Raise errors of encoding, such as a pattern that takes too many steps, as ones of the tokenizer's file."""
+        try:
+            yield
+        except BaseException as error:  # a panic in Rust is no Exception
+            if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+                raise kdtool.UsageError(
+                    f"the tokenizer.json of {self.inner.name_or_path} cannot encode a text: {error}; give the tokenizer "
+                    "that the model was trained with"
+                ) from error
+            raise
+
+    def _render(self, turns: Turns, prompting: bool) -> str:
+        """Write turns by the template, the same on every day.
+
+        Raises:
+            UsageError: the template refuses them, or takes too much time or memory.
+        """
+        messages = [{"role": role, "content": content} for role, content in turns]
+        try:
+            template = self.inner.get_chat_template()
+            template = f"{_DATE}{template}" if "strftime_now" in template else template
+            if not messages:
+                raise ValueError("there is no turn to write")
+            tokens = self.inner.special_tokens_map
+            return RENDERER.render(messages, chat_template=template, add_generation_prompt=prompting, **tokens)
+        except ValueError as error:
+            roles = ", ".join(role for role, _ in turns)
+            raise kdtool.UsageError(
+                f"the chat template of {self.inner.name_or_path} refuses turns of {roles or 'no role'}: {error}"
+            ) from error
+
+    def _chat_fingerprint(self) -> str:
+        if not self.inner.chat_template:
+            return ""
+        about = [self.inner.chat_template, {name: str(token) for name, token in self.inner.special_tokens_map.items()}]
+        return sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+    def _add_space(self, text: str) -> str:
+        # sentencepiece puts a space before every text, and decoding takes it away; the `Metaspace` that transformers builds
+        # for such tokenizers leaves it out if the text already begins with a space, which would be lost.
+        pre = self._backend.pre_tokenizer
+        lacking = isinstance(pre, Metaspace) and pre.prepend_scheme != "never"
+        return f" {text}" if lacking and text.startswith(" ") else text
+
+
+def _require_bounds(part: Any, owner: str) -> None:
+    """Refuse a normalizer or decoder that lengthens texts without bounds: the tokenizers library would exhaust the memory.
+
+    Raises:
+        UsageError: its replacements together lengthen a text too much.
+    """
+    growth, steps = 1.0, [json.loads(part.__getstate__())] if part is not None else []
+    while steps:
+        step = steps.pop()
+        steps += step.get("normalizers") or step.get("decoders") or []
+        if step.get("type") == "Replace":
+            growth *= max(1, len(step["content"]) / max(1, len(step["pattern"].get("String", ""))))
+    if growth > _GROWTH:
+        raise kdtool.UsageError(
+            f"the tokenizer.json of {owner} makes a text {growth:.3g} times as long by replacements, expected {_GROWTH} "
+            "times at most; give the tokenizer that the model was trained with"
+        )
+
+
+def byte_tokenizer(family: str = "llama") -> TransformersTokenizer:
+    """Return a tokenizer of 257 tokens: the bytes, and `<|endoftext|>`; of the class that transformers uses for a family."""
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if family == "qwen2":
+        vocabulary = {token: number for number, token in enumerate(alphabet)}
+        return TransformersTokenizer(transformers.Qwen2Tokenizer(vocab=vocabulary, merges=[]))
+    inner = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate(alphabet)}, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.decoder = decoders.ByteLevel()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|endoftext|>")  # noqa: S106 - no password
+    return TransformersTokenizer(fast)

@@ -1,0 +1,244 @@
+"""Cards: complete, in the Hub's form, true to the results, and without anything that is to be edited."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from huggingface_hub import ModelCard, ModelCardData, parse_eval_result_entries
+from huggingface_hub.repocard_data import model_index_to_eval_results
+from kdtool_testing import make_results
+from kdtool_transformers.card import CardFile, build_card, complete_card, eval_results, modelfile
+from yaml import safe_load
+
+OWN = """\
+---
+license: other
+license_expression: A AND B
+library_name: transformers
+pipeline_tag: text-generation
+tags: [code, distillation, kdtool]
+---
+# small
+
+A student of 10 parameters.
+Weights in bfloat16.
+
+## Licences and terms of its sources
+- `teacher`: A
+
+## Use
+```python
+## not a heading
+```
+"""
+
+
+def _artifact(folder: Path, **changes: Any) -> kdtool.Artifact:
+    return replace(kdtool.Artifact(folder / "exports", "safetensors", 1_234_567, card=OWN), **changes)
+
+
+def _complete(folder: Path, change: Callable[[kdtool.Results], kdtool.Results] = lambda one: one, **own: Any) -> str:
+    artifact = _artifact(folder, **own)
+    artifact.path.mkdir(exist_ok=True)
+    return complete_card(change(make_results(folder)), artifact)
+
+
+def _adding(*measurements: kdtool.Measurement) -> Callable[[kdtool.Results], kdtool.Results]:
+    return lambda results: replace(results, measurements=(*results.measurements, *measurements))
+
+
+def _data(card: str) -> ModelCardData:
+    data = ModelCard(card).data
+    assert isinstance(data, ModelCardData)
+    return data
+
+
+def _section(card: str, heading: str) -> str:
+    return card.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def test_the_front_matter_is_read_by_the_hub_s_own_library(tmp_path: Path) -> None:
+    data = _data(_complete(tmp_path))
+    assert data.library_name == "transformers"
+    assert data.language == "code"
+    assert data.tags is not None
+    assert {"code", "safetensors"} <= {*data.tags}
+    assert data.eval_results is not None
+    found = {one.metric_type: one for one in data.eval_results}
+    assert found["perplexity"].metric_value == pytest.approx(5 + len("safetensors-seed0") / 7)
+    assert (found["perplexity"].metric_args or {})["low"] < found["perplexity"].metric_value
+    assert not any(name in found for name in ("decode-speed", "memorised"))
+
+
+def test_every_part_that_readers_ask_for_is_there(tmp_path: Path) -> None:
+    card = _complete(tmp_path)
+    headings = re.findall(r"^## (.+)$", card, re.MULTILINE)
+    assert headings == [
+        "Intended use", "Limits and bias", "Training", "Data", "Measurements", "Files", "Use",
+        "Licences and terms of its sources", "Citation",
+    ]  # fmt: skip
+    assert card.count("# small\n") == 1
+    assert "Weights in bfloat16." in card
+    assert not re.search(r"TODO|FIXME|More Information|None|XXX|\{\}", card)
+
+
+def test_a_benchmark_has_its_data_set_interval_and_percent_of_the_teacher(tmp_path: Path) -> None:
+    score = kdtool.Measurement("humaneval.pass@1", "safetensors-seed0", "fraction", 0.5, 164, True, 0.4, 0.6)
+    share = kdtool.Comparison(
+        "humaneval.pass@1", "student", "teacher", 0.5, 0.6, -0.1, -0.2, 0.0, False, "worse", 1, 164, (0.83, 0.7, 0.95)
+    )
+
+    def change(results: kdtool.Results) -> kdtool.Results:
+        return replace(_adding(score)(results), comparisons=(share,))
+
+    card = _complete(tmp_path, change)
+    (row,) = [line for line in card.splitlines() if line.startswith("| humaneval.pass@1")]
+    assert "0.5 (0.4 to 0.6)" in row
+    assert "83.0 % (70.0 % to 95.0 %)" in row
+    index = safe_load(card.split("---\n")[1])["model-index"]
+    _, found = model_index_to_eval_results(index)
+    own = next(one for one in found if one.metric_type == "pass@1")
+    assert own.dataset_type == "openai/openai_humaneval"
+    (entry,) = parse_eval_result_entries(
+        safe_load(eval_results(change(make_results(tmp_path)), [CardFile(_artifact(tmp_path), ".")]))
+    )
+    assert (entry.dataset_id, entry.value) == ("openai/openai_humaneval", 0.5)
+
+
+def test_without_a_known_benchmark_there_is_no_file_of_scores(tmp_path: Path) -> None:
+    assert eval_results(make_results(tmp_path), [CardFile(_artifact(tmp_path), ".")]) == ""
+
+
+def test_what_was_not_measured_is_named_as_such(tmp_path: Path) -> None:
+    limits = _section(_complete(tmp_path), "Limits and bias")
+    for words in ("repetition of training text was not measured", "with benchmarks was not measured", "Energy was not"):
+        assert words in limits
+    found = [
+        kdtool.Measurement("memorised", "student-seed0", "fraction", 0.01, 9, False),
+        kdtool.Measurement("contamination.humaneval", "student-seed0", "fraction", 0.02, 164, False),
+        kdtool.Measurement("energy-per-token", "safetensors-seed0", "joules", 0.5, 1, False),
+    ]
+    card = _complete(tmp_path, _adding(*found))
+    assert "not measured" not in _section(card, "Limits and bias").replace("They were not measured", "")
+    risk = _section(card, "Measurements").partition("### Memorisation and contamination")[2]
+    assert "| memorised, fraction, lower is better |" in risk
+    assert "| contamination.humaneval, fraction" in risk
+    assert "energy-per-token (joules)" in _section(card, "Files")
+
+
+def test_a_run_without_measurements_has_a_card(tmp_path: Path) -> None:
+    card = _complete(tmp_path, lambda results: replace(results, measurements=(), comparisons=(), values=()))
+    assert _section(card, "Measurements").strip() == "Not measured."
+    assert "model-index" not in card
+
+
+def test_a_model_that_was_not_measured_itself_has_no_column(tmp_path: Path) -> None:
+    def change(results: kdtool.Results) -> kdtool.Results:
+        others = tuple(one for one in results.measurements if one.subject != "safetensors-seed0")
+        return replace(results, measurements=others)
+
+    section = _section(_complete(tmp_path, change), "Measurements")
+    assert "The files themselves were not measured" in section
+    assert "this model" not in section
+
+
+def test_sizes_and_speeds_stand_for_each_file(tmp_path: Path) -> None:
+    results = make_results(tmp_path)
+    folder, file = (
+        _artifact(tmp_path),
+        _artifact(tmp_path, path=tmp_path / "a-q4_k_m.gguf", format="gguf", quantisation="q4_k_m"),
+    )
+    section = _section(build_card(results, [CardFile(folder, "."), CardFile(file, "a-q4_k_m.gguf")]), "Files")
+    assert "| this folder | safetensors | – | 1.23 MB | 42 |" in section
+    assert "| `a-q4_k_m.gguf` | gguf | q4_k_m | 1.23 MB | – |" in section
+
+
+def test_any_text_stays_where_it_belongs(tmp_path: Path) -> None:
+    results = make_results(tmp_path, lambda text: f"{text} | a\n# b ```` c")
+    artifact = _artifact(tmp_path)
+    artifact.path.mkdir()
+    section = _section(complete_card(results, artifact), "Measurements")
+    table = [line for line in section.splitlines() if line.startswith("| ")]
+    assert len({line.replace("\\|", "").count("|") for line in table}) == 1
+    fenced = section.split("```json\n")[1].split("\n```\n")[0]
+    assert json.loads(fenced)["perplexity"]["split"] == "test"
+
+
+def test_keys_and_folders_of_the_machine_are_not_shown(tmp_path: Path) -> None:
+    private = {"teacher": {"model": "/home/me/models/teacher", "note": "hf_" + "a" * 30, "drive": "C:\\me\\model"}}
+
+    def change(results: kdtool.Results) -> kdtool.Results:
+        one = replace(results.components[0], config=private["teacher"])
+        return replace(results, recipe={**results.recipe, **private}, components=(one,))
+
+    card = _complete(tmp_path, change)
+    assert "/home/me" not in card
+    assert "hf_aaa" not in card
+    assert "C:\\me" not in card
+    assert str(tmp_path) not in card
+    assert "model: teacher" in card
+
+
+def test_base_models_and_data_sets_are_those_of_the_hub(tmp_path: Path) -> None:
+    def change(results: kdtool.Results) -> kdtool.Results:
+        teacher = replace(results.components[0], config={"model": "bigcode/starcoder2-3b"})
+        corpus = kdtool.ComponentRecord("corpora.a", "corpus", "hub", "", "", {"dataset": "owner/code"})
+        local = kdtool.ComponentRecord("corpora.b", "corpus", "hub", "", "", {"dataset": ""})
+        return replace(results, components=(teacher, corpus, local))
+
+    data = _data(_complete(tmp_path, change))
+    assert data.base_model == "bigcode/starcoder2-3b"
+    assert data.datasets == ["owner/code"]
+
+
+def test_licences_of_several_components_link_to_the_file_beside_the_card(tmp_path: Path) -> None:
+    files = [CardFile(_artifact(tmp_path), ".")]
+    card = build_card(make_results(tmp_path), files, repository="a/b", licence_file="LICENSE.md")
+    assert _data(card).license_link == "LICENSE.md"
+    assert "license_link" not in build_card(make_results(tmp_path), files)
+
+
+def test_a_gguf_file_has_lines_for_llama_cpp_and_ollama(tmp_path: Path) -> None:
+    path = tmp_path / "small-q8_0.gguf"
+    artifact = _artifact(tmp_path, path=path, format="gguf", how_to_use=f"llama-server -m {path}\n")
+    results = make_results(tmp_path)
+    card = complete_card(results, artifact)
+    assert "llama-server -m small-q8_0.gguf\n" in card
+    assert "ollama create small-q8_0 -f Modelfile" in card
+    assert modelfile(results, CardFile(artifact, path.name)) in card
+    assert modelfile(results, CardFile(artifact, path.name)).startswith(
+        "FROM ./small-q8_0.gguf\nPARAMETER num_ctx 2048\n"
+    )
+
+
+def test_the_same_results_give_the_same_card(tmp_path: Path) -> None:
+    assert _complete(tmp_path) == _complete(tmp_path)
+
+
+def test_the_model_before_training_is_a_column_before_the_teacher(tmp_path: Path) -> None:
+    def change(results: kdtool.Results) -> kdtool.Results:
+        base = kdtool.Subject("base", "base")
+        one = kdtool.Measurement("perplexity", "base", "per token", 33.5, 64, False)
+        return replace(_adding(one)(results), subjects=(*results.subjects, base))
+
+    head = next(line for line in _complete(tmp_path, change).splitlines() if line.startswith("| measurement "))
+    assert head.index(" base ") < head.index(" teacher ")
+
+
+def test_the_base_model_is_the_one_that_weights_were_taken_from(tmp_path: Path) -> None:
+    def change(results: kdtool.Results) -> kdtool.Results:
+        teacher = replace(results.components[0], config={"model": "bigcode/starcoder2-3b"})
+        student = kdtool.ComponentRecord("student", "student", "pretrained", "", "", {"model": "Qwen/Qwen3-0.6B"})
+        taken = kdtool.Licensed("student", kdtool.LicenceTerms("Apache-2.0"), ("weights",))
+        return replace(results, components=(teacher, student), licences=(taken,))
+
+    card = _complete(tmp_path, change)
+    assert _data(card).base_model == "Qwen/Qwen3-0.6B"
+    assert "[bigcode/starcoder2-3b](https://huggingface.co/bigcode/starcoder2-3b)" in _section(card, "Citation")

@@ -1,0 +1,215 @@
+"""`kdtool new`: what it writes for each kind, and what it refuses. That it works is proved by tox (`scaffold`)."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import kdtool
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool._cli import cli
+from kdtool._plugins.registry import GROUPS
+from kdtool_testing import CommandConformance
+from kdtool_testing.new import KINDS, TEMPLATE, _check, new
+
+
+class TestNew(CommandConformance):
+    command = new
+    entry_point = "new"
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def create(*words: str) -> str:
+    return CliRunner().invoke(cli, ["new", *words], catch_exceptions=False).output
+
+
+def source(folder: Path) -> str:
+    module = f"kdtool_{folder.name.removeprefix('kdtool-').replace('-', '_')}"
+    return (folder / "src" / module / "__init__.py").read_text(encoding="utf-8")
+
+
+def test_every_kind_is_known_with_its_group() -> None:
+    assert {kind: about.group for kind, about in KINDS.items()} == GROUPS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_package_of_each_kind_is_whole(kind: str) -> None:
+    told = create(kind, "my-own2")
+    folder = Path(f"kdtool-{kind}-my-own2")
+    assert {path.name for path in folder.iterdir()} - {"student.py"} == {
+        ".gitignore", "LICENSE", "README.md", "pyproject.toml", "recipe.yaml", "src", "tests",
+    }  # fmt: skip
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["name"] == folder.name
+    assert "kdtool>=0.1,<0.2" in project["dependencies"]
+    value = project["entry-points"][GROUPS[kind]]["my-own2"]
+    module, _, name = value.partition(":")
+    source = (folder / "src" / module / "__init__.py").read_text(encoding="utf-8")
+    assert name in {node.name for node in ast.parse(source).body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    assert (folder / "src" / module / "py.typed").is_file()
+    assert f"cd {folder}" in told
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_text(encoding="utf-8")
+        assert not re.search(r"\{\{ |\{%", content), path
+        assert not content.endswith("\n\n"), path
+        if path.suffix == ".py":
+            ast.parse(content)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bare_package_is_one_module_and_one_test_without_settings(kind: str) -> None:
+    told = create(kind, "mine", "--bare", "--description", "What 'mine' is for")
+    folder, module = Path(f"kdtool-{kind}-mine"), f"kdtool_{kind}_mine"
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
+        "LICENSE", "README.md", "pyproject.toml", f"src/{module}/__init__.py", f"tests/test_{module}.py",
+    }  # fmt: skip
+    assert "recipe.yaml" not in told
+    assert "runs/try" not in told
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_text(encoding="utf-8")
+        assert not re.search(r"\{\{ |\{%", content), path
+        assert content.endswith("\n"), path
+        assert not content.endswith("\n\n"), path
+    for file in ("README.md", "pyproject.toml"):
+        assert "What 'mine' is for." in (folder / file).read_text(encoding="utf-8")
+    assert len(source(folder).splitlines()) <= 20
+    assert "Config(" not in source(folder)
+    tree = ast.parse((folder / "tests" / f"test_{module}.py").read_text(encoding="utf-8"))
+    assert [node.name for node in tree.body if isinstance(node, ast.ClassDef)][-1].startswith("TestMine")
+
+
+@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_package_declares_what_its_module_imports(kind: str, bare: bool) -> None:
+    create(kind, "mine", *(["--bare"] if bare else []))
+    folder = Path(f"kdtool-{kind}-mine")
+    declared = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    names = {re.split(r"[\[>]", requirement)[0].replace("-", "_") for requirement in declared}
+    found: set[str] = set()
+    for node in ast.walk(
+        ast.parse((folder / "src" / f"kdtool_{kind}_mine" / "__init__.py").read_text(encoding="utf-8"))
+    ):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    assert (found | {"kdtool"}) - set(sys.stdlib_module_names) == names
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_description_stands_where_users_read_it_instead_of_the_example_s(kind: str) -> None:
+    create(kind, "mine")
+    create(kind, "told", "--description", "What 'mine' is for")
+    plain, told = Path(f"kdtool-{kind}-mine"), Path(f"kdtool-{kind}-told")
+    example = re.search(r'^"""The [^:]*: (.*)"""$', source(plain), re.MULTILINE)
+    assert example is not None
+    for file, words in (("pyproject.toml", "The " + kind + " mine, for kdtool"), ("README.md", "mine` for kdtool.\n")):
+        text = (plain / file).read_text(encoding="utf-8")
+        assert words.replace("` for kdtool", "`") in text if kind == "command" else words in text
+        assert example[1] not in text
+    for text in (source(told), *((told / file).read_text("utf-8") for file in ("pyproject.toml", "README.md"))):
+        assert "What 'mine' is for." in text
+        assert example[1] not in text
+    node = next(one for one in ast.parse(source(told)).body if isinstance(one, ast.ClassDef | ast.FunctionDef))
+    assert ast.get_docstring(node) == "What 'mine' is for."
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "expected"),
+    [
+        ("teacher", "my-teacher", "class MyTeacher(kdtool.Teacher)"),
+        ("loss", "my-loss", "class MyLoss(kdtool.TokenLoss)"),
+        ("loss", "loss-of-mine", "class LossOfMine(kdtool.TokenLoss)"),
+        ("loss", "mine", "class MineLoss(kdtool.TokenLoss)"),
+        ("command", "my-command", "def my_command("),
+        ("command", "del", "def del_command("),
+    ],
+)
+def test_names_say_the_kind_once(kind: str, name: str, expected: str) -> None:
+    create(kind, name)
+    assert expected in source(Path(f"kdtool-{kind}-{name}"))
+
+
+def test_a_command_is_used_in_the_next_steps() -> None:
+    assert re.search(r"^  kdtool mine runs/try-mine ", create("command", "mine"), re.MULTILINE)
+    assert "name: try-mine\n" in Path("kdtool-command-mine/recipe.yaml").read_text(encoding="utf-8")
+
+
+def test_the_licence_is_chosen() -> None:
+    create("loss", "a", "--licence", "Apache-2.0")
+    create("loss", "b", "--licence", "none")
+    assert "Apache License" in Path("kdtool-loss-a/LICENSE").read_text(encoding="utf-8")
+    assert "Apache-2.0" in Path("kdtool-loss-a/pyproject.toml").read_text(encoding="utf-8")
+    assert not Path("kdtool-loss-b/LICENSE").exists()
+    assert "licen" not in Path("kdtool-loss-b/pyproject.toml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("los", "mine"), "did you mean 'loss'"),
+        (("Teacher", "mine"), "did you mean 'teacher'"),
+        (("zebra", "mine"), "there are corpus, filter"),
+        (("loss", "My_Loss"), "cannot be a plugin's name"),
+        (("loss", "../escape"), "cannot be a plugin's name"),
+        (("loss", "a" * 41), "cannot be a plugin's name"),
+        (("command", "new"), "there already, from kdtool-testing"),
+        (("command", "run"), "kdtool's own"),
+        (("loss", "there"), "kdtool-loss-there is there already"),
+        (("loss", "mine", "--description", "a\nb"), "--description must be one line"),
+        (("loss", "mine", "--description", 'a "b"'), "without double quotes"),
+        (("loss", "mine", "--description", "a\\b"), "and backslashes"),
+        (("loss", "mine", "--description", "a" * 101), "at most 100 characters"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    (tmp_path / "kdtool-loss-there").mkdir()
+    (tmp_path / "kdtool-loss-there" / "mine.txt").write_text("kept", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "kdtool", "new", *words], capture_output=True, text=True, check=False, encoding="utf-8"
+    )
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["kdtool-loss-there", "mine.txt"]
+
+
+@given(st.text(max_size=50), st.sampled_from([kind for kind in KINDS if kind != "command"]))
+def test_any_name_is_taken_or_refused(name: str, kind: str) -> None:
+    try:
+        _check(kind, name)
+    except kdtool.UsageError:
+        return
+    assert re.fullmatch(r"[a-z0-9-]+", name)
+
+
+def test_nothing_around_it_is_asked_or_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's copier settings answer nothing, and neither git nor a network is needed."""
+    Path("settings.yml").write_text("defaults: {name: stolen}\n", encoding="utf-8")
+    monkeypatch.setenv("COPIER_SETTINGS_PATH", str(Path("settings.yml").resolve()))
+    monkeypatch.setenv("PATH", "")
+    create("filter", "quiet")
+    assert "quiet" in Path("kdtool-filter-quiet/README.md").read_text(encoding="utf-8")
+    settings = (TEMPLATE / "copier.yml").read_text(encoding="utf-8")
+    assert not re.search(r"^_(tasks|migrations|jinja_extensions)", settings, re.MULTILINE)
+
+
+def test_a_disk_that_takes_no_more_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("copier.run_copy", full)
+    refused = CliRunner().invoke(cli, ["new", "loss", "mine"])
+    assert refused.exit_code == 8
+    assert "kdtool-loss-mine cannot be written: No space left" in refused.output
