@@ -115,7 +115,7 @@ def test_a_run_ends_with_the_commands_that_use_it(
     recipe: dict[str, Any], put: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put("x-uses", "[kdtool.commands]\nx-try = x_uses:try_it\nx-other = x_uses:other\n")
-    put("x-more", "[kdtool.defaults]\ncommand = x_uses:try_it\n")
+    put("x-more", "[kdtool.defaults]\ncommand-x-try = x_uses:try_it\n")
     (tmp_path / "toy.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     assert call(["run", str(tmp_path / "toy.yaml")]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -10,7 +10,8 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._run.graph import _deciding, _libraries, _requirements_of
+from kdtool._run.graph import _deciding
+from kdtool._run.sources import _read_imports, _requirements_of, code_of
 from plugin_site import forget_installed, install
 
 ONE_SEED = {"seeds": [0], "control": False}
@@ -43,7 +44,7 @@ def _forget() -> None:
     local = {"counting", "space", "kdtool_top", "kdtool_base", "kdtool_extra", "kdtool_elsewhere"}
     for name in [name for name in sys.modules if name.partition(".")[0] in local]:
         del sys.modules[name]
-    for cached in (_libraries, _requirements_of):
+    for cached in (code_of, _read_imports, _requirements_of):
         cached.cache_clear()
     invalidate_caches()
     forget_installed()
@@ -113,11 +114,10 @@ def test_a_class_without_a_file_is_another_one_in_every_process(
     recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import toy
-    from kdtool._run.graph import _sources_of
 
     first, second = (type("Cell", (toy.Trainer,), {"__module__": "__main__"}) for _ in range(2))
     monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
-    assert _sources_of(first) == _sources_of(first) != _sources_of(second)
+    assert code_of(first, "") == code_of(first, "") != code_of(second, "")
 
 
 REQUIRES: dict[str, tuple[str, ...]] = {
@@ -144,24 +144,54 @@ def _required_by(site: Path, name: str, text: str) -> None:
     about = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nProvides-Extra: more\nProvides-Extra: all\n"
     about += "".join(f"Requires-Dist: {one}\n" for one in REQUIRES[name])
     points = "[kdtool.trainers]\ncounting = counting:A\n" if name == "counting" else ""
-    code = CODE if name == "counting" else text
-    install(site, name, points, {f"{module}/__init__.py": code}, metadata=about)
+    install(site, name, points, {f"{module}/__init__.py": text}, metadata=about)
 
 
-def test_edited_code_of_a_library_trains_anew_however_far_away_it_is(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_edited_code_of_a_library_trains_anew_if_it_is_read_imports_however_far_away(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
     site = tmp_path / "site"
+    code = {
+        "counting": f"def later():\n    from kdtool_top.part import x\n{CODE}",
+        "kdtool-top": "import acme_common\n",
+        "kdtool-base": "import kdtool_elsewhere\n",
+    }
     for name in REQUIRES:
-        _required_by(site, name, "x = 1\n")
+        _required_by(site, name, code.get(name, "x = 1\n"))
+    _write(site / "kdtool_top" / "part.py", "from kdtool_base import x\n")
+    _write(site / "kdtool_top" / "other.py", "x = 1\n")
     _forget()
-    assert set(_libraries("counting")) == {"kdtool-top", "kdtool-base", "kdtool-extra", "acme-common"}
     recipe |= ONE_SEED
     kdtool.run(recipe, {"trainer.use": "counting"})
-    for name, expected in (("kdtool_elsewhere", set()), ("kdtool_base", TRAINED), ("acme_common", TRAINED)):
-        file = site / name / "__init__.py"
-        file.write_text("x = 2\n", encoding="utf-8")
+    edited = {
+        "kdtool_top/other.py": set(),  # nothing imports it
+        "kdtool_elsewhere/__init__.py": set(),  # imported, but it does not require kdtool
+        "kdtool_extra/__init__.py": set(),
+        "kdtool_top/part.py": TRAINED,
+        "kdtool_base/__init__.py": TRAINED,
+        "acme_common/__init__.py": TRAINED,
+    }
+    for name, expected in edited.items():
+        text = (site / name).read_text(encoding="utf-8")
+        (site / name).write_text(f"{text}y = 2\n", encoding="utf-8")
         _forget()
         assert _begins(_to_run(recipe, "counting")) == expected, name
-        file.write_text("x = 1\n", encoding="utf-8")
+        (site / name).write_text(text, encoding="utf-8")
+
+
+def test_a_file_that_computes_what_it_imports_counts_with_its_whole_folder(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    site = tmp_path / "site"
+    late = 'import importlib\nfor each in ("late",):\n    importlib.import_module(f"counting.{each}")\n'
+    _installed(site, late + CODE)
+    _write(site / "counting" / "late.py", "x = 1\n")
+    _forget()
+    recipe |= ONE_SEED
+    kdtool.run(recipe, {"trainer.use": "counting"})
+    _write(site / "counting" / "late.py", "x = 2\n")
+    _forget()
+    assert _begins(_to_run(recipe, "counting")) == TRAINED
 
 
 class _Shown(kdtool.Config):

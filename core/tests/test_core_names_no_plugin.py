@@ -36,7 +36,7 @@ WORDS = {
 """Names of plugins that are words of the contract, of English, or of file formats as well."""
 ALLOWED = {
     *(("_cli/command_line.py", name) for name in ("init", "generate", "serve", "push", "sweep")),
-    *(("_run/open_remote.py", name) for name in ("kdtool-cloud", "remote")),
+    *(("_run/context.py", name) for name in ("kdtool-cloud", "remote")),
 }
 """The commands that `--help` sorts, and the package that an error about a remote store names."""
 

@@ -435,6 +435,7 @@ def test_the_base_class_of_every_kind_is_known_whatever_was_imported_before() ->
 def test_command_that_is_not_installed_is_refused_with_its_package(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(distributions, "known_components", lambda: {"command": {"absent": "kdtool-absent-x"}})
+    absent = {"absent": distributions.Known("kdtool-absent-x", "")}
+    monkeypatch.setattr(distributions, "known_components", lambda: {"command": absent})
     assert call(["absent"]) == 2
     assert f"get it with: {distributions.install_command('kdtool-absent-x')}" in capsys.readouterr().err

@@ -23,7 +23,7 @@ def begin() -> None:
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     if command in COMPUTING:
         begin_again_with_joined_blocks()
-    from kdtool._cli.command_line import main  # only now: a process that begins again would import it twice
+    from kdtool._cli import main  # only now: a process that begins again would import it twice
 
     wait_passively_if_busy(os.environ)
     if command == "check":  # it ends soon; looking for garbage among torch's modules would take a sixth of its time

@@ -1,4 +1,4 @@
-"""Existing models, without training: `kdtool.evaluate` measures, compares and reports them, and `kdtool.open_models` opens them.
+"""Existing models, without training: `kdtool.evaluate` measures, compares and reports them, `kdtool.open_models` opens them.
 
 A model is a folder, an exported file, or the student of a run with every seed. The recipe of such a run comes from a whole
 recipe, or from names, or both. Installed exporters are added, because the exporter that writes a format also reads it.

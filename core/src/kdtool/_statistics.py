@@ -2,10 +2,10 @@
 
 Intervals are 95 % ones, by the jackknife over items and over seeds: a statistic is computed again without each item, then
 without each seed. Each end of the interval is √(q²·V_items + t²(S − 1)·V_seeds) away from the statistic, with t the 97.5 %
-point of Student's distribution. With q = t(m − 1), where m = (Σw)²/Σw² is the effective number of items, this covers at least
-95 % where both parts are normal (Banerjee, Sankhyā 23, 1961). Where items are skewed, Student's interval ends too early on
-their long side; q is then t(m − 1) after Hall's transformation, which removes the skewness. A single seed counts as fixed:
-V_seeds is left out.
+point of Student's distribution. With q = t(m − 1), where m = (Σw)²/Σw² is the effective number of items, this covers at
+least 95 % where both parts are normal (Banerjee, Sankhyā 23, 1961). Where items are skewed, Student's interval ends too
+early on their long side; q is then t(m − 1) after Hall's transformation, which removes the skewness. A single seed counts
+as fixed: V_seeds is left out.
 
 Significance is Fisher's randomisation test of paired differences, which holds also for few items and for skewed ones. Where
 two arms are alike, each item might as well have favoured the other one. The test counts, of all ways to turn items around,

@@ -24,6 +24,7 @@ from kdtool._contract.reporting import Tracker
 from kdtool._contract.run_info import Owner
 from kdtool._errors import PluginError, Problem, RecipeError, UsageError
 from kdtool._plugins.attribution import describe, using
+from kdtool._plugins.distributions import missing_extra
 from kdtool._plugins.events import Events
 from kdtool._plugins.hook_specs import attribute_problem, form_of, mistakes, offer_problem
 from kdtool._plugins.hooks import ComponentHooks
@@ -184,6 +185,9 @@ def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime, problems: li
         component, thread = lifetime.build(owner, cls, config, required=spec.required)
         if problem := attribute_problem(component, form_of(cls, spec.kind)) or offer_problem(component):
             raise PluginError(f"{owner}: {problem}")
+        extra = component.extra
+    if missing := missing_extra(owner.distribution, extra):
+        raise UsageError(f"{what} {missing}")
     return Built(spec, loaded, written, config, component, owner, thread)
 
 

@@ -1,6 +1,6 @@
 """Checks of a recipe as a whole: whether its components fit together, in all their requirements on each other.
 
-Those of losses and of `require` are in modules of their own. Here are the others: components derived from others
+Signals of losses are checked in `signals`. Here are the other checks: components derived from others
 (`Component.derives_from`), shares of corpora, phases that fine-tune a teacher, optimizers, and validators.
 
 Phases that fine-tune a teacher run before all others, regardless of their order: a recipe that extends another can only

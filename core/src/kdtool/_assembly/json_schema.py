@@ -1,8 +1,8 @@
 """JSON Schema of recipes, for editors, and the settings of a component in words.
 
-The schema has the core's keys with the settings of every installed component. A component that cannot be imported is left out
-of its kind's choices and named in `$comment`. No key is required: what a recipe extends, or the recipe's own `trainer` above
-a phase's, may have it. Words are keys as `--set` takes them, types with their bounds, and defaults.
+The schema has the core's keys with the settings of every installed component. A component that cannot be imported is left
+out of its kind's choices and named in `$comment`. No key is required: what a recipe extends, or the recipe's own `trainer`
+above a phase's, may have it. Words are keys as `--set` takes them, types with their bounds, and defaults.
 """
 
 from __future__ import annotations

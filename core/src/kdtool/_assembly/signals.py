@@ -5,8 +5,8 @@ a mixture of teachers if it compares the probabilities of single tokens. The con
 and may have other losses: of weightings, only the recipe's own phases are checked. Columns of tokens are provided in a phase
 by packers, and components that label text.
 
-A teacher must score on-policy text, so its signals cannot be recorded. Phases without a loss that learns from a teacher, such
-as the control's, do not use such text, regardless of their trainer's setting.
+A teacher must score on-policy text, so its signals cannot be recorded. Phases without a loss that learns from a teacher,
+such as the control's, do not use such text, regardless of their trainer's setting.
 """
 
 from __future__ import annotations

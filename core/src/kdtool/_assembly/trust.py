@@ -1,4 +1,4 @@
-"""What a recipe may do on this machine: send keys and text to addresses, and run generated programs.
+"""Permissions of a recipe on this machine: to send keys and text to addresses, and to run generated programs.
 
 Addresses are a service's own, and those that the user trusts. `--no-sandbox` leaves out of a recipe what runs generated
 programs.

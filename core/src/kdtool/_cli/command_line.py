@@ -19,13 +19,13 @@ from kdtool._cli.plugins import plugins, schema
 from kdtool._cli.run import evaluate, run
 from kdtool._cli.runs import clean, compare, list_runs, report, show
 from kdtool._errors import PluginError
-from kdtool._plugins.distributions import install_command, origin_of, package_of
+from kdtool._plugins.distributions import describe, find_known, install_command
 from kdtool._plugins.registry import entries_by_name, find, import_point
 from kdtool._text.names import did_you_mean
 
 
 class _Commands(click.Group):
-    """Imports a plugin when its command is used; help shows the summary of its distribution."""
+    """Imports a plugin when its command is used; help shows descriptions that need no import."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(dict.fromkeys((*self.commands, *entries_by_name("command"))))
@@ -45,9 +45,9 @@ class _Commands(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0] not in self.list_commands(ctx):
-            package = package_of("command", args[0])
+            ours = find_known("command", args[0])
             near = did_you_mean(args[0], self.list_commands(ctx), what="commands")
-            hint = f"get it with: {install_command(package)}" if package else near
+            hint = f"get it with: {install_command(ours.requirement)}" if ours else near
             raise click.UsageError(f"unknown command {args[0]!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 
@@ -61,14 +61,14 @@ class _Commands(click.Group):
 
     def _is_own(self, name: str) -> bool:
         """Return whether a command is kdtool's, or that of an installed package of the project."""
-        entries = entries_by_name("command").get(name, ())
-        return name in self.commands or package_of("command", name) in {entry.distribution for entry in entries}
+        entries, ours = entries_by_name("command").get(name, ()), find_known("command", name)
+        return name in self.commands or bool(ours and ours.package in {entry.distribution for entry in entries})
 
     def _summary(self, name: str) -> str:
         if name in self.commands:
             return _first_sentence(self.commands[name].help or "")
         entry = entries_by_name("command")[name][0]
-        text = _first_sentence(origin_of(entry.point.dist).summary)
+        text = _first_sentence(describe("command", name, entry.point.dist))
         return text if self._is_own(name) else f"{text} ({entry.distribution})"
 
 

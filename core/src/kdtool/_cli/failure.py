@@ -1,4 +1,4 @@
-"""How a command ends: errors explained to the user, signals that stop the process, and exit codes.
+"""The end of a command: errors explained to the user, signals that stop the process, and exit codes.
 
 An explained error has the cause, the plugin that failed, and a remedy. Signals are Ctrl-C, and those that clusters send.
 """

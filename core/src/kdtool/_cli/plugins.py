@@ -17,7 +17,7 @@ import click
 from kdtool._cli.shared import ListByDefault, json_option
 from kdtool._contract.kind_table import TABLE
 from kdtool._errors import KdtoolError, UsageError
-from kdtool._plugins.distributions import find_misplaced, install_command, origin_of, refusal
+from kdtool._plugins.distributions import describe, find_misplaced, install_command, refusal
 from kdtool._plugins.registry import GROUPS, Entry, entries_by_name, find, import_point
 from kdtool._text.names import did_you_mean
 from kdtool._text.terminal import escape_controls as escape
@@ -81,7 +81,7 @@ def list_plugins(context: click.Context, word: str, kind: str | None, as_json: b
 
 def _row(entry: Entry, commands: Collection[str], *, twice: bool) -> dict[str, str]:
     dist = entry.point.dist
-    summary = (refusal(dist) if dist else "") or origin_of(dist).summary
+    summary = (refusal(dist) if dist else "") or describe(entry.kind, entry.name, dist)
     hidden = "not used, kdtool has a command of this name; " * (entry.kind == "command" and entry.name in commands)
     return {
         "kind": entry.kind,

@@ -65,6 +65,10 @@ class Component:
     """Columns of tokens, by name: those that a packer or a component with `kdtool_annotate` provides, or that a loss or a
     weighting reads. The latter must be provided in each of its phases. May depend on the config."""
 
+    extra = ""
+    """The extra of the component's package with the third-party packages that it imports; "" if the package requires all of
+    them. A recipe is refused where they are not installed, with the command that installs them. May depend on the config.
+    Since 0.1."""
     needs_sandbox = False
     """True for an evaluator or filter that runs generated programs: `--no-sandbox` leaves it out. Since 0.1."""
     needs_hook = ""

@@ -1,9 +1,9 @@
 """`kdtool.check`: a recipe is assembled, described and estimated; nothing is loaded, fetched or made.
 
 Where the run would not fit, it is checked again with each of the changes that are proposed. Components propose settings
-(`Estimate.savings`), installed transforms with a known cost (`Transform.saves_memory`) are proposed for phases without them,
-and evaluators can be left out. Changes that leave the result as it is come first, then evaluators, then changes of the result.
-A change is tried only where it can help: at a moment of the run that does not fit.
+(`Estimate.savings`), installed transforms with a known cost (`Transform.saves_memory`) are proposed for phases without
+them, and evaluators can be left out. Changes that leave the result as it is come first, then evaluators, then changes of
+the result. A change is tried only where it can help: at a moment of the run that does not fit.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The forecast of a run, read off its graph, and the estimates that components give for it.
 
-Estimates that need no plugin are here: of the process, and of components without `kdtool_estimate`, from the shapes of models.
+Estimates that need no plugin are here: of the process, and of components without `kdtool_estimate`, from the shapes of
+models.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Memory and disk of this machine, sizes as people write them, and published figures of GPUs for a machine elsewhere.
 
-Figures of `kdtool check --gpu NAME` are all dense: data sheets of L4, L40S, H100 and H200 print 16-bit figures with sparsity,
-twice as much. The 16-bit figures were checked by the number of multiprocessors, clock and operations of each, the L40S's by a
-copy of its sheet, and not against NVIDIA's documents themselves:
+Figures of `kdtool check --gpu NAME` are all dense: data sheets of L4, L40S, H100 and H200 print 16-bit figures with
+sparsity, twice as much. The 16-bit figures were checked by the number of multiprocessors, clock and operations of each,
+the L40S's by a copy of its sheet, and not against NVIDIA's documents themselves:
 
 - T4, V100 (SXM2), A10, A100, L4, L40S, H100 (SXM), H200 (SXM): the data sheet of that name. PCIe versions of V100,
   H100 and H200 are slower.
@@ -50,7 +50,7 @@ def size(count: float) -> str:
 
 def memory_here() -> int:
     """Return the memory of this machine, or of the container that this process runs in."""
-    import psutil  # type: ignore[import-untyped]  # it ships no types
+    import psutil
 
     found: list[int] = [psutil.virtual_memory().total]
     for limit in _LIMITS:

@@ -1,8 +1,8 @@
 """Errors of plugins, of the system and of libraries, turned into errors for the user that name the component.
 
 Guards around hooks blame the component that they call; the innermost one wins. The engine blames a component for its
-result, if that fails later. The Python API and the command line both use `translate_errors`, so that a lack of memory or disk
-is the same error wherever it happens.
+result, if that fails later. The Python API and the command line both use `translate_errors`, so that a lack of memory or
+disk is the same error wherever it happens.
 """
 
 from __future__ import annotations

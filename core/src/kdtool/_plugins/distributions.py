@@ -2,9 +2,9 @@
 
 A distribution whose entry points cannot be read is skipped with a note. Nothing is imported but `importlib.metadata`.
 
-`first_party.json` lists which of the project's packages brings which component. Until they are published, anyone can register
-their names on the package index, and so run code on the machines of users. So messages give pip folders of the clone that
-the core was installed from, and no such names.
+`first_party.json` lists which of the project's packages brings which component. Until they are published, anyone can
+register their names on the package index, and so run code on the machines of users. So messages give pip folders of the
+clone that the core was installed from, and no such names.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from functools import cache
 from importlib.metadata import (
     Distribution,
     EntryPoint,
+    PackageNotFoundError,
     distribution,
     distributions,
     entry_points,
@@ -38,40 +39,84 @@ PUBLISHED = False
 _WITHOUT_CLONE = "python bootstrap.py everything (in a clone of kdtool)"
 
 
+@dataclass(frozen=True)
+class Known:
+    """A component of the project, installed or not: the requirement that brings it, with its extra, and its description."""
+
+    requirement: str
+    about: str
+
+    @property
+    def package(self) -> str:
+        """The requirement without its extra."""
+        return self.requirement.partition("[")[0]
+
+
 @cache
-def known_components() -> dict[str, dict[str, str]]:
-    """Return kind → component → package for all components of the project, installed or not."""
+def known_components() -> dict[str, dict[str, Known]]:
+    """Return kind → name → component for all components and commands of the project."""
     data: Any = json.loads(files("kdtool").joinpath("first_party.json").read_text(encoding="utf-8"))
-    return {kind: dict(names) for kind, names in data.items()}
+    return {kind: {name: Known(**known) for name, known in names.items()} for kind, names in data.items()}
 
 
-def package_of(kind: str, name: str) -> str | None:
-    """Return the project's own package that brings the component, installed or not; None where there is none."""
+def find_known(kind: str, name: str) -> Known | None:
+    """Return the component of the project that has this name; None if there is none."""
     return known_components().get(kind, {}).get(name)
+
+
+def describe(kind: str, name: str, dist: Distribution | None) -> str:
+    """Return one line about a registered component without importing it: the project's list has it, or the distribution."""
+    origin, ours = origin_of(dist), find_known(kind, name)
+    return ours.about if ours and ours.package == origin.name else origin.summary
+
+
+def missing_extra(name: str, extra: str) -> str:
+    """Return what an extra of an installed distribution lacks here, and the command that installs it; "" if nothing."""
+    missing = " and ".join(_missing_requirements(distribution(name), extra)) if extra else ""
+    return missing and f"needs {missing}, not installed here; get it with: {install_command(f'{name}[{extra}]')}"
+
+
+def _missing_requirements(dist: Distribution, extra: str) -> list[str]:
+    """Return the requirements of a distribution's extra that are not installed, or in another version."""
+    from packaging.requirements import Requirement  # slow to import
+
+    missing = []
+    for requirement in map(Requirement, dist.requires or ()):
+        marker = requirement.marker
+        if marker and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""}):
+            requirement.marker = None
+            try:
+                met = requirement.specifier.contains(version(requirement.name), prereleases=True)
+            except PackageNotFoundError:
+                met = False
+            missing += [] if met else [str(requirement)]
+    return missing
 
 
 def install_command(requirement: str, *options: str) -> str:
     """Return the command that installs a package, for messages.
 
-    A package that was installed from a folder comes from there again, unless extras are asked for: these are other packages.
+    A package that was installed from a folder comes from there again.
 
     Args:
         requirement: a name, with or without extras and versions.
         options: options for pip, such as `--upgrade`.
     """
-    name = _canonical(re.split(r"[^\w.-]", requirement)[0])
-    if "[" not in requirement and (folder := _installed_from(name)):
-        packages = [_path_for_pip(folder)]
+    name, extras = _canonical(re.split(r"[^\w.-]", requirement)[0]), "".join(re.findall(r"\[.*?\]", requirement))
+    if name != "kdtool" and (folder := _installed_from(name)):
+        packages = [f"{_path_for_pip(folder)}{extras}"]
     elif PUBLISHED or not _is_of_project(name):
         packages = [requirement]
-    elif not (packages := [_path_for_pip(folder) for folder in _missing_folders(name)]):
+    elif folders := _missing_folders(name):
+        packages = [f"{_path_for_pip(folders[0])}{extras}", *map(_path_for_pip, folders[1:])]
+    else:
         return _WITHOUT_CLONE
     return shlex.join(("pip", "install", *options, *packages))
 
 
 def _is_of_project(name: str) -> bool:
     """Return whether the name belongs to the project; an installed kdtool-… that the core does not list does not."""
-    ours = {"kdtool", *(package for names in known_components().values() for package in names.values())}
+    ours = {"kdtool", *(known.package for names in known_components().values() for known in names.values())}
     return name in ours or (name.startswith("kdtool-") and not _is_installed(name))
 
 

@@ -2,8 +2,8 @@
 
 Of values that plugins return or declare only the outer class is checked: not the fields of records, nor the entries of
 mappings and sequences. Hot loops take `Hooks.bound`, which is not checked at all. `mistakes` refuses, when a component is
-assembled, what type checkers cannot see. It looks at a class by `inspect.getattr_static`, only at attributes with our prefix,
-so that no property runs.
+assembled, what type checkers cannot see. It looks at a class by `inspect.getattr_static`, only at attributes with our
+prefix, so that no property runs.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Find installed components by kind and name, and import the one that is used.
 
 Listing, searching and suggesting import only `importlib.metadata`. `load` imports one class: by a registered name, as
-`module:Class`, or as `./file.py:Class` next to the recipe. It raises `PluginError` with the distribution, the cause and the
-remedy, whatever the module raises. A module's output while it is imported goes to standard error, so that it does not mix with
-machine-readable output.
+`module:Class`, or as `./file.py:Class` next to the recipe. It raises `PluginError` with the distribution, the cause and
+the remedy for any error that the module raises. A module's output while it is imported goes to standard error, so that it
+does not mix with machine-readable output.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from kdtool._errors import PluginError, UsageError, cause_of
 from kdtool._plugins.distributions import (
     DEFAULTS,
     Origin,
+    find_known,
     find_misplaced,
     install_command,
     known_components,
     module_origin,
     origin_of,
-    package_of,
     points,
     refusal,
 )
@@ -77,7 +77,7 @@ def entries_by_name(kind: str) -> dict[str, tuple[Entry, ...]]:
 
 def defaults_of(kind: str) -> list[str]:
     """Return the names of the installed plugins that are defaults of their kind."""
-    named = {point.value for point in points() if point.group == DEFAULTS and point.name == kind}
+    named = {point.value for point in points() if point.group == DEFAULTS and point.name.partition("-")[0] == kind}
     return [entry.name for entry in _all_entries() if entry.kind == kind and entry.value in named]
 
 
@@ -104,8 +104,8 @@ def find(kind: str, name: str) -> Entry:
         offers = " and ".join(f"{e.distribution} {e.version}" for e in entries)
         choices = " or ".join(f"`use: {e.value}` ({e.distribution})" for e in entries)
         raise PluginError(f"{offers} both register {kind} {name!r}; write {choices}, or uninstall one of them")
-    if package := package_of(kind, name):
-        raise UsageError(f"{kind} {name!r} is not installed; get it with: {install_command(package)}")
+    if ours := find_known(kind, name):
+        raise UsageError(f"{kind} {name!r} is not installed; get it with: {install_command(ours.requirement)}")
     suggestion = did_you_mean(
         name, {*entries_by_name(kind), *known_components().get(kind, {})}, what=f"installed {GROUPS[kind][7:]}"
     )

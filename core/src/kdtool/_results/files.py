@@ -4,9 +4,9 @@ The record is written at the end, and read again by other commands. Others may s
 with `store:` for the store and `~` for the home. Only `graph.json` holds the store's path on this machine; no tracker or
 report reads it.
 
-`exports/NAME` are hard links, without fingerprints in their paths. A model card is README.md in an artefact's folder, or next
-to its file. It does not belong to the artefact: measuring comes later, and another evaluator changes the card and not the
-model.
+`exports/NAME` are hard links, without fingerprints in their paths. A model card is README.md in an artefact's folder, or
+next to its file. It does not belong to the artefact: measuring comes later, and another evaluator changes the card and not
+the model.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Conditions of fair comparisons: vocabularies of student and teachers, and equal tokens of student and control.
 
 Losses that do not work across vocabularies (`same_vocabulary`) are refused where these differ, or the tokens before a
-document; this is checked before anything is loaded. Without equal tokens of student and control the verdict would be wrong:
-they are compared before and after training. On-policy text is shorter than the rows that it replaces, so that the control may
-train on more tokens than the student.
+document; this is checked before anything is loaded. Without equal tokens of student and control the verdict would be
+wrong: they are compared before and after training. On-policy text is shorter than the rows that it replaces, so that the
+control may train on more tokens than the student.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Make the stages of a run: in this process, or where the recipe's executor decides, several at a time.
 
-With an executor this process makes nothing itself; `worker` makes one stage in a process of its own. A stage is submitted
+With an executor this process makes nothing itself; `worker` makes one stage in a separate process. A stage is submitted
 once its inputs are complete, and submitted again if its process is lost. Stages that ask services share one SQLite file with
 the money spent: they are made by processes of this machine, one after the other. Files in the run's folder connect both
 sides: the request, and the events of each task.

@@ -1,12 +1,12 @@
 """Checks before a run makes anything: components that refuse, text that gives no row, and licences.
 
-`kdtool check` and `kdtool run` share them. Components refuse a missing library, nothing to measure on, or a model that cannot
-be exported. Text and packers that give no row to train on are refused before the student is built, by `check` before anything
-is made.
+`kdtool check` and `kdtool run` share them. Components refuse a missing library, nothing to measure on, or a model that
+cannot be exported. Text and packers that give no row to train on are refused before the student is built, by `check`
+before anything is made.
 
 Licences are those of components whose weights, text or signals end up in the student, judged before anything is loaded. A
-student has weights (its own, and those in `derives_from`), its corpora's text, and the signals of the teachers that its losses
-learn from. Controls and plain cross-entropy use nothing of a teacher.
+student has weights (its own, and those in `derives_from`), its corpora's text, and the signals of the teachers that its
+losses learn from. Controls and plain cross-entropy use nothing of a teacher.
 """
 
 from __future__ import annotations

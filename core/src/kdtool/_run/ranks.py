@@ -5,8 +5,8 @@ join in the training of a phase. They share the run's folder and the store, and 
 torchrun ends all; where rank 0 is gone, the others end by themselves.
 
 Each process compares its graph with that of rank 0, which has published it (`agree`). So a process that reads other files,
-code or settings ends with the difference, and torchrun ends the others, instead of waiting for artefacts that are never made.
-Rank 0 is known by the run's lock: a graph counts while the process that wrote it holds the lock.
+code or settings ends with the difference, and torchrun ends the others, instead of waiting for artefacts that are never
+made. Rank 0 is known by the run's lock: a graph counts while the process that wrote it holds the lock.
 
 Requests to a model are divided: rank 0 asks, and all ranks answer and score. Rank 0 writes chunks of requests into a folder
 below the stage's. Each rank claims one by renaming its file and writes the results next to it, so that a fast rank claims

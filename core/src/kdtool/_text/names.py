@@ -84,9 +84,11 @@ def resolve_schema(schema: Any, definitions: Mapping[str, Any] | None = None, de
         return schema
     definitions = schema.get("$defs", {}) if definitions is None else definitions
     name = str(schema.get("$ref", "")).rpartition("/")[2]
-    found = {**definitions.get(name, {}), **schema}
+    merged = {**definitions.get(name, {}), **schema}
     return {
-        key: resolve_schema(part, definitions, depth - 1) for key, part in found.items() if key not in {"$ref", "$defs"}
+        key: resolve_schema(part, definitions, depth - 1)
+        for key, part in merged.items()
+        if key not in {"$ref", "$defs"}
     }
 
 

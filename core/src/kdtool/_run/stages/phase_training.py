@@ -1,7 +1,7 @@
 """Training of one phase, when its node is made: the folder then holds a model, a report and the history of its steps.
 
-`phases` adds the nodes. A killed process leaves the trainer's checkpoints in a node's folder, from which the next resumes. The
-phase's transforms change the student at its start and its end.
+`phases` adds the nodes. A killed process leaves the trainer's checkpoints in a node's folder, from which the next resumes.
+The phase's transforms change the student at its start and its end.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ Rows of tokens are in safetensors shards, written once and read at random throug
 metadata. Annotations are numbers for each character of an example, added by weightings and teachers of a phase.
 
 For losses that work across vocabularies, each of the student's rows becomes one of the teacher's, under the same key: its
-documents are decoded and encoded again, and begin as the teacher's tokenizer begins a document. Columns of both rows hold the
-bytes of the document that each token covers.
+documents are decoded and encoded again, and begin as the teacher's tokenizer begins a document. Columns of both rows hold
+the bytes of the document that each token covers.
 """
 
 from __future__ import annotations

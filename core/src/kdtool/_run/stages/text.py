@@ -1,8 +1,8 @@
 """The text artefact: examples of all corpora after the filters, in one JSON Lines file per split, and their counts.
 
-Examples of several corpora are one stream: one corpus after the other, or mixed by their shares. Filters see batches. Mixed
-corpora are read a batch at a time, so that only one of each is in memory. Documents and bytes are counted by split and corpus,
-kept, rejected and left out.
+Examples of several corpora are one stream: one corpus after the other, or mixed by their shares. Filters see batches.
+Mixed corpora are read a batch at a time, so that only one of each is in memory. Documents and bytes are counted by split
+and corpus, kept, rejected and left out.
 """
 
 from __future__ import annotations

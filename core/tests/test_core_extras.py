@@ -1,0 +1,67 @@
+"""A component whose extra is not installed: refused before anything runs, with the command that installs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool._plugins.distributions import missing_extra
+from plugin_site import forget_installed, install
+
+CODE = """
+import toy
+
+
+class Heavy(toy.Trainer):
+    "Needs a library that only an extra brings."
+
+    extra = "x-heavy"
+
+
+class Light(toy.Trainer):
+    "Needs nothing more."
+"""
+ABOUT = """\
+Metadata-Version: 2.1
+Name: x-extras
+Version: 1.0
+Provides-Extra: x-heavy
+Provides-Extra: x-light
+Requires-Dist: click
+Requires-Dist: x-absent>=2; extra == "x-heavy"
+Requires-Dist: pydantic>=99; extra == "x-heavy"
+Requires-Dist: pluggy; extra == "x-heavy"
+Requires-Dist: x-elsewhere; sys_platform == "nowhere" and extra == "x-heavy"
+Requires-Dist: pluggy>=1; extra == "x-light"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    site = tmp_path / "site"
+    points = "[kdtool.trainers]\nx-heavy = x_extras:Heavy\nx-light = x_extras:Light\n"
+    install(site, "x-extras", points, {"x_extras.py": CODE}, metadata=ABOUT)
+    monkeypatch.syspath_prepend(str(site))
+    forget_installed()
+    yield
+    forget_installed()
+
+
+def test_what_an_extra_lacks_is_named_with_the_command_that_brings_it() -> None:
+    lacks = missing_extra("x-extras", "x-heavy")
+    assert (
+        lacks == "needs x-absent>=2 and pydantic>=99, not installed here; get it with: pip install 'x-extras[x-heavy]'"
+    )
+    assert missing_extra("x-extras", "x-light") == missing_extra("x-extras", "") == ""
+
+
+def test_the_recipe_is_refused_with_its_other_problems(recipe: dict[str, Any]) -> None:
+    with pytest.raises(kdtool.RecipeError) as caught:
+        kdtool.check({**recipe, "trainer": "x-heavy"}, {"rows.no_such_setting": 1})
+    said = str(caught.value)
+    assert "trainer 'x-heavy' needs x-absent>=2 and pydantic>=99" in said
+    assert "no_such_setting" in said
+    kdtool.check({**recipe, "trainer": "x-light"})
