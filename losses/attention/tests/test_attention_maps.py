@@ -10,8 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_loss_attention import AttentionMaps, attention_distance
-from kdtool_loss_attention import _pairs as blocks
+from kdtool_loss_attention import AttentionMaps, _pairs, attention_distance
 from torch import Tensor
 
 FACTS = kdtool.ModelFacts(1000, 1000, 6, 8, 4, 2, 16, 50, 64, "float32", True, "t")
@@ -93,7 +92,7 @@ def test_it_is_within_bounds_and_blind_to_the_size_of_blocks(seed: int, values: 
     assert (whole >= 0).all()
     assert (whole <= 2).all()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "BLOCK_VALUES", {"cpu": values})
+        patch.setattr(_pairs, "BLOCK_VALUES", {"cpu": values})
         torch.testing.assert_close(attention_distance(student, teacher, DOCUMENT, LABELLED), whole)
 
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_loss_attention import Relations, relation_divergence
-from kdtool_loss_attention import _pairs as blocks
+from kdtool_loss_attention import Relations, _pairs, relation_divergence
 from torch import Tensor
 
 FACTS = kdtool.ModelFacts(1000, 1000, 6, 24, 6, 3, 48, 50, 64, "float32", True, "t")
@@ -103,7 +102,7 @@ def test_it_is_never_negative_and_blind_to_blocks_and_rotations(seed: int, value
     whole = relation_divergence(student, teacher, heads, DOCUMENT, LABELLED)
     assert (whole > -1e-12).all()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "BLOCK_VALUES", {"cpu": values})
+        patch.setattr(_pairs, "BLOCK_VALUES", {"cpu": values})
         torch.testing.assert_close(relation_divergence(student, teacher, heads, DOCUMENT, LABELLED), whole)
     # a rotation within each relation head keeps all products
     d = 6 // heads
@@ -124,7 +123,7 @@ def test_scores_are_of_full_precision_under_autocast() -> None:
 
 def test_memory_in_between_is_that_of_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """Autograd does not keep the relations until backward."""
-    monkeypatch.setattr(blocks, "BLOCK_VALUES", {"cpu": 64})
+    monkeypatch.setattr(_pairs, "BLOCK_VALUES", {"cpu": 64})
     kept: list[int] = []
 
     def keep(tensor: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import kdtool
 import torch
-from kdtool_torch import collate, compute_on_host, document_bounds, label_index, move, original_of, select_at_labels
+from kdtool_torch import collate, compute_on_host, label_index, move, select_at_labels
+from kdtool_torch.batch import document_bounds, original_of
 from torch import Tensor
 
 META = torch.device("meta")

@@ -38,18 +38,6 @@ def test_a_row_without_labels_has_no_terms_and_no_nan(tmp_path: Path) -> None:
     assert not torch.isnan(loss)
 
 
-@pytest.mark.parametrize(
-    ("term", "message"),
-    [
-        (kdtool.LossTerm("losses.likelihood", "likelihood", 1.0, forward_passes=2), "use the trainer `standard`"),
-        (kdtool.LossTerm("losses.divergence", "d", 1.0, mixture={"a": 0.5, "b": 0.5}), "write `teacher: NAME`"),
-    ],
-)
-def test_what_it_cannot_evaluate_is_refused(tmp_path: Path, term: kdtool.LossTerm, message: str) -> None:
-    with pytest.raises(kdtool.UsageError, match=message):
-        terms_of(tmp_path, terms=(term,))
-
-
 def test_a_phase_without_rows_is_refused(tmp_path: Path) -> None:
     rows = ListSource([make_phase(tmp_path, 8).rows[0]])
     rows.rows = []

@@ -11,11 +11,11 @@ import pytest
 import torch
 from kdtool._estimate.machine import Gpu, assume
 from kdtool_torch import compute_dtype, has_flash, pick_device, product_speed
-from kdtool_torch import device as _device
+from kdtool_torch import device as device_module
 
 
 def test_an_assumed_gpu_decides_device_precision_and_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_device, "_has_varlen_attention", lambda: True)
+    monkeypatch.setattr(device_module, "_has_varlen_attention", lambda: True)
     before = pick_device()
     for name, dtype, flash in (("t4", torch.float32, False), ("a100-80gb", torch.bfloat16, True)):
         with assume(Gpu.find(name)):
@@ -27,37 +27,39 @@ def test_an_assumed_gpu_decides_device_precision_and_speed(monkeypatch: pytest.M
 
 
 def test_flash_attention_needs_a_pytorch_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_device, "_has_varlen_attention", lambda: False)
+    monkeypatch.setattr(device_module, "_has_varlen_attention", lambda: False)
     with assume(Gpu.find("a100-80gb")):
         assert not has_flash()
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setattr(_device, "cache_folder", lambda: tmp_path)
-    _device._kept_speed.cache_clear()
+    monkeypatch.setattr(device_module, "cache_folder", lambda: tmp_path)
+    device_module._kept_speed.cache_clear()
     yield tmp_path
-    _device._kept_speed.cache_clear()
+    device_module._kept_speed.cache_clear()
 
 
 def test_the_speed_of_products_is_measured_once_for_this_machine(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = product_speed(torch.float32, torch.device("cpu"))
     assert found > 1e8
-    monkeypatch.setattr(_device, "_product_speed", lambda *_: 1.0)
-    _device._kept_speed.cache_clear()
+    monkeypatch.setattr(device_module, "_product_speed", lambda *_: 1.0)
+    device_module._kept_speed.cache_clear()
     assert product_speed(torch.float32, torch.device("cpu")) == found
     (kept,) = cache.iterdir()
     kept.write_text("nan", encoding="ascii")
-    _device._kept_speed.cache_clear()
+    device_module._kept_speed.cache_clear()
     assert product_speed(torch.float32, torch.device("cpu")) == torch.get_num_threads()
 
 
 @pytest.mark.usefixtures("cache")
 def test_time_in_which_others_had_the_processor_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = _device._product_speed("cpu", torch.float32)
+    alone = device_module._product_speed("cpu", torch.float32)
     clock = time.perf_counter
-    monkeypatch.setattr(_device, "perf_counter", lambda: 5 * clock())  # the wall clock of a machine shared by five
-    assert _device._product_speed("cpu", torch.float32) == pytest.approx(alone, rel=0.5)
+    monkeypatch.setattr(
+        device_module, "perf_counter", lambda: 5 * clock()
+    )  # the wall clock of a machine shared by five
+    assert device_module._product_speed("cpu", torch.float32) == pytest.approx(alone, rel=0.5)
 
 
 def test_products_on_a_gpu_are_enqueued_and_waited_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,9 +76,9 @@ def test_products_on_a_gpu_are_enqueued_and_waited_for_together(monkeypatch: pyt
         calls.append("product")
         return product(*operands, **options)
 
-    monkeypatch.setattr(_device, "_LARGE_MATRIX", 64)
+    monkeypatch.setattr(device_module, "_LARGE_MATRIX", 64)
     monkeypatch.setattr(torch, "get_device_module", lambda _: Module)
     monkeypatch.setattr(torch, "mm", count)
-    assert _device._speed_of_device("cpu", torch.float32) > 0
+    assert device_module._speed_of_device("cpu", torch.float32) > 0
     run = "".join("w" if call == "wait" else "p" for call in calls)
-    assert run.startswith("wpw" + "w" + _device._ENQUEUED * "p" + "w")
+    assert run.startswith("wpw" + "w" + device_module._ENQUEUED * "p" + "w")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from kdtool_torch import compute_dtype
-from kdtool_torch import device as _device
+from kdtool_torch import device as device_module
 
 
 @pytest.fixture
@@ -21,15 +21,15 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[t
         found.append(dtype)
         return 2e9 if dtype == torch.bfloat16 else 1e9
 
-    monkeypatch.setattr(_device, "cache_folder", lambda: tmp_path / "cache")
-    monkeypatch.setattr(_device, "_product_speed", product)
+    monkeypatch.setattr(device_module, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(device_module, "_product_speed", product)
     yield found
-    _device._bfloat16_is_faster.cache_clear()
-    _device._kept_speed.cache_clear()
+    device_module._bfloat16_is_faster.cache_clear()
+    device_module._kept_speed.cache_clear()
 
 
 def asked_in_a_new_process() -> torch.dtype:
-    _device._bfloat16_is_faster.cache_clear()
+    device_module._bfloat16_is_faster.cache_clear()
     return compute_dtype("auto", torch.device("cpu"))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from kdtool_testing.toy.runtime import nucleus
+from kdtool_testing.toy.sampling import nucleus
 from kdtool_torch import Sampler, choose
 from torch import Tensor
 

@@ -32,10 +32,3 @@ def test_elsewhere_they_are_the_heads() -> None:
     for head in draw()[:2]:
         states = torch.randn(COUNT, WIDTH).to(HALF)
         assert torch.equal(unrounded_logits(head, states), head.logits(states))
-
-
-def test_cuda_returns_float32_from_half_precision_only() -> None:
-    cuda, cpu = torch.device("cuda"), torch.device("cpu")
-    assert all(numerics.returns_float32(cuda, dtype) for dtype in (torch.bfloat16, torch.float16))
-    assert not numerics.returns_float32(cuda, torch.float32)
-    assert not numerics.returns_float32(cpu, HALF)

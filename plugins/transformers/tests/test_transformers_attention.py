@@ -48,14 +48,6 @@ def test_gradients_under_autocast_are_close_to_float32(family: str) -> None:
     assert greatest_difference(found, exact) < 0.1
 
 
-def test_without_autocast_nothing_is_cast() -> None:
-    states = torch.zeros(2, dtype=torch.float32)
-    assert attention._in_autocast_dtype(states) is states
-    with torch.autocast("cpu", torch.bfloat16):
-        wide = states.double()
-        assert attention._in_autocast_dtype(wide) is wide  # autocast leaves float64 alone
-
-
 HALF, SINGLE = torch.bfloat16, torch.float32
 
 

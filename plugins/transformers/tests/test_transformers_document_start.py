@@ -25,7 +25,7 @@ from kdtool_transformers import (
     byte_tokenizer,
     open_tokenizer,
 )
-from kdtool_transformers import model as _model
+from kdtool_transformers import model as model_module
 from kdtool_transformers.generation import prompt_ids
 from tokenizers import Tokenizer, processors
 
@@ -138,13 +138,13 @@ def test_logits_of_scores_are_not_rounded_to_half_precision(llama: TransformersM
 def test_weights_are_not_counted_for_each_text_and_request(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
     runtime, counted = TransformersRuntime(model), list[int]()
-    facts_of = _model.facts_of
+    facts_of = model_module.facts_of
 
     def counting(*given: Any) -> kdtool.ModelFacts:
         counted.append(1)
         return facts_of(*given)
 
-    monkeypatch.setattr(_model, "facts_of", counting)
+    monkeypatch.setattr(model_module, "facts_of", counting)
     list(runtime.score(TEXTS))
     list(runtime.answer([kdtool.Request(str(number), "x = ", 2) for number in range(20)]))
     model.generate([model.tokenizer.encode("x")], [2], 0.0, [0])

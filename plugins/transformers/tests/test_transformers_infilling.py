@@ -22,8 +22,7 @@ from kdtool_transformers import (
     with_fim_tokens,
 )
 from kdtool_transformers.generation import prompt_ids
-from kdtool_transformers.prompts import FIM_FAMILIES as FAMILIES
-from kdtool_transformers.prompts import Infilling, overlap
+from kdtool_transformers.prompts import FIM_FAMILIES, Infilling, overlap
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -40,7 +39,7 @@ def _marked(family: Infilling) -> TransformersTokenizer:
 
 
 @pytest.mark.parametrize(
-    "family", [family for family in FAMILIES if family is not CODE_LLAMA], ids=lambda one: one.prefix
+    "family", [family for family in FIM_FAMILIES if family is not CODE_LLAMA], ids=lambda one: one.prefix
 )
 def test_a_gap_is_written_in_the_marks_of_each_family(family: Infilling) -> None:
     tokenizer = _marked(family)
@@ -76,7 +75,7 @@ def test_a_tokenizer_without_marks_refuses_a_suffix() -> None:
 
 
 def test_a_mark_ends_what_fills_a_gap() -> None:
-    family = FAMILIES[0]
+    family = FIM_FAMILIES[0]
     model = tiny_model(vocabulary=257 + len(family.tokens), tie_word_embeddings=False)
     tokenizer = _marked(family)
     runtime = TransformersRuntime(TransformersModel(model.model, tokenizer))
@@ -152,7 +151,7 @@ def test_unused_tokens_become_fim_tokens_which_are_saved(tmp_path: Path) -> None
     save_starcoder2_tokenizer(tmp_path, 600, 100_000)
     (tmp_path / "config.json").write_text('{"model_type": "starcoder2"}', encoding="utf-8")
     text = (tmp_path / "tokenizer.json").read_text(encoding="utf-8")
-    for mark in FAMILIES[0].tokens:
+    for mark in FIM_FAMILIES[0].tokens:
         text = text.replace(f'"{mark}"', f'"<spare_{mark[5:-1]}>"')
     (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
     for file in (tmp_path / "tokenizer_config.json", tmp_path / "special_tokens_map.json"):

@@ -21,7 +21,7 @@ from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_starcoder
 from kdtool_torch import Documents, self_check
 from kdtool_transformers import TransformersRuntime, loading, open_model, open_tokenizer
 from kdtool_transformers.loading import Quantisation, held_bytes, place_head
-from kdtool_transformers.opening import without_weights
+from kdtool_transformers.model import without_weights
 
 needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # of peft 0.21

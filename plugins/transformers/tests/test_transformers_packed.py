@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_torch import Documents, self_check
 from kdtool_transformers import TransformersModel, TransformersTokenizer, open_model, open_tokenizer
-from kdtool_transformers import model as _model
+from kdtool_transformers import model as model_module
 from kdtool_transformers.attention import IMPLEMENTATION
 from kdtool_transformers.causal import decoder_layers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -157,7 +157,7 @@ def test_self_check_passes_and_finds_a_wrong_head(family: str) -> None:
 
 def test_self_check_finds_documents_that_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     wrapped = model("llama")
-    monkeypatch.setattr(_model, "Documents", lambda *rows: Documents(*without_documents(*rows)))
+    monkeypatch.setattr(model_module, "Documents", lambda *rows: Documents(*without_documents(*rows)))
     with pytest.raises(kdtool.PluginError, match="documents see each other"):
         self_check(wrapped)
 

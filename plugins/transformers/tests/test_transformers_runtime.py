@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_testing.tiny_models import save_tiny, tiny_model
 from kdtool_torch import Documents, compute_dtype, exact_logits, files, scoring, self_check, windows
-from kdtool_torch import model as _self_check
+from kdtool_torch.model import _TOLERANCE, _deviations
 from kdtool_transformers import TransformersRuntime, byte_tokenizer, open_model, open_tokenizer, weights_identity
-from kdtool_transformers import model as _model
+from kdtool_transformers import model as model_module
 from transformers.cache_utils import DynamicLayer
 
 MODEL = tiny_model()
@@ -239,11 +239,11 @@ def test_self_check_of_a_model_that_amplifies_rounding(frozen: bool, monkeypatch
         embeddings = model.model.get_input_embeddings().weight
         embeddings.data = embeddings.data.bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        monkeypatch.setitem(_self_check._TOLERANCE, "bfloat16", 1e-2)
-        assert max(_self_check._deviations(model)) > 1e-2, "else this test shows nothing"
+        monkeypatch.setitem(_TOLERANCE, "bfloat16", 1e-2)
+        assert max(_deviations(model)) > 1e-2, "else this test shows nothing"
         assert self_check(model) < 1e-3
         assert model.model.get_input_embeddings().weight.dtype == (torch.bfloat16 if frozen else torch.float32)
-        monkeypatch.setattr(_model, "Documents", lambda *rows: Documents(*without_documents(*rows)))
+        monkeypatch.setattr(model_module, "Documents", lambda *rows: Documents(*without_documents(*rows)))
         with pytest.raises(kdtool.PluginError, match="documents see each other"):
             self_check(model)
 
@@ -263,7 +263,7 @@ def test_a_head_in_half_precision_is_copied_once_for_all_texts(monkeypatch: pyte
         used.append(head)
         return exact_logits(head, states)
 
-    monkeypatch.setattr(scoring, "_HEAD_ROWS", 4)
+    monkeypatch.setattr(scoring, "_ROWS", 4)
     monkeypatch.setattr(scoring, "exact_logits", project)
     model = tiny_model()
     model.model.to(torch.bfloat16)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import packed_batch, save_tiny
-from kdtool_torch import device as _device
+from kdtool_torch import device as device_module
 from kdtool_torch import move, named_device, pick_device
 from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source
-from kdtool_transformers import teacher as _teacher
+from kdtool_transformers import teacher as teacher_module
 
 ALL = kdtool.SignalRequest(frozenset({"logits", "hidden", "attentions", "projections"}), (0, 1))
 
@@ -101,9 +101,9 @@ def test_stored_signals_are_in_the_precision_that_their_name_says(
 ) -> None:
     """A machine whose GPU is faster in bfloat16 and whose CPU is not, and a batch in main memory all the same."""
     save_tiny(tmp_path, layers=2)
-    monkeypatch.setattr(_teacher, "pick_device", lambda: torch.device("cuda"))
-    monkeypatch.setattr(_device, "_bfloat16_is_faster", lambda _: False)
-    monkeypatch.setattr(_device, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(teacher_module, "pick_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(device_module, "_bfloat16_is_faster", lambda _: False)
+    monkeypatch.setattr(device_module, "has_bfloat16", lambda: True)
     run = make_run(tmp_path / "run")
     for device, dtype in ((None, torch.bfloat16), ("cpu", torch.float32)):
         teacher = Local(Local.Config(model=str(tmp_path), device=device))

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 import kdtool
 from kdtool_torch import both_sides, in_chunks
 
-from kdtool_loss_across_tokenizers._span_likelihoods import span_divergence
+from kdtool_loss_across_tokenizers._span_likelihoods import (
+    boundary_likelihoods,
+    boundary_mask,
+    merge_spans,
+    span_divergence,
+)
 from kdtool_loss_across_tokenizers._vocabularies import (
     Classes,
     ReadsTokenizers,
@@ -145,13 +150,10 @@ class SpanLikelihood(ReadsTokenizers, _AcrossTokenizers):
         self, ends: Ends, sides: tuple[Side, Side], student: Tensor, teacher: Tensor, least: float
     ) -> Tensor:
         """Return the values of merged spans at their last one, [S], given the log-likelihoods of all spans."""
-        from kdtool_loss_across_tokenizers._span_likelihoods import boundary_likelihoods, boundary_mask
-        from kdtool_loss_across_tokenizers._span_likelihoods import merge_spans as merge
-
         masks = [boundary_mask(each, student.device) for each in self.known_tokenizers("span-likelihood")]
         own_end = boundary_likelihoods(sides[0], ends.student, masks[0]).where(~ends.final, 0)
         other_end = boundary_likelihoods(sides[1], ends.teacher, masks[1]).where(~ends.final, 0)
         closes = ends.final | (ends.known & (other_end.exp() > least))
-        own_sum, other_sum = merge(student, ends.begins, closes), merge(teacher, ends.begins, closes)
+        own_sum, other_sum = (merge_spans(values, ends.begins, closes) for values in (student, teacher))
         values = span_divergence(own_sum + own_end, other_sum + other_end, self.config.temperature)
         return values.where(closes, 0)

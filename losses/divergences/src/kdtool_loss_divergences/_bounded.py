@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kdtool_torch import log_probabilities
 
-from kdtool_loss_divergences._softened import SMALLEST, by_logits, distribution
+from kdtool_loss_divergences._kl import SMALLEST, by_logits, distribution
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,32 +1,23 @@
-"""Library for code that computes with torch: batches, logits in chunks, recorded signals, device, random state.
+"""Code that computes with torch: the trainer `standard`, caches, optimizers, transforms, weightings, and their library.
 
-- `collate` makes batches of the rows of a packer; labels are shifted there and nowhere else. `move` brings a batch to a
-  device. Indices and lengths that depend on its values are computed in main memory (`compute_on_host`, `label_index`,
-  `document_bounds`, `batch_rows`), so that no GPU waits. `Documents` finds the documents of rows, and attention's
-  blocks and masks
-- `loss_mask` leaves rejected text out of token losses, `WeightMeans` makes token weights relative, `sum_over_ranks`
-  adds counts of several processes. `PhaseTerms` evaluates the terms of a phase, for trainers that keep all logits of a
-  micro-batch
-- Sequence losses get final states and heads (`kdtool.StepView`), so logits of a micro-batch never exist all at once:
-  `both_sides` gives student and teacher at the labelled positions, `Side.likelihoods` the likelihoods of their labels,
-  and `in_chunks` any other function of logits. `pair_layers` pairs layers of both. `chosen_tokens` gives a teacher's
-  log-probabilities of tokens that the student chose
-- `chunked_loss` is a token loss with the student's head as a plain function, for training loops without kdtool
-- Evaluators, which report what they compute, get logits from `exact_logits` by an `exact_head`. Losses and recorded
-  signals get `unrounded_logits`, which cost nothing more where the device returns float32
-- `Sampler` and `choose` draw the next tokens of texts, each by its own generator; `isolated_rng` isolates runs in one
-  process
-- `score_texts` and `score_continuations` compute log-likelihoods by a language model, `windows` cuts a text beyond its
-  context; `LogitsRuntime` opens a teacher that only has logits
-- A cache defines what to keep of a signal (`Recording`): `record_rows` writes shards that are complete or absent after
-  a kill, `RecordedRows` finds rows by key and verifies them, `recording_estimates` predicts memory and disk
-- `self_check` compares a wrapped model with itself before training, `require_same_logits` a rewritten one with the
-  original; `widen`, `release_mapping` and `give_back_memory` keep memory low where weights are converted
-- `complete_folder` and `content_hash` keep large files in the user's cache; `pick_device` and `compute_dtype` choose
-  device and precision; `student_estimates`, `forward_bytes` and `itemsize` predict memory and disk for `kdtool check`
+To follow a training step, start at `trainer/loop.py`, which makes the steps of a phase. It calls `objective.py`: the student
+and all that trains along, as one module that returns the loss. `head.py` projects final states to logits, chunk by chunk,
+and `terms.py` computes the losses of a chunk and their gradients.
 
-torch is imported when it is used: importing this package is cheap. The trainer and the other components are in its
-sub-packages.
+The names exported here serve any plugin that computes:
+
+- Batches: `collate` makes them from rows, `move` brings them to a device. Indices that depend on their values are computed
+  in main memory (`compute_on_host`, `label_index`), so that no GPU waits. `Documents` finds documents and their attention
+  masks
+- Logits: losses and signals get `unrounded_logits`, evaluators `exact_logits`. Those of a micro-batch never exist all at
+  once: sequence losses take `both_sides` and `in_chunks`
+- Losses in other loops: `chunked_loss` without kdtool, `PhaseTerms` in your own trainer
+- Text: `Sampler` draws tokens, `score_texts` computes log-likelihoods, `LogitsRuntime` opens a teacher that only has logits
+- Recordings: `record_rows` writes a cache's signals, `RecordedRows` reads them
+- Models: `self_check` before training, `require_same_logits` after rewriting, `isolated_rng` around both
+- Machine and files: `pick_device`, `compute_dtype`, `complete_folder`, `content_hash`, and estimates for `kdtool check`
+
+Importing this package is cheap: torch is imported when it is used. Components are in the sub-packages.
 """
 
 from __future__ import annotations
@@ -38,14 +29,11 @@ from kdtool_torch.batch import (
     collate,
     compute_on_host,
     copy_to_host,
-    document_bounds,
     is_labelled,
     label_index,
     loss_labels,
     loss_mask,
-    map_tensors,
     move,
-    original_of,
     select,
     select_at_labels,
 )
@@ -59,6 +47,7 @@ from kdtool_torch.device import (
     gpu_bytes,
     has_bfloat16,
     has_flash,
+    isolated_rng,
     max_over_ranks,
     named_device,
     pick_device,
@@ -86,6 +75,7 @@ from kdtool_torch.files import (
 from kdtool_torch.model import (
     eval_mode,
     give_back_memory,
+    layers_among,
     pair_layers,
     release_mapping,
     require_same_logits,
@@ -103,16 +93,12 @@ from kdtool_torch.numerics import (
     in_chunks,
     log_likelihood,
     log_probabilities,
-    logits_product,
-    product_in_float32,
-    returns_float32,
-    scale_and_cap,
     unrounded_logits,
 )
 from kdtool_torch.phase_terms import PhaseTerms
 from kdtool_torch.recording import Recording, record_rows
-from kdtool_torch.sampling import Sampler, choose, isolated_rng, seed_generators
-from kdtool_torch.scoring import LogitsRuntime, Window, score_continuations, score_texts, windows
+from kdtool_torch.sampling import Sampler, choose
+from kdtool_torch.scoring import LogitsRuntime, score_continuations, score_texts, windows
 from kdtool_torch.shards import RecordedRows, load_manifests
 
 __all__ = [
@@ -129,7 +115,6 @@ __all__ = [
     "Sampler",
     "Side",
     "WeightMeans",
-    "Window",
     "at_least_float32",
     "batch_rows",
     "both_sides",
@@ -144,7 +129,6 @@ __all__ = [
     "content_hash",
     "copy_to_host",
     "devices_here",
-    "document_bounds",
     "eval_mode",
     "exact_head",
     "exact_logits",
@@ -161,30 +145,24 @@ __all__ = [
     "isolated_rng",
     "itemsize",
     "label_index",
+    "layers_among",
     "load_manifests",
     "log_likelihood",
     "log_probabilities",
-    "logits_product",
     "loss_labels",
     "loss_mask",
-    "map_tensors",
     "max_over_ranks",
     "move",
     "named_device",
-    "original_of",
     "pair_layers",
     "pick_device",
-    "product_in_float32",
     "product_speed",
     "record_rows",
     "recording_estimates",
     "release_mapping",
     "require_same_logits",
-    "returns_float32",
-    "scale_and_cap",
     "score_continuations",
     "score_texts",
-    "seed_generators",
     "select",
     "select_at_labels",
     "self_check",

@@ -286,6 +286,11 @@ def loss_labels(labels: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
     return labels if rejected is None else labels.masked_fill(rejected != 0, NO_LABEL)
 
 
+def count_targets(batch: kdtool.Batch) -> int:
+    """Return how many positions token losses see; for a batch in main memory, else a GPU waits."""
+    return int((loss_labels(batch.labels, batch.columns) != NO_LABEL).sum())
+
+
 def loss_mask(batch: kdtool.Batch) -> Tensor | None:
     """Return the numbers of those of the N labelled positions that token losses see, int64; None if they see all."""
     rejected = batch.columns.get("rejected")

@@ -1,8 +1,12 @@
-"""Device, precision and speed of this machine, and numbers that the processes of a run agree on.
+"""Device, precision and speed of this machine, random generators, and numbers that the processes of a run agree on.
 
 `compute_dtype("auto", device)` measures whether bfloat16 beats float32 in a matrix product, because on CPUs that
 depends on the instructions they have: with AVX512-BF16 it is four times as fast, without it slower. The answer is kept
 for this machine and version of torch: the precision of a run must not depend on how busy the machine was.
+
+Random generators, torch's default dtype and the functions of torch that transformers replaces while it builds a model
+belong to the whole process. Code that builds, loads or trains a model therefore holds the lock of `isolated_rng`: runs
+in several threads take turns. Recording signals and scoring use no such state, and run in parallel.
 
 Numbers of several processes are exchanged through main memory (gloo): no GPU is waited for.
 """
@@ -11,9 +15,11 @@ from __future__ import annotations
 
 import os
 import platform
+import random
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from inspect import signature
 from pathlib import Path
@@ -258,3 +264,67 @@ def _reduce(values: Sequence[float], world: int, operation: str) -> list[float]:
     tensor: Any = torch.tensor(values, dtype=torch.float64)
     torch.distributed.all_reduce(tensor, getattr(torch.distributed.ReduceOp, operation))
     return list(tensor.tolist())
+
+
+_TURN = threading.RLock()
+
+
+_LOOK_SECONDS = 0.5
+
+
+@contextmanager
+def isolated_rng(seed: int | None = None, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Run with exclusive, seeded, restored global RNG state.
+
+    Blocks nest within a thread. Code in the block must not wait for another thread that wants a turn.
+
+    Args:
+        seed: seed of Python's, NumPy's and torch's generators; None leaves them as they are.
+        waiting: called once if another thread has the lock.
+    """
+    _take_turn(waiting)
+    try:
+        with _restore_generators():
+            if seed is not None:
+                seed_generators(seed)
+            yield
+    finally:
+        _TURN.release()
+
+
+def _take_turn(waiting: Callable[[str], None] | None) -> None:
+    if _TURN.acquire(timeout=_LOOK_SECONDS):
+        return
+    if waiting is not None:
+        waiting("another run of this process is building or training a model; waiting for its turn to end")
+    while not _TURN.acquire(timeout=_LOOK_SECONDS):  # a wait without end could not be interrupted on Windows
+        pass
+
+
+def seed_generators(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's generators, on all devices. `seed` is from 0 to 2³² - 1."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def _restore_generators() -> Iterator[None]:
+    import numpy as np
+    import torch
+
+    cuda: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if cuda else ()
+    python, numpys = random.getstate(), np.random.get_state()  # libraries draw from both
+    metal = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpys)
+        if metal is not None:
+            torch.mps.set_rng_state(metal)

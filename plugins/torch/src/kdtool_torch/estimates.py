@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import kdtool
-import torch
-from torch import Tensor, nn
 
 from kdtool_torch.device import compute_dtype, pick_device
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _SIZES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8, "int8": 1, "uint8": 1}
 _STORED = "kdtool_stored_bytes"
@@ -100,9 +101,8 @@ def recording_estimates(
             continue
         size = bytes_a_token(signals, facts)
         shard = rows_per_shard * signals.row_length
-        states = batch * signals.row_length * getattr(torch, facts.dtype).itemsize
-        layer = states * (4 * facts.hidden + 3 * facts.feed_forward)
-        held, in_use = int(2 * min(shard, signals.tokens or shard) * size), layer + working
+        held = int(2 * min(shard, signals.tokens or shard) * size)
+        in_use = forward_bytes(facts, batch * signals.row_length, facts.dtype) + working
         host = held + in_use if on_host else held
         note = (
             "" if signals.tokens else f"{size:.0f} bytes per token; the number of tokens is known when the text is read"

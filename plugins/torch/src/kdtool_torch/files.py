@@ -1,6 +1,6 @@
 """Large files: the user's cache, folders that are complete or absent, hashes computed once, and tensors in files.
 
-Files get the permissions of the umask; safetensors alone would make them readable only for their owner.
+Files get the permissions of the umask; safetensors by itself would make them readable only for their owner.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def content_hash(file: Path) -> str:
     known = _read_hashes(store)
     if key in known:
         return known[key]
-    digest = _hash(file)
+    digest = hash_file(file)
     write_cached(store, json.dumps({**_read_hashes(store), key: digest}))
     return digest
 
@@ -122,7 +122,7 @@ def _write_sums(folder: Path) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = folder / f"{_SUMS}.writing"
     sums.write_text(
-        "".join(f"{_hash(file)}  {file.relative_to(folder).as_posix()}\n" for file in files), encoding="utf-8"
+        "".join(f"{hash_file(file)}  {file.relative_to(folder).as_posix()}\n" for file in files), encoding="utf-8"
     )
     sums.replace(folder / _SUMS)
 
@@ -132,7 +132,7 @@ def _is_as_written(file: Path, expected: str) -> bool:
         status = file.stat()
         known = (str(file), status.st_size, status.st_mtime_ns)
         if known not in _compared:
-            if _hash(file) != expected:
+            if hash_file(file) != expected:
                 return False
             _compared.add(known)
     except OSError:
@@ -140,7 +140,8 @@ def _is_as_written(file: Path, expected: str) -> bool:
     return True
 
 
-def _hash(file: Path) -> str:
+def hash_file(file: Path) -> str:
+    """Return a file's SHA-256."""
     with file.open("rb") as opened:
         return file_digest(opened, "sha256").hexdigest()
 

@@ -114,6 +114,8 @@ class HeadWork:
     """Kept between steps: logits are written into the same memory."""
     totals: Tensor = field(default_factory=lambda: torch.zeros(2, 0))
     finite: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.bool))
+    given_logits: Mapping[str, Tensor] = field(default_factory=dict)
+    """Of teachers whose logits [N, V] exist, in place of signals."""
 
     @cached_property
     def projection(self) -> Projection:
@@ -135,7 +137,7 @@ class HeadWork:
 
     def project_teachers(self, rows: slice | Tensor, buffers: dict[Any, Tensor] | None = None) -> dict[str, Tensor]:
         """Return each teacher's logits of these positions; written into `buffers` if given."""
-        logits = {}
+        logits = {name: given[rows] for name, given in self.given_logits.items()}
         for name, head in self.teacher_projections.items():
             lazy = self.signals[name].lazy
             assert lazy is not None  # noqa: S101 - or it would have no projection

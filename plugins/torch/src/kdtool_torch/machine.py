@@ -19,7 +19,6 @@ import psutil
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers.pytorch_utils import Conv1D
 
 from kdtool_torch.device import DtypeName, compute_dtype, has_bfloat16
 from kdtool_torch.estimates import stored_bytes
@@ -33,11 +32,6 @@ def chosen_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
     if name == "auto" and device.type == "cuda" and not has_bfloat16():
         return torch.float16
     return compute_dtype(name, device)
-
-
-def autocast_to(dtype: torch.dtype, device: torch.device) -> torch.autocast:
-    """Return autocast to the dtype of products; it does nothing in float32."""
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -89,9 +83,6 @@ def tuned_malloc() -> Iterator[None]:
         library.malloc_trim(0)
 
 
-_PRODUCTS = {nn.Linear, Conv1D, nn.Embedding}
-"""Layers whose weights autocast casts, or that are looked up in. Others, such as norms, and embeddings that scale what they
-look up, compute in float32."""
 _FLOAT = 4
 
 
@@ -166,10 +157,11 @@ def frozen_dtypes(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             owners.setdefault(id(parameter), set()).add(type(module))
+    of_products = _product_layers()
     products = {
         id(module.weight)
         for module in model.modules()
-        if type(module) in _PRODUCTS and owners[id(module.weight)] <= _PRODUCTS
+        if type(module) in of_products and owners[id(module.weight)] <= of_products
     }
     return {
         name: dtype if id(parameter) in products else torch.float32
@@ -179,6 +171,16 @@ def frozen_dtypes(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype
         and stored_bytes(parameter) == parameter.numel() * parameter.dtype.itemsize
         and _memory(parameter) not in learning
     }
+
+
+def _product_layers() -> set[type]:
+    """Return the classes of layers whose weights autocast casts, or that are looked up in.
+
+    Others, such as norms, and embeddings that scale what they look up, compute in float32. transformers is not imported for
+    its class: a model that has such layers did so.
+    """
+    loaded = sys.modules.get("transformers.pytorch_utils")
+    return {nn.Linear, nn.Embedding, *([] if loaded is None else [loaded.Conv1D])}
 
 
 def _memory(parameter: nn.Parameter) -> Hashable:

@@ -1,4 +1,4 @@
-"""Whole models: evaluation mode, start-up checks, memory of rewritten weights, pairs of layers.
+"""Whole models: evaluation mode, start-up checks, memory of rewritten weights, layers and pairs of them.
 
 A trainer calls `self_check` once before its first step; transforms that rewrite a trained model do so under
 `require_same_logits`, so that wrapping and rewriting fail loudly. Each takes well under a second for small models.
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import kdtool
+
+from kdtool_torch.numerics import product_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -112,11 +114,7 @@ def _in_float32(model: Any) -> Iterator[None]:
 
 def _tolerance(weight: Tensor) -> float:
     """Return what the coarsest dtype of a product with `weight` may change of logits."""
-    import torch
-
-    device = weight.device.type
-    products = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-    return max(_TOLERANCE[str(dtype).removeprefix("torch.")] for dtype in (weight.dtype, products))
+    return max(_TOLERANCE[str(dtype).removeprefix("torch.")] for dtype in (weight.dtype, product_dtype(weight)))
 
 
 @contextmanager
@@ -210,6 +208,17 @@ def _is_mapped_privately(begin: int, end: int) -> bool:
             if first <= begin < last:
                 return end <= last and mode.endswith("p") and inode != "0"
     return False
+
+
+def layers_among(model: nn.Module, count: int) -> nn.ModuleList | None:
+    """Return the first list of `count` modules inside a model, which are its layers; None if there is none."""
+    from torch import nn
+
+    for module in model.modules():
+        for child in module.children():
+            if isinstance(child, nn.ModuleList) and len(child) == count:
+                return child
+    return None
 
 
 def pair_layers(

@@ -48,6 +48,14 @@ def log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.gather(-1, labels[:, None])[:, 0] - logits.logsumexp(-1)
 
 
+def product_dtype(weight: Tensor) -> dtype:
+    """Return the dtype in which a product with `weight` is computed: autocast's if that is on, else the weight's."""
+    import torch
+
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
 def returns_float32(device: device, dtype: dtype) -> bool:
     """Return whether products of half-precision operands are available in float32, unrounded."""
     import torch
@@ -183,7 +191,7 @@ def both_sides(view: kdtool.StepView, loss: str) -> tuple[Side, Side]:
         raise kdtool.PluginError(f"{loss} compares with a teacher's logits, and its signal contains none")
     other, lazy = view.teacher_batch or view.batch, view.teacher.lazy
     student = Side(view.student.last, select_at_labels(view.batch.labels, view.batch), view.head)
-    teacher = Side(lazy.hidden.detach(), select_at_labels(other.labels, other), _without_gradient(lazy.head))
+    teacher = Side(lazy.hidden.detach(), select_at_labels(other.labels, other), detach_head(lazy.head))
     for who, side in (("student's", student), ("teacher's", teacher)):
         if len(side.states) != len(side.labels):
             raise kdtool.PluginError(
@@ -193,7 +201,8 @@ def both_sides(view: kdtool.StepView, loss: str) -> tuple[Side, Side]:
     return student, teacher
 
 
-def _without_gradient(head: kdtool.Head) -> kdtool.Head:
+def detach_head(head: kdtool.Head) -> kdtool.Head:
+    """Return the head without gradient for weight and bias."""
     learns = head.weight.requires_grad or (head.bias is not None and head.bias.requires_grad)
     if not learns:
         return head  # itself: a trainer's head may keep its cast weight
@@ -233,3 +242,10 @@ def chosen_tokens(lazy: kdtool.LazyLogits, want: kdtool.SignalRequest) -> kdtool
             logs = (exact_logits(head, states[part]) / want.temperature).log_softmax(-1)
             result[part] = logs.gather(-1, ids[part].clamp(min=0).long()).masked_fill(ids[part] < 0, 0.0)
     return kdtool.ChosenTokens(ids, result, want.temperature)
+
+
+def autocast_to(dtype: torch.dtype, device: torch.device) -> torch.autocast:
+    """Return autocast to the dtype of products; it does nothing in float32."""
+    import torch
+
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)

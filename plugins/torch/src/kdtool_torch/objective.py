@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from kdtool_torch.batch import loss_mask, select, select_at_labels
-from kdtool_torch.head import HeadWork, SequenceHead, sequence_head
-from kdtool_torch.head import head_loss as chunked_loss
+from kdtool_torch.device import isolated_rng
+from kdtool_torch.head import HeadWork, SequenceHead, head_loss, sequence_head
 from kdtool_torch.signals import MicroBatch, select_signal
 from kdtool_torch.stats import (
     StepStats,
@@ -25,12 +25,12 @@ from kdtool_torch.stats import (
     raise_for_token_losses,
     raise_if_student_diverged,
     raise_nonfinite_loss,
+    sampled_overlaps,
     squared_norm_of_sequence_loss,
     squared_norms_at_embedding,
     squared_norms_at_last,
 )
-from kdtool_torch.stats import sampled_overlaps as sum_of_some
-from kdtool_torch.terms import BoundTerm, Chunk, ChunkLoss, learns_on_policy
+from kdtool_torch.terms import BoundTerm, Chunk, ChunkLoss, bind_terms, learns_on_policy
 
 NOTHING_INSIDE = kdtool.SignalRequest()
 
@@ -44,6 +44,29 @@ class Sizes:
     loss_chunk_size: int
     rows_per_step: int
     """Rows of one step over all micro-batches and ranks: what sequence losses are divided by."""
+
+
+def make_loss_modules(run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.LanguageModel) -> dict[str, nn.Module]:
+    """Return the modules that losses train along with the student, by their terms' names.
+
+    Raises:
+        PluginError: a teacher that a loss makes its module for does not describe itself.
+    """
+    facts = dict[str, kdtool.ModelFacts]()
+    for term in phase.terms:
+        if term.name in run.implementing("kdtool_modules") and term.teacher is not None:
+            described = run.component(term.teacher, kdtool.Teacher).kdtool_describe(run)
+            if described is None:
+                raise kdtool.PluginError(
+                    f"{term.teacher} does not describe itself, which {term.name} needs for its modules"
+                )
+            facts[term.name] = described
+    with isolated_rng(run.seed):
+        modules = {
+            name: run.component(name, kdtool.SequenceLoss).kdtool_modules(student.facts, teacher)
+            for name, teacher in facts.items()
+        }
+    return {name: module for name, module in modules.items() if module is not None}
 
 
 class DistillationModule(nn.Module):
@@ -61,7 +84,7 @@ class DistillationModule(nn.Module):
     ) -> None:
         super().__init__()
         self.student = student.model
-        self.loss_modules = nn.ModuleDict({_key(name): module for name, module in loss_modules.items()})
+        self.loss_modules = nn.ModuleDict({module_key(name): module for name, module in loss_modules.items()})
         self.language_model = student
         self.run = run
         self.terms = tuple(terms)
@@ -88,6 +111,21 @@ class DistillationModule(nn.Module):
         """Raise in `forward` for values that are not finite. A GPU would wait for each check, so the loop reads `stats` when
         the step is over, and only then computes it again with checks."""
         self.stats = self._empty_stats()
+
+    @classmethod
+    def bind(
+        cls,
+        run: kdtool.RunInfo,
+        phase: kdtool.Phase,
+        student: kdtool.LanguageModel,
+        signals: Mapping[str, kdtool.Signal],
+        loss_modules: Mapping[str, nn.Module],
+        sizes: Sizes,
+    ) -> DistillationModule:
+        """Return the module of a phase; `signals` are those of a first batch. Raises as `bind_terms`."""
+        terms = bind_terms(run, phase, signals)
+        loss = ChunkLoss([bound for bound in terms if bound.per_token], [*run.bound("kdtool_token_weight").values()])
+        return cls(run, student, terms, loss, loss_modules, sizes, phase.student_request)
 
     def begin_step(self, step: int, progress: float, factors: Sequence[float], measure_norms: bool) -> None:
         """Prepare for the step with this number, from 1. `factors` are weight · scale · balance of each term."""
@@ -179,7 +217,7 @@ class DistillationModule(nn.Module):
         if not self._token:
             return self._zero_of_all(outputs[0])
         work = self.head_work(micro_batch, outputs)
-        loss = chunked_loss(work, self.stats.tokens)
+        loss = head_loss(work, self.stats.tokens)
         self.stats.add_check(work.finite)
         if self.checks_at_once and not bool(work.finite):
             raise_for_token_losses(self.run, work, int(self.step))
@@ -188,7 +226,7 @@ class DistillationModule(nn.Module):
         if self.measures_norms and self._embedding is None:
             self.stats.squared_norms[self._token_index] += squared_norms_at_last(work, self.stats.tokens)
         if self.measures_overlap:
-            self.stats.overlap += sum_of_some(work)
+            self.stats.overlap += sampled_overlaps(work)
         return loss
 
     def _learning(self) -> Tensor:
@@ -234,7 +272,7 @@ class DistillationModule(nn.Module):
         if signal is not None and signal.lazy is not None:
             signal = replace(signal, lazy=replace(signal.lazy, head=sequence_head(signal.lazy.head).frozen()))
         second = outputs[1] if bound.term.forward_passes == 2 else None
-        inside = bound.term.layers, dict(self.loss_modules.items()).get(_key(bound.term.name))
+        inside = bound.term.layers, dict(self.loss_modules.items()).get(module_key(bound.term.name))
         return kdtool.StepView(
             micro_batch.batch, outputs[0], signal, self.progress, self.step, teacher_batch, head, second, *inside
         )
@@ -275,6 +313,6 @@ class DistillationModule(nn.Module):
         return StepStats(*(torch.zeros(size, device=self.progress.device) for size in (*[len(self.terms)] * 4, 4)))
 
 
-def _key(name: str) -> str:
+def module_key(name: str) -> str:
     """Return the name of a term's module: torch allows no dots in it."""
     return name.replace(".", "/")

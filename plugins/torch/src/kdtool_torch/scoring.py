@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _BATCH_TOKENS = 8192
 _TEXTS_AT_ONCE = 64
-_HEAD_ROWS = 512
+_ROWS = 512
+"""Positions whose logits exist at once."""
 
 
 def score_texts(
@@ -110,7 +111,7 @@ def _scores(
     on_host = kdtool.Batch(inputs, positions.clamp(min=0), labels, document, ("",) * len(rows))
     states = model.backbone(move(on_host, device), kdtool.SignalRequest()).last
     targets = labels[labels != NO_LABEL].to(device, non_blocking=True)
-    chunks = zip(torch.split(states, _HEAD_ROWS), torch.split(targets, _HEAD_ROWS), strict=True)
+    chunks = zip(torch.split(states, _ROWS), torch.split(targets, _ROWS), strict=True)
     scores = torch.cat([score(exact_logits(head, chunk), of_chunk) for chunk, of_chunk in chunks])
     return torch.split(scores.cpu(), [part.stop - part.scored for _, part in rows])
 
@@ -156,10 +157,6 @@ def windows(count: int, size: int, done: int = 0) -> Iterator[Window]:
         stop = min(start + size, count)
         yield Window(start, scored, stop)
         scored, start = stop, start + max(1, size // 2)
-
-
-_ROWS = 512
-"""Positions whose logits exist at once."""
 
 
 class LogitsRuntime(kdtool.Runtime):

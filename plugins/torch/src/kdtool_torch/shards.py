@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import kdtool
 
 from kdtool_torch.batch import NO_LABEL, original_of
-from kdtool_torch.files import write_safetensors
+from kdtool_torch.files import hash_file, write_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +52,7 @@ def save(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[
     target, beside = folder / f"{name}.safetensors", folder / f".{name}.writing"
     try:
         write_safetensors(tensors, beside)
-        digest, size = _digest(beside), beside.stat().st_size
+        digest, size = hash_file(beside), beside.stat().st_size
         _publish(beside, target)
         manifest = {"format": FORMAT, "sha256": digest, "bytes": size, **facts}
         beside.write_text(json.dumps({**manifest, _OWN: _own_digest(manifest)}), encoding="utf-8")
@@ -106,7 +106,7 @@ def verify(folder: Path, name: str, manifest: Mapping[str, Any]) -> Path:
     path = folder / f"{name}.safetensors"
     try:
         hashing = os.environ.get("RANK", "0") == "0"
-        if path.stat().st_size == manifest["bytes"] and (not hashing or _digest(path) == manifest["sha256"]):
+        if path.stat().st_size == manifest["bytes"] and (not hashing or hash_file(path) == manifest["sha256"]):
             return path
     except OSError as error:
         raise kdtool.StorageError(f"{path} cannot be read: {error}; {REMEDY}") from error
@@ -115,11 +115,6 @@ def verify(folder: Path, name: str, manifest: Mapping[str, Any]) -> Path:
 
 def _own_digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _publish(beside: Path, target: Path) -> None:

@@ -37,7 +37,7 @@ class StepStats:
     """One step's figures on this rank: each term's share of the mean value, and of its squared gradient norm.
 
     `weights` is its sum of token weights. `seen` is how many tokens (or rows) it sees on all ranks, not on this one.
-    `overlap` is the sum of `sum_of_some` over micro-batches, [4].
+    `overlap` is the sum of `sampled_overlaps` over micro-batches, [4].
     """
 
     values: Tensor

@@ -2,7 +2,7 @@
 
 Terms are bound once per phase, from hooks and the first batch's signals. The chunked head calls `ChunkLoss` some thirty
 times per step. Eager, each loss returns its analytic gradient, or PyTorch differentiates it. Compiled, losses and
-gradient become one kernel; results agree up to rounding. Whether to compile is decided by a rule without timing, so
+gradient become one kernel; results agree up to rounding. A rule without timing decides whether to compile, so
 that a resumed phase and all ranks do the same. Several teachers are mixed in probability space, chunk by chunk, so that
 no teacher's logits exist for more positions.
 """
@@ -195,11 +195,6 @@ class ChunkLoss:
     def eager(self) -> None:
         """Switch back to uncompiled losses."""
         self._compiled = None
-
-    @property
-    def is_compiled(self) -> bool:
-        """True if the losses run compiled."""
-        return self._compiled is not None
 
     def _objective_of_flat(self, logits: Logits, *flat: Any) -> tuple[Tensor, Tensor]:
         chunk = Chunk(*(*flat, logits))

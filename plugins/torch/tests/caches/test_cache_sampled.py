@@ -13,7 +13,7 @@ import torch
 from kdtool_testing import CacheConformance, ListSource, make_run
 from kdtool_torch import collate, numerics
 from kdtool_torch.caches import Sampled, TopK
-from kdtool_torch.caches import tokens as _token_targets
+from kdtool_torch.caches import tokens as tokens_module
 from kdtool_torch.caches.tokens import SampledTargets, TokenTargets, TopKTargets, chunk_bytes
 
 MIB = 2**20
@@ -242,7 +242,7 @@ def test_the_likeliest_tokens_that_a_teacher_names_are_recorded(tmp_path: Path) 
 def test_a_chunk_is_sized_by_the_free_memory_of_a_gpu(
     monkeypatch: pytest.MonkeyPatch, free: int | None, size: int
 ) -> None:
-    monkeypatch.setattr(_token_targets, "free_gpu_bytes", lambda _: free)
+    monkeypatch.setattr(tokens_module, "free_gpu_bytes", lambda _: free)
     assert chunk_bytes(torch.device("cpu")) == size * MIB
 
 
@@ -253,7 +253,7 @@ def test_files_do_not_depend_on_the_size_of_a_chunk(tmp_path: Path, monkeypatch:
     for positions in (1, 7, 10_000):
         folder = tmp_path / str(positions)
         folder.mkdir()
-        monkeypatch.setattr(_token_targets, "_CPU_CHUNK", positions * 8 * 50)
+        monkeypatch.setattr(tokens_module, "_CPU_CHUNK", positions * 8 * 50)
         cache.kdtool_record(make_run(folder), ListSource(rows()), teacher, folder)
         files.append({path.name: path.read_bytes() for path in folder.glob("*.safetensors")})
     assert files[0] == files[1] == files[2]

@@ -160,10 +160,3 @@ def test_the_state_in_8_bits_takes_a_quarter(tmp_path: Path) -> None:
         measured[cls] = sum(tensor.numel() * tensor.itemsize for tensor in tensors)
     assert measured[AdamW] == pytest.approx(AdamW.state_bytes * size, rel=1e-3)
     assert measured[AdamW8Bit] == pytest.approx(AdamW8Bit.state_bytes * size, rel=2e-2)
-
-
-def test_bitsandbytes_that_is_not_installed_is_a_problem_of_the_check(tmp_path: Path, monkeypatch: Any) -> None:
-    component = AdamW8Bit(AdamW8Bit.Config())
-    monkeypatch.setattr("kdtool_torch.optimizers.find_spec", lambda name: None)
-    (problem,) = component.kdtool_check(make_run(tmp_path), "start")
-    assert "pip install bitsandbytes" in problem

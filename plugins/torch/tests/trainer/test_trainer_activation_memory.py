@@ -41,7 +41,7 @@ def kept(student: TransformersModel, dtype: torch.dtype, passes: int = 1) -> int
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "starcoder2", "gpt2", "gemma2"])
-def test_a_activation_memory_keeps_what_a_forward_pass_does(family: str, dtype: torch.dtype, frozen: bool) -> None:
+def test_an_estimate_keeps_what_a_forward_pass_does(family: str, dtype: torch.dtype, frozen: bool) -> None:
     student = tiny_model(family, layers=5, **SHAPE)
     outline = outline_of(student.model.config)
     for model in (student.model, outline.model) if frozen else ():

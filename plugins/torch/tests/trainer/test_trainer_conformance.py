@@ -48,20 +48,3 @@ def test_a_state_that_cannot_be_stored_is_named(tmp_path: Path) -> None:
     phase = make_phase(tmp_path, [kdtool.LossTerm("losses.ce", "ce", 1.0)], steps=3)
     with pytest.raises(kdtool.PluginError, match=r"weightings.hoards.*kdtool_balance.*set is not JSON"):
         make_trainer(checkpoint_every=1).kdtool_train(run, phase, make_model(1))
-
-
-def test_settings_that_change_rounding_are_part_of_what_is_trained() -> None:
-    def free(field: Any) -> bool:
-        extra = field.json_schema_extra
-        return isinstance(extra, dict) and kdtool.does_not_affect_results().items() <= extra.items()
-
-    found = {name for name, field in StandardTrainer.Config.model_fields.items() if free(field)}
-    assert found == {
-        "rollouts",
-        "sharding",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "log_every",
-        "gradient_norms_every",
-        "stop_hopeless",
-    }

@@ -8,7 +8,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool_torch.trainer import train as _train
+from kdtool_torch.trainer import train as train_module
 from kdtool_torch.trainer.loop import TrainingLoop
 from trainer_models import make_model, train
 
@@ -43,9 +43,9 @@ def whole(folder: Path, **settings: Any) -> tuple[dict[str, torch.Tensor], list[
 def test_a_phase_does_not_go_on_in_another_precision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: torch.dtype, second: torch.dtype
 ) -> None:
-    monkeypatch.setattr(_train, "chosen_dtype", lambda *_: first)  # as `auto` on another machine
+    monkeypatch.setattr(train_module, "chosen_dtype", lambda *_: first)  # as `auto` on another machine
     interrupted(tmp_path, monkeypatch, dtype="auto")
-    monkeypatch.setattr(_train, "chosen_dtype", lambda *_: second)
+    monkeypatch.setattr(train_module, "chosen_dtype", lambda *_: second)
     names = [str(dtype).removeprefix("torch.") for dtype in (first, second)]
     with pytest.raises(
         kdtool.UsageError, match=rf"started in {names[0]} and cannot resume in {names[1]}, .*checkpoints$"

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import gradients, greatest_difference, tiny_model
 from kdtool_torch.machine import frozen_bytes, frozen_weights_held
-from kdtool_torch.trainer import train as _train
+from kdtool_torch.trainer import train as train_module
 from kdtool_transformers import TransformersModel
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -70,7 +70,7 @@ def test_frozen_weights_are_held_in_the_compute_dtype_and_nothing_computed_chang
     }
     assert Looks.found == expected_dtypes | ({} if tied else {"head.weight": FP32})
     with monkeypatch.context() as patched:
-        patched.setattr(_train, "frozen_weights_held", lambda model, dtype: nullcontext())
+        patched.setattr(train_module, "frozen_weights_held", lambda model, dtype: nullcontext())
         plain = train(tmp_path / "plain", student(exact, tied, frozen), "bfloat16")
     assert set(Looks.found.values()) == {FP32}
     for name, weight in found.items():

@@ -16,8 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_testing import make_run
 from kdtool_torch import collate
-from kdtool_torch.head import HeadWork
-from kdtool_torch.head import head_loss as chunked_loss
+from kdtool_torch.head import HeadWork, head_loss
 from kdtool_torch.objective import DistillationModule, Sizes
 from kdtool_torch.signals import MicroBatch
 from kdtool_torch.terms import Chunk, ChunkLoss, bind_terms
@@ -314,7 +313,7 @@ def test_any_chunking_of_any_number_of_positions_gives_the_same(
     rows = Chunk(labels, labels, {}, torch.tensor([1.5]), torch.zeros(()), torch.zeros(()))
     head = kdtool.Head(weight, vocabulary)
     work = HeadWork(loss, rows, {}, [hidden], head, torch.float32, head_chunk_size, loss_chunk_size)
-    value = chunked_loss(work, torch.tensor(7.0))
+    value = head_loss(work, torch.tensor(7.0))
     found = torch.autograd.grad(value, [hidden, weight])
     plain = 1.5 * F.cross_entropy(hidden @ weight[:vocabulary].T, labels, reduction="sum") / 7
     expected = torch.autograd.grad(plain, [hidden, weight])

@@ -13,8 +13,7 @@ import kdtool
 import pytest
 import torch
 from kdtool_testing import make_run
-from kdtool_torch.stats import OVERLAP_FIGURES as FIGURES
-from kdtool_torch.stats import overlaps
+from kdtool_torch.stats import OVERLAP_FIGURES, overlaps
 from kdtool_torch.trainer.loop import TrainingLoop
 from kdtool_torch.trainer.validation import EarlyVerdict, Growth
 from torch import Tensor
@@ -135,7 +134,7 @@ def test_a_student_that_learns_is_not_flagged(tmp_path: Path, monkeypatch: pytes
     lines = [json.loads(line) for line in (tmp_path / "checkpoints" / "history.jsonl").read_text("utf-8").splitlines()]
     figures = {line["step"]: line["figures"] for line in lines}
     assert [step for step, found in figures.items() if found] == [1, 10]
-    assert set(figures[1]) == set(FIGURES)
+    assert set(figures[1]) == set(OVERLAP_FIGURES)
     assert all(0 < value < 1 for value in figures[10].values())
 
 

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from trainer_process import free_port, start, train_long
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 KILLS = int(os.environ.get("KILLS", "3"))
 ELASTIC = 1e-6

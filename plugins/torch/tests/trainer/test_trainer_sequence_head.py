@@ -9,8 +9,7 @@ import kdtool
 import pytest
 import torch
 from kdtool_torch import Side, numerics
-from kdtool_torch import head as _sequence_head
-from kdtool_torch.head import sequence_head
+from kdtool_torch.head import _Cast, sequence_head
 from torch import Tensor
 
 VOCABULARY, PADDED, WIDTH, COUNT = 13, 16, 8, 11
@@ -65,13 +64,13 @@ def test_half_precision_is_as_near_to_float64_as_its_products(dtype: torch.dtype
 @pytest.mark.usefixtures("small_chunks")
 def test_the_weight_is_cast_once_for_all_chunks_and_vocabularies(monkeypatch: pytest.MonkeyPatch) -> None:
     casts: list[torch.dtype] = []
-    cast = _sequence_head._Cast.forward
+    cast = _Cast.forward
 
     def counted(ctx: Any, weight: Tensor, dtype: torch.dtype, operand: Any) -> Tensor:
         casts.append(dtype)
         return cast(ctx, weight, dtype, operand)
 
-    monkeypatch.setattr(_sequence_head._Cast, "forward", staticmethod(counted))
+    monkeypatch.setattr(_Cast, "forward", staticmethod(counted))
     head, states, labels = make_head(0)
     shared = sequence_head(head, torch.bfloat16)
     assert not casts, "losses of layers do not use it"

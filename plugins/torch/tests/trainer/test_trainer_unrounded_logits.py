@@ -8,10 +8,9 @@ import kdtool
 import pytest
 import torch
 from kdtool_testing import make_run
-from kdtool_torch import head as _projection
+from kdtool_torch import head as head_module
 from kdtool_torch import numerics
-from kdtool_torch.head import HeadWork, sequence_head
-from kdtool_torch.head import head_loss as chunked_loss
+from kdtool_torch.head import HeadWork, head_loss, sequence_head
 from kdtool_torch.terms import Chunk, ChunkLoss, bind_terms
 from torch import Tensor
 from trainer_models import KL, kl_term, make_phase, mixture
@@ -28,7 +27,7 @@ def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
         assert a.dtype == b.dtype == HALF
         return torch.mm(a.float(), b.float(), out=out)
 
-    for module in (numerics, _projection):
+    for module in (numerics, head_module):
         monkeypatch.setattr(module, "returns_float32", lambda _device, dtype: dtype == HALF)
         monkeypatch.setattr(module, "product_in_float32", unrounded)
 
@@ -65,7 +64,7 @@ def head_gradients(folder: Path, dtype: torch.dtype) -> tuple[list[Tensor], Seen
     rows = Chunk(labels, labels, {}, torch.tensor([1.5]), torch.zeros(()), torch.zeros(()))
     head = kdtool.Head(weight, VOCABULARY, None, 0.7, 9.0)
     work = HeadWork(of_chunk, rows, signals, [hidden], head, dtype, 17, 5)
-    return list(torch.autograd.grad(chunked_loss(work, torch.tensor(7.0)), [hidden, weight])), loss
+    return list(torch.autograd.grad(head_loss(work, torch.tensor(7.0)), [hidden, weight])), loss
 
 
 def error(folder: Path) -> float:

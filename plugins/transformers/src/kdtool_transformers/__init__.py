@@ -1,12 +1,14 @@
-"""Language models of transformers as kdtool sees them: a library that teacher, student and exporter plugins share.
+"""Language models of transformers: a library that teacher, student and exporter plugins share.
 
-- `open_model` and `open_tokenizer` open a folder or a Hub name, and return `TransformersModel` and `TransformersTokenizer`;
-  `TransformersRuntime` scores and answers
-- `outline_of` returns a model without memory for its weights, for checks
-- `CausalTeacher` is a complete teacher for plugins that only locate weights, `PublishedTeacher` one for published families
-- `CausalStudent` is a student that opens saved folders, for plugins that only build it
-- `streaming` yields answers while they are generated, `card` writes model cards, and `transforms` contains `lora`,
-  `qlora`, `qat`, `compile` and `liger`
+Start at `model.py`, which makes a model of transformers a `kdtool.LanguageModel`, and `opening.py`, which opens one from a
+folder or by its Hub name. `teacher.py` and `student.py` are components on top of these.
+
+- Models: `open_model`, `open_tokenizer` and `outline_of`, a model without memory for its weights, for checks
+- Teachers and students: subclass `CausalTeacher` to locate weights only, `PublishedTeacher` for a published family,
+  `CausalStudent` to build the model only
+- Text: `TransformersRuntime` scores and answers; `streaming` yields answers while they are generated
+- Transforms: `lora`, `qlora`, `qat`, `compile` and `liger`, in `transforms.py`
+- Model cards: `card`
 
 Names load when first used, so that importing this package imports neither torch nor transformers.
 """

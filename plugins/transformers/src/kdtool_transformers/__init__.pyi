@@ -1,34 +1,23 @@
-"""The public names of this package, for type checkers and for `__init__.py`, which loads each name when it is first used."""
+"""Public names of this package, for type checkers, and for `__init__.py`, which loads each from the module given here."""
 
-from kdtool_transformers.attention import attend_in_blocks as attend_in_blocks
-from kdtool_transformers.attention import choose_kernel as choose_kernel
-from kdtool_transformers.attention import document_masks_skipped as document_masks_skipped
-from kdtool_transformers.attention import replace_attention as replace_attention
-from kdtool_transformers.causal import CausalModel as CausalModel
-from kdtool_transformers.causal import cache_name as cache_name
 from kdtool_transformers.causal import causal_of as causal_of
 from kdtool_transformers.causal import decoder_layers as decoder_layers
-from kdtool_transformers.causal import layers_among as layers_among
+from kdtool_transformers.causal import no_progress_bar as no_progress_bar
 from kdtool_transformers.generation import answer_requests as answer_requests
-from kdtool_transformers.generation import end_ids as end_ids
-from kdtool_transformers.generation import finish_text as finish_text
 from kdtool_transformers.generation import generate as generate
-from kdtool_transformers.generation import prompt_ids as prompt_ids
-from kdtool_transformers.generation import text_behind as text_behind
 from kdtool_transformers.gguf import convert_gguf as convert_gguf
 from kdtool_transformers.gguf import convert_gguf_into as convert_gguf_into
 from kdtool_transformers.model import AbsentTokenizer as AbsentTokenizer
 from kdtool_transformers.model import TransformersFacts as TransformersFacts
 from kdtool_transformers.model import TransformersModel as TransformersModel
 from kdtool_transformers.model import facts_of as facts_of
-from kdtool_transformers.model import has_document_attention as has_document_attention
-from kdtool_transformers.model import no_progress_bar as no_progress_bar
 from kdtool_transformers.model import outline_of as outline_of
 from kdtool_transformers.model import require_separate_documents as require_separate_documents
+from kdtool_transformers.model import without_weights as without_weights
 from kdtool_transformers.opening import open_config as open_config
 from kdtool_transformers.opening import open_model as open_model
 from kdtool_transformers.opening import open_tokenizer as open_tokenizer
-from kdtool_transformers.opening import without_weights as without_weights
+from kdtool_transformers.opening import with_fim_tokens as with_fim_tokens
 from kdtool_transformers.prompts import CODE_LLAMA as CODE_LLAMA
 from kdtool_transformers.prompts import FILL_ME as FILL_ME
 from kdtool_transformers.prompts import SUFFIX_FIRST as SUFFIX_FIRST
@@ -37,7 +26,6 @@ from kdtool_transformers.prompts import Infilling as Infilling
 from kdtool_transformers.prompts import held_back as held_back
 from kdtool_transformers.prompts import infilling_by as infilling_by
 from kdtool_transformers.prompts import trim_suffix as trim_suffix
-from kdtool_transformers.prompts import with_fim_tokens as with_fim_tokens
 from kdtool_transformers.runtime import TransformersRuntime as TransformersRuntime
 from kdtool_transformers.sources import LocatedWeights as LocatedWeights
 from kdtool_transformers.sources import Source as Source

@@ -29,13 +29,18 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from kdtool_transformers.attention import attend_in_blocks, choose_kernel, document_masks_skipped, replace_attention
-from kdtool_transformers.causal import causal_of, decoder_layers
-from kdtool_transformers.model import TransformersModel, has_document_attention
+from kdtool_transformers.attention import (
+    attend_in_blocks,
+    choose_kernel,
+    document_masks_skipped,
+    has_document_attention,
+    replace_attention,
+)
+from kdtool_transformers.causal import CausalModel, causal_of, decoder_layers
 
 
 def estimate_activation_memory(
-    student: TransformersModel,
+    student: CausalModel,
     rows: int,
     length: int,
     dtype: torch.dtype,

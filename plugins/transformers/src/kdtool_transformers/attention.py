@@ -29,6 +29,8 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_expe
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from kdtool_transformers.causal import causal_of
+
 IMPLEMENTATION = "kdtool"
 """The name under which transformers knows `attend`."""
 _HALF = (torch.bfloat16, torch.float16)
@@ -149,6 +151,22 @@ def document_masks_skipped() -> Iterator[None]:
         yield
     finally:
         _masks_skipped.reset(token)
+
+
+def use_document_attention(model: Any) -> None:
+    """Switch `model` to attention over packed documents if its family lets its attention be replaced.
+
+    Others keep their own, which transformers masks by position ids; `self_check` finds those that it cannot.
+    """
+    causal = causal_of(model)
+    kinds = set(getattr(causal.config, "layer_types", None) or ["full_attention"])
+    if getattr(causal, "_supports_attention_backend", False) and kinds <= {"full_attention", "sliding_attention"}:
+        causal.set_attn_implementation(IMPLEMENTATION)
+
+
+def has_document_attention(causal: Any) -> bool:
+    """Return whether `use_document_attention` switched a model."""
+    return bool(causal.config._attn_implementation == IMPLEMENTATION)
 
 
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Causal language models of transformers as generation, measurement and the trainer use them: interface and layers.
+"""Causal language models of transformers as generation and measurement use them: interface, layers, and loading in silence.
 
 Imports torch, but not transformers.
 """
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import kdtool
+from kdtool_torch import layers_among
 from torch import Tensor, nn
 
 from kdtool_transformers.tokenizer import TransformersTokenizer
@@ -49,15 +50,6 @@ def decoder_layers(causal: Any) -> nn.ModuleList:
     return layers
 
 
-def layers_among(model: nn.Module, count: int) -> nn.ModuleList | None:
-    """Return the first list of `count` modules inside a model, which are its layers; None if there is none."""
-    for module in model.modules():
-        for child in module.children():
-            if isinstance(child, nn.ModuleList) and len(child) == count:
-                return child
-    return None
-
-
 @contextmanager
 def layer_outputs(causal: Any, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """Collect the outputs of decoder layers while the block runs; other passes run without hooks."""
@@ -76,3 +68,17 @@ def layer_outputs(causal: Any, layers: Sequence[int]) -> Iterator[dict[int, Tens
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Keep transformers' bars for loading and saving off the terminal while the block runs."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

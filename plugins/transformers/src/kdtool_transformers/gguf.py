@@ -17,7 +17,7 @@ import numpy as np
 from gguf import GGUFReader, GGUFValueType
 from kdtool_torch import cache_folder, complete_folder, content_hash, give_usual_mode, isolated_rng
 
-from kdtool_transformers.model import no_progress_bar
+from kdtool_transformers.causal import no_progress_bar
 
 _FORMAT = 1
 """Increased whenever a conversion writes other files than before, so that old ones are not used."""
@@ -125,9 +125,8 @@ def read_gguf(file: Path) -> GGUFReader:
             if is_size and np.max(field.contents()) > greatest:
                 raise ValueError(f"{key} is {field.contents()}, but no tensor has that size")
     except Exception as error:  # the library raises any kind
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise kdtool.UsageError(
-            f"{file} is cut short or damaged ({reason}); expected a whole GGUF file: download it again"
+            f"{file} is cut short or damaged ({_reason(error)}); expected a whole GGUF file: download it again"
         ) from error
     return reader
 

@@ -142,7 +142,7 @@ def _without_values(kind: Any, config: Any, shapes: dict[str, Any]) -> tuple[Any
     from kdtool_torch import isolated_rng
     from transformers.utils import logging
 
-    from kdtool_transformers.model import no_progress_bar
+    from kdtool_transformers.causal import no_progress_bar
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it would print a table of what differs

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     import torch
 
 Quantisation = Literal["nf4", "int8"]
-_BITS_A_WEIGHT = {"nf4": 4 + (8 + 32 / 256) / 64, "int8": 8}
-"""With their scales: nf4 has one of 8 bits for 64 weights, and one of 32 bits for 256 of those. int8 has one per row."""
+NF4_BITS = {True: 4 + (8 + 32 / 256) / 64, False: 4 + 32 / 64}
+"""Bits per weight in nf4, with and without quantised scales: one scale per 64 weights, one float32 per 256 scales."""
+_BITS_A_WEIGHT = {"nf4": NF4_BITS[True], "int8": 8}
+"""int8 has one more scale per row."""
 
 
 def loading_settings(
@@ -134,8 +136,8 @@ def _require_plausible_adapter(folder: Path) -> None:
         for name in map(str, value if isinstance(value, list | dict | tuple) else [value]):
             if not re.fullmatch(r"[\w.^$|\\-]+", name):
                 raise kdtool.UsageError(
-                    f"adapter: {key} in {folder / _ADAPTER_SETTINGS} is {name[:60]!r}; expected names of modules, since matching "
-                    "repetitions may never end: list the modules by name"
+                    f"adapter: {key} in {folder / _ADAPTER_SETTINGS} is {name[:60]!r}; expected names of modules, since "
+                    "matching repetitions may never end: list the modules by name"
                 )
     patterns = settings.get("rank_pattern")
     ranks = [settings.get("r"), *(patterns.values() if isinstance(patterns, dict) else ())]
@@ -143,8 +145,8 @@ def _require_plausible_adapter(folder: Path) -> None:
     for rank in ranks:
         if isinstance(rank, int | float) and not rank <= greatest:
             raise kdtool.UsageError(
-                f"adapter: {folder / _ADAPTER_SETTINGS} claims the rank {rank}, but the weights next to it have {greatest} at most; "
-                "give the file that was saved with the weights"
+                f"adapter: {folder / _ADAPTER_SETTINGS} claims the rank {rank}, but the weights next to it have "
+                f"{greatest} at most; give the file that was saved with the weights"
             )
 
 

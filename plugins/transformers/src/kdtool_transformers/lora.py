@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import kdtool
 import peft
@@ -25,9 +25,6 @@ from transformers.pytorch_utils import Conv1D
 
 from kdtool_transformers.card import model_card
 
-if TYPE_CHECKING:
-    from kdtool_transformers.transforms import LoraConfig
-
 _NAME = "default"
 """peft's name for a single adapter."""
 _ROWS = 256
@@ -38,9 +35,11 @@ class Adapters:
     """The adapters of one student during one phase."""
 
     def __init__(
-        self, student: kdtool.LanguageModel, config: LoraConfig, seed: int, *, double_quantisation: bool | None = None
+        self, student: kdtool.LanguageModel, config: Any, seed: int, *, double_quantisation: bool | None = None
     ) -> None:
         """Freeze the student and put adapters into it; with `double_quantisation` given, also store its weights in 4 bits.
+
+        `config` is that of `Lora`.
 
         Raises:
             UsageError: the targets name no linear layers of this student, or it has adapters already.

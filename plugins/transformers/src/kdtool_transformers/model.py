@@ -8,23 +8,25 @@ check of recipes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import InitVar, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import kdtool
-from kdtool_torch import Documents, give_usual_mode, select_at_labels, widen
+import torch
+from kdtool_torch import Documents, give_usual_mode, isolated_rng, select_at_labels, widen
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer
-from transformers.utils import logging
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from kdtool_transformers.attention import IMPLEMENTATION, document_masks_skipped
-from kdtool_transformers.causal import CausalModel, causal_of, context_of, layer_outputs
-from kdtool_transformers.opening import without_weights
+from kdtool_transformers.attention import document_masks_skipped, has_document_attention, use_document_attention
+from kdtool_transformers.causal import CausalModel, causal_of, context_of, layer_outputs, no_progress_bar
 from kdtool_transformers.tokenizer import TransformersTokenizer
+
+if TYPE_CHECKING:
+    from kdtool_torch.estimates import ActivationMemory
 
 _RECURRENT = {"linear_attention", "conv", "mamba", "mamba2", "recurrent", "hybrid"}
 """Kinds of layers whose state passes from token to token, and from one document of a row to the next."""
@@ -128,6 +130,14 @@ class TransformersModel(CausalModel):
             routing=_routing(causal, routing, batch) if want.routing else None,
         )
 
+    def activation_memory(
+        self, rows: int, length: int, dtype: torch.dtype, passes: int = 1, *, gpu: bool = False, flash: bool = False
+    ) -> ActivationMemory:
+        """Return what its activations take while a phase trains it; see `estimate_activation_memory`."""
+        from kdtool_transformers.activation_memory import estimate_activation_memory
+
+        return estimate_activation_memory(self, rows, length, dtype, passes, gpu=gpu, flash=flash)
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -211,17 +221,6 @@ def facts_of(
     )
 
 
-def use_document_attention(model: Any) -> None:
-    """Switch `model` to attention over packed documents if its family lets its attention be replaced.
-
-    Others keep their own, which transformers masks by position ids; `self_check` finds those that it cannot.
-    """
-    causal = causal_of(model)
-    kinds = set(getattr(causal.config, "layer_types", None) or ["full_attention"])
-    if getattr(causal, "_supports_attention_backend", False) and kinds <= {"full_attention", "sliding_attention"}:
-        causal.set_attn_implementation(IMPLEMENTATION)
-
-
 def require_separate_documents(causal: Any) -> None:
     """Refuse a causal LM whose documents in a row cannot be kept apart, by its configuration.
 
@@ -239,23 +238,6 @@ def require_separate_documents(causal: Any) -> None:
 
 def _recurrent_kinds(causal: Any) -> list[str]:
     return sorted(_RECURRENT.intersection(getattr(causal.config.get_text_config(), "layer_types", None) or ()))
-
-
-def has_document_attention(causal: Any) -> bool:
-    """Return whether `use_document_attention` switched a model."""
-    return bool(causal.config._attn_implementation == IMPLEMENTATION)
-
-
-@contextmanager
-def no_progress_bar() -> Iterator[None]:
-    """Keep transformers' bars for loading and saving off the terminal while the block runs."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _values(parameter: nn.Parameter) -> int:
@@ -319,6 +301,12 @@ class AbsentTokenizer:
 
     def __init__(self, vocabulary: int) -> None:
         self.vocabulary = vocabulary
+
+
+def without_weights(config: Any) -> Any:
+    """Build the causal LM of a configuration on the meta device: all of its shapes, none of its memory."""
+    with isolated_rng(), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def outline_of(

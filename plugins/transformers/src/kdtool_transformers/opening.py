@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,7 +50,7 @@ def open_model(
         quantise: keep the weights of linear layers in few bits, by bitsandbytes.
         device_map: "auto" lets accelerate spread layers over GPUs, memory and disk.
         adapter: folder of a PEFT adapter, which is folded in, or kept next to quantised weights.
-        divided: keep only this process's part of each layer, see `_divided`; all processes of the run call it.
+        divided: keep only this process's part of each layer (see `read_divided`); all processes of the run call it.
 
     Raises:
         UsageError: the folder is missing, is not a model, holds pickled or incomplete weights, or needs custom code; the
@@ -61,8 +61,9 @@ def open_model(
     import torch
     from kdtool_torch import isolated_rng
 
+    from kdtool_transformers.causal import no_progress_bar
     from kdtool_transformers.loading import loading_settings, place_head, require_adapter
-    from kdtool_transformers.model import TransformersModel, no_progress_bar
+    from kdtool_transformers.model import TransformersModel
 
     if adapter is not None:
         require_adapter(adapter)
@@ -169,6 +170,48 @@ def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: 
     return TransformersTokenizer(inner)
 
 
+def with_fim_tokens(tokenizer: TransformersTokenizer, unused: Sequence[str]) -> TransformersTokenizer:
+    """Return the tokenizer with the special tokens `unused` renamed to `<spm_prefix>`, `<spm_suffix>` and `<spm_middle>`.
+
+    Prompts with these put the suffix first.
+
+    Raises:
+        UsageError: it has FIM tokens already, or one of `unused` is not a special token of it or is named twice.
+    """
+    from kdtool_transformers.prompts import SUFFIX_FIRST
+
+    name = tokenizer.inner.name_or_path
+    if tokenizer.infilling is not None:
+        raise kdtool.UsageError(
+            f"fim_tokens: the tokenizer of {name} has {', '.join(tokenizer.infilling.tokens)} already; remove fim_tokens"
+        )
+    content = json.loads(tokenizer.inner.backend_tokenizer.to_str())
+    special = {token["content"]: token for token in content["added_tokens"] if token["special"]}
+    kept = {token for token in tokenizer.inner.special_tokens_map.values() if isinstance(token, str)}
+    if len(set(unused)) < len(unused) or not special.keys() - kept >= set(unused):
+        free = ", ".join(sorted(special.keys() - kept)) or "none"
+        raise kdtool.UsageError(
+            f"fim_tokens: {', '.join(unused)} must be three special tokens of {name} without another purpose; it has {free}"
+        )
+    renamed = dict(zip(unused, SUFFIX_FIRST.tokens, strict=True))
+    for old, new in renamed.items():
+        special[old]["content"] = new
+    vocabulary = content["model"]["vocab"]
+    if isinstance(vocabulary, dict):
+        content["model"]["vocab"] = {renamed.get(token, token): index for token, index in vocabulary.items()}
+    with TemporaryDirectory() as scratch:
+        tokenizer.save(Path(scratch))
+        for file in Path(scratch).glob("*.json"):  # they may list special tokens by name, which would be added again
+            text = file.read_text(encoding="utf-8")
+            for old, new in renamed.items():
+                text = text.replace(json.dumps(old), json.dumps(new))
+            file.write_text(text, encoding="utf-8")
+        (Path(scratch) / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        opened = open_tokenizer(scratch)
+    opened.inner.name_or_path = name
+    return opened
+
+
 def open_config(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Any:
     """Open the configuration of a folder or Hub name, compared with the weights there. Raises as `open_model`."""
     from transformers import AutoConfig
@@ -184,16 +227,6 @@ def open_config(source: str | Path, *, revision: str | None = None, offline: boo
         if folder is not None:
             require_fit(folder, config, is_cache=folder != where)
     return config
-
-
-def without_weights(config: Any) -> Any:
-    """Build the causal LM of a configuration on the meta device: all of its shapes, none of its memory."""
-    import torch
-    from kdtool_torch import isolated_rng
-    from transformers import AutoModelForCausalLM
-
-    with isolated_rng(), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def resolve(source: str | Path) -> Path | str:

@@ -9,7 +9,7 @@ embeddings.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import kdtool
 import torch
@@ -20,15 +20,14 @@ from torchao.quantization.qat import IntxFakeQuantizeConfig, QATConfig
 from torchao.quantization.qat.linear import FakeQuantizedLinear
 from torchao.quantization.quant_primitives import ZeroPointDomain
 
-if TYPE_CHECKING:
-    from kdtool_transformers.transforms import QatConfig
-
 
 class Grid:
     """The layers of one student that are on a grid during one phase."""
 
-    def __init__(self, student: kdtool.LanguageModel, config: QatConfig, say: Callable[[str], None]) -> None:
+    def __init__(self, student: kdtool.LanguageModel, config: Any, say: Callable[[str], None]) -> None:
         """Put the student's linear layers on the grid; `say` receives a message about layers that stay off it.
+
+        `config` is that of `Qat`.
 
         Raises:
             UsageError: no layer fits the grid, or another transform has changed them already.

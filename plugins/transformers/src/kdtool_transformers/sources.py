@@ -169,8 +169,7 @@ class LocatedWeights:
 
     def open_tokenizer(self, run: kdtool.RunInfo | None = None) -> TransformersTokenizer:
         """Return the tokenizer next to the weights; opened once."""
-        from kdtool_transformers.opening import open_tokenizer
-        from kdtool_transformers.prompts import with_fim_tokens
+        from kdtool_transformers.opening import open_tokenizer, with_fim_tokens
 
         location, revision = self.find_weights(run)
         if self._tokenizer is None:

@@ -201,11 +201,12 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
     def _head(self, model: TransformersModel, device: torch.device) -> kdtool.Head:
         """Return the head on `device`, copied there once: the trainer computes logits with it itself."""
         from kdtool_torch import move
+        from kdtool_torch.numerics import detach_head
 
         if model.head.weight.device == device:
-            return _detach(model.head)
+            return detach_head(model.head)
         if self._head_beside is None or self._head_beside.weight.device != device:
-            self._head_beside = move(_detach(model.head), device)
+            self._head_beside = move(detach_head(model.head), device)
         return self._head_beside
 
     def _shapes(self, run: kdtool.RunInfo) -> TransformersModel:
@@ -274,10 +275,6 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
         """The folder of its adapter; None if the model was fine-tuned with it, and its weights contain it."""
         adapter = self.config.adapter if self._adapted is None else None
         return None if adapter is None else Path(adapter).expanduser()
-
-
-def _detach(head: kdtool.Head) -> kdtool.Head:
-    return replace(head, weight=head.weight.detach(), bias=None if head.bias is None else head.bias.detach())
 
 
 class PublishedTeacherConfig(CausalTeacherConfig):

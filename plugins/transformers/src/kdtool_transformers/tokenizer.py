@@ -17,12 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-from tokenizers import Tokenizer
-from tokenizers.pre_tokenizers import Metaspace
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from kdtool_transformers.prompts import FIM_FAMILIES as FAMILIES
-from kdtool_transformers.prompts import Infilling, Turns
-from kdtool_transformers.prompts import cut_turns as cut
+from kdtool_transformers.prompts import FIM_FAMILIES, Infilling, Turns, cut_turns
 from kdtool_transformers.rendering import RENDERER
 from kdtool_transformers.tokenizer_json import Pieces, without_space_before
 
@@ -107,7 +104,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
     @cached_property
     def infilling(self) -> Infilling | None:
         """The vocabulary's FIM tokens; None if it has no known ones."""
-        return next((family for family in FAMILIES if all(map(self.has_token, family.tokens))), None)
+        return next((family for family in FIM_FAMILIES if all(map(self.has_token, family.tokens))), None)
 
     @cached_property
     def infilling_ends(self) -> tuple[int, ...]:
@@ -147,7 +144,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
         ids: list[int] = []
         labelled: list[bool] = []
         before = ""
-        for piece, learned in cut(self._render, turns, self._special, str(self.inner.name_or_path)):
+        for piece, learned in cut_turns(self._render, turns, self._special, str(self.inner.name_or_path)):
             piece_ids = self.encode_behind(before, piece)
             ids += piece_ids
             labelled += [learned] * len(piece_ids)
@@ -296,7 +293,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
         # sentencepiece puts a space before every text, and decoding takes it away; the `Metaspace` that transformers builds
         # for such tokenizers leaves it out if the text already begins with a space, which would be lost.
         pre = self._backend.pre_tokenizer
-        lacking = isinstance(pre, Metaspace) and pre.prepend_scheme != "never"
+        lacking = isinstance(pre, pre_tokenizers.Metaspace) and pre.prepend_scheme != "never"
         return f" {text}" if lacking and text.startswith(" ") else text
 
 
@@ -322,7 +319,6 @@ def _require_bounds(part: Any, owner: str) -> None:
 def byte_tokenizer(family: str = "llama") -> TransformersTokenizer:
     """Return a tokenizer of 257 tokens: the bytes, and `<|endoftext|>`; of the class that transformers uses for a family."""
     import transformers
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     if family == "qwen2":

@@ -20,32 +20,32 @@ from typing import TYPE_CHECKING, Literal
 import kdtool
 from kdtool import Field
 
+from kdtool_transformers.loading import NF4_BITS
+
 if TYPE_CHECKING:
     from kdtool_transformers.lora import Adapters
-
-
-class LoraConfig(kdtool.Config):
-    """Size and place of the adapters."""
-
-    r: int = Field(8, ge=1)
-    """Rank of the adapters."""
-    alpha: int = Field(16, ge=1)
-    """The adapters' product is scaled by alpha / r."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of an adapter's inputs that is zeroed while it trains."""
-    targets: list[str] | Literal["all-linear"] = "all-linear"
-    """Names of linear layers, such as [q_proj, v_proj], or `all-linear`: all except the head."""
-    rank_stabilised: bool = False
-    """Scale by alpha / sqrt(r) instead, for large ranks (arXiv 2312.03732)."""
-    keep_adapter: bool = False
-    """Also write the adapter without its base model, in peft's format, to `adapter` in the phase's folder."""
 
 
 class Lora(kdtool.Transform):
     """Trains W + scale · B · A, W frozen, A and B of low rank (arXiv 2106.09685), and adds the product to W at the end."""
 
-    class Config(LoraConfig):
+    extra = "lora"
+
+    class Config(kdtool.Config):
         """Size and place of the adapters."""
+
+        r: int = Field(8, ge=1)
+        """Rank of the adapters."""
+        alpha: int = Field(16, ge=1)
+        """The adapters' product is scaled by alpha / r."""
+        dropout: float = Field(0.0, ge=0, lt=1)
+        """Share of an adapter's inputs that is zeroed while it trains."""
+        targets: list[str] | Literal["all-linear"] = "all-linear"
+        """Names of linear layers, such as [q_proj, v_proj], or `all-linear`: all except the head."""
+        rank_stabilised: bool = False
+        """Scale by alpha / sqrt(r) instead, for large ranks (arXiv 2312.03732)."""
+        keep_adapter: bool = False
+        """Also write the adapter without its base model, in peft's format, to `adapter` in the phase's folder."""
 
     saves_memory = kdtool.Saving({}, "only adapters of low rank learn", changes_result=True, freezes=True)
     on_meta_device = True
@@ -72,12 +72,10 @@ class Lora(kdtool.Transform):
         return Adapters(student, self.config, run.seed)
 
 
-_NF4_BITS = {True: 4 + (8 + 32 / 256) / 64, False: 4 + 32 / 64}
-"""Bits per weight in nf4, with and without quantised scales: one scale per 64 weights, one float32 per 256 scales."""
-
-
 class Qlora(Lora):
     """LoRA on frozen weights that are stored in 4 bits (nf4, arXiv 2305.14314), dequantised and merged at the end."""
+
+    extra = "qlora"
 
     class Config(Lora.Config):
         """Size and place of the adapters, and how the frozen weights are stored."""
@@ -90,17 +88,12 @@ class Qlora(Lora):
     )
     config: Config
 
-    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> list[str]:
-        if find_spec("bitsandbytes") is not None:
-            return []
-        return ["bitsandbytes is not installed: pip install bitsandbytes, or use lora, which does not need it"]
-
     def _add_adapters(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> Adapters:
         from kdtool_transformers.lora import Adapters
 
         double = self.config.double_quantisation
         if next(student.model.parameters()).is_meta:
-            _store_in_bits(student, _NF4_BITS[double])
+            _store_in_bits(student, NF4_BITS[double])
             return super()._add_adapters(student, run)
         return Adapters(student, self.config, run.seed, double_quantisation=double)
 
@@ -115,20 +108,18 @@ def _store_in_bits(student: kdtool.LanguageModel, bits: float) -> None:
         store_as(layer.weight, int(layer.weight.numel() * bits / 8))
 
 
-class QatConfig(kdtool.Config):
-    """The grid that weights are rounded to."""
-
-    bits: int = Field(4, ge=2, le=8)
-    """Bits of a weight: it takes one of 2^bits values between the least and the greatest of its group."""
-    group_size: int = Field(32, ge=2)
-    """Weights of a row that share a scale and an offset. Layers with rows of another length are not quantised."""
-
-
 class Qat(kdtool.Transform):
     """Trains with the weights of linear layers rounded to few bits (torchao), so that rounding costs less afterwards."""
 
-    class Config(QatConfig):
+    extra = "qat"
+
+    class Config(kdtool.Config):
         """The grid that weights are rounded to."""
+
+        bits: int = Field(4, ge=2, le=8)
+        """Bits of a weight: it takes one of 2^bits values between the least and the greatest of its group."""
+        group_size: int = Field(32, ge=2)
+        """Weights of a row that share a scale and an offset. Layers with rows of another length are not quantised."""
 
     config: Config
 
@@ -144,9 +135,9 @@ class Compile(kdtool.Transform):
     """Compiles the decoder layers with torch.compile, so that a step of a long phase takes less time."""
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> list[str]:
-        from kdtool_transformers.fast_layers import missing_to_compile as missing
+        from kdtool_transformers.fast_layers import missing_to_compile
 
-        return missing()
+        return missing_to_compile()
 
     def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> Iterator[kdtool.LanguageModel]:
         from kdtool_transformers.fast_layers import CompiledLayers
@@ -159,12 +150,12 @@ class Compile(kdtool.Transform):
 class Liger(kdtool.Transform):
     """Computes norms, rotary positions and SwiGLU with liger-kernel's Triton kernels (arXiv 2410.10989)."""
 
+    extra = "liger"
+
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> list[str]:
         from kdtool_torch import pick_device
 
         problems = []
-        if find_spec("liger_kernel") is None:
-            problems.append("liger-kernel is not installed: pip install liger-kernel, or leave `liger` out")
         if pick_device().type != "cuda":
             problems.append(
                 "liger's kernels run on GPUs that Triton compiles for, and torch sees none here: run on a machine with one, "

@@ -16,7 +16,7 @@ from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import Sampler, choose
 from kdtool_transformers import TransformersModel, TransformersTokenizer, byte_tokenizer
 from kdtool_transformers.streaming import StreamingRuntime
-from kdtool_transformers.streaming import streamer as _streamer
+from kdtool_transformers.streaming import streamer as streamer_module
 from kdtool_transformers.streaming.answer import GrowingText
 from kdtool_transformers.streaming.cache import RowCache, new_cache
 from transformers import AutoConfig
@@ -82,7 +82,7 @@ def test_states_that_are_no_columns_are_kept_for_each_text(monkeypatch: pytest.M
     config = AutoConfig.for_model("qwen3_next")
     assert not isinstance(new_cache(config), RowCache)
     model = tiny_model()
-    monkeypatch.setattr(_streamer, "new_cache", lambda _: _plain_cache(model))
+    monkeypatch.setattr(streamer_module, "new_cache", lambda _: _plain_cache(model))
     runtime = StreamingRuntime(model)
     streams = _stream(runtime, REQUESTS)
     for found in runtime.answer(REQUESTS):
@@ -96,7 +96,7 @@ def _plain_cache(model: TransformersModel) -> Any:
 
 
 def test_a_long_prompt_is_read_in_chunks_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_streamer, "_CHUNK", 16)
+    monkeypatch.setattr(streamer_module, "_CHUNK", 16)
     runtime = StreamingRuntime(tiny_model())
     short = runtime.stream(kdtool.Request("short", "x", 60))
     next(short)
@@ -126,23 +126,23 @@ def test_a_closed_stream_makes_room_at_the_next_token() -> None:
 
 
 def test_more_requests_than_streams_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_streamer, "STREAMS", 2)
+    monkeypatch.setattr(streamer_module, "STREAMS", 2)
     runtime, most = StreamingRuntime(tiny_model()), 0
-    advance = _streamer.Streamer._advance
+    advance = streamer_module.Streamer._advance
 
     def record(streamer: Any, rows: Any, logits: Any) -> None:
         nonlocal most
         most = max(most, len(rows))
         advance(streamer, rows, logits)
 
-    monkeypatch.setattr(_streamer.Streamer, "_advance", record)
+    monkeypatch.setattr(streamer_module.Streamer, "_advance", record)
     streams = _stream(runtime, REQUESTS)
     assert all(pieces[-1].finish for pieces in streams.values())
     assert most == 2
 
 
 def test_a_prompt_that_the_memory_does_not_hold_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime, forward = StreamingRuntime(tiny_model()), _streamer.Streamer._forward
+    runtime, forward = StreamingRuntime(tiny_model()), streamer_module.Streamer._forward
     running = runtime.stream(kdtool.Request("short", "x = ", 60))
     next(running)
 
@@ -151,7 +151,7 @@ def test_a_prompt_that_the_memory_does_not_hold_ends_alone(monkeypatch: pytest.M
             raise MemoryError("no room")
         return forward(self, new, *arguments)
 
-    monkeypatch.setattr(_streamer.Streamer, "_forward", fail_on_long)
+    monkeypatch.setattr(streamer_module.Streamer, "_forward", fail_on_long)
     with pytest.raises(MemoryError, match="no room"):
         list(runtime.stream(kdtool.Request("long", "y" * 100, 5)))
     assert list(running)[-1].finish
@@ -178,7 +178,7 @@ def test_what_is_not_a_number_leaves_with_its_row() -> None:
 
 def test_an_error_reaches_every_stream_and_the_next_ones_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = StreamingRuntime(tiny_model())
-    forward, calls = _streamer.Streamer._forward, 0
+    forward, calls = streamer_module.Streamer._forward, 0
 
     def fail_later(*arguments: Any) -> torch.Tensor:
         nonlocal calls
@@ -193,11 +193,11 @@ def test_an_error_reaches_every_stream_and_the_next_ones_go_on(monkeypatch: pyte
         except MemoryError as error:
             return str(error)
 
-    monkeypatch.setattr(_streamer.Streamer, "_forward", fail_later)
+    monkeypatch.setattr(streamer_module.Streamer, "_forward", fail_later)
     with ThreadPoolExecutor(4) as pool:
         endless = [kdtool.Request(str(number), "x = ", 400, temperature=1.0, seed=number) for number in range(4)]
         assert list(pool.map(outcome, endless)) == ["no room"] * 4
-    monkeypatch.setattr(_streamer.Streamer, "_forward", forward)
+    monkeypatch.setattr(streamer_module.Streamer, "_forward", forward)
     assert list(runtime.stream(REQUESTS[0]))[-1].finish
     _wait_for_no_thread()
 
@@ -225,13 +225,13 @@ def test_a_prompt_that_begins_as_an_earlier_one_is_read_from_there(monkeypatch: 
     model = tiny_model()
     runtime = StreamingRuntime(model)
     read: list[int] = []
-    forward = _streamer.Streamer._forward
+    forward = streamer_module.Streamer._forward
 
     def record(streamer: Any, new: Any, before: Any, cache: Any, *last: Any) -> torch.Tensor:
         read.append(len(new[0]))
         return forward(streamer, new, before, cache, *last)
 
-    monkeypatch.setattr(_streamer.Streamer, "_forward", record)
+    monkeypatch.setattr(streamer_module.Streamer, "_forward", record)
     begin = "def area(width, height):\n    return "
     list(runtime.stream(kdtool.Request("1", f"{begin}width", 1)))
     weights = runtime.memory()

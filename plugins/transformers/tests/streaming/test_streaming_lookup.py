@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_testing.tiny_models import tiny_model
 from kdtool_transformers.streaming import StreamingRuntime
-from kdtool_transformers.streaming import streamer as _streamer
 from kdtool_transformers.streaming.answer import PromptLookup
+from kdtool_transformers.streaming.streamer import Streamer
 
 LOOP = "for x in y:\n    f(x)\n" * 6
 REQUESTS = [
@@ -52,14 +52,14 @@ def test_answers_are_those_without_lookup_in_fewer_passes(
     family: str, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes = 0
-    forward = _streamer.Streamer._forward
+    forward = Streamer._forward
 
     def count(*arguments: Any) -> torch.Tensor:
         nonlocal passes
         passes += 1
         return forward(*arguments)
 
-    monkeypatch.setattr(_streamer.Streamer, "_forward", count)
+    monkeypatch.setattr(Streamer, "_forward", count)
     found: dict[int, list[list[kdtool.TextPiece]]] = {}
     counted = {}
     for proposed in (0, 4):
@@ -83,13 +83,13 @@ def test_nothing_is_proposed_while_several_answers_share_a_pass(monkeypatch: pyt
     model = tiny_model()
     runtime = StreamingRuntime(model)
     together: set[tuple[int, int]] = set()
-    forward = _streamer.Streamer._forward
+    forward = Streamer._forward
 
     def record(streamer: Any, new: Any, read: Any, cache: Any, last: int = 1) -> torch.Tensor:
         together.add((len(new), last))
         return forward(streamer, new, read, cache, last)
 
-    monkeypatch.setattr(_streamer.Streamer, "_forward", record)
+    monkeypatch.setattr(Streamer, "_forward", record)
     first = runtime.stream(kdtool.Request("first", LOOP, 300))
     next(first)
     second = list(runtime.stream(kdtool.Request("second", LOOP, 20, temperature=0.5)))

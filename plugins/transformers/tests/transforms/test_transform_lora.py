@@ -352,14 +352,6 @@ def test_qlora_says_which_models_it_cannot_store(tmp_path: Path) -> None:
         next(make(Qlora).kdtool_transform(tiny_model("gpt2"), make_run(tmp_path)))
 
 
-def test_qlora_without_bitsandbytes_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert make(Qlora).kdtool_check(make_run(tmp_path), "start") == []
-    monkeypatch.setattr("kdtool_transformers.transforms.find_spec", lambda name: None)
-    (text,) = make(Qlora).kdtool_check(make_run(tmp_path), "start") or ()
-    assert "pip install bitsandbytes" in text
-    assert make(Lora).kdtool_check(make_run(tmp_path), "start") is None
-
-
 def test_layers_that_another_transform_made_are_refused(tmp_path: Path) -> None:
     class Own(torch.nn.Linear):
         """A layer that computes otherwise."""

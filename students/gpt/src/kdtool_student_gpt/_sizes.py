@@ -78,8 +78,8 @@ def kernel_notes(rows: Mapping[str, int], head_size: int, *, gpu: bool = True, g
     odd = [f"{name} {size}" for name, size in rows.items() if size % QUANT_MULTIPLE]
     if odd and gguf:
         yield (
-            f"{_join_sizes(odd)} not a multiple of {QUANT_MULTIPLE}: GGUF stores q4_k there as q5_0, q5_k as q5_1, q6_k as q8_0, "
-            "and the file is larger"
+            f"{_join_sizes(odd)} not a multiple of {QUANT_MULTIPLE}: GGUF stores q4_k there as q5_0, q5_k as q5_1, "
+            "q6_k as q8_0, and the file is larger"
         )
 
 

@@ -12,7 +12,7 @@ import kdtool
 import pydantic
 from kdtool_transformers import CausalStudent
 
-from kdtool_student_gpt._llama import LlamaShape, llama_config
+from kdtool_student_gpt._llama import LlamaShape, llama_config, solve
 from kdtool_student_gpt._sizes import ParameterCount, uses_of
 
 if TYPE_CHECKING:
@@ -186,8 +186,6 @@ class Gpt(LlamaStudent):
         return self.config.tied
 
     def shape(self, vocabulary: int) -> LlamaShape:
-        from kdtool_student_gpt._llama import solve
-
         if self.config.parameters is not None:
             return solve(self.config.parameters, vocabulary, self.config.tied)
         explicit = self.config.explicit()

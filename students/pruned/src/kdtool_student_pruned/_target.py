@@ -9,15 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from math import ceil, floor, log
-from typing import TYPE_CHECKING
 
 import kdtool
 from kdtool_student_gpt import KERNEL_MULTIPLE, QUANT_MULTIPLE, TOLERANCE, best_shape, kernel_notes, readable_count
 
 from kdtool_student_pruned._anatomy import CLASSES, Anatomy, Shape
-
-if TYPE_CHECKING:
-    from kdtool_student_pruned._student import PrunedConfig
+from kdtool_student_pruned._config import PrunedConfig
 
 
 def wanted_shape(config: PrunedConfig, source: Anatomy) -> Shape:

@@ -28,15 +28,64 @@ if TYPE_CHECKING:
 __all__ = ["Sampled", "States", "TopK"]
 
 
-class States(kdtool.Cache):
+class _Recorded(kdtool.Cache):
+    """Records signals to files once, and recalls them; base class of all caches."""
+
+    every_rank_records = True
+    config: Any  # each cache has its own settings; `rows_per_shard` and `batch` are among them
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self._recorded: dict[Path, RecalledStates | RecalledTokens] = {}
+        self._lock = Lock()
+
+    def recording(self, want: kdtool.SignalRequest) -> Recording:
+        """Return the codec that selects and encodes what is kept of each position."""
+        raise NotImplementedError
+
+    def open_recorded(self, folder: Path) -> RecalledStates | RecalledTokens:
+        """Return the signals recorded in a folder."""
+        raise NotImplementedError
+
+    def kdtool_record(
+        self, run: kdtool.RunInfo, rows: kdtool.RowSource, source: kdtool.SignalSource, folder: Path
+    ) -> int:
+        """Record all rows that are still missing.
+
+        Raises:
+            kdtool.StorageError: the disk is full or not writable.
+            kdtool.PluginError: the teacher does not provide the requested signal, or is not the one recorded so far.
+        """
+        from kdtool_torch.recording import record_rows
+
+        config = self.config
+        return record_rows(run, rows, source, folder, self.recording(source.want), config.rows_per_shard, config.batch)
+
+    def kdtool_recall(self, batch: kdtool.Batch, want: kdtool.SignalRequest, folder: Path) -> kdtool.Signal:
+        """Return the recorded signal, on the batch's device. A file's hash is checked when the process first opens it.
+
+        Raises:
+            kdtool.StorageError: a row is missing, or a file is damaged.
+        """
+        with self._lock:
+            if folder not in self._recorded:
+                self._recorded[folder] = self.open_recorded(folder)
+            recorded = self._recorded[folder]
+        return recorded.signal(batch, want)
+
+    def kdtool_close(self) -> None:
+        """Close the files."""
+        self._recorded.clear()
+
+
+class States(_Recorded):
     """Stores the teacher's final states at labelled positions, and those of wanted layers, in the teacher's own precision.
 
     For data that is seen more than once: 2 bytes · width per token, and the same again for each layer. The teacher runs once
-    over all rows and is not needed while training; its head is stored, too.
+    over all rows and is not needed while training; its head is stored, too. Signals are recalled bit for bit.
     """
 
     offers: frozenset[kdtool.SignalKind] = frozenset({"logits", "hidden"})
-    every_rank_records = True
     config: Config
 
     class Config(kdtool.Config):
@@ -47,62 +96,28 @@ class States(kdtool.Cache):
         batch: int = kdtool.Field(default=8, ge=1, le=4096)
         """Rows that the teacher sees at once while recording."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self._recorded: dict[Path, RecalledStates] = {}
-        self._lock = Lock()
-
     def records(self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]) -> kdtool.SignalRequest:
         """Ask the teacher for logits and hidden states as they are wanted."""
         return replace(want, kinds=want.kinds & self.offers)
 
-    def kdtool_record(
-        self, run: kdtool.RunInfo, rows: kdtool.RowSource, source: kdtool.SignalSource, folder: Path
-    ) -> int:
-        """Record all rows that are not there yet.
+    def recording(self, want: kdtool.SignalRequest) -> Recording:
+        return StateTargets(want)
 
-        Raises:
-            kdtool.StorageError: the disk is full or cannot be written.
-            kdtool.PluginError: the teacher's signals are not what was wanted, or come from another teacher than before.
-        """
-        from kdtool_torch.recording import record_rows
-
-        kept = StateTargets(source.want)
-        return record_rows(run, rows, source, folder, kept, self.config.rows_per_shard, self.config.batch)
-
-    def kdtool_recall(self, batch: kdtool.Batch, want: kdtool.SignalRequest, folder: Path) -> kdtool.Signal:
-        """Return the recorded signal, bit for bit, on the batch's device.
-
-        A file's hash is checked when the process opens it for the first time.
-
-        Raises:
-            kdtool.StorageError: a row is not there, or a file is damaged.
-        """
-        with self._lock:
-            if folder not in self._recorded:
-                self._recorded[folder] = RecalledStates(folder)
-            recorded = self._recorded[folder]
-        return recorded.signal(batch, want)
+    def open_recorded(self, folder: Path) -> RecalledStates:
+        return RecalledStates(folder)
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        import torch
-
-        from kdtool_torch.estimates import recording_estimates
-
-        def state(facts: kdtool.ModelFacts) -> int:
-            return facts.hidden * int(getattr(torch, facts.dtype).itemsize)
+        from kdtool_torch.estimates import itemsize, recording_estimates
 
         yield from recording_estimates(
             ahead,
-            lambda signals, facts: state(facts) * (len(signals.want.layers) + ("logits" in signals.want.kinds)),
-            lambda facts: facts.vocabulary * state(facts),
+            lambda signals, facts: (
+                facts.hidden * itemsize(facts.dtype) * (len(signals.want.layers) + ("logits" in signals.want.kinds))
+            ),
+            lambda facts: facts.vocabulary * facts.hidden * itemsize(facts.dtype),
             self.config.rows_per_shard,
             self.config.batch,
         )
-
-    def kdtool_close(self) -> None:
-        """Let go of the files."""
-        self._recorded.clear()
 
 
 _LAST = "last"
@@ -209,11 +224,10 @@ FEW = 100
 """Likeliest tokens below which students came out worse than without a teacher: arXiv 2503.16870."""
 
 
-class _Tokens(kdtool.Cache):
+class _Tokens(_Recorded):
     """Records and recalls a few tokens per position; base class of both caches."""
 
     form: ClassVar[Literal["sampled", "top-k"]]
-    every_rank_records = True
     config: Config
 
     class Config(kdtool.Config):
@@ -224,15 +238,6 @@ class _Tokens(kdtool.Cache):
         batch: int = kdtool.Field(default=8, ge=1, le=4096)
         """Rows per forward pass of the teacher while recording."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self._recalled: dict[Path, RecalledTokens] = {}
-        self._lock = Lock()
-
-    def recording(self, want: kdtool.SignalRequest) -> Recording:
-        """Return the codec that selects and encodes each position's tokens."""
-        raise NotImplementedError
-
     def bytes_a_token(self) -> float:
         """Return the approximate bytes per position, for a teacher as confident as small code models are."""
         raise NotImplementedError
@@ -241,34 +246,10 @@ class _Tokens(kdtool.Cache):
         """Request logits, from which the tokens are selected."""
         return replace(want, kinds=frozenset({"logits"}), layers=())
 
-    def kdtool_record(
-        self, run: kdtool.RunInfo, rows: kdtool.RowSource, source: kdtool.SignalSource, folder: Path
-    ) -> int:
-        """Record all rows that are still missing.
-
-        Raises:
-            kdtool.StorageError: the disk is full or not writable.
-            kdtool.PluginError: the teacher does not provide the requested signal, or is not the one recorded so far.
-        """
-        from kdtool_torch.recording import record_rows
-
-        return record_rows(
-            run, rows, source, folder, self.recording(source.want), self.config.rows_per_shard, self.config.batch
-        )
-
-    def kdtool_recall(self, batch: kdtool.Batch, want: kdtool.SignalRequest, folder: Path) -> kdtool.Signal:
-        """Return the recorded tokens, on the batch's device.
-
-        Raises:
-            kdtool.StorageError: a row is missing, or a file is damaged.
-        """
+    def open_recorded(self, folder: Path) -> RecalledTokens:
         from kdtool_torch.caches.tokens import RecalledTokens
 
-        with self._lock:
-            if folder not in self._recalled:
-                self._recalled[folder] = RecalledTokens(folder, self.form)
-            recorded = self._recalled[folder]
-        return recorded.signal(batch)
+        return RecalledTokens(folder, self.form)
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_torch.caches.tokens import chunk_bytes
@@ -277,10 +258,6 @@ class _Tokens(kdtool.Cache):
 
         rows, working = (self.config.rows_per_shard, self.config.batch), 2 * chunk_bytes(pick_device())
         yield from recording_estimates(ahead, lambda *_: self.bytes_a_token(), lambda _: 0, *rows, working=working)
-
-    def kdtool_close(self) -> None:
-        """Close the files."""
-        self._recalled.clear()
 
 
 class Sampled(_Tokens):
@@ -317,9 +294,8 @@ class Sampled(_Tokens):
         return SampledTargets(want.temperature, config.samples, systematic=systematic, **noise)
 
     def bytes_a_token(self) -> float:
-        return (
-            self.config.alternatives * 1.6 * float(self.config.samples**0.7)
-        )  # measured: 13 at 20 samples, 39 at 100 (docs/science/gradient-angle.md)
+        # Measured: 13 at 20 samples, 39 at 100 (docs/science/gradient-angle.md).
+        return self.config.alternatives * 1.6 * float(self.config.samples**0.7)
 
 
 class TopK(_Tokens):

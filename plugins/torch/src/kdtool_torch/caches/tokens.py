@@ -11,19 +11,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import kdtool
 import torch
+from torch import Tensor
 
 from kdtool_torch.batch import NO_LABEL, copy_to_host, move, original_of
 from kdtool_torch.caches.codec import decode, encode
 from kdtool_torch.device import free_gpu_bytes
 from kdtool_torch.numerics import unrounded_logits
 from kdtool_torch.shards import RecordedRows
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def independent_points(uniform: Tensor) -> Tensor:
@@ -40,8 +38,6 @@ def systematic_points(offsets: Tensor, samples: int) -> Tensor:
     Systematic sampling (Madow and Madow, Annals of Mathematical Statistics 15, 1944): the count of a token of probability p
     is N·p rounded down or up, while that of independent samples has the variance N·p·(1 − p).
     """
-    import torch
-
     return (torch.arange(samples, device=offsets.device) + offsets[:, None]) / samples
 
 
@@ -55,8 +51,6 @@ def sample_tokens(probabilities: Tensor, points: Tensor) -> Tensor:
     Returns:
         [C, N] int64.
     """
-    import torch
-
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)
     tokens = torch.searchsorted(cumulative, points.double() * cumulative[:, -1:], right=True)
     # A point that rounding puts at the very end belongs to the last token that is possible at all.
@@ -70,8 +64,6 @@ def count_samples(tokens: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         tokens: [C, N], ascending.
     """
-    import torch
-
     begins = torch.ones_like(tokens, dtype=torch.bool)
     begins[:, 1:] = tokens[:, 1:] != tokens[:, :-1]
     column = begins.cumsum(-1) - 1
@@ -170,8 +162,6 @@ class SampledTargets(TokenTargets):
         self, keys: Sequence[str], counts: Sequence[int], chunks: Iterator[tuple[slice, Tensor]]
     ) -> Iterator[Sequence[Tensor]]:
         """Sample tokens and count them."""
-        import torch
-
         points = [
             torch.cat([self._points(f"{self._seed} {number} {key}", n) for key, n in zip(keys, counts, strict=True)])
             for number in range(self.alternatives)
@@ -182,8 +172,6 @@ class SampledTargets(TokenTargets):
             yield [part for tokens in samples for part in count_samples(tokens)]
 
     def _points(self, source: str, positions: int) -> Tensor:
-        import torch
-
         seed = int.from_bytes(sha256(source.encode()).digest()[:8], "big") >> 1
         generator = torch.Generator().manual_seed(seed)
         if self._systematic:
@@ -251,8 +239,6 @@ def _encode_later(
 
     `parts` are what `TokenTargets.choose` yields, `labels` [B, L] those of the batch.
     """
-    import torch
-
     copied = copy_to_host([torch.cat(chunks).int() for chunks in zip(*parts, strict=True)])
 
     def encode() -> Iterator[Mapping[str, Tensor]]:
@@ -267,8 +253,6 @@ def _encode_later(
 
 def _bytes(ids: Tensor, numbers: Tensor, labels: Tensor, total: int | None) -> Tensor:
     """Encode a row's tokens, without columns of padding only."""
-    import torch
-
     width = int((ids >= 0).sum(1).max()) if len(ids) else 0
     packed = encode(ids[:, :width].long().numpy(), numbers[:, :width].long().numpy(), labels.numpy(), total)
     return torch.frombuffer(bytearray(packed), dtype=torch.uint8)
@@ -281,8 +265,8 @@ class RecalledTokens:
         self._recorded = RecordedRows(folder)
         self._form = form
 
-    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
-        """Return the batch's tokens, on its device."""
+    def signal(self, batch: kdtool.Batch, _: kdtool.SignalRequest) -> kdtool.Signal:
+        """Return the batch's tokens, on its device; the request is the one that they were recorded for."""
         facts, labels = self._recorded.facts, original_of(batch.labels)
         blobs = [piece.numpy().tobytes() for piece in self._pieces(batch, facts["alternatives"])]
         decoded = decode(blobs, labels[labels != NO_LABEL].numpy(), facts["total"])
@@ -291,13 +275,13 @@ class RecalledTokens:
         tokens = kdtool.SparseTokens(ids, weights, self._form, facts["temperature"])
         return kdtool.Signal(facts["fingerprint"], sparse=move(tokens, batch.labels.device))
 
-    def _pieces(self, batch: kdtool.Batch, alternatives: int) -> Iterator[torch.Tensor]:
+    def _pieces(self, batch: kdtool.Batch, alternatives: int) -> Iterator[Tensor]:
         """Yield each row's bytes, of the alternative whose turn it is."""
         turns = batch.turns or (0,) * len(batch.row_keys)
         for row, turn in zip(self._recorded.find(batch), turns, strict=True):
             yield from self._recorded.pieces([row], TOKENS.format(turn % alternatives))
 
-    def _weights(self, ids: torch.Tensor, numbers: torch.Tensor, total: int | None) -> torch.Tensor:
+    def _weights(self, ids: Tensor, numbers: Tensor, total: int | None) -> Tensor:
         if total is not None:
             return numbers.float() / total
         weights = torch.where(ids >= 0, ((1 - numbers) * STEP).float().exp(), 0.0)

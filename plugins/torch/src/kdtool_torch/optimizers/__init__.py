@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import kdtool
 from kdtool import Field
@@ -86,32 +85,26 @@ class AdamW(kdtool.Optimizer):
     def kdtool_optimizer(
         self, run: kdtool.RunInfo, parameters: Mapping[str, Tensor], learning_rate: float
     ) -> TorchOptimizer:
+        refuse_unmatched(parameters, self.config)
+        return self._make(group_parameters(parameters, self.config, learning_rate))
+
+    def _make(self, groups: list[dict[str, Any]]) -> TorchOptimizer:
         import torch
 
-        refuse_unmatched(parameters, self.config)
-        groups = group_parameters(parameters, self.config, learning_rate)
         return torch.optim.AdamW(groups, betas=self.config.betas, fused=True)
 
 
 class AdamW8Bit(AdamW):
     """AdamW whose averages are kept in 8 bits, by bitsandbytes (Dettmers et al. 2022, arXiv 2110.02861)."""
 
+    extra = "adamw-8bit"
     state_bytes = 2 * (1 + 4 / 256)
     """Two averages of a byte, and a float32 for each block of 256."""
     divisible = False
 
-    def kdtool_check(self, run: kdtool.RunInfo, when: Literal["start", "text", "student"]) -> Sequence[str]:
-        if find_spec("bitsandbytes") is None:
-            return ["needs bitsandbytes, which is not installed: pip install bitsandbytes; or use adamw"]
-        return []
-
-    def kdtool_optimizer(
-        self, run: kdtool.RunInfo, parameters: Mapping[str, Tensor], learning_rate: float
-    ) -> TorchOptimizer:
+    def _make(self, groups: list[dict[str, Any]]) -> TorchOptimizer:
         from kdtool_torch.optimizers.eight_bit import EightBitAdamW
 
-        refuse_unmatched(parameters, self.config)
-        groups = group_parameters(parameters, self.config, learning_rate)
         return EightBitAdamW(groups, self.config.betas)
 
 

@@ -37,10 +37,9 @@ from torch.distributed.tensor import DTensor, Replicate
 from kdtool_torch.device import max_over_ranks
 from kdtool_torch.files import give_usual_mode
 from kdtool_torch.machine import dtype_name
-from kdtool_torch.trainer import progress as _progress
 from kdtool_torch.trainer.optimizer import optimizer_numbers, optimizer_tensors, restore_optimizer
 from kdtool_torch.trainer.parallel import PATIENCE
-from kdtool_torch.trainer.progress import HISTORY, Progress
+from kdtool_torch.trainer.progress import HISTORY, Progress, read_progress, write_progress
 from kdtool_torch.trainer.settings import StandardTrainerConfig, seconds_between
 from kdtool_torch.trainer.validation import Validator
 
@@ -66,6 +65,8 @@ class Checkpointing:
         self._thread = ThreadPoolExecutor(1, "kdtool checkpoint")
         self._writing: Future[Path] | None = None
         self._last = perf_counter()
+        every = config.checkpoint_every
+        self._seconds = None if isinstance(every, int) else seconds_between(every)
 
     def restart_clock(self) -> None:
         """Count the time to the next checkpoint from now."""
@@ -73,10 +74,9 @@ class Checkpointing:
 
     def is_due(self, step: int) -> bool:
         """Return whether a checkpoint is written after this step, by this rank's clock; rank 0's counts."""
-        every = self._config.checkpoint_every
-        if isinstance(every, int):
-            return step % every == 0
-        return perf_counter() - self._last >= seconds_between(every)
+        if self._seconds is None:
+            return step % int(self._config.checkpoint_every) == 0
+        return perf_counter() - self._last >= self._seconds
 
     def save(self, step: int, progress: Progress) -> None:
         """Have a thread write the state of this step, after waiting for a checkpoint that is still written.
@@ -95,7 +95,7 @@ class Checkpointing:
                 progress.optimizer = optimizer_numbers(self._optimizer, self._module)
                 start_writing(self._root)
                 folder.mkdir()
-                _progress.write_progress(folder, progress)
+                write_progress(folder, progress)
                 shutil.copyfile(self._root / HISTORY, folder / HISTORY)
                 if self._validator is not None:
                     self._validator.add_best(folder)
@@ -146,7 +146,7 @@ class Checkpointing:
         Raises:
             StorageError: the checkpoint is of another student.
         """
-        progress, stored = _progress.read_progress(folder), stored_tensors(folder)
+        progress, stored = read_progress(folder), stored_tensors(folder)
         tensors = changing(self._module)
         _check_names({name for name in stored if not name.startswith("optimizer.")}, set(tensors), folder)
         tensors |= restore_optimizer(self._optimizer, self._module, progress.optimizer or {}, stored)
@@ -174,7 +174,7 @@ def find_resume_point(run: kdtool.RunInfo, phase: kdtool.Phase, dtype: torch.dty
         newest = shared[0]
     if newest is None:
         return None
-    progress, name = _progress.read_progress(newest), dtype_name(dtype)
+    progress, name = read_progress(newest), dtype_name(dtype)
     if progress.world != run.world and not elastic:
         raise kdtool.UsageError(
             f"phase {phase.name!r} was started with {progress.world} processes and cannot resume with {run.world}: a step "

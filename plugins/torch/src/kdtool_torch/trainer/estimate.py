@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import kdtool
 import torch
-from kdtool_transformers import TransformersModel, layers_among
-from kdtool_transformers.activation_memory import estimate_activation_memory
 
 from kdtool_torch.device import has_flash, pick_device, product_speed
 from kdtool_torch.estimates import ActivationMemory, forward_bytes, itemsize
 from kdtool_torch.head import SUMMED_ROWS
 from kdtool_torch.machine import chosen_dtype, chunk_sizes, frozen_bytes
+from kdtool_torch.model import layers_among
 from kdtool_torch.numerics import returns_float32
 from kdtool_torch.terms import learns_on_policy, without_dropout
 from kdtool_torch.trainer.optimizer import named_optimizer
@@ -50,7 +50,7 @@ def estimate_phase(
         return
     tokens = phase.steps * config.micro_batches(run.world) * config.batch * phase.row_length
     outline = phase.outline
-    if not isinstance(outline, TransformersModel) or not phase.row_length:
+    if outline is None or not hasattr(outline, "activation_memory") or not phase.row_length:
         missing = "the student has no outline for transformers" if phase.row_length else "the packer has no row_length"
         yield kdtool.Estimate("memory and time of training", note=missing)
         yield kdtool.Estimate("training", tokens=tokens)
@@ -118,8 +118,12 @@ _SLACK = 0.1
 (docs/benchmarks/memory.md), assumed on GPUs."""
 _LOSS_TENSORS = 4
 """Float32 tensors of one call of the losses alive at once, each of loss_chunk_size times the vocabulary."""
-_remembered = lru_cache(maxsize=64)(estimate_activation_memory)
-"""Arms, and attempts to make a recipe fit, share outlines."""
+
+
+@lru_cache(maxsize=64)  # arms, and attempts to make a recipe fit, share outlines
+def _activation_memory(outline: Any, *shape: Any, **device: bool) -> ActivationMemory:
+    memory: ActivationMemory = outline.activation_memory(*shape, **device)
+    return memory
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ def phase_memory(
     run: kdtool.RunInfo,
     ahead: kdtool.RunForecast,
     phase: kdtool.PlannedPhase,
-    outline: TransformersModel,
+    outline: kdtool.LanguageModel,
     dtype: torch.dtype,
 ) -> PhaseMemory:
     """Return the memory of a phase whose student has this outline and computes in `dtype`."""
@@ -164,7 +168,9 @@ def phase_memory(
         "weights gathered for a step": _gathered_bytes(outline, modules, dtype) if shares > 1 else 0,
     }
     gpu, passes = pick_device().type == "cuda", max((term.forward_passes for term in phase.terms), default=1)
-    alive = _remembered(outline, config.batch, phase.row_length, dtype, passes, gpu=gpu, flash=gpu and has_flash())
+    alive = _activation_memory(
+        outline, config.batch, phase.row_length, dtype, passes, gpu=gpu, flash=gpu and has_flash()
+    )
     inside = sum(_inside(ahead, term, facts, phase.row_length) for term in phase.terms) * rows * _FLOAT
     buffers, at_head = _head_bytes(config, run, phase, head, facts, dtype)
     cached = [ahead.models[name] for name in (*phase.beside, *phase.cached) if name in ahead.models]
@@ -253,7 +259,7 @@ def memory_of(
             yield kdtool.Estimate(part, stages, host_bytes=host, device_bytes=device, savings=savings)
 
 
-def _gathered_bytes(outline: TransformersModel, modules: int, dtype: torch.dtype) -> int:
+def _gathered_bytes(outline: kdtool.LanguageModel, modules: int, dtype: torch.dtype) -> int:
     """Return the bytes that FSDP2 gathers: the root group, a layer, and autocast's copies, which live until backward."""
     layer_modules = layers_among(outline.model, outline.facts.layers) or [outline.model]
     layers: list[int] = [sum(p.numel() for p in layer.parameters()) for layer in layer_modules]

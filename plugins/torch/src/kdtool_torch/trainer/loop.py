@@ -13,7 +13,7 @@ import random
 import signal
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
@@ -21,26 +21,32 @@ from typing import Any, NoReturn, Self
 
 import kdtool
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
-from kdtool_torch.batch import NO_LABEL, WeightMeans, collate, loss_labels, move
-from kdtool_torch.device import max_over_ranks, sum_over_ranks
+from kdtool_torch.batch import collate, count_targets, move
+from kdtool_torch.device import max_over_ranks, seed_generators, sum_over_ranks
 from kdtool_torch.head import weight_sums
-from kdtool_torch.machine import autocast_to, dtype_name, memory_of_process
+from kdtool_torch.machine import dtype_name, memory_of_process
+from kdtool_torch.numerics import autocast_to
 from kdtool_torch.objective import DistillationModule
-from kdtool_torch.sampling import seed_generators
 from kdtool_torch.signals import MicroBatch, TeacherSignals
 from kdtool_torch.stats import overlaps_of_all, raise_nonfinite_gradient
-from kdtool_torch.trainer import checkpoint
-from kdtool_torch.trainer import progress as _history
-from kdtool_torch.trainer.checkpoint import Checkpointing, changing
-from kdtool_torch.trainer.checkpoint import restore_weights as restore
+from kdtool_torch.trainer.checkpoint import Checkpointing, changing, checkpoint_step, restore_weights
 from kdtool_torch.trainer.inputs import RowsInOrder, StepInputs
 from kdtool_torch.trainer.on_policy import OnPolicySampler
 from kdtool_torch.trainer.optimizer import build_optimizer, learning_rate_factor, set_learning_rate
-from kdtool_torch.trainer.parallel import Sharding, average_gradients, micro_batch_sync
-from kdtool_torch.trainer.progress import HISTORY, Progress, balance_factors, report_overlap, report_terms
+from kdtool_torch.trainer.parallel import Sharding, average_gradients
+from kdtool_torch.trainer.progress import (
+    HISTORY,
+    Progress,
+    add_token_weights,
+    append_to_history,
+    begin_step,
+    report_overlap,
+    report_terms,
+)
 from kdtool_torch.trainer.settings import StandardTrainerConfig
 from kdtool_torch.trainer.validation import EarlyVerdict, Validator
 
@@ -90,7 +96,7 @@ class TrainingLoop:
         """Continue from a checkpoint."""
         self.progress = self.checkpoints.load(folder)
         self.progress.world = self.run.world
-        self.step = checkpoint.checkpoint_step(folder)
+        self.step = checkpoint_step(folder)
         if self.validator is not None and self.progress.best is not None and self.run.rank == 0:
             self.validator.restore(self.progress.best, folder)
         if self.sampler is not None:
@@ -147,20 +153,12 @@ class TrainingLoop:
 
     def begin_step(self, done: int) -> None:
         """Prepare the step after `done` steps: random numbers, weights, balance, whether gradients are measured."""
-        step, progress = done + 1, done / max(1, self.phase.steps - 1)
+        step = done + 1
         self._seed(step)
-        terms = self.module.terms
-        names = [bound.term.name for bound in terms]
-        balance = balance_factors(self.run, self._balancing, names, self.progress, step)
-        self._weights = [bound.term.weight_at(progress) * balance.get(bound.term.name, 1.0) for bound in terms]
-        factors = [weight * bound.term.scale for weight, bound in zip(self._weights, terms, strict=True)]
         due = step == 1 or step % self.config.gradient_norms_every == 0
-        self.module.begin_step(step, progress, factors, self.phase.gradient_norms or due)
+        measure = self.phase.gradient_norms or due
+        self._weights = begin_step(self.module, self.run, self.progress, step, self.phase.steps, measure_norms=measure)
         self.module.measures_overlap = due and self._verdict.has_overlap
-        if self._weighs:
-            means = WeightMeans(self.progress.token_weights or {})
-            weights = torch.tensor([means.of(bound.term.name) for bound in terms if bound.per_token])
-            self.module.mean_weights.copy_(weights, non_blocking=True)
 
     def _seed(self, step: int) -> None:
         seed_generators(random.Random(f"{self.run.seed} {self.run.rank} {step}").getrandbits(32))
@@ -169,7 +167,7 @@ class TrainingLoop:
         """Count, report, validate and checkpoint after a step, where due; return whether training ends."""
         self.progress.seconds += perf_counter() - self._clock
         if self._weighs and step > 1:  # those of the first step are there already
-            self._add_weights()
+            add_token_weights(self.module, self._figures, self.progress, self.run)
         regular = step % self.config.log_every == 0 or step % self.config.gradient_norms_every == 0
         last, metrics = step == self.phase.steps, dict[str, float]()
         due = self.validator is not None and self.validator.due(step)
@@ -190,12 +188,11 @@ class TrainingLoop:
         """Give the student the weights with which it was best, if a validation was watched."""
         weights = None if self.validator is None else self.validator.best_weights()
         if weights is not None:
-            restore(self.module.student, weights, self.phase.checkpoints)
+            restore_weights(self.module.student, weights, self.phase.checkpoints)
 
     def _count(self, batches: Sequence[kdtool.Batch]) -> float:
         """Return the positions in the step's loss mask over all ranks."""
-        tokens = sum(int((loss_labels(batch.labels, batch.columns) != NO_LABEL).sum()) for batch in batches)
-        return sum_over_ranks([tokens], self.run.world)[0]
+        return sum_over_ranks([sum(map(count_targets, batches))], self.run.world)[0]
 
     def _backward(self, micro_batch: MicroBatch, tokens: float) -> None:
         """Add a micro-batch's gradient."""
@@ -266,15 +263,7 @@ class TrainingLoop:
                 with self._autocast():
                     self.module.add_weights(self.module(asked, tokens, only=weight_sums)["only"])
         self._figures = self.module.stats.read(torch.zeros((), device=self.device))
-        self._add_weights()
-
-    def _add_weights(self) -> None:
-        """Add the step's token weights, of all ranks, to the running means."""
-        weights = sum_over_ranks(self._figures.weights, self.run.world)
-        names = [bound.term.name for bound in self.module.terms]
-        means = WeightMeans(self.progress.token_weights or {})
-        means.add(dict(zip(names, weights, strict=True)), dict(zip(names, self._figures.seen, strict=True)))
-        self.progress.token_weights = means.state
+        add_token_weights(self.module, self._figures, self.progress, self.run)
 
     def _overlaps(self, rows: list[kdtool.Row]) -> Tensor:
         """Return the overlap at all positions of some rows, [N, 3]; with dropout, the same each time."""
@@ -309,7 +298,7 @@ class TrainingLoop:
             memory=memory_of_process(self.device),
         )
         if self.run.rank == 0:
-            _history.append_to_history(self.phase.checkpoints / HISTORY, report)
+            append_to_history(self.phase.checkpoints / HISTORY, report)
             self.run.hook.kdtool_step_end(self.run, report)
             self.run.hook.kdtool_progress(self.run, report.step)
 
@@ -375,3 +364,10 @@ class StopSignal:
         self.restore()  # the next one stops at once
         with suppress(OSError):
             os.write(2, _NOTE)  # a stream may be in the middle of a write
+
+
+def micro_batch_sync(model: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Return a context in which a step's gradients are exchanged in its `last` micro-batch only, where `model` is DDP."""
+    if isinstance(model, DistributedDataParallel) and not last:
+        return model.no_sync()
+    return nullcontext()

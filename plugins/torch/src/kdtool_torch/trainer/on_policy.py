@@ -29,10 +29,10 @@ import torch
 
 from kdtool_torch.batch import NO_LABEL, collate
 from kdtool_torch.device import max_over_ranks
-from kdtool_torch.machine import autocast_to, dtype_name
+from kdtool_torch.machine import dtype_name
 from kdtool_torch.model import eval_mode
-from kdtool_torch.numerics import exact_logits, log_likelihood
-from kdtool_torch.trainer import checkpoint
+from kdtool_torch.numerics import autocast_to, exact_logits, log_likelihood
+from kdtool_torch.trainer.checkpoint import checkpoint_step, list_checkpoints
 from kdtool_torch.trainer.settings import OnPolicy, Rollouts
 
 STUDENT_GENERATED = "student_generated"
@@ -380,10 +380,7 @@ class ServedSampler:
         """Remove weights that no resumed phase needs; a checkpoint of the window before this one may still be written."""
         needed = {self._current.resolve().name}
         if step is not None:
-            numbers = {
-                self.first_of(checkpoint.checkpoint_step(each))
-                for each in checkpoint.list_checkpoints(self._checkpoints)
-            }
+            numbers = {self.first_of(checkpoint_step(each)) for each in list_checkpoints(self._checkpoints)}
             needed |= {self._place(each).name for each in {*numbers, step, step - self._config.every}}
         for folder in self._folder.glob(f"{self._name}-*"):
             if folder.name not in needed:

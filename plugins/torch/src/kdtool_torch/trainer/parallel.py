@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 import kdtool
 import torch
 import torch.distributed as dist
-from kdtool_transformers import layers_among
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+
+from kdtool_torch.model import layers_among
 
 if TYPE_CHECKING:
     from kdtool_torch.objective import DistillationModule
@@ -91,13 +91,6 @@ def _wait_for_all(store: Any, world: int) -> None:
 def average_gradients(module: nn.Module, device: torch.device) -> DistributedDataParallel:
     """Return the module with gradients that are averaged over all ranks after backward (DDP)."""
     return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
-
-
-def micro_batch_sync(model: nn.Module, last: bool) -> AbstractContextManager[None]:
-    """Return a context in which a step's gradients are exchanged in its `last` micro-batch only, where `model` is DDP."""
-    if isinstance(model, DistributedDataParallel) and not last:
-        return model.no_sync()
-    return nullcontext()
 
 
 class Sharding:
@@ -196,7 +189,7 @@ def _layers(module: DistillationModule) -> nn.ModuleList:
             "quantised weights, or sharding: off"
         )
     count = module.language_model.facts.layers
-    layers: nn.ModuleList | None = layers_among(module.student, count)
+    layers = layers_among(module.student, count)
     if layers is None:
         raise kdtool.UsageError(
             f"sharding gathers the student layer by layer, but {type(module.student).__name__} has no list of its "

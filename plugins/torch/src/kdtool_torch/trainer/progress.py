@@ -7,7 +7,6 @@ step before.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import shutil
@@ -17,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
+import torch
 
+from kdtool_torch.batch import WeightMeans
 from kdtool_torch.device import sum_over_ranks
 from kdtool_torch.objective import DistillationModule
-from kdtool_torch.stats import OVERLAP_FIGURES as FIGURES
-from kdtool_torch.stats import StepFigures
+from kdtool_torch.stats import OVERLAP_FIGURES, StepFigures
 
 _PROGRESS_FILE = "progress.json"
 
@@ -83,7 +83,7 @@ HISTORY = "history.jsonl"
 def append_to_history(path: Path, report: kdtool.StepReport) -> None:
     """Add a report to the file."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(dataclasses.asdict(report)) + "\n")
+        file.write(json.dumps(asdict(report)) + "\n")
 
 
 def restore_history(path: Path, checkpoint: Path | None) -> None:
@@ -92,6 +92,32 @@ def restore_history(path: Path, checkpoint: Path | None) -> None:
         path.unlink(missing_ok=True)
     else:
         shutil.copyfile(checkpoint / HISTORY, path)
+
+
+def begin_step(
+    module: DistillationModule, run: kdtool.RunInfo, progress: Progress, step: int, steps: int, *, measure_norms: bool
+) -> list[float]:
+    """Prepare the module for a step, from 1, of a phase; return its terms' weights, balance included."""
+    terms, share = module.terms, (step - 1) / max(1, steps - 1)
+    names = [bound.term.name for bound in terms]
+    balance = balance_factors(run, run.implementing("kdtool_balance"), names, progress, step)
+    weights = [bound.term.weight_at(share) * balance.get(bound.term.name, 1.0) for bound in terms]
+    factors = [weight * bound.term.scale for weight, bound in zip(weights, terms, strict=True)]
+    module.begin_step(step, share, factors, measure_norms)
+    if progress.token_weights is not None:
+        means = WeightMeans(progress.token_weights)
+        of_terms = torch.tensor([means.of(bound.term.name) for bound in terms if bound.per_token])
+        module.mean_weights.copy_(of_terms, non_blocking=True)
+    return weights
+
+
+def add_token_weights(module: DistillationModule, read: StepFigures, progress: Progress, run: kdtool.RunInfo) -> None:
+    """Add the step's token weights, of all ranks, to the running means."""
+    names = [bound.term.name for bound in module.terms]
+    means = WeightMeans(progress.token_weights or {})
+    weights = sum_over_ranks(read.weights, run.world)
+    means.add(dict(zip(names, weights, strict=True)), dict(zip(names, read.seen, strict=True)))
+    progress.token_weights = means.state
 
 
 def report_terms(
@@ -135,7 +161,7 @@ def report_terms(
 def report_overlap(read: StepFigures, run: kdtool.RunInfo) -> dict[str, float]:
     """Return the step's figures of the overlap by name, means over all ranks; nothing if it has no positions."""
     *sums, count = sum_over_ranks(read.overlap, run.world)
-    return {name: value / count for name, value in zip(FIGURES, sums, strict=True)} if count else {}
+    return {name: value / count for name, value in zip(OVERLAP_FIGURES, sums, strict=True)} if count else {}
 
 
 def balance_factors(

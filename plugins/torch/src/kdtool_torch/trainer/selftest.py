@@ -19,10 +19,9 @@ import kdtool
 import torch
 from torch import Tensor
 
-from kdtool_torch.head import HeadWork
-from kdtool_torch.head import head_loss as chunked_loss
-from kdtool_torch.machine import autocast_to
+from kdtool_torch.head import HeadWork, head_loss
 from kdtool_torch.model import self_check
+from kdtool_torch.numerics import autocast_to
 from kdtool_torch.objective import DistillationModule
 from kdtool_torch.signals import MicroBatch, imitated_by_row, select_rows
 from kdtool_torch.stats import check_initial_finite
@@ -227,7 +226,7 @@ def _check_chunking(work: HeadWork) -> None:
     chunk = whole.chunk(rows)
     gradients, (sums, _) = work.loss(chunk)
     small = dataclasses.replace(whole, rows=chunk, head_chunk_size=20, loss_chunk_size=7)
-    chunked = torch.autograd.grad(chunked_loss(small, torch.ones((), device=sums.device)), states)
+    chunked = torch.autograd.grad(head_loss(small, torch.ones((), device=sums.device)), states)
     expected = [
         whole.projection.before_cap(gradient, of_pass) @ whole.projection.weight
         for gradient, of_pass in zip(gradients, chunk.logits, strict=True)

@@ -13,22 +13,19 @@ from pathlib import Path
 
 import kdtool
 import torch
-from torch import nn
 
-from kdtool_torch.batch import NO_LABEL, collate, loss_labels
-from kdtool_torch.device import pick_device
+from kdtool_torch.batch import collate, count_targets
+from kdtool_torch.device import isolated_rng, pick_device
 from kdtool_torch.machine import chosen_dtype, chunk_sizes, dtype_name, frozen_weights_held, tuned_malloc
-from kdtool_torch.objective import DistillationModule, Sizes
-from kdtool_torch.sampling import isolated_rng
+from kdtool_torch.objective import DistillationModule, Sizes, make_loss_modules
 from kdtool_torch.signals import TeacherSignals
-from kdtool_torch.terms import ChunkLoss, bind_terms, compiled_or_eager, learns_on_policy
-from kdtool_torch.trainer import checkpoint, progress
-from kdtool_torch.trainer.checkpoint import find_resume_point
+from kdtool_torch.terms import compiled_or_eager, learns_on_policy
+from kdtool_torch.trainer.checkpoint import checkpoint_step, find_resume_point, list_checkpoints
 from kdtool_torch.trainer.inputs import RowsInOrder
 from kdtool_torch.trainer.loop import TrainingLoop
 from kdtool_torch.trainer.on_policy import OnPolicySampler, ServedSampler
 from kdtool_torch.trainer.parallel import join_group, refuse_other_dtypes
-from kdtool_torch.trainer.progress import HISTORY
+from kdtool_torch.trainer.progress import HISTORY, restore_history
 from kdtool_torch.trainer.selftest import self_test
 from kdtool_torch.trainer.settings import StandardTrainerConfig
 from kdtool_torch.trainer.validation import Validator
@@ -96,17 +93,13 @@ class _Setup:
             batch = sampler.mark_as_corpus(batch)
         with torch.no_grad():
             micro_batch = TeacherSignals(run, phase, student, self.dtype)(batch)
-        terms = bind_terms(run, phase, micro_batch.signals)
-        weightings = run.bound("kdtool_token_weight")
-        loss = ChunkLoss([bound for bound in terms if bound.per_token], [weightings[name] for name in weightings])
-        modules, sizes = self._loss_modules(), self._sizes()
-        module = DistillationModule(run, student, terms, loss, modules, sizes, phase.student_request)
+        modules, sizes = make_loss_modules(run, phase, student), self._sizes()
+        module = DistillationModule.bind(run, phase, student, micro_batch.signals, modules, sizes)
         module.to(self.device)
         chunk = self_test(run, module, micro_batch)
-        if loss.terms:
-            labels = loss_labels(batch.labels, batch.columns)
-            to_come = phase.steps * sizes.rows_per_step * int((labels != NO_LABEL).sum()) // len(labels)
-            compiled_or_eager(loss, config.compile, chunk, to_come, run)
+        if module.chunk_loss.terms:
+            to_come = phase.steps * sizes.rows_per_step * count_targets(batch) // len(batch.labels)
+            compiled_or_eager(module.chunk_loss, config.compile, chunk, to_come, run)
         validator = Validator(config.validation, run, phase, student, self.dtype) if config.validation else None
         return TrainingLoop(config, run, phase, module, self.device, sampler, validator)
 
@@ -163,23 +156,6 @@ class _Setup:
             rows_per_step=config.batch * config.micro_batches(world) * world,
         )
 
-    def _loss_modules(self) -> dict[str, nn.Module]:
-        run, facts = self.run, dict[str, kdtool.ModelFacts]()
-        for term in self.phase.terms:
-            if term.name in run.implementing("kdtool_modules") and term.teacher is not None:
-                described = run.component(term.teacher, kdtool.Teacher).kdtool_describe(run)
-                if described is None:
-                    raise kdtool.PluginError(
-                        f"{term.teacher} does not describe itself, which {term.name} needs for its modules"
-                    )
-                facts[term.name] = described
-        with isolated_rng(run.seed):
-            modules = {
-                name: run.component(name, kdtool.SequenceLoss).kdtool_modules(self.student.facts, teacher)
-                for name, teacher in facts.items()
-            }
-        return {name: module for name, module in modules.items() if module is not None}
-
 
 def _is_learned(row: kdtool.Row) -> bool:
     """Return whether a row has a label after a token of the same document."""
@@ -206,7 +182,7 @@ def _resume_and_train(loop: TrainingLoop, newest: Path | None) -> None:
             run.say(f"phase {loop.phase.name!r} resumes at step {loop.step} of {loop.phase.steps}")
         elif history.is_file():
             run.say(f"phase {loop.phase.name!r} starts again: it was interrupted before its first checkpoint")
-        progress.restore_history(history, newest)
+        restore_history(history, newest)
         kdtool.commit(loop.phase.checkpoints, history, growing=True)  # its presence shows that steps were made
     try:
         with loop.stop:
@@ -217,12 +193,8 @@ def _resume_and_train(loop: TrainingLoop, newest: Path | None) -> None:
 
 
 def _describe_interruption(loop: TrainingLoop) -> str:
-    kept = checkpoint.list_checkpoints(loop.phase.checkpoints)
-    then = (
-        f"resumes at step {checkpoint.checkpoint_step(kept[-1])}"
-        if kept
-        else "starts again, since no checkpoint was written"
-    )
+    kept = list_checkpoints(loop.phase.checkpoints)
+    then = f"resumes at step {checkpoint_step(kept[-1])}" if kept else "starts again, since no checkpoint was written"
     return f"phase {loop.phase.name!r} was interrupted at step {loop.step} of {loop.phase.steps}; it {then}"
 
 

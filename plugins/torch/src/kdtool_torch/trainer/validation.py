@@ -24,9 +24,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from kdtool_torch.device import isolated_rng
 from kdtool_torch.files import write_safetensors
-from kdtool_torch.machine import autocast_to
-from kdtool_torch.sampling import isolated_rng
+from kdtool_torch.numerics import autocast_to
 from kdtool_torch.stats import LIKELIEST
 from kdtool_torch.terms import BoundTerm
 from kdtool_torch.trainer.inputs import RowsInOrder

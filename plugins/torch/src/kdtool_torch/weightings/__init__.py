@@ -1,4 +1,4 @@
-"""Weightings: of tokens, by what a student learns more from, and of losses against each other.
+"""Weightings: of tokens, so that a student learns more from some, and of losses against each other.
 
 Recipes name the classes: `teacher-entropy`, `student-entropy`, `confidence`, `position`, `syntax`; `uncertainty`,
 `gradnorm`, `on-metric`. The plain functions serve any training loop. Only methods of tensors are used, and pygments is
@@ -26,21 +26,24 @@ from kdtool_torch.weightings.tokens import (
     top_k_probability,
 )
 
-__all__ = ["GradNorm", "OnMetric", "Uncertainty", "gradnorm_step", "uncertainty_step"]
-
 __all__ = [
     "SYNTAX_CLASSES",
     "Confidence",
+    "GradNorm",
+    "OnMetric",
     "Position",
     "StudentEntropy",
     "Syntax",
     "TeacherEntropy",
+    "Uncertainty",
     "class_weight",
     "confidence_weight",
     "entropy",
     "entropy_weight",
+    "gradnorm_step",
     "position_weight",
     "probability",
     "syntax_classes",
     "top_k_probability",
+    "uncertainty_step",
 ]

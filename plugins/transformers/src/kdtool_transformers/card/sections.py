@@ -50,13 +50,13 @@ def limits(results: kdtool.Results) -> Iterator[str]:
 
 def _bias(results: kdtool.Results) -> Iterator[str]:
     """Yield the shares of languages and sources in the text, largest first."""
-    for title, key in (("languages", "languages"), ("sources", "sources")):
+    for key in ("languages", "sources"):
         counts = {name or "unknown": count for name, count in results.data.get(key, {}).items()}
         total = sum(counts.values())
         if total:
             largest = sorted(counts.items(), key=lambda item: -item[1])[:6]
             shares = ", ".join(f"{name} {percent(count / total)}" for name, count in largest)
-            yield f"- The training and test text leans to these {title}, by number of documents: {shares}."
+            yield f"- The training and test text leans to these {key}, by number of documents: {shares}."
 
 
 _HOW = {

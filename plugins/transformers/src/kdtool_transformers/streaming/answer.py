@@ -8,7 +8,7 @@ saves most of a pass (prompt lookup decoding, Saxena 2023; `ngram` in vLLM).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from queue import SimpleQueue
 from typing import Any, Literal
 
@@ -21,12 +21,26 @@ from kdtool_transformers.generation import end_ids, finish_text, text_behind
 from kdtool_transformers.prompts import held_back
 from kdtool_transformers.tokenizer import TransformersTokenizer
 
+Pieces = SimpleQueue[kdtool.TextPiece | BaseException]
+"""The pieces of an answer, or the error that ended it."""
+
+
+def take_pieces(pieces: Pieces) -> Iterator[kdtool.TextPiece]:
+    """Yield the pieces of an answer as they come, up to its end; raise the error that ended it."""
+    finish = None
+    while finish is None:
+        piece = pieces.get()
+        if isinstance(piece, BaseException):
+            raise piece
+        yield piece
+        finish = piece.finish
+
 
 class StreamedAnswer:
     """A text that is generated: its state, and the queue of its pieces. `read` counts the tokens in its cache.
 
     The cache is its own until its prompt is read, then its batch's. The answer begins with the text `removed` from its
-    prompt (see `_healing`), which is not shown; as long as it is not spelt, `removed` is the rest of it.
+    prompt (see `Healing`), which is not shown; as long as it is not spelt, `removed` is the rest of it.
     """
 
     def __init__(
@@ -46,7 +60,7 @@ class StreamedAnswer:
         self.sampler = Sampler.of(request, model.head.weight.device)
         self.text = GrowingText(tokenizer, request, prompt, len(removed.decode()))
         self.logprobs = None if request.logprobs is None else _Logprobs(tokenizer, request.logprobs)
-        self.pieces: SimpleQueue[kdtool.TextPiece | BaseException] = SimpleQueue()
+        self.pieces: Pieces = SimpleQueue()
         self.lookup = PromptLookup()
         self.read = 0
         self.done = False

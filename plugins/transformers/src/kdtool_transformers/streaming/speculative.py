@@ -22,7 +22,7 @@ from transformers import DynamicCache
 from kdtool_transformers.causal import cache_name, causal_of
 from kdtool_transformers.generation import prompt_ids
 from kdtool_transformers.runtime import TransformersRuntime
-from kdtool_transformers.streaming.answer import StreamedAnswer
+from kdtool_transformers.streaming.answer import Pieces, StreamedAnswer, take_pieces
 
 
 @dataclass
@@ -79,23 +79,17 @@ class SpeculativeRuntime(kdtool.Runtime):
 
     def stream(self, request: kdtool.Request) -> Iterator[kdtool.TextPiece]:
         """Yield an answer while it is generated, one piece per step; see `kdtool.Runtime.stream`."""
-        pieces: SimpleQueue[kdtool.TextPiece | BaseException] = SimpleQueue()
+        pieces: Pieces = SimpleQueue()
         stop = Event()
         thread = Thread(target=self._run, args=(request, pieces, stop), name="kdtool-speculation", daemon=True)
         thread.start()
         try:
-            finish = None
-            while finish is None:
-                piece = pieces.get()
-                if isinstance(piece, BaseException):
-                    raise piece
-                yield piece
-                finish = piece.finish
+            yield from take_pieces(pieces)
         finally:
             stop.set()
             thread.join()
 
-    def _run(self, request: kdtool.Request, pieces: SimpleQueue[kdtool.TextPiece | BaseException], stop: Event) -> None:
+    def _run(self, request: kdtool.Request, pieces: Pieces, stop: Event) -> None:
         """Put the pieces of an answer, or the error that ends it, into a queue.
 
         It runs in a separate thread: autocast keeps the weights it converted only within its outermost context, which
@@ -133,7 +127,7 @@ class SpeculativeRuntime(kdtool.Runtime):
             for token, token_logits in zip(new, logits, strict=False):
                 count.tokens += 1
                 row.accept(token, token_logits)
-                pieces.append(_next_piece(row))
+                pieces.append(next(take_pieces(row.pieces)))
                 finish = pieces[-1].finish
                 if finish is not None:
                     break
@@ -203,13 +197,6 @@ class _Sampling:
             return keep_likeliest(drafted, logits)
         targets = [self._sampler.probabilities(each) for each in logits]
         return keep_samples(drafted, self._drafts, targets, self._generator)
-
-
-def _next_piece(row: StreamedAnswer) -> kdtool.TextPiece:
-    piece = row.pieces.get()
-    if isinstance(piece, BaseException):
-        raise piece
-    return piece
 
 
 def _join(pieces: Sequence[kdtool.TextPiece]) -> kdtool.TextPiece:

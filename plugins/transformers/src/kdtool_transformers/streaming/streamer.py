@@ -29,7 +29,7 @@ from torch import Tensor
 
 from kdtool_transformers.causal import CausalModel, cache_name, causal_of
 from kdtool_transformers.generation import prompt_ids
-from kdtool_transformers.streaming.answer import PROPOSED, StreamedAnswer
+from kdtool_transformers.streaming.answer import PROPOSED, StreamedAnswer, take_pieces
 from kdtool_transformers.streaming.cache import RowCache, new_cache
 from kdtool_transformers.tokenizer import TransformersTokenizer
 
@@ -104,13 +104,7 @@ class Streamer:
         row = StreamedAnswer(self._model, request, prompt, limit, new_cache(self._causal.config), removed)
         self._start(row)
         try:
-            finish = None
-            while finish is None:
-                piece = row.pieces.get()
-                if isinstance(piece, BaseException):
-                    raise piece
-                finish = piece.finish
-                yield piece
+            yield from take_pieces(row.pieces)
         finally:
             row.done = True
 
