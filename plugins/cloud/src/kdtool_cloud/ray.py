@@ -27,6 +27,8 @@ _CONNECT_SECONDS = 10.0
 class RayExecutor(kdtool.Executor):
     """Makes stages side by side on a Ray cluster (Moritz et al. 2018, arXiv 1712.05889)."""
 
+    extra = "ray"
+
     class Config(kdtool.Config):
         """The cluster, and what each stage gets of it."""
 

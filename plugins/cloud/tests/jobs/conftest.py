@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "core" / "tests"))  # `toy` and its recipe
+sys.path.insert(0, str(Path(__file__).resolve().parents[4] / "core" / "tests"))  # `toy` and its recipe
 
 from toy_recipe import TOY, toy_recipe
 

@@ -14,9 +14,9 @@ import kdtool
 import pytest
 import yaml
 from kdtool._cli import call
-from kdtool_cloud.jobs import forecast, hf_jobs
-from kdtool_cloud.jobs.bundle import _write
-from kdtool_cloud.jobs.command import cloud
+from kdtool_cloud.jobs.bundle import write_bundle, write_wheel
+from kdtool_cloud.jobs.command import cloud, estimate, forecast
+from kdtool_cloud.jobs.services import GPUS
 from kdtool_testing import CommandConformance
 from uv import find_uv_bin
 
@@ -84,7 +84,7 @@ def test_hf_jobs_accepts_the_command(recipe: Path, capsys: pytest.CaptureFixture
     assert "args" not in done.stdout, (
         "an option that the parser does not know would be the script, and job.py an argument"
     )
-    assert {*hf_jobs.GPUS.values()} <= {flavor.value for flavor in huggingface_hub.JobHardware}
+    assert {*GPUS["hf-jobs"].values()} <= {flavor.value for flavor in huggingface_hub.JobHardware}
 
 
 def test_the_script_of_hf_jobs_binds_every_package_of_kdtool_to_a_file(recipe: Path) -> None:
@@ -116,8 +116,8 @@ def test_a_cost_needs_a_price(recipe: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_costs_are_hours_times_price(recipe: Path) -> None:
-    found = forecast(recipe, {}, "t4", ["t4"])
-    lines = [*type(found)(**{**vars(found), "seconds": 5400.0, "teacher_dollars": 2.5}).lines(0.5)]
+    gpu, report = forecast(recipe, {}, "t4", ["t4"])
+    lines = [*estimate(gpu, {**report["forecast"], "seconds": 5400.0, "picodollars": 2_500_000_000_000}, 0.5)]
     assert any("1.5 h of training" in line for line in lines)
     assert "cost    $0.75 for training at $0.50 per hour" in lines
     assert "        $2.50 for the teacher's service" in lines
@@ -129,6 +129,7 @@ def test_costs_are_hours_times_price(recipe: Path) -> None:
         (["--on", "sky", "--bucket", "you-kdtool"], "expected s3://NAME or gs://NAME"),
         (["--on", "hf-jobs", "--bucket", "s3://you"], "expected OWNER/NAME"),
         ([*HF, "--gpu", "a10"], "choose one of t4, l4, l40s, a100-80gb, h200"),
+        ([*SKY, "--secret", "HF_TOKEN=hf_1"], "without values"),
     ],
 )
 def test_wrong_calls_say_what_is_expected(
@@ -144,6 +145,15 @@ def test_files_of_this_machine_only_are_refused(recipe: Path, capsys: pytest.Cap
     recipe.write_text(recipe.read_text(encoding="utf-8").replace("./toy.py", "../toy.py"), encoding="utf-8")
     assert call(["cloud", str(recipe), *SKY]) == kdtool.UsageError.exit_code
     assert "is on this machine only; expected a file below the recipe's folder" in capsys.readouterr().err
+
+
+def test_a_link_in_a_folder_that_leads_elsewhere_is_refused(recipe: Path) -> None:
+    (recipe.parent / "data").mkdir()
+    (recipe.parent.parent / "secret.txt").write_text("x", encoding="utf-8")
+    (recipe.parent / "data" / "link.txt").symlink_to(recipe.parent.parent / "secret.txt")
+    components = [{"name": "corpus", "use": "toy.py:Toy", "config": {"folder": "data"}, "distribution": ""}]
+    with pytest.raises(kdtool.UsageError, match="is on this machine only"):
+        write_bundle(recipe, components, recipe.parent.parent / "bundle")
 
 
 def test_a_recipe_is_sent_with_those_it_extends(recipe: Path) -> None:
@@ -169,7 +179,7 @@ def test_run_starts_the_tool_in_the_bundle_and_ends_with_its_exit_code(
 
 
 def test_a_package_without_a_folder_is_packed_from_its_installed_files(tmp_path: Path) -> None:
-    _write(distribution("click"), tmp_path)
+    write_wheel(distribution("click"), tmp_path)
     (wheel,) = tmp_path.glob("click-*.whl")
     site = tmp_path / "site"
     command: list[str | Path] = [

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parents[2] / "core" / "tests")]  # `toy` and its recipe
+sys.path[:0] = [str(HERE), str(HERE.parents[3] / "core" / "tests")]  # `toy` and its recipe
 
 from object_server import KEYS  # noqa: E402
 from toy_recipe import toy_recipe  # noqa: E402

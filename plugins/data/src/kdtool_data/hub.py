@@ -103,6 +103,8 @@ class Hub(kdtool.Corpus):
     column of ids, its id.
     """
 
+    extra = "hub"
+
     config: Config
 
     class Config(HubConfig):

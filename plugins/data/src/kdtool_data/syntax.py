@@ -33,6 +33,8 @@ class SyntaxFilter(kdtool.Filter):
     whole; in answers in Markdown, each fenced block is parsed.
     """
 
+    extra = "syntax"
+
     class Config(kdtool.Config):
         """Settings of `syntax`."""
 

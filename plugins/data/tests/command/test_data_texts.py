@@ -17,7 +17,7 @@ import pytest
 from kdtool._cli import call
 from kdtool_measuring import About, Ledger
 
-TOYS = Path(__file__).resolve().parents[3] / "core" / "tests"
+TOYS = Path(__file__).resolve().parents[4] / "core" / "tests"
 WRITER = '''
 import importlib.util
 import sys

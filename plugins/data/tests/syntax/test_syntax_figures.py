@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from kdtool_data.syntax import LANGUAGES, parses
 
-DATA = Path(os.environ.get("KDTOOL_SHARED_DATA") or Path(__file__).resolve().parents[4] / "shared" / "data")
+DATA = Path(os.environ.get("KDTOOL_SHARED_DATA") or Path(__file__).resolve().parents[5] / "shared" / "data")
 OTHERS = [language for language in LANGUAGES if language != "python"]
 COUNT = 500
 

@@ -18,7 +18,7 @@ from kdtool._results.files import write_results
 from kdtool_essentials.gate import decide, gate
 from kdtool_testing import CommandConformance, make_results
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 WORKFLOW = ROOT / ".github" / "workflows" / "gate.yml"
 Verdict = Literal["better", "worse", "no evidence of a difference"]
 SAME: Final = "no evidence of a difference"

@@ -19,6 +19,7 @@ from kdtool._plugins import distributions, registry
 from kdtool_essentials.init import choices, init
 from kdtool_essentials.init import questions as _questions
 from kdtool_essentials.init import recipe as _draft
+from kdtool_essentials.init.choices import gpu_here
 from kdtool_essentials.init.questions import TIMES, Answers
 from kdtool_essentials.init.recipe import draft_recipe, fit_recipe
 from kdtool_testing import CommandConformance
@@ -248,6 +249,11 @@ def test_terms_need_an_agreement(terminal: None) -> None:
     assert not RECIPE.exists()
     assert call(*words, answers=["y"]).exit_code == 0
     assert written()["terms_acknowledged"] == {"teacher": "BigCode OpenRAIL-M v1"}
+
+
+def test_gpu_is_not_looked_for_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    assert gpu_here() == ""
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "core" / "tests"))  # `toy` and its recipe
+sys.path.insert(0, str(Path(__file__).resolve().parents[4] / "core" / "tests"))  # `toy` and its recipe
 
 from toy_recipe import toy_recipe
 

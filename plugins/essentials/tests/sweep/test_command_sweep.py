@@ -13,42 +13,34 @@ from typing import Any
 import kdtool
 import pytest
 from click.testing import CliRunner
+from filelock import FileLock
 from hypothesis import given, reject
 from hypothesis import strategies as st
 from kdtool._api import report
 from kdtool._cli import call, cli
-from kdtool._recipe.yaml import read_scalar
 from kdtool._store.artefacts import clean
-from kdtool_essentials.sweep import sweep
-from kdtool_essentials.sweep.command import sweep as command
-from kdtool_essentials.sweep.files import hold_folder as hold
-from kdtool_essentials.sweep.points import read_grid, read_values
+from kdtool_essentials.sweep import command, points_of, read_grid, sweep
 from kdtool_testing import CommandConformance
 
 VALUES = st.one_of(
     st.integers(), st.floats(allow_nan=False), st.booleans(), st.none(), st.text("aAbB01_.-é [{,'\"", max_size=80),
     st.lists(st.integers(0, 3), max_size=3), st.sampled_from(["true", "'true'", "1", "'1'", "1.0", "a-b", "a--b", "A"]),
 )  # fmt: skip
-KEYS = st.lists(
-    st.sampled_from(["seeds", "a.x", "b.x", "b.b-x", "a.b.c", "a-b.c", "t.X", "_y"]),
-    min_size=1,
-    max_size=3,
-    unique=True,
-)
+KEYS = st.sampled_from(["seeds", "a.x", "b.x", "b.b-x", "a.b.c", "a-b.c", "t.X", "_y"])
 
 
-@given(st.data(), KEYS)
+@given(st.data(), st.lists(KEYS, min_size=1, max_size=3, unique=True))
 def test_labels_are_names_that_no_file_system_confuses_and_do_not_depend_on_other_values(
     data: st.DataObject, keys: list[str]
 ) -> None:
     grid = {key: data.draw(st.lists(VALUES, min_size=2, max_size=4)) for key in keys}
     try:
-        points = read_grid(grid).points
-    except kdtool.UsageError:  # the same value twice
+        points = points_of(read_grid(grid))
+    except kdtool.UsageError:  # the same value twice, or no YAML
         reject()
     assert len({label.lower() for label in points}) == len(points) == prod(map(len, grid.values()))
     assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", label) for label in points)
-    assert points.keys() >= read_grid({key: given[:2] for key, given in grid.items()}).points.keys()
+    assert points.keys() >= points_of(read_grid({key: given[:2] for key, given in grid.items()})).keys()
 
 
 @pytest.mark.parametrize(
@@ -62,18 +54,17 @@ def test_labels_are_names_that_no_file_system_confuses_and_do_not_depend_on_othe
         ("12", [12]),
         ("8,12", ["8,12"]),
         ("'1'", ["1"]),
-        ("[]", []),
+        (["1e-3", "'1'", [1]], [0.001, "1", [1]]),
     ],
 )
-def test_values_are_a_yaml_list_or_one_scalar(text: str, values: list[Any]) -> None:
-    found = read_values("key", text)
-    assert [read_scalar(value) if isinstance(value, str) else value for value in found] == values
+def test_values_are_a_list_of_them_or_the_yaml_of_a_list_or_scalar(text: Any, values: list[Any]) -> None:
+    assert read_grid({"key": text, "other": [1, 2]})["key"] == values
 
 
-@pytest.mark.parametrize("text", ["", " ", "[1, 2", "{a: 1}", "[1], [2]"])
-def test_other_values_are_refused(text: str) -> None:
+@pytest.mark.parametrize("text", ["", " ", "[1, 2", "{a: 1}", "[1], [2]", 12, {"a": 1}, ["[1"]])
+def test_other_values_are_refused(text: Any) -> None:
     with pytest.raises(kdtool.UsageError, match=r"--grid key=.*expected a YAML list of values, or one scalar"):
-        read_values("key", text)
+        read_grid({"key": text})
 
 
 @pytest.mark.parametrize(
@@ -81,10 +72,10 @@ def test_other_values_are_refused(text: str) -> None:
     [
         ({}, "nothing to sweep"),
         ({"seeds": [[0]]}, "nothing to sweep"),
-        ({"seeds": []}, "no values"),
-        ({"trainer.factor": ["1e-3", 0.001, 2]}, "0.001 more than once"),
+        ({"train.steps": "12"}, "nothing to sweep"),
+        ({"seeds": [], "train.steps": [1, 2]}, "seeds has no values"),
+        ({"trainer.factor": ["1e-3", 0.001, 2]}, "trainer.factor has the value 0.001 more than once"),
         ({"name": ["a", "b"]}, "name cannot be swept"),
-        ({"train.steps": "12"}, "list of values"),
     ],
 )
 def test_grid_that_makes_no_sense_is_refused(recipe: dict[str, Any], grid: dict[str, Any], message: str) -> None:
@@ -96,7 +87,9 @@ def _counting(recipe: dict[str, Any]) -> type[Any]:
     """Count, in the recipe's own plugins, how often text is read and the teacher is asked for what is stored."""
     kdtool.check(recipe)
     local = [module for name, module in sys.modules.items() if name.startswith("_kdtool_local_")]
-    toy = next(module for module in local if str(module.__file__).endswith("toy.py"))
+    place = Path(__file__).resolve().parents[4] / "core" / "tests" / "toy.py"  # tests of others load copies
+    toy = next(module for module in local if Path(str(module.__file__)) == place)
+    toy.Events.heard.clear()
     return toy.Events  # type: ignore[no-any-return]
 
 
@@ -106,15 +99,16 @@ def _made(events: type[Any]) -> list[str]:
     return heard
 
 
-def test_seeds_and_points_share_text_rows_and_signals(recipe: dict[str, Any]) -> None:
+def test_seeds_and_points_share_text_rows_signals_and_the_teachers_scores(recipe: dict[str, Any]) -> None:
     events = _counting(recipe)
-    events.heard.clear()
     found = sweep(recipe, {"trainer.factor": [1.0, 3.0], "train.steps": [2, 4]}, {"seeds": [0, 1, 2]})
     assert [point.status for point in found.points] == ["done"] * 4
     made = _made(events)
     stages = ("text", "rows", "signals", "students", "phases")
     counts = [sum(line.startswith(f"{stage} ") for line in made) for stage in stages]
     assert counts == [1, 1, 1, 1, 4 * 3 * 3]
+    teacher = [stage for point in found.points if point.results for stage in point.results.stages]
+    assert [stage.reused for stage in teacher if stage.name == "scores/nats-teacher"] == [False, True, True, True]
 
 
 def test_points_are_runs_with_readable_names_that_go_on_where_they_stopped(
@@ -126,9 +120,8 @@ def test_points_are_runs_with_readable_names_that_go_on_where_they_stopped(
     capsys.readouterr()
     found = sweep(recipe, {"trainer.factor": [1.0, 3.0, 9.0]})
     assert [point.reused for point in found.points] == [True, True, False]
-    assert [point.folder for point in found.points] == [
-        tmp_path / "runs" / "toy-sweep" / label for label in ("factor-1_0", "factor-3_0", "factor-9_0")
-    ]
+    labels = ("factor-1_0", "factor-3_0", "factor-9_0")
+    assert [point.folder for point in found.points] == [tmp_path / "runs" / "toy-sweep" / label for label in labels]
     assert capsys.readouterr().err.count("was finished before") == 2
     assert all(line.startswith(("phases", "scores", "exports")) for line in _made(events))
     alone = kdtool.run(recipe, {"trainer.factor": 3.0, "control": "tokens"}, out="alone")
@@ -143,16 +136,16 @@ def test_table_has_every_role_with_intervals_and_marks_the_best(recipe: dict[str
     recipe["corpus"]["documents"] = 24  # eight of them for tests: fewer than six never differ
     found = sweep(recipe, {"trainer.factor": [1.0, 3.0, 1000.0]})
     (table,) = found.tables
-    assert table.columns == ("teacher", "student", "control", "control-time", "student-json")
-    assert (table.measurement, table.higher_is_better, table.ranked_by) == ("nats", False, "student")
-    values = {row.point: row.cells["student"] for row in table.rows}
+    assert table["columns"] == ["teacher", "student", "control", "control-time", "student-json"]
+    assert (table["measurement"], table["higher_is_better"], table["ranked_by"]) == ("nats", False, "student")
+    values = {row["point"]: row["cells"]["student"] for row in table["rows"]}
     best = min(values, key=lambda label: values[label].value)
-    assert [row.point for row in table.rows if row.standing == "best"] == [best]
-    assert {row.standing for row in table.rows} >= {"best", "worse"}
-    assert all(cell.low is not None and cell.low <= cell.value <= cell.high for cell in values.values() if cell.high)
-    assert all(cell.seeds == 2 for cell in values.values())
-    assert all(row.cells["teacher"].low is None for row in table.rows)
+    assert [row["point"] for row in table["rows"] if row["standing"] == "best"] == [best]
+    assert {row["standing"] for row in table["rows"]} >= {"best", "worse"}
+    assert all(cell.low <= cell.value <= cell.high and cell.seeds == 2 for cell in values.values())
+    assert all(row["cells"]["teacher"].low is None for row in table["rows"])
     assert "chosen by the numbers that report it" in found.caution
+    assert "With one seed" not in found.caution
 
 
 def test_tables_have_a_column_for_each_key_and_the_best_row_first(recipe: dict[str, Any]) -> None:
@@ -160,47 +153,33 @@ def test_tables_have_a_column_for_each_key_and_the_best_row_first(recipe: dict[s
     grid = {"trainer.factor": [1000.0, 1.0], "train.losses.imitate.weight": [0.5, 0.1]}
     found = sweep(recipe, grid, {"seeds": [0]})
     (table,) = found.tables
-    values = [row.cells["student"].value for row in table.rows]
+    values = [row["cells"]["student"].value for row in table["rows"]]
     assert values == sorted(values)
     lines = (found.folder / "sweep.md").read_text(encoding="utf-8").splitlines()
     heads = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| trainer.factor")]
-    assert heads == [
-        ["trainer.factor", "train.losses.imitate.weight", "result", "report"],
-        ["trainer.factor", "train.losses.imitate.weight", *table.columns, "student among the points"],
-    ]
+    assert heads == [[*grid, "result", "report"], [*grid, *table["columns"], "student among the points"]]
     page = (found.folder / "sweep.html").read_text(encoding="utf-8")
-    assert page.count('<tr class="best">') == 1
-    assert page.count('<th scope="col">train.losses.imitate.weight</th>') == 2
+    assert page.count("<th>train.losses.imitate.weight</th>") == 2
+    assert page.count("<td>best</td>") == 1
     links = re.findall(r'<a href="([^"]+)">', page)
     assert len(links) == 4
     assert all((found.folder / link).is_file() for link in links)
     assert "http" not in page
 
 
-def test_teacher_is_measured_at_the_first_point_alone(recipe: dict[str, Any]) -> None:
-    found = sweep(recipe, {"trainer.factor": [1.0, 3.0]}, {"seeds": [0], "control": False})
-    reused = [
-        stage.reused
-        for point in found.points
-        if point.results
-        for stage in point.results.stages
-        if stage.name == "scores/nats-teacher"
-    ]
-    assert reused == [False, True]
-
-
-def test_page_escapes_what_users_write(recipe: dict[str, Any]) -> None:
-    found = sweep(recipe, {"corpus.letter": ["<b>", "d"]}, {"seeds": [0], "control": False})
+def test_texts_of_users_are_escaped(recipe: dict[str, Any]) -> None:
+    found = sweep(recipe, {"corpus.letter": ["<b>|", "d"]}, {"seeds": [0], "control": False})
     page = (found.folder / "sweep.html").read_text(encoding="utf-8")
     assert "<b>" not in page
     assert "&lt;b&gt;" in page
+    assert "| <b>\\| " in (found.folder / "sweep.md").read_text(encoding="utf-8")
 
 
 def test_points_that_are_alike_are_a_tie(recipe: dict[str, Any]) -> None:
     found = sweep(recipe, {"exporters.json": [{"use": recipe["exporters"]["json"]["use"]}, False]}, {"seeds": [0]})
     (table,) = found.tables
-    assert sorted(row.standing for row in table.rows) == ["best", "not shown to differ"]
-    assert table.note == "no point is shown to differ from the best"
+    assert sorted(row["standing"] for row in table["rows"]) == ["best", "not shown to differ"]
+    assert table["note"] == "no point is shown to differ from the best"
     assert "With one seed" in found.caution
 
 
@@ -209,23 +188,25 @@ def test_points_that_are_alike_are_a_tie(recipe: dict[str, Any]) -> None:
     [({"seeds": [[0], [1]]}, "different seeds"), ({"corpus.documents": [12, 18]}, "different items")],
 )
 def test_what_was_measured_differently_is_not_ranked(recipe: dict[str, Any], grid: dict[str, Any], reason: str) -> None:
-    (table,) = sweep(recipe, grid).tables
-    assert reason in table.note
-    assert {row.standing for row in table.rows} == {""}
+    found = sweep(recipe, grid)
+    (table,) = found.tables
+    assert reason in table["note"]
+    assert {row["standing"] for row in table["rows"]} == {""}
+    assert not found.caution
 
 
 def test_mistakes_of_all_points_come_at_once_before_anything_runs(recipe: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(kdtool.RecipeError) as raised:
         sweep(recipe, {"trainer.factor": [1.0, -1.0, "many"], "train.stepz": [4]})
-    messages = [str(problem) for problem in raised.value.problems]
-    assert len(messages) == 1
-    assert "stepz" in messages[0]
-    assert "at the point" not in messages[0]
+    (problem,) = map(str, raised.value.problems)
+    assert "stepz" in problem
+    assert "at the point" not in problem
     with pytest.raises(kdtool.RecipeError) as raised:
         sweep(recipe, {"trainer.factor": [1.0, -1.0, "many"]})
-    text = str(raised.value)
-    assert "(at the point factor--1_0)" in text
-    assert "(at the point factor-many)" in text
+    assert "(at the point factor--1_0)" in str(raised.value)
+    assert "(at the point factor-many)" in str(raised.value)
+    with pytest.raises(kdtool.RecipeError, match=r"\(at the points factor-1_0--steps--1, .*, .* and 1 more\)"):
+        sweep(recipe, {"trainer.factor": [1.0, 2.0, 3.0, 4.0], "train.steps": [-1, 2]})
     assert not (tmp_path / "runs").exists()
 
 
@@ -251,33 +232,44 @@ class Sometimes(kdtool.Evaluator):
 
 @pytest.fixture
 def sometimes(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe with an evaluator that fails where it is told to."""
+    """A recipe, also in `recipe.yaml`, with an evaluator that fails where it is told to."""
     Path("broken.py").write_text(BROKEN, encoding="utf-8")
     recipe["evaluators"]["sometimes"] = {"use": "./broken.py:Sometimes"}
+    Path("recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     return recipe
+
+
+def _written() -> Any:
+    return json.loads(Path("runs/toy-sweep/sweep.json").read_text(encoding="utf-8"))
 
 
 def test_what_is_not_measured_alike_or_not_item_by_item_is_not_tested(sometimes: dict[str, Any]) -> None:
     found = sweep(sometimes, {"evaluators.sometimes.error": ["none", "another"]})
-    tables = {table.measurement: table for table in found.tables}
-    assert tables["luck"].note == "not ranked: the points were measured differently (error)"
-    assert [row.standing for row in tables["luck"].rows] == ["", ""]
-    assert tables["length"].note == "differences are not tested: it is not measured item by item"
-    assert [row.standing for row in tables["length"].rows] == ["best value", ""]
+    tables = {table["measurement"]: table for table in found.tables}
+    assert tables["luck"]["note"] == "not ranked: the points were measured differently (error)"
+    assert [row["standing"] for row in tables["luck"]["rows"]] == ["", ""]
+    assert tables["length"]["note"] == "differences are not tested: it is not measured item by item"
+    assert [(row["point"], row["standing"]) for row in tables["length"]["rows"]] == [
+        ("error-another", "best value"),
+        ("error-none", ""),
+    ]
 
 
-def test_failed_point_stops_no_other_and_is_named(sometimes: dict[str, Any]) -> None:
-    grid = {"evaluators.sometimes.error": ["value", "none"]}
-    found = sweep(sometimes, grid)
-    assert [point.status for point in found.points] == ["failed", "done"]
-    assert "bad luck" in found.points[0].error
-    assert "sometimes" in found.points[0].error
-    assert found.exit_code == 1
-    page = (found.folder / "sweep.md").read_text(encoding="utf-8")
-    assert "failed: ValueError: bad luck (raised by evaluator 'evaluators.sometimes'" in page
-    plain = json.loads((found.folder / "sweep.json").read_text(encoding="utf-8"))
-    assert [point["status"] for point in plain["points"]] == ["failed", "done"]
-    assert plain["points"][1]["report"] == "error-none/report.txt"
+def test_point_that_fails_or_whose_call_is_wrong_stops_no_other_and_is_named(sometimes: dict[str, Any]) -> None:
+    found = sweep(sometimes, {"evaluators.sometimes.error": ["usage", "value", "none"]})
+    assert [(one.status, one.exit_code) for one in found.points] == [("failed", 2), ("failed", 1), ("done", 0)]
+    assert found.exit_code == 2
+    assert "no such luck" in found.points[0].error
+    shown = (found.folder / "sweep.md").read_text(encoding="utf-8")
+    assert "no such luck" in shown
+    assert "failed: ValueError: bad luck (raised by evaluator 'evaluators.sometimes'" in shown
+    points = _written()["points"]
+    assert [(one["status"], one["folder"], one["report"]) for one in points] == [
+        ("failed", "error-usage", None),
+        ("failed", "error-value", None),
+        ("done", "error-none", "error-none/report.txt"),
+    ]
+    assert "bad luck" in points[1]["error"]
 
 
 NARROW = """
@@ -312,25 +304,19 @@ def test_impossible_point_is_known_before_the_first_one_runs_and_the_others_run(
     planned = capsys.readouterr()
     assert [line for line in planned.out.splitlines() if not line.startswith(" ")] == ["layers-2", "layers-3"]
     assert "layers-9 cannot run" in planned.err
+    reason = "1 problem in the recipe:\n  student.layers: 9 is too many"
     for again in (False, True):
         assert call(arguments) == 2
         shown = capsys.readouterr()
         told, _, ran = shown.err.partition("point 1 of 3")
-        assert (
-            "layers-9 cannot run, the other points do: 1 problem in the recipe:\n  student.layers: 9 is too many"
-            in told
-        )
+        assert f"layers-9 cannot run, the other points do: {reason}" in told
         assert "point 2" not in ran
         assert "point 3 of 3: layers-3" in ran
-        plain = json.loads(Path("runs/toy-sweep/sweep.json").read_text(encoding="utf-8"))
-        assert [(point["status"], point["reused"]) for point in plain["points"]] == [
-            ("done", again),
-            ("failed", False),
-            ("done", again),
-        ]
+        ended = [(point["status"], point["reused"]) for point in _written()["points"]]
+        assert ended == [("done", again), ("failed", False), ("done", again)]
         (row,) = (line for line in shown.out.splitlines() if line.startswith("| 9 "))
         assert "student.layers: 9 is too many; give at most 4" in row
-        assert [row["point"] for row in plain["tables"][0]["rows"]] == ["layers-2", "layers-3"]
+        assert [row["point"] for row in _written()["tables"][0]["rows"]] == ["layers-2", "layers-3"]
 
 
 def test_what_is_wrong_with_all_points_alike_ends_the_sweep_before_anything_runs(narrow: dict[str, Any]) -> None:
@@ -339,37 +325,29 @@ def test_what_is_wrong_with_all_points_alike_ends_the_sweep_before_anything_runs
     assert not Path("runs").exists()
 
 
-def test_call_that_is_wrong_at_one_point_is_its_failure(sometimes: dict[str, Any]) -> None:
-    found = sweep(sometimes, {"evaluators.sometimes.error": ["usage", "none"]})
-    assert [(point.status, point.exit_code) for point in found.points] == [("failed", 2), ("done", 0)]
-    assert "no such luck" in found.points[0].error
-    assert found.exit_code == 2
-    assert "no such luck" in (found.folder / "sweep.md").read_text(encoding="utf-8")
-
-
 @pytest.mark.parametrize(("name", "error"), [("disk", kdtool.StorageError), ("stop", KeyboardInterrupt)])
 def test_full_disk_and_ctrl_c_stop_the_sweep_and_leave_what_is_done(
-    sometimes: dict[str, Any], name: str, error: type[BaseException]
+    sometimes: dict[str, Any], name: str, error: type[BaseException], capsys: pytest.CaptureFixture[str]
 ) -> None:
     grid = {"evaluators.sometimes.error": ["none", name, "other"]}
     with pytest.raises(error):
         sweep(sometimes, grid)
-    plain = json.loads(Path("runs/toy-sweep/sweep.json").read_text(encoding="utf-8"))
-    assert [point["status"] for point in plain["points"]] == ["done", "not run", "not run"]
+    assert [point["status"] for point in _written()["points"]] == ["done", "not run", "not run"]
+    if name == "stop":
+        assert call(["sweep", "recipe.yaml", "--grid", "evaluators.sometimes.error=[stop, none]"]) == 130
+        assert "finished work is kept, run the same command to continue" in capsys.readouterr().err
 
 
-def test_ctrl_c_in_a_point_says_that_the_sweep_resumes(
-    sometimes: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    Path("recipe.yaml").write_text(json.dumps(sometimes), encoding="utf-8")
-    assert call(["sweep", "recipe.yaml", "--grid", "evaluators.sometimes.error=[stop, none]"]) == 130
-    assert "finished work is kept, run the same command to continue" in capsys.readouterr().err
+def test_sweep_whose_folder_cannot_be_written_names_it(recipe: dict[str, Any]) -> None:
+    Path("runs").mkdir()
+    Path("runs/toy-sweep").write_text("", encoding="utf-8")
+    with pytest.raises(kdtool.StorageError, match="toy-sweep"):
+        sweep(recipe, {"train.steps": [2, 3]})
 
 
 def test_command_prints_the_table_plans_and_gives_json(
     sometimes: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("recipe.yaml").write_text(json.dumps(sometimes), encoding="utf-8")
     arguments = ["sweep", "recipe.yaml", "--grid", "seeds=[[0, 1], [2]]", "--grid", "train.steps=3"]
 
     planned = CliRunner().invoke(cli, [*arguments, "--plan"], catch_exceptions=False).output
@@ -382,6 +360,7 @@ def test_command_prints_the_table_plans_and_gives_json(
     shown = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert shown.exit_code == 0
     assert "## nats (nats/byte; lower is better)" in shown.output
+    assert f"tables: {Path('runs/toy-sweep/sweep.html').absolute()}" in shown.output
     capsys.readouterr()
     assert call([*arguments, "--json"]) == 0
     plain = json.loads(capsys.readouterr().out)
@@ -415,8 +394,9 @@ def test_point_that_diverged_has_bounds_without_end(recipe: dict[str, Any]) -> N
     found = sweep(recipe, {"trainer.factor": [1.0, 3.0]})
     assert [point.status for point in found.points] == ["done", "done"]
     assert " to ∞)" in (found.folder / "sweep.md").read_text(encoding="utf-8")
-    plain = json.loads((found.folder / "sweep.json").read_text(encoding="utf-8"))
-    assert plain["tables"][0]["rows"][0]["cells"]["student"]["high"] == "Infinity"
+    cells = _written()["tables"][0]["rows"][0]["cells"]
+    assert cells["student"]["high"] == "Infinity"
+    assert (cells["teacher"]["low"], cells["teacher"]["high"], cells["teacher"]["seeds"]) == (None, None, 1)
 
 
 def test_missed_requirement_stops_no_point(recipe: dict[str, Any]) -> None:
@@ -426,7 +406,8 @@ def test_missed_requirement_stops_no_point(recipe: dict[str, Any]) -> None:
 
 
 def test_a_second_sweep_of_the_same_name_is_refused_meanwhile(recipe: dict[str, Any]) -> None:
-    with hold(Path("runs/toy-sweep").absolute()), pytest.raises(kdtool.LockedError, match="another sweep works in"):
+    Path("runs/toy-sweep").mkdir(parents=True)
+    with FileLock("runs/toy-sweep/.lock"), pytest.raises(kdtool.LockedError, match="another sweep works in"):
         sweep(recipe, {"train.steps": [2, 3]})
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 import kdtool
+from kdtool_report.html.exports import Exports, exports
 from kdtool_report.html.page import page
-from kdtool_report.html.tradeoffs import Exports, exports
 from kdtool_report.html.wording import Subjects
 
 Verdict = Literal["better", "worse", "no evidence of a difference"]

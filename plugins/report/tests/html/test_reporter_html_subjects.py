@@ -8,7 +8,6 @@ import kdtool
 import pytest
 from kdtool_report.html.page import page
 from kdtool_report.html.summary import Cell, quality, seeds_of
-from kdtool_report.html.tradeoffs import tradeoffs
 from kdtool_report.html.wording import Subjects, title
 
 Results = kdtool.Results
@@ -52,8 +51,6 @@ def test_models_that_are_called_student_and_control_are_not_judged_as_a_run_s(sa
     html = page(results)
     assert '<p class="verdict">one is better</p>' in html
     assert "equal tokens" not in html
-    sizes = _measured("student", 10.0, "file-size", "bytes"), _measured("other", 20.0, "file-size", "bytes")
-    assert not tradeoffs([_measured("control"), *sizes], Subjects(results.subjects))
 
 
 def test_seeds_of_an_arm_are_one_column(sample: Results) -> None:

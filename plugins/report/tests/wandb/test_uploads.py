@@ -10,6 +10,7 @@ from typing import Any
 
 import kdtool
 import pytest
+import wandb
 from kdtool_report.wandb import WandbTracker
 from kdtool_testing import make_run
 from wandb_server import Uploaded, serve
@@ -24,7 +25,9 @@ EVENT = (
     '"loss": 1.5, "learning_rate": 0.1, "gradient_norm": 1, "terms": {{}}, "metrics": {{}}}}}}'
 )
 PLANNED = (
-    '{"event": "run_start", "stages": [{"name": "phases/student-seed0-train", "fingerprint": "' + "a" * 64 + '"}]}'
+    '{"event": "run_start", "recipe": {}, "stages": [{"name": "phases/student-seed0-train", "fingerprint": "'
+    + "a" * 64
+    + '"}]}'
 )
 
 
@@ -64,10 +67,13 @@ def test_an_online_run_that_is_killed_and_resumed_is_one_curve(tmp_path: Path, m
     with serve() as (url, runs):
         monkeypatch.setenv("WANDB_BASE_URL", url)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
+        wandb.teardown()  # reads the variables again
         for steps in (range(1, 4), range(3, 6), range(5, 10)):
             track(tmp_path, steps, killed=steps[-1] < 9, mode="online")
             (run,) = runs.values()
             assert steps_of(run) == [(step, 1.5) for step in range(1, steps[-1] + 1)]
+            assert run.lines == steps[-1], "no point is sent again"
+    wandb.teardown()
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 

@@ -1,7 +1,7 @@
-"""A job as both services need it, and the folder that is sent along: the recipe, the files that it names, and wheels.
+"""The folder that is sent along with a job: the recipe, the files that it names, and wheels.
 
-kdtool's packages are on no package index, so that anyone could register their names there. They reach the rented
-machine as files: built from the folders they were installed from, or packed again from the installed files.
+kdtool's packages are on no package index, so that anyone could register their names there. They reach the rented machine
+as files: built from the folders they were installed from, or packed again from the installed files.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
+from typing import Any
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 from zipfile import ZIP_DEFLATED, ZipFile
 
@@ -27,227 +27,128 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from kdtool_cloud.jobs.forecast import Forecast, strings
 
-MOUNT = "/kdtool"
-"""Folder of the rented machine where the bucket is mounted, with the store and the folder for runs."""
+def write_bundle(recipe: Path, components: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
+    """Write recipe, files and wheels into a folder, and return requirements that the machine installs from an index.
 
-
-@dataclass(frozen=True)
-class Job:
-    """A recipe in a bundle, with the settings of its run.
-
-    Args:
-        name: the recipe's name.
-        folder: the bundle, see `write_bundle`.
-        recipe: the recipe's file in it.
-        bucket: where store and runs are kept, as the user wrote it.
-        settings: values of `--set`.
-        secrets: names of environment variables that the machine gets from this one.
-        sandbox: False leaves out evaluators that run generated programs.
-    """
-
-    name: str
-    folder: Path
-    recipe: str
-    bucket: str
-    settings: Mapping[str, str]
-    secrets: tuple[str, ...] = ()
-    sandbox: bool = True
-
-    def run_arguments(self) -> list[str]:
-        """Return the arguments of `kdtool` on the machine, without the recipe's folder."""
-        settings = [word for key, value in self.settings.items() for word in ("--set", f"{key}={value}")]
-        no_sandbox = [] if self.sandbox else ["--no-sandbox"]
-        return ["run", self.recipe, "--out", f"{MOUNT}/runs", "--store", f"{MOUNT}/store", *no_sandbox, *settings]
-
-
-WHEELS = "wheels"
-"""Folder of the bundle with wheels."""
-
-
-def write_bundle(recipe: Path, needs: Forecast, folder: Path) -> list[str]:
-    """Write recipe, files and wheels into a folder; files of the same name are replaced.
-
-    Args:
-        recipe: the recipe's file.
-        needs: the forecast, with the recipe's components.
-        folder: the bundle.
-
-    Returns:
-        Requirements of plugins that the machine installs from an index.
+    These are plugins with their versions, such as "their-loss==1.2", and what extras need and is installed here, such as
+    bitsandbytes for QLoRA. `components` are records of `kdtool.check`.
 
     Raises:
         UsageError: the recipe names a file outside its folder, which the machine could not find at that place.
         StorageError: a wheel cannot be built.
     """
-    files = list(_files(recipe, needs))
-    folder.mkdir(parents=True, exist_ok=True)
+    files = list(_files(recipe, components))
+    shutil.rmtree(folder / "wheels", ignore_errors=True)
+    (folder / "wheels").mkdir(parents=True)
     (folder / ".gitignore").write_text("*\n", encoding="utf-8")
     (folder / ".skyignore").write_text("", encoding="utf-8")  # else SkyPilot leaves out what .gitignore names
     for path in files:
         target = folder / path.relative_to(recipe.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            shutil.copytree(path, target, dirs_exist_ok=True)
-        else:
-            shutil.copy(path, target)
-    names = {part["distribution"] for part in needs.components} - {""}
-    return write_wheels({"kdtool", *names}, folder / WHEELS)
+        shutil.copy(path, target)
+    sent, requirements = _packages({part["distribution"] for part in components} - {""})
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda package: write_wheel(package, folder / "wheels"), sent))
+    return requirements
 
 
-def _files(recipe: Path, needs: Forecast) -> Iterator[Path]:
-    """Yield the recipe, those that it extends, and the files and folders that settings name."""
+def _files(recipe: Path, components: Sequence[Mapping[str, Any]]) -> Iterator[Path]:
+    """Yield the recipe, those that it extends, and the files that settings name, also those in folders."""
     yield recipe
     base = recipe
     while extended := (yaml.safe_load(base.read_text(encoding="utf-8-sig")) or {}).get("extends"):
         yield (base := _inside(recipe, "extends", base.parent / extended))
-    for part in needs.components:
+    for part in components:
         for text in [re.sub(r":\w+$", "", str(part["use"])), *strings(part["config"])]:
             path = recipe.parent / Path(text).expanduser() if text and len(text) < 1000 and "\n" not in text else None
             if path is not None and path.exists():
-                yield _inside(recipe, part["name"], path)
+                inner = [_inside(recipe, part["name"], path), *path.rglob("*")]
+                yield from (_inside(recipe, part["name"], each) for each in inner if each.is_file())
 
 
 def _inside(recipe: Path, key: str, path: Path) -> Path:
-    if path.resolve().is_relative_to(recipe.parent.resolve()) and path.resolve() != recipe.parent.resolve():
-        return recipe.parent / path.resolve().relative_to(recipe.parent.resolve())
+    base, found = recipe.parent.resolve(), path.resolve()  # also links in a folder must not lead out of it
+    if found.is_relative_to(base) and found != base:
+        return recipe.parent / found.relative_to(base)
     raise kdtool.UsageError(
         f"{key}: {path} is on this machine only; expected a file below the recipe's folder, which is sent along; move it "
-        f"below {recipe.parent.resolve()}"
+        f"below {base}"
     )
 
 
-def write_wheels(names: Iterable[str], folder: Path) -> list[str]:
-    """Write wheels of the packages and their requirements, if they were installed from this machine.
-
-    Args:
-        names: distributions, such as "kdtool-loss-ce".
-        folder: gets the wheels; those that are in it are deleted.
-
-    Returns:
-        Requirements that the machine installs from an index: the other named packages, such as "their-loss==1.2", and those
-        of extras that are installed here, such as bitsandbytes for QLoRA.
-
-    Raises:
-        StorageError: a wheel cannot be built.
-    """
-    wanted = set(names)
-    needed = list(_closure(wanted))
-    sent = [package for package in needed if _is_ours(package) or _is_local(package)]
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.whl"):
-        old.unlink()
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda package: _write(package, folder), sent))
-    pinned = [
-        f"{package.name}=={package.version}" for package in needed if package not in sent and package.name in wanted
-    ]
-    return [*pinned, *sorted({text for package in sent for text in _extras(package)})]
+def strings(value: object) -> Iterator[str]:
+    """Yield all strings in plain data."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | Sequence):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from strings(item)
 
 
-def _closure(names: Iterable[str]) -> Iterator[Distribution]:
-    """Yield the installed packages and those they require, without optional ones that are missing."""
-    waiting, seen = [*names], set[str]()
+def _packages(plugins: set[str]) -> tuple[list[Distribution], list[str]]:
+    """Return the packages that are sent, kdtool's and those from this machine, and requirements of an index."""
+    waiting, seen = ["kdtool", *plugins], set[str]()
+    sent, wanted = list[Distribution](), set[str]()
     while waiting:
         name = canonicalize_name(waiting.pop())
-        if name in seen:
-            continue
+        package = None if name in seen else _find_distribution(name)
         seen.add(name)
-        try:
-            package = distribution(name)
-        except PackageNotFoundError:  # required by an extra, or by a marker of another system
+        if package is None:
             continue
-        yield package
-        waiting += [
-            requirement.name for requirement in map(Requirement, package.requires or ()) if _is_active(requirement)
-        ]
+        is_sent = name.startswith("kdtool") or _origin(package) is not None
+        if is_sent:
+            sent.append(package)
+        elif name in map(canonicalize_name, plugins):
+            wanted.add(f"{name}=={package.version}")
+        for requirement in map(Requirement, package.requires or ()):
+            needed, marker = requirement.name, requirement.marker
+            if not marker or marker.evaluate({"extra": ""}):
+                waiting.append(needed)
+            elif is_sent and _find_distribution(needed) and not needed.startswith("kdtool"):
+                wanted.add(f"{needed}{requirement.specifier}")  # of an extra
+    return sent, sorted(wanted)
 
 
-def _is_active(requirement: Requirement) -> bool:
-    return requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-
-
-def _extras(package: Distribution) -> Iterator[str]:
-    """Yield the requirements of extras whose requirements are all installed, and none of them kdtool's."""
-    for extra in package.metadata.get_all("Provides-Extra") or ():
-        wanted = [one for one in map(Requirement, package.requires or ()) if one.marker and not _is_active(one)]
-        wanted = [one for one in wanted if one.marker and one.marker.evaluate({"extra": extra})]
-        if all(_is_installed(one.name) and not one.name.startswith("kdtool") for one in wanted):
-            yield from (f"{one.name}{one.specifier}" for one in wanted)
-
-
-def _is_installed(name: str) -> bool:
+def _find_distribution(name: str) -> Distribution | None:
     try:
-        return bool(distribution(name))
-    except PackageNotFoundError:
-        return False
+        return distribution(name)
+    except PackageNotFoundError:  # required by an extra, or by a marker of another system
+        return None
 
 
-def _is_ours(package: Distribution) -> bool:
-    return canonicalize_name(package.name).startswith("kdtool")
+def _origin(package: Distribution) -> Path | None:
+    """Return the folder or wheel of this machine that a package was installed from."""
+    url = urlsplit(json.loads(package.read_text("direct_url.json") or "{}").get("url", ""))
+    return Path(url2pathname(url.path)) if url.scheme == "file" else None
 
 
-def _is_local(package: Distribution) -> bool:
-    """Return whether a package was installed from a folder or a wheel of this machine."""
-    return _url(package).scheme == "file"
+def write_wheel(package: Distribution, folder: Path) -> None:
+    """Build a wheel from the package's folder, or pack its installed files if it did not come from a folder."""
+    origin = _origin(package)
+    if origin and origin.is_dir():
+        from uv import find_uv_bin
 
-
-def _url(package: Distribution) -> SplitResult:
-    recorded: dict[str, str] = json.loads(package.read_text("direct_url.json") or "{}")
-    return urlsplit(recorded.get("url", ""))
-
-
-def _write(package: Distribution, folder: Path) -> None:
-    """Build a wheel from the package's folder, or pack its installed files if it came from a wheel."""
-    url = _url(package)
-    origin = Path(url2pathname(url.path))
-    if url.scheme == "file" and origin.is_dir():
-        _build(origin, folder)
-    else:
-        _pack(package, folder)
-
-
-def _pack(package: Distribution, folder: Path) -> None:
-    """Write a wheel of the installed files, with a record of their hashes."""
-    kept = [
-        file
-        for file in package.files or ()
-        if ".." not in file.parts and file.suffix != ".pyc" and file.name not in {"RECORD", "INSTALLER", "REQUESTED"}
-    ]
-    about = next((file.parent for file in kept if file.name == "WHEEL" and file.parent.suffix == ".dist-info"), None)
+        options = ["--quiet", "--wheel", f"--python={sys.executable}", f"--out-dir={folder}"]
+        command = [find_uv_bin(), "build", *options, str(origin)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
+        if done.returncode:
+            why = (done.stderr.strip().splitlines() or ["uv build failed"])[-1]
+            raise kdtool.StorageError(
+                f"{origin}: no wheel can be built: {why}; correct this, then run the command again"
+            )
+        return
+    files = [each for each in package.files or () if ".." not in each.parts and each.suffix != ".pyc"]
+    about = next((each.parent for each in files if each.match("*.dist-info/WHEEL")), None)
     if about is None:
         raise kdtool.StorageError(f"{package.name}: its installed files have no WHEEL; install the package again")
     tag = re.search(r"^Tag: *(\S+)", (package.read_text("WHEEL") or ""), re.MULTILINE)
-    name = f"{about.stem}-{tag[1] if tag else 'py3-none-any'}.whl"
-    record = []
-    with ZipFile(folder / name, "w", ZIP_DEFLATED) as wheel:
-        for file in kept:
-            data = Path(str(file.locate())).read_bytes()
-            digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-            record.append(f"{file.as_posix()},sha256={digest},{len(data)}")
-            wheel.writestr(file.as_posix(), data)
-        listed = f"{about.as_posix()}/RECORD"
-        wheel.writestr(listed, "\n".join([*record, f"{listed},,", ""]))
-
-
-def _build(origin: Path, folder: Path) -> None:
-    from uv import find_uv_bin
-
-    command: list[str | Path] = [
-        find_uv_bin(),
-        "build",
-        "--quiet",
-        "--wheel",
-        "--python",
-        sys.executable,
-        "--out-dir",
-        folder,
-        origin,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["uv build failed"])[-1]
-        raise kdtool.StorageError(
-            f"{origin}: no wheel can be built: {reason}; correct this, then run the command again"
-        )
+    record = [f"{about.as_posix()}/RECORD,,"]
+    with ZipFile(folder / f"{about.stem}-{tag[1] if tag else 'py3-none-any'}.whl", "w", ZIP_DEFLATED) as wheel:
+        for each in files:
+            if each.name not in {"RECORD", "INSTALLER", "REQUESTED"}:
+                data = Path(str(each.locate())).read_bytes()
+                digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+                record.append(f"{each.as_posix()},sha256={digest},{len(data)}")
+                wheel.writestr(each.as_posix(), data)
+        wheel.writestr(f"{about.as_posix()}/RECORD", "\n".join([*record, ""]))

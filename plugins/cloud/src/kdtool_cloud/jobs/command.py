@@ -1,11 +1,14 @@
-"""The click command `kdtool cloud`."""
+"""The click command `kdtool cloud`: GPU, time and cost as `kdtool.check` forecasts them, and the files of the job."""
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import kdtool
@@ -19,6 +22,14 @@ def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> di
         if not sign or not key.strip():
             raise click.BadParameter(f"{key!r} is not of the form KEY=VALUE")
     return {key.strip(): text for key, _, text in pairs}
+
+
+def _names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(re.fullmatch(r"[A-Za-z_]\w*", value) for value in values):
+        raise click.BadParameter(
+            "expected names of environment variables, without values: set these in the environment"
+        )
+    return values
 
 
 @click.command("cloud")
@@ -37,7 +48,7 @@ def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> di
     help="Change a key of the recipe, as in kdtool run.",
 )  # fmt: skip
 @click.option(
-    "--secret", "secrets", multiple=True, metavar="NAME",
+    "--secret", "secrets", multiple=True, metavar="NAME", callback=_names,
     help="Environment variable to send, such as HF_TOKEN; repeatable. Keys that the recipe names are sent anyway.",
 )  # fmt: skip
 @click.option("--no-sandbox", is_flag=True, help="Leave out evaluators that run generated programs.")
@@ -66,24 +77,71 @@ def cloud(
     \b
     Example:  kdtool cloud recipe.yaml --on sky --bucket s3://you-kdtool --price 0.35
     """  # noqa: D301 - click reads backspaces
-    from kdtool_cloud.jobs import hf_jobs, sky
-    from kdtool_cloud.jobs.bundle import Job, write_bundle
-    from kdtool_cloud.jobs.forecast import forecast
+    from kdtool_cloud.jobs.bundle import strings, write_bundle
+    from kdtool_cloud.jobs.services import GPUS, Job, address_of
 
-    writer = sky if service == "sky" else hf_jobs
-    needs = forecast(recipe, settings, gpu, [*writer.GPUS])
-    names = tuple(dict.fromkeys([*needs.keys, *secrets]))
-    folder = to or Path("cloud") / needs.name
-    job = Job(needs.name, folder, recipe.name, bucket, settings, names, sandbox=not no_sandbox)
-    command, fetch, lines = writer.launch_command(job, needs), writer.fetch_command(job), list(needs.lines(price))
-    writer.write_job(job, needs, write_bundle(recipe, needs, folder), lines)
-    for line in lines:
-        click.echo(line)
-    click.echo(f"files   {folder}")
-    click.echo(f"start   cd {shlex.quote(str(folder))} && {shlex.join(command)}")
-    click.echo(f"fetch   {shlex.join(fetch)}")
+    address = address_of(bucket, service)
+    gpu, report = forecast(recipe, settings, gpu, [*GPUS[service]])
+    name, ahead, components = report["name"], report["forecast"], report["components"]
+    lines = list(estimate(gpu, ahead, price))
+    words = [text for part in components for text in strings(part["config"])]
+    keys = [text for text in words if re.fullmatch(r"[A-Za-z0-9_]+_API_KEY", text)]
+    arguments = ["run", recipe.name, "--out", "/kdtool/runs", "--store", "/kdtool/store"]
+    arguments += ["--no-sandbox"] * no_sandbox
+    arguments += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    needed = tuple(dict.fromkeys([*keys, *secrets]))
+    job = Job(name, address, GPUS[service][gpu], ahead, arguments, needed, lines)
+    folder = to or Path("cloud") / name
+    job.write(folder, write_bundle(recipe, components, folder))
+    start = f"start   cd {shlex.quote(str(folder))} && {shlex.join(job.start())}"
+    click.echo("\n".join([*lines, f"files   {folder}", start, f"fetch   {shlex.join(job.fetch())}"]))
     if launch:
-        _launch(command, folder)
+        _launch(job.start(), folder)
+
+
+def forecast(
+    recipe: Path, settings: Mapping[str, str], gpu: str | None, offered: Sequence[str]
+) -> tuple[str, Mapping[str, Any]]:
+    """Return a GPU, and the report of `kdtool.check` for it; by default the first of `offered` that is large enough."""
+    if gpu is not None and gpu.lower() not in offered:
+        raise kdtool.UsageError(f"--gpu: {gpu!r} is not offered with --on; choose one of {', '.join(offered)}")
+    names, largest = [gpu.lower()] if gpu is not None else [*offered], offered[-1]
+    if len(names) > 1:  # a check of a GPU that is too small takes long, because it looks for settings that fit
+        needed = kdtool.check(recipe, settings, gpu=largest)["forecast"]["device_memory"]["peak"]
+        names = [name for name in names if kdtool.Gpu.find(name).memory >= needed] or [largest]
+    for name in names:
+        report: Mapping[str, Any] = kdtool.check(recipe, settings, gpu=name)
+        if report["fits"]["gpu"]:
+            return name, report
+    needed, there = report["forecast"]["device_memory"]["peak"], report["limits"]["gpu"]
+    remedy = f"run `kdtool check {recipe} --gpu {name}` for settings that need less"
+    raise kdtool.MemoryExceededError(
+        f"--gpu: the run needs {needed / 1e9:.1f} GB of GPU memory; {name} has {there / 1e9:.0f} GB; "
+        f"{remedy if name == largest else f'choose a larger one, or {remedy}'}"
+    )
+
+
+def estimate(gpu: str, ahead: Mapping[str, Any], price: float | None) -> Iterator[str]:
+    """Yield the forecast of `kdtool.check` in words; `price` is that of the machine, in dollars per hour."""
+    seconds, peak = ahead["seconds"], ahead["device_memory"]["peak"]
+    yield f"GPU     {gpu}: {peak / 1e9:.1f} GB of its memory needed"
+    yield f"memory  {ahead['memory']['peak'] / 1e9:.1f} GB; disk {ahead['disk_bytes'] / 1e9:.1f} GB"
+    if seconds:
+        time = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{max(1, round(seconds / 60))} min"
+        yield f"time    {time} of training ({ahead['speed']}); set-up and measuring come on top"
+    else:
+        yield "time    unknown: check cannot forecast this training"
+    if price is None:
+        yield "cost    unknown: give the machine's price per hour with --price"
+    else:
+        cost = f"{_dollars(seconds / 3600 * price)} for training" if seconds else "unknown time"
+        yield f"cost    {cost} at ${price:.2f} per hour"
+    if ahead["picodollars"]:
+        yield f"        {_dollars(ahead['picodollars'] * 1e-12)} for the teacher's service"
+
+
+def _dollars(amount: float) -> str:
+    return f"${amount:.2f}" if amount >= 0.01 else "less than $0.01"
 
 
 def _launch(command: list[str], folder: Path) -> None:

@@ -121,20 +121,26 @@ def status(
               kdtool data status recipe.yaml --unknown
     """  # noqa: D301 - click reads backspaces
     from kdtool_data.command.lookup import find_text
-    from kdtool_data.command.progress import status_lines, unanswered_in, unanswered_lines
-    from kdtool_data.command.progress import unanswered_counts as count_lines
-    from kdtool_data.command.progress import unanswered_records as records_of
+    from kdtool_data.command.progress import (
+        status_lines,
+        unanswered_counts,
+        unanswered_in,
+        unanswered_lines,
+        unanswered_records,
+    )
 
     text = find_text(recipe, settings, store, name)
     attempts = unanswered_in(ledger or text.answers)
     if unknown:
-        click.echo(json.dumps(records_of(attempts), indent=1) if as_json else "\n".join(unanswered_lines(attempts)))
+        click.echo(
+            json.dumps(unanswered_records(attempts), indent=1) if as_json else "\n".join(unanswered_lines(attempts))
+        )
         return
     for generation in _generations_of(text):
         if as_json:
-            click.echo(json.dumps({**generation.status, "unanswered": records_of(attempts)}))
+            click.echo(json.dumps({**generation.status, "unanswered": unanswered_records(attempts)}))
         else:
-            counts = [f"  unknown   {line} (--unknown lists them)" for line in count_lines(attempts)]
+            counts = [f"  unknown   {line} (--unknown lists them)" for line in unanswered_counts(attempts)]
             click.echo("\n".join([*status_lines(generation, cells=cells), *counts]))
 
 

@@ -30,6 +30,8 @@ class DuplicatesFilter(kdtool.Filter):
     The first of several is kept. A kept example that is judged again is kept again, even if its text was repaired.
     """
 
+    extra = "duplicates"
+
     class Config(kdtool.Config):
         """Settings of `duplicates`."""
 

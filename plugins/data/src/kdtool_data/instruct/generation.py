@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 import kdtool
 from kdtool_measuring import Pace, Templates, refusal_remedy
 
-from kdtool_data.instruct.candidates import Candidate, Rows, Slot, code_of, read_parts, run_tests
-from kdtool_data.instruct.candidates import plain_row as plain
+from kdtool_data.instruct.candidates import Candidate, Rows, Slot, code_of, plain_row, read_parts, run_tests
 from kdtool_data.instruct.requests import next_slot, request_of
 from kdtool_data.instruct.settings import REPAIR, WITHOUT_CODE
 
@@ -167,7 +166,7 @@ class Generation:
             if row is not None:
                 self._accepted += 1
                 is_given = self._config.give == "rows" or isinstance(row.body, kdtool.Preference)
-                self._record.accept(slot.cell, plain(row) if is_given else None)
+                self._record.accept(slot.cell, plain_row(row) if is_given else None)
                 if is_given:
                     yield row
                 continue

@@ -10,15 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import kdtool
 
-from kdtool_essentials.console.lines import roughly
-
-if TYPE_CHECKING:
-    from kdtool_essentials.console.lines import Display
-
+from kdtool_essentials.console.lines import Display, PlainDisplay, describe_measurement, roughly, summary
 
 __all__ = ["ConsoleTracker"]
 
@@ -54,8 +50,6 @@ class ConsoleTracker(kdtool.Tracker):
         self._display.step(run.stage_title, report)
 
     def kdtool_measurement(self, run: kdtool.RunInfo, measurement: kdtool.Measurement) -> None:
-        from kdtool_essentials.console.lines import describe_measurement
-
         self._display.line(describe_measurement(measurement))
 
     def kdtool_message(self, run: kdtool.RunInfo, text: str) -> None:
@@ -70,8 +64,6 @@ class ConsoleTracker(kdtool.Tracker):
     def kdtool_run_end(
         self, run: kdtool.RunInfo, status: Literal["done", "failed", "interrupted"], report: Path | None
     ) -> None:
-        from kdtool_essentials.console.lines import summary
-
         seconds = monotonic() - self._begun
         self._display.line(summary(run, status, made=self._made, reused=self._reused, seconds=seconds))
         self.kdtool_close()
@@ -98,8 +90,6 @@ class ConsoleTracker(kdtool.Tracker):
 
                 self._chosen = LiveDisplay(console)
             else:
-                from kdtool_essentials.console.lines import PlainDisplay
-
                 self._chosen = PlainDisplay()
         return self._chosen
 

@@ -13,6 +13,7 @@ import gzip
 import json
 import os
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from inspect import getdoc
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,9 @@ def has_gpu(hardware: str) -> bool:
 
 
 def gpu_here() -> str:
-    """Return the name of the GPU that torch sees; "" without one."""
+    """Return the name of the GPU that torch sees; "" without one, or if torch is not installed."""
+    if find_spec("torch") is None:
+        return ""
     import torch
 
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""

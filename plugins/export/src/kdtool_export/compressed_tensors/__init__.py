@@ -32,6 +32,8 @@ _EXACT = 1e-3
 class CompressedTensors(kdtool.Exporter):
     """Writes a folder with linear layers in 8 or 4 bits, for vLLM and `transformers.AutoModelForCausalLM`."""
 
+    extra = "compressed-tensors"
+
     class Config(kdtool.Config):
         """Settings of the exporter `compressed-tensors`."""
 

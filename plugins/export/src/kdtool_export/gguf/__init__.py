@@ -27,6 +27,8 @@ __all__ = ["GGUF", "GGUFGrid"]
 class GGUF(kdtool.Exporter):
     """Writes students as GGUF files for llama.cpp, Ollama and LM Studio; opens those of any model that llama.cpp runs."""
 
+    extra = "gguf"
+
     class Config(GGUFConfig):
         """Settings of the exporter `gguf`."""
 
@@ -180,6 +182,8 @@ def _convert_folder(model: Path, file: Path, kind: Mix, licences: Iterable[kdtoo
 
 class GGUFGrid(kdtool.Transform):
     """Trains with the weights that a GGUF file of a type would contain, so that the export changes them little."""
+
+    extra = "gguf"
 
     class Config(GGUFGridConfig):
         """Settings of the transform `gguf-grid`: those of the file that the student will be exported to."""

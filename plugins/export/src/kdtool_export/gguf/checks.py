@@ -192,7 +192,8 @@ def require_parity(parity: Parity, mix: str, file: Path) -> None:
     """
     if not parity.mean <= _LARGEST_DIVERGENCE[mix]:
         raise kdtool.PluginError(
-            f"gguf: {file.name} differs from the student: {parity}; expected a mean of {_LARGEST_DIVERGENCE[mix]} at most in {mix}. "
+            f"gguf: {file.name} differs from the student: {parity}; expected a mean of {_LARGEST_DIVERGENCE[mix]} at most "
+            f"in {mix}. "
             "Export with type: f32 to see whether the type or the file is at fault"
         )
 

@@ -33,7 +33,7 @@ class Decoder(Child):
     """
 
     def __init__(self, file: Path, *, context: int, threads: int | None) -> None:
-        super().__init__("_decoding", file, {"context": context, "threads": threads or torch.get_num_threads()})
+        super().__init__("decoder_child", file, {"context": context, "threads": threads or torch.get_num_threads()})
         self.context: int = self.ready["context"]
         self.vocabulary: int = self.ready["vocabulary"]
         self.start: list[int] = self.ready["start"]

@@ -136,7 +136,7 @@ class LlamaCpp(Child):
     def __init__(self, file: Path, *, context: int, threads: int | None, slots: int = 1) -> None:
         self._key = secrets.token_urlsafe(16)
         settings = {"context": context, "threads": threads, "slots": slots, "key": self._key}
-        super().__init__("_serving", file, settings)
+        super().__init__("server_child", file, settings)
         self._address = urlsplit(self.ready).netloc
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:

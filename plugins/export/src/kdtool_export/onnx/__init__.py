@@ -25,6 +25,8 @@ _TOLERANCE = {"float32": 1e-3, "int8": 0.3}
 class ONNX(kdtool.Exporter):
     """Writes a folder for ONNX Runtime: one graph with a key-value cache, in float32 or INT8, and the tokenizer."""
 
+    extra = "onnx"
+
     class Config(kdtool.Config):
         """Settings of the exporter `onnx`."""
 

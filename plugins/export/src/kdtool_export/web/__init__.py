@@ -35,6 +35,8 @@ _RUNTIME_BYTES = 42_000_000
 class Web(kdtool.Exporter):
     """Writes a folder with a static page that runs the student in a browser, on WebGPU or in WebAssembly."""
 
+    extra = "web"
+
     class Config(WebConfig):
         """Settings of the exporter `web`."""
 

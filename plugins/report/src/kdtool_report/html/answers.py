@@ -176,11 +176,11 @@ def samples(results: kdtool.Results, subjects: Subjects) -> Samples:
 
 def _differences(student: Mapping[str, str], exported: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
     """Yield a sentence about each export, by title, that completes some of the student's prompts differently."""
-    for title, texts in exported.items():
+    for model, texts in exported.items():
         both = student.keys() & texts.keys()
         if others := sum(student[prompt] != texts[prompt] for prompt in both):
             yield (
-                f"{title} completes {others} of {len(both)} prompts differently from the student: weights that are "
+                f"{model} completes {others} of {len(both)} prompts differently from the student: weights that are "
                 "rounded at export can change the most likely token, and all tokens after it."
             )
 

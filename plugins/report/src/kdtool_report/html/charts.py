@@ -63,16 +63,16 @@ class Chart:
     drawing: Markup
 
 
-def draw(words: str, plot: Callable[[Axes], None], *, height: float = _HEIGHT) -> Markup:
+def draw(words: str, plot: Callable[[Axes], None]) -> Markup:
     """Return the chart that `plot` draws, as an `svg` element; `words` describe it to those who cannot see it."""
     file = StringIO()
     with _LOCK, style.context(["default", {**_STYLE, "svg.hashsalt": words}]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fonts without a glyph: the browser has others
-        figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
+        figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), layout="constrained")
         plot(figure.subplots())
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=metadata)
-    head = f'<svg role="img" viewBox="0 0 {_WIDTH} {height:g}" aria-label="{escape(words)}">'
+    head = f'<svg role="img" viewBox="0 0 {_WIDTH} {_HEIGHT}" aria-label="{escape(words)}">'
     return Markup(head + _for_page(file.getvalue()))  # noqa: S704 - matplotlib escapes texts
 
 
@@ -103,18 +103,6 @@ def scale(
 def inside(low: float, high: float) -> list[float]:
     """Return up to six round numbers from `low` to `high`."""
     return [float(mark) for mark in MaxNLocator(5).tick_values(low, high) if low <= mark <= high]
-
-
-def spread(positions: Sequence[float], gap: float) -> list[float]:
-    """Move ascending positions apart by at least `gap`, such that none is above 1."""
-    moved: list[float] = []
-    for position in positions:
-        moved.append(max(position, moved[-1] + gap) if moved else position)
-    limit = 1.0
-    for number in reversed(range(len(moved))):
-        moved[number] = min(moved[number], limit)
-        limit = moved[number] - gap
-    return moved
 
 
 def _for_page(svg: str) -> str:

@@ -16,7 +16,7 @@ import jinja2
 import kdtool
 from markupsafe import Markup
 
-from kdtool_report.html import accounts, answers, charts, comparisons, record, summary, tradeoffs
+from kdtool_report.html import accounts, answers, charts, comparisons, exports, record, summary
 from kdtool_report.html.wording import REFERENCE, SAME_ROWS, Subjects
 
 
@@ -62,13 +62,11 @@ def page(results: kdtool.Results, dollars_per_hour: Decimal | None = None) -> st
         pairs=comparisons.pairs(results.comparisons, units, subjects),
         forest=comparisons.forest([*against_controls, *with_reference], units, higher),
         samples=answers.samples(results, subjects),
-        exports=tradeoffs.exports(results, subjects),
+        exports=exports.exports(results, subjects),
         answers=answers.answers(results, subjects),
         phases=charts.phases(results.arms),
         sizes=summary.costs(results, subjects),
-        tradeoffs=tradeoffs.tradeoffs(scored, subjects),
-        per_parameter=tradeoffs.per_parameter(scored, subjects),
-        models=record.models(results.models),
+        per_parameter=summary.per_parameter(scored, subjects),
         data=record.blocks(results.data),
         rejections=accounts.rejections(results.data),
         costs=record.costs(results),

@@ -1,4 +1,4 @@
-"""Sections on a run's inputs and costs: data, models, stages, notes, components, and how to use the student."""
+"""Sections on a run's inputs and costs: data, stages, notes, components, and how to use the student."""
 
 from __future__ import annotations
 
@@ -25,16 +25,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Stage:
-    """The cost of all stages of a kind; `share` of the most expensive kind in percent.
-
-    `state` counts those made and reused, and `members` are the stages with their costs.
-    """
+    """The cost of all stages of a kind; `share` of the most expensive kind in percent. `state` counts the reused ones."""
 
     name: str
     seconds: str
     share: float
     state: str
-    members: tuple[tuple[str, str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -46,14 +42,6 @@ class Costs:
     saved: str
     signals: str
     training: tuple[tuple[str, str, str, str, str], ...]
-
-
-@dataclass(frozen=True)
-class ModelColumn:
-    """A model's shapes, as names with values."""
-
-    name: str
-    facts: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -95,19 +83,12 @@ def costs(results: kdtool.Results) -> Costs:
 def _stages(kind: str, records: Sequence[kdtool.StageRecord], most: float) -> Stage:
     total, reused = sum(stage.seconds for stage in records), sum(stage.reused for stage in records)
     state = "reused" if reused == len(records) else f"made, {reused} reused" if reused else "made"
-    members = ((stage.title, duration(stage.seconds), "reused" if stage.reused else "made") for stage in records)
     name = f"{_KINDS.get(kind, title(kind))} ({len(records)})" if len(records) > 1 else records[0].title
-    return Stage(name, duration(total), 100 * total / most if most else 0.0, state, tuple(members))
+    return Stage(name, duration(total), 100 * total / most if most else 0.0, state)
 
 
 _KINDS = {"phases": "training", "scores": "measuring", "teachers": "training of teachers"}
 """Stages of a kind in words."""
-
-
-def models(facts: Mapping[str, kdtool.ModelFacts]) -> list[ModelColumn]:
-    """Return each model's shapes."""
-    ordered = arm_order(facts)
-    return [ModelColumn(name, tuple(_facts(facts[name]))) for name in ordered]
 
 
 def notes(results: kdtool.Results) -> list[str]:
@@ -123,7 +104,7 @@ def notes(results: kdtool.Results) -> list[str]:
 
 def commands(run: str) -> str:
     """Return the installed commands that use a finished run, one on each line."""
-    named = {point.value for point in entry_points(group="kdtool.defaults", name="command")}
+    named = {point.value for point in entry_points(group="kdtool.defaults") if point.name.startswith("command")}
     names = sorted(point.name for point in entry_points(group="kdtool.commands") if point.value in named)
     return "\n".join(f"kdtool {name} {run}" for name in names)
 
@@ -230,15 +211,3 @@ def _training(results: kdtool.Results) -> Iterable[tuple[str, str, str, str, str
                 rate = f"{count(trained.tokens / trained.seconds)} tokens/s" if trained.seconds else "–"
                 name = f"{arm_title(arm)}, seed {result.seed}, {phase}"
                 yield name, count(trained.steps), count(trained.tokens), duration(trained.seconds), rate
-
-
-def _facts(facts: kdtool.ModelFacts) -> Iterable[tuple[str, str]]:
-    yield "parameters", count(facts.parameters)
-    if facts.trainable != facts.parameters:
-        yield "trainable", f"{count(facts.trainable)} ({percent(facts.trainable / facts.parameters)})"
-    for key in ("layers", "hidden", "heads", "kv_heads", "feed_forward", "vocabulary", "context"):
-        yield key.replace("kv_heads", "key-value heads").replace("_", "-"), count(getattr(facts, key))
-    yield "dtype", facts.dtype
-    yield "tied embeddings", "yes" if facts.tied else "no"
-    if facts.copied_layers:
-        yield "layers copied from the teacher", ", ".join(map(str, facts.copied_layers))

@@ -26,6 +26,8 @@ class TensorBoardTracker(CurvesTracker):
     To open them: `pip install tensorboard`, then `tensorboard --logdir runs/NAME/tensorboard`.
     """
 
+    extra = "tensorboard"
+
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self._root = Path()
