@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,132 +21,141 @@ class Two(kdtool.Corpus):
 
 """
 
+IT = "class TestIt(CorpusConformance):\n    component = Two\n"
+UNIQUE = "    def test_ids_are_unique(self): raise ValueError\n"
 CASES = {
-    "plain": ("class TestIt(CorpusConformance):\n    component = Two\n", "passed", ""),
-    "replaced": (
-        "class TestIt(CorpusConformance):\n    component = Two\n    def test_ids_are_unique(self): pass\n",
-        "failed",
-        "TestIt replaces test_ids_are_unique",
+    "replaced": (IT + UNIQUE, "TestIt replaces test_ids_are_unique"),
+    "none": (IT + "    test_ids_are_unique = None\n", "TestIt replaces test_ids_are_unique"),
+    "replaced_by_a_mixin": (
+        f"class Mixin:\n{UNIQUE}class TestIt(Mixin, CorpusConformance):\n    component = Two\n",
+        "Mixin replaces test_ids_are_unique",
     ),
-    "none": (
-        "class TestIt(CorpusConformance):\n    component = Two\n    test_ids_are_unique = None\n",
-        "failed",
-        "TestIt replaces test_ids_are_unique",
-    ),
-    "undermined": (
-        "class TestIt(CorpusConformance):\n    component = Two\n    def _examples(self, run): return []\n",
-        "failed",
-        "TestIt replaces _examples",
-    ),
-    "switched_off": (
-        "class TestIt(CorpusConformance):\n    __test__ = False\n    component = Two\n",
-        "failed",
-        "switches off",
-    ),
+    "replaced_without_reason": (f"{IT}    @pytest.mark.xfail\n{UNIQUE}", "TestIt replaces test_ids_are_unique"),
+    "undermined": (IT + "    def _examples(self, run): return []\n", "TestIt replaces _examples"),
+    "switched_off": (IT + "    __test__ = False\n", "switches off"),
     "no_component": (
         "class TestIt(CorpusConformance):\n    pass\n",
-        "failed",
         "write `component = …`, the corpus class under test",
     ),
     "no_command": (
         "class TestIt(CommandConformance):\n    component = print\n    entry_point = 'x'\n",
-        "failed",
         "write `command = …`, the click command",
     ),
     "no_settings": (
         "class Asks(Two):\n    'Asks.'\n    class Config(kdtool.Config):\n        file: str\n"
         "class TestIt(CorpusConformance):\n    component = Asks\n    entry_point = 'x'\n",
-        "failed",
         'give `settings`: Asks requires file; write `settings = {"file": …}`',
     ),
-    "no_fixture": (
-        "class TestIt(CorpusConformance):\n    component = Two\n    run = None\n",
-        "failed",
-        "'run' not found",
-    ),
-    "class_skipped": (
-        "@pytest.mark.skip(reason='later')\nclass TestIt(CorpusConformance):\n    component = Two\n",
-        "failed",
-        "was skipped (Skipped: later)",
-    ),
+    "no_fixture": (IT + "    run = None\n", "'run' not found"),
+    "class_skipped": (f"@pytest.mark.skip(reason='later')\n{IT}", "was skipped (Skipped: later)"),
     "module_skipped": (
-        "pytestmark = pytest.mark.skipif(True, reason='never')\n"
-        "class TestIt(CorpusConformance):\n    component = Two\n",
-        "failed",
+        f"pytestmark = pytest.mark.skipif(True, reason='never')\n{IT}",
         "was skipped (Skipped: never)",
     ),
     "skipped_by_settings": (
-        "class TestIt(CorpusConformance):\n    component = Two\n"
-        "    def prepare(self, folder): pytest.skip('no files')\n",
-        "failed",
+        IT + "    def prepare(self, folder): pytest.skip('no files')\n",
         "was skipped (Skipped: no files)",
     ),
     "skipped_by_a_fixture": (
-        "class TestIt(CorpusConformance):\n    component = Two\n"
-        "    @pytest.fixture\n    def run(self): pytest.skip('no run')\n",
-        "failed",
+        IT + "    @pytest.fixture\n    def run(self): pytest.skip('no run')\n",
         "was skipped (Skipped: no run)",
     ),
     "skipped_by_the_component": (
-        "class Skips(Two):\n    'Skips.'\n    def kdtool_examples(self, run): pytest.skip('too hard')\n"
-        "class TestIt(CorpusConformance):\n    component = Skips\n",
-        "failed",
+        f"{IT}    class component(Two):\n        'Skips.'\n"
+        "        def kdtool_examples(self, run): pytest.skip('too hard')\n",
         "was skipped (Skipped: too hard)",
     ),
     "empty_list": (
-        "class TestIt(CorpusConformance):\n    component = Two\n"
-        "    @pytest.mark.parametrize('number', [])\n    def test_ids_are_unique_too(self, number): pass\n",
-        "failed",
+        IT + "    @pytest.mark.parametrize('number', [])\n    def test_ids_are_unique_too(self, number): pass\n",
         "empty parameter set",
     ),
     "expected_without_reason": (
-        "@pytest.mark.xfail\nclass TestIt(CorpusConformance):\n    component = Two\n"
-        "    def prepare(self, folder): raise ValueError\n",
-        "failed",
+        f"@pytest.mark.xfail\n{IT}    def prepare(self, folder): raise ValueError\n",
         "only for a reason",
     ),
-    "expected_with_reason": (
-        "class TestIt(CorpusConformance):\n    component = Two\n"
-        "    @pytest.mark.xfail(reason='this corpus has two of each')\n"
-        "    def test_ids_are_unique(self): raise ValueError\n",
-        "skipped",
-        "this corpus has two of each",
-    ),
 }
+"""Each gets round a test of its suite; the words explain the failure."""
+OTHERS = {
+    "plain": IT,
+    "expected_with_reason": f"{IT}    @pytest.mark.xfail(reason='this corpus has two of each')\n{UNIQUE}",
+    "skips": "def test_registered(): pytest.skip('not here')\n",
+    "settings": IT
+    + (
+        "class TestSecond(TestIt):\n    pass\n"
+        "class Three(Two):\n    'Three examples.'\n"
+        "class TestOther(TestIt):\n    component = Three\n"
+    ),
+    "expected": f"@pytest.mark.xfail(reason='all of it')\n{IT}class TestSecond(CorpusConformance):\n    component = Two\n",
+}
+Outcomes = dict[str, list[tuple[str, str, str]]]
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, str]]]:
-    """Outcome and words of the tests of each case, from one run of pytest."""
-    folder = tmp_path_factory.mktemp("guard")
-    for name, (body, _, _) in CASES.items():
-        (folder / f"test_{name}.py").write_text(HEAD + body, encoding="utf-8")
-    found: dict[str, list[tuple[str, str]]] = {}
-    for test, outcome, text in outcomes_of(folder, "-k", "test_ids_are_unique"):
-        found.setdefault(Path(test.partition("::")[0]).stem.removeprefix("test_"), []).append((outcome, text))
+def outcomes_by_file(folder: Path, tests: str) -> Outcomes:
+    """Return class and test, outcome and words of each test of a folder, by the case that its file is named after."""
+    found: Outcomes = {}
+    for test, outcome, text in outcomes_of(folder, "-k", tests):
+        file, _, name = test.partition("::")
+        found.setdefault(Path(file).stem.removeprefix("test_"), []).append((name, outcome, text))
     return found
 
 
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """Tests of each case, from one run of pytest."""
+    folder = tmp_path_factory.mktemp("guard")
+    for name, body in {**{name: body for name, (body, _) in CASES.items()}, **OTHERS}.items():
+        (folder / f"test_{name}.py").write_text(HEAD + body, encoding="utf-8")
+    return outcomes_by_file(folder, "ids_are_unique or registered or breaking_version")
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_a_suite_cannot_be_got_round(name: str, outcomes: dict[str, list[tuple[str, str]]]) -> None:
-    _, outcome, words = CASES[name]
-    assert any(found == outcome and words in text for found, text in outcomes[name]), outcomes[name]
+def test_a_suite_cannot_be_got_round(name: str, outcomes: Outcomes) -> None:
+    found = [(outcome, text) for test, outcome, text in outcomes[name] if "::" not in test or "unique" in test]
+    assert any(outcome == "failed" and CASES[name][1] in text for outcome, text in found), found
+
+
+def test_a_test_may_be_replaced_by_one_that_is_expected_to_fail_for_a_reason(outcomes: Outcomes) -> None:
+    (found,) = [(outcome, text) for name, outcome, text in outcomes["expected_with_reason"] if "unique" in name]
+    assert found[0] == "skipped"
+    assert "this corpus has two of each" in found[1]
 
 
 @pytest.mark.parametrize("name", ["no_component", "no_command", "no_settings"])
-def test_a_class_without_what_it_tests_is_one_error(name: str, outcomes: dict[str, list[tuple[str, str]]]) -> None:
+def test_a_class_without_what_it_tests_is_one_error(name: str, outcomes: Outcomes) -> None:
     assert len(outcomes[name]) == 1
 
 
-def test_a_class_of_a_local_file_passes_all_but_its_registration(tmp_path: Path) -> None:
-    (tmp_path / "test_local.py").write_text(HEAD + CASES["plain"][0], encoding="utf-8")
-    found = outcomes_of(tmp_path, "-k", "registered or breaking_version or ids_are_unique")
+def test_a_class_of_a_local_file_passes_all_but_its_registration(outcomes: Outcomes) -> None:
+    found = outcomes["plain"]
     assert sorted(outcome for _, outcome, _ in found) == ["failed", "failed", "passed"]
     assert all("write `entry_point = …`" in text for _, outcome, text in found if outcome == "failed")
 
 
-def test_skips_of_other_tests_stay_skips(tmp_path: Path) -> None:
-    content = "import pytest\nfrom kdtool_testing import make_run\n\ndef test_it():\n    pytest.skip('not here')\n"
-    (tmp_path / "test_other.py").write_text(content, encoding="utf-8")
-    ((_, outcome, _),) = outcomes_of(tmp_path)
+def test_skips_of_other_tests_stay_skips(outcomes: Outcomes) -> None:
+    ((_, outcome, _),) = outcomes["skips"]
     assert outcome == "skipped"
+
+
+def test_what_settings_do_not_change_is_tested_once_for_a_component(outcomes: Outcomes, tmp_path: Path) -> None:
+    ran = [name.partition("::test_")[0] for name, _, _ in outcomes["settings"] if "registered" in name]
+    assert ran == ["TestIt", "TestOther"]
+    every = [name.partition("::test_")[0] for name, _, _ in outcomes["settings"] if "unique" in name]
+    assert every == ["TestIt", "TestSecond", "TestOther"]
+    assert [outcome for name, outcome, _ in outcomes["expected"] if "registered" in name] == ["skipped", "failed"]
+    (tmp_path / "test_settings.py").write_text(HEAD + OTHERS["settings"], encoding="utf-8")
+    (alone,) = outcomes_by_file(tmp_path, "TestSecond and registered")["settings"]
+    assert alone[0].startswith("TestSecond")
+
+
+def test_a_heavy_import_is_seen_where_it_happens(tmp_path: Path) -> None:
+    content = "from kdtool_testing import CorpusConformance\n"
+    for module in ("json", "numpy", "decimal"):
+        source = f"import kdtool\nimport {module}\n\nclass Own(kdtool.Corpus):\n    pass\n"
+        (tmp_path / f"with_{module}.py").write_text(source, encoding="utf-8")
+        content += f"from with_{module} import Own as {module}\n"
+        content += f"class Test_{module}(CorpusConformance):\n    component = {module}\n"
+    (tmp_path / "test_imports.py").write_text(content, encoding="utf-8")
+    found = {name: (outcome, text) for name, outcome, text in outcomes_by_file(tmp_path, "light")["imports"]}
+    assert [outcome for outcome, _ in found.values()] == ["passed", "failed", "passed"]
+    text = found["Test_numpy::test_importing_and_building_it_is_light"][1]
+    assert re.search(r"with_numpy\.py.*line 2[\s\S]*numpy is imported", text)

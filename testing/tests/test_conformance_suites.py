@@ -12,57 +12,18 @@ from typing import Any, ClassVar
 import click
 import kdtool
 import pytest
+from case import subject
 from kdtool_testing import CommandConformance, ComponentConformance, CorpusConformance, PackerConformance, make_run
 from kdtool_testing.model_checks import check_tokenizer
-from kdtool_testing.readme_examples import uses
 from kdtool_testing.toy import SpacedTokenizer
 
 FAULTS = (AssertionError, pytest.fail.Exception)
 
 
-def fails(
-    suite: type[ComponentConformance], test: str, component: type[kdtool.Component], *given: Any, **more: Any
-) -> None:
+def fails(suite: type[ComponentConformance], test: str, component: type[kdtool.Component], *given: Any) -> None:
     """Assert that a suite's test, as a subclass on `component` would run it, fails."""
-    subject = type("Subject", (suite,), {"component": component, "entry_point": "x", "__module__": __name__, **more})()
     with pytest.raises(FAULTS):
-        getattr(subject, test)(*given)
-
-
-# --- the guard ---
-
-
-def test_a_suite_s_test_cannot_be_deleted() -> None:
-    with pytest.raises(TypeError, match="replaces test_ids_are_unique"):
-        type("Bad", (CorpusConformance,), {"test_ids_are_unique": None, "__module__": __name__})
-
-
-def test_a_suite_s_test_cannot_be_replaced_by_way_of_a_mixin() -> None:
-    class Mixin:
-        def test_ids_are_unique(self) -> None:
-            """Pass whatever happens."""
-
-    with pytest.raises(TypeError, match=r"Mixin replaces test_ids_are_unique"):
-        type("Bad", (Mixin, CorpusConformance), {"__module__": __name__})
-
-
-def test_a_suite_cannot_be_switched_off() -> None:
-    with pytest.raises(TypeError, match="switches off"):
-        type("Bad", (CorpusConformance,), {"__test__": False, "__module__": __name__})
-
-
-def test_a_test_may_be_replaced_by_one_that_is_expected_to_fail_for_a_reason() -> None:
-    @pytest.mark.xfail(reason="two files of this corpus have the same id")
-    def expected(self: CorpusConformance) -> None:
-        raise AssertionError
-
-    @pytest.mark.xfail
-    def silent(self: CorpusConformance) -> None:
-        raise AssertionError
-
-    type("Fine", (CorpusConformance,), {"test_ids_are_unique": expected, "__module__": __name__})
-    with pytest.raises(TypeError, match="replaces"):
-        type("Bad", (CorpusConformance,), {"test_ids_are_unique": silent, "__module__": __name__})
+        getattr(subject(suite, component), test)(*given)
 
 
 # --- every component ---
@@ -101,20 +62,6 @@ def test_unknown_settings_must_be_refused() -> None:
             """Settings."""
 
     fails(ComponentConformance, "test_unknown_settings_are_refused", Open)
-
-
-def test_a_heavy_import_is_seen_where_it_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = "import kdtool\nimport {}\n\nclass Heavy(kdtool.Corpus):\n    pass\n"
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    for module, heavy in (("light_module", "json"), ("heavy_module", "numpy")):
-        (tmp_path / f"{module}.py").write_text(source.format(heavy), encoding="utf-8")
-        component = type("Heavy", (kdtool.Corpus,), {"__module__": module})
-        subject = type("Subject", (ComponentConformance,), {"component": component, "__module__": __name__})()
-        if heavy == "json":
-            subject.test_importing_and_building_it_is_light()
-        else:
-            with pytest.raises(AssertionError, match=r"heavy_module\.py.*line 2[\s\S]*numpy is imported"):
-                subject.test_importing_and_building_it_is_light()
 
 
 def test_a_hook_that_does_not_exist_is_seen() -> None:
@@ -191,7 +138,7 @@ def test_packers_that_give_annotations_to_the_wrong_tokens_are_seen(tmp_path: Pa
                     yield kdtool.Row(example.id, ids, [True] * 16, [0] * 16, columns)
 
     test, run = "test_annotations_come_to_the_tokens_that_are_learned", make_run(tmp_path)
-    getattr(type("Subject", (PackerConformance,), {"component": Carrying, "__module__": __name__})(), test)(run)
+    getattr(subject(PackerConformance, Carrying), test)(run)
     fails(PackerConformance, test, type("Late", (Carrying,), {"late": 1}), run)
     silent = type("Silent", (packer(one_row_each),), {"carries_annotations": True})
     fails(PackerConformance, test, silent, run)
@@ -220,7 +167,7 @@ class Behind(Apart):
 
 def test_packers_and_tokenizers_that_put_a_space_between_a_prompt_and_its_completion_are_seen(tmp_path: Path) -> None:
     test, run = "test_a_completion_follows_its_prompt_as_in_the_text", make_run(tmp_path)
-    getattr(type("Subject", (PackerConformance,), {"component": Behind, "__module__": __name__})(), test)(run)
+    getattr(subject(PackerConformance, Behind), test)(run)
     fails(PackerConformance, test, Apart, run)
 
     check_tokenizer(SpacedTokenizer(), tmp_path / "right")
@@ -247,30 +194,7 @@ def test_packers_that_collect_all_examples_first_are_seen(tmp_path: Path) -> Non
     fails(PackerConformance, "test_rows_come_before_the_examples_end", Hoarder, make_run(tmp_path))
 
 
-# --- examples of READMEs, commands ---
-
-
-def test_a_readme_s_recipe_is_assembled_with_stand_ins_for_what_is_missing(tmp_path: Path) -> None:
-    own = f"use: {json.dumps(f'{tmp_path.as_posix()}/own.py:Own')}"
-    source = 'import kdtool\n\nclass Own(kdtool.Filter):\n    "Keeps all."\n    def kdtool_filter(self): ...\n'
-    (tmp_path / "own.py").write_text(source, encoding="utf-8")
-    whole = f"teacher: {{use: not-installed, size: 3}}\nfilters:\n  own: {{{own}}}\n"
-    kinds = {kind for kind, _ in uses(whole, tmp_path / "whole")}
-    assert {"teacher", "filter", "loss", "trainer"} <= kinds
-    assert ("filter", f"{tmp_path.as_posix()}/own.py:Own") in uses(whole, tmp_path / "again")
-    phases = "extends: mine.yaml\ntrain:\n  first: {losses: {not-installed: {weight: 0.5}}, steps: 3}\n"
-    assert {kind for kind, _ in uses(phases, tmp_path / "phases")} >= {"loss", "corpus"}
-    for number, (block, message) in enumerate(
-        {
-            "teachher: {use: x}\n": "did you mean",
-            f"filters:\n  own: {{{own}, size: 3}}\n": "unknown setting of filter",
-            "train: {losses: {ce: {weight: -1}}, steps: 3}\n": "weight",
-        }.items()
-    ):
-        with pytest.raises(kdtool.RecipeError, match=message):
-            uses(block, tmp_path / f"bad{number}")
-    with pytest.raises(ValueError, match="is not a file"):
-        uses("extends: quickstart\n", tmp_path / "nowhere")
+# --- commands ---
 
 
 def test_commands_must_be_described() -> None:

@@ -4,30 +4,55 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import kdtool
 import pytest
 from kdtool_testing.readme_examples import STAND_INS, uses
 
 _LOSSES = "losses: {absent: {}}"
 
 
+@pytest.fixture
+def own(tmp_path: Path) -> str:
+    """Return the value of `use` for a filter and a corpus of a local file, without their names."""
+    (tmp_path / "own.py").write_text(
+        "import kdtool\n\n\nclass Filter(kdtool.Filter):\n    'Keeps all.'\n    def kdtool_filter(self): ...\n\n\n"
+        "class Asking(kdtool.Corpus):\n    derives_from = {'teacher': 'text'}\n    def kdtool_examples(self, run): ...\n",
+        encoding="utf-8",
+    )
+    return f"{tmp_path.as_posix()}/own.py"
+
+
 @pytest.mark.parametrize(
     ("block", "kind"),
     [
+        ("teacher: {use: absent, size: 3}", "teacher"),
+        ("teacher: {use: absent}\ncorpus: {use: 'OWN:Asking'}", "teacher"),
         ("evaluators: {absent: {most: 3}}", "evaluator"),
         (f"train: {{{_LOSSES}, transforms: {{absent: {{}}}}}}", "transform"),
         (f"train: {{first: {{steps: 1, {_LOSSES}, weightings: {{absent: {{}}}}}}}}", "weighting"),
         (f"train: {{first: {{steps: 1, {_LOSSES}, signals: {{use: absent}}}}}}", "cache"),
+        ("extends: mine.yaml\ntrain: {first: {losses: {absent: {weight: 0.5}}, steps: 3}}", "loss"),
     ],
 )
-def test_what_is_not_installed_is_stood_in_for(block: str, kind: str, tmp_path: Path) -> None:
-    assert (kind, STAND_INS[kind]) in uses(block, tmp_path / "assembled")
+def test_what_is_not_installed_is_stood_in_for(block: str, kind: str, own: str, tmp_path: Path) -> None:
+    found = uses(block.replace("OWN", own), tmp_path / "assembled")
+    assert (kind, STAND_INS[kind]) in found
+    assert {"corpus", "teacher", "student", "loss", "trainer"} <= {kind for kind, _ in found}
 
 
-def test_a_teacher_that_is_not_installed_may_write_the_text(tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(
-        "import kdtool\n\n\nclass Asking(kdtool.Corpus):\n    derives_from = {'teacher': 'text'}\n\n"
-        "    def kdtool_examples(self, run): ...\n",
-        encoding="utf-8",
-    )
-    block = f"teacher: {{use: absent}}\ncorpus: {{use: '{tmp_path.as_posix()}/own.py:Asking'}}"
-    assert ("teacher", STAND_INS["teacher"]) in uses(block, tmp_path / "assembled")
+def test_the_rest_is_assembled_as_the_recipe_says(own: str, tmp_path: Path) -> None:
+    assert ("filter", f"{own}:Filter") in uses(f"filters: {{own: {{use: '{own}:Filter'}}}}", tmp_path / "assembled")
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ("teachher: {use: x}", "did you mean"),
+        ("filters: {own: {use: 'OWN:Filter', size: 3}}", "unknown setting of filter"),
+        ("train: {losses: {ce: {weight: -1}}, steps: 3}", "weight"),
+        ("extends: quickstart", "is not a file"),
+    ],
+)
+def test_a_wrong_example_is_refused(block: str, message: str, own: str, tmp_path: Path) -> None:
+    with pytest.raises((kdtool.RecipeError, ValueError), match=message):
+        uses(block.replace("OWN", own), tmp_path / "assembled")

@@ -13,8 +13,10 @@ import random
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from math import inf, nextafter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import jsonschema
@@ -37,7 +39,7 @@ from kdtool._contract.language_model import facts_in
 from kdtool._plugins.hook_specs import mistakes
 
 from kdtool_testing.readme_examples import uses
-from kdtool_testing.suite import OfferedConformance
+from kdtool_testing.suite import OfferedConformance, for_any_settings
 from kdtool_testing.toy import Listener, make_run
 
 
@@ -61,16 +63,18 @@ class RegistrationConformance(OfferedConformance):
             return f"give `settings`: {cls.component.__name__} requires {', '.join(missing)}; write `settings = {{{given}}}`"
         return ""
 
+    @for_any_settings
     def test_it_is_of_the_suite_s_kind(self) -> None:
         assert self.kind in {"", self.component.kind}, f"inherit the suite of the kind {self.component.kind}"
 
+    @for_any_settings
     def test_nothing_hinders_its_registration(self) -> None:
         assert list(mistakes(self.component, self._kind())) == []
 
-    def test_its_readme_s_recipe_can_be_assembled(self, tmp_path: Path) -> None:
-        blocks = re.findall(r"```ya?ml\n(.*?)```", self._readme(), re.DOTALL)
-        assert blocks, "the README shows no recipe in a yaml block"
-        found = {use for number, block in enumerate(blocks) for use in uses(block, tmp_path / str(number))}
+    @for_any_settings
+    def test_its_readme_s_recipe_can_be_assembled(self) -> None:
+        found = _uses_in(self._readme())
+        assert found, "the README shows no recipe in a yaml block"
         assert (self._kind(), self.entry_point) in found, f"no recipe of the README uses it; they use {sorted(found)}"
 
     def test_a_recipe_s_json_schema_takes_its_settings_and_refuses_others(self) -> None:
@@ -88,6 +92,14 @@ class RegistrationConformance(OfferedConformance):
 
     def _import_arguments(self) -> tuple[str, str, str | None]:
         return self.component.__module__, self.component.__qualname__, json.dumps(dict(self.settings))
+
+
+@cache
+def _uses_in(readme: str) -> frozenset[tuple[str, str]]:
+    """Assemble all recipes of a README; return the kind and `use` of every component in them."""
+    blocks = re.findall(r"```ya?ml\n(.*?)```", readme, re.DOTALL)
+    with TemporaryDirectory() as folder:
+        return frozenset(use for number, block in enumerate(blocks) for use in uses(block, Path(folder, str(number))))
 
 
 class ComponentConformance(RegistrationConformance):
@@ -126,6 +138,7 @@ class ComponentConformance(RegistrationConformance):
     def _validate(self, settings: Mapping[str, Any]) -> Any:
         return self.component.Config.model_validate_json(json.dumps(dict(settings)), strict=True)
 
+    @for_any_settings
     def test_its_class_and_every_setting_are_described(self) -> None:
         assert inspect.getdoc(self.component) not in {None, inspect.getdoc(self.component.__mro__[1])}
         schema = self.component.Config.model_json_schema()
@@ -133,12 +146,14 @@ class ComponentConformance(RegistrationConformance):
             for name, field in model.get("properties", {}).items():
                 assert field.get("description"), f"setting {name!r} has no description below it"
 
+    @for_any_settings
     def test_its_numbers_have_bounds(self) -> None:
         for name, field in _properties(self.component):
             for form in _forms(field):
                 if form.get("type") in {"integer", "number"} and "const" not in form and "enum" not in form:
                     assert _outside(form), f"setting {name!r} takes any number: give it bounds"
 
+    @for_any_settings
     def test_values_just_outside_bounds_are_refused(self) -> None:
         for name, field in _properties(self.component):
             for form in _forms(field):
@@ -149,11 +164,13 @@ class ComponentConformance(RegistrationConformance):
                         self._validate({**self.settings, name: value})
                     assert any(error["loc"][:1] == (name,) for error in caught.value.errors()), (name, value)
 
+    @for_any_settings
     def test_unknown_settings_are_refused(self) -> None:
         with pytest.raises(pydantic.ValidationError) as caught:
             self._validate({**self.settings, "no_such_setting": 1})
         assert [error["type"] for error in caught.value.errors()] == ["extra_forbidden"]
 
+    @for_any_settings
     def test_an_address_that_a_key_is_sent_to_is_a_service_url(self) -> None:
         fields = self.component.Config.model_fields
         keys = [name for name in fields if re.fullmatch(r"(.*_)?key(_variable|_env)?", name)]

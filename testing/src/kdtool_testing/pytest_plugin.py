@@ -1,6 +1,7 @@
 """Reports what a conformance suite's test class still has to set, and turns skips from outside of the suite into failures.
 
-pytest loads it wherever kdtool-testing is installed; it changes only the tests of suites.
+Of several classes on one component, with different settings, the first runs the tests that settings do not change. pytest
+loads this plugin wherever kdtool-testing is installed; it changes only the tests of suites.
 """
 
 from __future__ import annotations
@@ -14,6 +15,22 @@ import pytest
 from kdtool_testing.suite import Suite
 
 _SUITES = Path(__file__).resolve().parent
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect tests that settings do not change if another class of the folder runs them on the same component.
+
+    It runs last, because an option may deselect the other class.
+    """
+    first: dict[object, type] = {}
+    kept: list[pytest.Item] = []
+    repeated: list[pytest.Item] = []
+    for item in items:
+        (repeated if isinstance(item, pytest.Function) and _is_repeated(item, first) else kept).append(item)
+    if repeated:
+        config.hook.pytest_deselected(items=repeated)
+        items[:] = kept
 
 
 @pytest.hookimpl(wrapper=True)
@@ -42,6 +59,15 @@ def pytest_make_collect_report(
 def _of_a_suite(item: pytest.Item | pytest.Class) -> bool:
     cls = getattr(item, "cls", None)
     return isinstance(cls, type) and issubclass(cls, Suite)
+
+
+def _is_repeated(item: pytest.Function, first: dict[object, type]) -> bool:
+    """Return whether another class runs the test on the same component; `first` has the class of each test."""
+    expected = item.get_closest_marker("xfail")
+    if expected or not _of_a_suite(item) or not getattr(item.function, "for_any_settings", False):
+        return False
+    component = getattr(item.cls, "component", item.cls)
+    return first.setdefault((item.path.parent, item.name, component, item.cls.entry_point), item.cls) is not item.cls
 
 
 def _fault(report: pytest.TestReport, call: pytest.CallInfo[Any]) -> str:

@@ -2,7 +2,8 @@
 
 `Suite` keeps a suite's tests, and the private methods that they call, in place: a subclass that loses one fails when it is
 defined. `kdtool_testing.pytest_plugin` fails what shows only when tests run: a skip in a fixture, by a mark or from code of
-the subclass, an empty list of parameters.
+the subclass, an empty list of parameters. It also keeps tests marked `for_any_settings` from running for each of several
+classes on one component.
 
 An entry point is found, light to import, documented, and bounded in the versions of kdtool it accepts.
 """
@@ -14,17 +15,26 @@ import inspect
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache
 from importlib.metadata import distribution, requires, version
 from pathlib import Path
 from typing import Any, ClassVar
 
 import click
+import pytest
 from kdtool._plugins.registry import Entry, find
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 _HOME = __name__.removesuffix("suite")
+
+
+def for_any_settings(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test that settings do not change: of several classes on a component, only the first runs it."""
+    vars(test)["for_any_settings"] = True
+    return test
 
 
 class Suite:
@@ -79,18 +89,21 @@ HEAVY = (
 """Packages that the module of an entry point must not import before a hook is called."""
 _LIGHT = """
 import importlib, json, sys
-heavy, module, name, settings = json.loads(sys.stdin.read())
+heavy, offers = json.loads(sys.stdin.read())
 class Refuse:
     def find_spec(self, found, path=None, target=None):
         if found.partition(".")[0] in heavy:
             raise ImportError(f"{found} is imported when the component is merely imported or built")
 sys.meta_path.insert(0, Refuse())
-offered = importlib.import_module(module)
-for part in name.split("."):
-    offered = getattr(offered, part)
-if settings is not None:
-    offered(offered.Config.model_validate_json(settings, strict=True))
+for module, name, settings in offers:
+    offered = importlib.import_module(module)
+    for part in name.split("."):
+        offered = getattr(offered, part)
+    if settings is not None:
+        offered(offered.Config.model_validate_json(settings, strict=True))
 """
+_Offer = tuple[str, str, str | None]
+"""Module, name and, to have it built as well, settings as JSON."""
 
 
 class OfferedConformance(Suite):
@@ -101,9 +114,11 @@ class OfferedConformance(Suite):
     entry_point: ClassVar[str] = ""
     """The name it is registered under. Without it, tests of the registration fail and the others run."""
 
+    @for_any_settings
     def test_its_name_is_registered_and_leads_to_it(self) -> None:
         assert self._entry().point.load() is self._offer()
 
+    @for_any_settings
     def test_its_distribution_accepts_this_kdtool_and_excludes_the_next_breaking_version(self) -> None:
         name, kdtool = self._distribution(), Version(version("kdtool"))
         requirements = map(Requirement, requires(name) or ())
@@ -114,18 +129,13 @@ class OfferedConformance(Suite):
         assert all(versions.contains(kdtool, prereleases=True) for versions in accepted), remedy
         assert not any(versions.contains(breaking) for versions in accepted), remedy
 
-    def test_importing_and_building_it_is_light(self) -> None:
-        module, name, settings = self._import_arguments()
-        process = subprocess.run(  # noqa: S603
-            [sys.executable, "-c", _LIGHT],
-            input=json.dumps([HEAVY, module, name, settings]),
-            capture_output=True,
-            text=True,
-            check=False,
-            encoding="utf-8",
-        )
-        assert process.returncode == 0, process.stderr
+    def test_importing_and_building_it_is_light(self, request: pytest.FixtureRequest) -> None:
+        offer = self._import_arguments()
+        if offer not in _light_offers(request.session):
+            process = _import_in_a_process(offer)
+            assert process.returncode == 0, process.stderr
 
+    @for_any_settings
     def test_its_readme_names_it(self) -> None:
         assert self.entry_point in self._readme(), f"the README does not mention {self.entry_point!r}"
 
@@ -135,8 +145,7 @@ class OfferedConformance(Suite):
     def _kind(self) -> str:
         return self.kind
 
-    def _import_arguments(self) -> tuple[str, str, str | None]:
-        """Return module, name and, to have it built as well, settings as JSON."""
+    def _import_arguments(self) -> _Offer:
         point = self._entry().point
         return point.module, point.attr, None
 
@@ -151,13 +160,42 @@ class OfferedConformance(Suite):
         return find(self._kind(), self.entry_point)
 
     def _readme(self) -> str:
-        beside = Path(inspect.getfile(type(self))).resolve().parents[1] / "README.md"
-        if beside.is_file():
-            return beside.read_text(encoding="utf-8")
+        for folder in Path(inspect.getfile(type(self))).resolve().parents[1:]:
+            if (folder / "README.md").is_file():
+                return (folder / "README.md").read_text(encoding="utf-8")
+            if (folder / "pyproject.toml").is_file():
+                break
         name = self._distribution()
         text = str(distribution(name).metadata.json.get("description", ""))
         assert text, f'{name} has no README: write README.md, and `readme = "README.md"` into its pyproject.toml'
         return text
+
+
+@cache
+def _light_offers(session: pytest.Session) -> frozenset[_Offer]:
+    """Return all that the session's tests import and build if one process can do so; nothing otherwise.
+
+    A shared process is as strict as one for each: a refused import leaves no module that another could use.
+    """
+    offers = []
+    for item in session.items:
+        if not isinstance(item, pytest.Function) or not item.cls:
+            continue
+        if item.originalname == "test_importing_and_building_it_is_light" and issubclass(item.cls, OfferedConformance):
+            with suppress(Exception):  # its own test shows what is wrong
+                offers.append(item.cls()._import_arguments())
+    return frozenset(offers) if _import_in_a_process(*offers).returncode == 0 else frozenset()
+
+
+def _import_in_a_process(*offers: _Offer) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603
+        [sys.executable, "-c", _LIGHT],
+        input=json.dumps([HEAVY, offers]),
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
+    )
 
 
 class CommandConformance(OfferedConformance):

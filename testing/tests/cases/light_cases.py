@@ -1,4 +1,4 @@
-"""Components without torch, sound and broken, under the suites of their kinds; `fails` names the tests that must fail."""
+"""Components without torch, sound and broken, under the suites of their kinds."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import html
 import json
 import os
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import kdtool
+from case import variant
 from kdtool_testing import (
     EvaluatorConformance,
     ExporterConformance,
@@ -35,88 +38,65 @@ class Long(kdtool.Filter):
         return "long" if len(repr(example.body)) > 5000 else None
 
 
-class LongAndNamed(Long):
-    """Names the example in its reason."""
+class TestLong(FilterConformance):
+    component = Long
 
-    def judge(self, example: kdtool.Example, number: int) -> str | None:
-        return f"{example.id} is long" if len(repr(example.body)) > 5000 else None
-
-
-class EverySeventh(Long):
-    """Depends on how examples are cut into batches."""
-
-    def judge(self, example: kdtool.Example, number: int) -> str | None:
-        return "seventh" if number % 7 == 6 else super().judge(example, number)
-
-
-class Survivors(Long):
-    """Returns the survivors instead of a judgement of each."""
-
-    def kdtool_filter(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> Any:
-        return [None for example in examples if self.judge(example, 0) is None]
-
-
-class Asking(Long):
-    """Sends a key of any name to any address."""
-
-    class Config(kdtool.Config):
-        url: str = "https://example.org"
-        """The address."""
-        key_variable: str = "EXAMPLE_API_KEY"
-        """The variable."""
-
-
-class AskingSafely(Long):
-    """Sends an API key to an address that the user trusts."""
-
-    class Config(kdtool.Config):
-        url: kdtool.ServiceUrl = "https://example.org"
-        """The address."""
-        key_variable: kdtool.KeyVariable | None = "EXAMPLE_API_KEY"
-        """The variable."""
-
-
-class Filters(FilterConformance):
     def examples(self) -> tuple[Sequence[kdtool.Example], Sequence[kdtool.Example]]:
         kept, rejected = kdtool.Text("x"), kdtool.Text("x" * 6000)
         return [kdtool.Example("a", kdtool.Text("y")), kdtool.Example("b", kept)], [kdtool.Example("c", rejected)]
 
 
-class TestLong(Filters):
-    component = Long
-    fails: ClassVar[set[str]] = set()
+class Anywhere(kdtool.Config):
+    """A key of any name for any address."""
+
+    url: str = "https://example.org"
+    """The address."""
+    key_variable: str = "EXAMPLE_API_KEY"
+    """The variable."""
 
 
-class TestLongAndNamed(Filters):
-    component = LongAndNamed
-    fails: ClassVar = {"test_reasons_are_short_and_few"}
+class Trusted(kdtool.Config):
+    """An API key for an address that the user trusts."""
+
+    url: kdtool.ServiceUrl = "https://example.org"
+    """The address."""
+    key_variable: kdtool.KeyVariable | None = "EXAMPLE_API_KEY"
+    """The variable."""
 
 
-class TestEverySeventh(Filters):
-    component = EverySeventh
-    fails: ClassVar = {"test_it_decides_the_same_each_time_and_in_any_batches"}
-
-
-class TestSurvivors(Filters):
-    component = Survivors
-    fails: ClassVar = {"test_there_is_one_answer_for_each_example", "test_it_keeps_and_rejects_what_it_should"}
-
-
-class TestAsking(Filters):
-    component = Asking
-    fails: ClassVar = {"test_an_address_that_a_key_is_sent_to_is_a_service_url"}
-
-
-class TestAskingSafely(Filters):
-    component = AskingSafely
-    fails: ClassVar[set[str]] = set()
+variant(
+    TestLong,
+    "names the example in its reason",
+    "test_reasons_are_short_and_few",
+    judge=lambda self, example, number: Long.judge(self, example, number) and f"{example.id} is long",
+)
+variant(
+    TestLong,
+    "depends on how examples are cut into batches",
+    "test_it_decides_the_same_each_time_and_in_any_batches",
+    judge=lambda self, example, number: "seventh" if number % 7 == 6 else Long.judge(self, example, number),
+)
+variant(
+    TestLong,
+    "returns the survivors instead of a judgement of each",
+    "test_there_is_one_answer_for_each_example",
+    "test_it_keeps_and_rejects_what_it_should",
+    kdtool_filter=lambda self, run, examples: [None for one in examples if self.judge(one, 0) is None],
+)
+variant(
+    TestLong,
+    "sends a key to any address",
+    "test_an_address_that_a_key_is_sent_to_is_a_service_url",
+    Config=Anywhere,
+)
+variant(TestLong, "sends a key to a trusted address", Config=Trusted)
 
 
 # --- trackers ---
 
 
 class Counts(kdtool.Tracker):
-    """Counts what it hears."""
+    """Counts steps."""
 
     heard = 0
 
@@ -124,190 +104,142 @@ class Counts(kdtool.Tracker):
         self.heard += 1
 
 
-class Whole(Counts):
-    """Cannot bear numbers that are not finite."""
-
-    def kdtool_step_end(self, run: kdtool.RunInfo, report: kdtool.StepReport) -> None:
-        self.heard += int(report.loss)
-
-
-class Ordered(Counts):
-    """Needs a start before a step."""
-
-    def kdtool_run_start(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
-        self.lines: list[str] = []
-
-    def kdtool_message(self, run: kdtool.RunInfo, text: str) -> None:
-        self.lines.append(text)
-
-
-class Remote(Counts):
-    """Raises when its server cannot be reached."""
-
-    def kdtool_run_start(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
-        import socket
-
-        socket.getaddrinfo("localhost", 80)
-
-
-class Litters(Counts):
-    """Writes where the process happens to be."""
-
-    def kdtool_run_start(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
-        Path("log.txt").write_text("started", encoding="utf-8")
-
-
-class Unseen(Counts):
-    """Declares that it shows messages, and shows none."""
-
-    shows_messages = True
-
-
-class Torn(Counts):
-    """Cannot read what it left when it was killed."""
-
-    def kdtool_run_start(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
-        path = run.folder / "state.json"
-        if path.exists():
-            json.loads(path.read_text(encoding="utf-8"))
-        path.write_text("{", encoding="utf-8")
-
-    def kdtool_run_end(self, run: kdtool.RunInfo, status: str, report: Path | None) -> None:
-        (run.folder / "state.json").write_text("{}", encoding="utf-8")
-
-
-class Bound(Counts):
-    """Works in the thread alone in which it was built, as a database's connection does."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self._thread = threading.get_ident()
-
-    def kdtool_step_end(self, run: kdtool.RunInfo, report: kdtool.StepReport) -> None:
-        if threading.get_ident() != self._thread:
-            raise RuntimeError("created in another thread")
-
-
-class TestBound(TrackerConformance):
-    component = Bound
-    fails: ClassVar = {"test_it_can_work_in_another_thread_than_it_was_built_in"}
-
-
 class TestCounts(TrackerConformance):
     component = Counts
-    fails: ClassVar[set[str]] = set()
 
 
-class TestWhole(TrackerConformance):
-    component = Whole
-    fails: ClassVar = {"test_odd_values_are_borne"}
+def remember_the_thread(self: Any, config: Any) -> None:
+    Counts.__init__(self, config)
+    self.thread = threading.get_ident()
 
 
-class TestOrdered(TrackerConformance):
-    component = Ordered
-    fails: ClassVar = {"test_events_may_come_without_those_before"}
+def refuse_another_thread(self: Any, run: kdtool.RunInfo, report: kdtool.StepReport) -> None:
+    if threading.get_ident() != self.thread:
+        raise RuntimeError("created in another thread")
 
 
-class TestRemote(TrackerConformance):
-    component = Remote
-    fails: ClassVar = {"test_it_needs_no_network"}
+def write_half(self: Any, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
+    path = run.folder / "state.json"
+    if path.exists():
+        json.loads(path.read_text(encoding="utf-8"))
+    path.write_text("{", encoding="utf-8")
 
 
-class TestLitters(TrackerConformance):
-    component = Litters
-    fails: ClassVar = {"test_it_writes_below_the_run_s_folder_alone"}
+def write_whole(self: Any, run: kdtool.RunInfo, status: str, report: Path | None) -> None:
+    (run.folder / "state.json").write_text("{}", encoding="utf-8")
 
 
-class TestUnseen(TrackerConformance):
-    component = Unseen
-    fails: ClassVar = {"test_it_shows_messages_if_it_declares_so"}
+def round_off(self: Any, run: kdtool.RunInfo, report: kdtool.StepReport) -> None:
+    self.heard += int(report.loss)
 
 
-class TestTorn(TrackerConformance):
-    component = Torn
-    fails: ClassVar = {"test_it_goes_on_after_a_kill"}
+def connect(self: Any, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
+    socket.getaddrinfo("localhost", 80)
+
+
+def litter(self: Any, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
+    Path("log.txt").write_text("started", encoding="utf-8")
+
+
+variant(
+    TestCounts,
+    "works only in the thread in which it was built, as a database's connection does",
+    "test_it_can_work_in_another_thread_than_it_was_built_in",
+    __init__=remember_the_thread,
+    kdtool_step_end=refuse_another_thread,
+)
+variant(
+    TestCounts,
+    "fails on numbers that are not finite",
+    "test_odd_values_are_borne",
+    kdtool_step_end=round_off,
+)
+variant(
+    TestCounts,
+    "needs a start before a message",
+    "test_events_may_come_without_those_before",
+    kdtool_run_start=lambda self, run, stages: setattr(self, "lines", []),
+    kdtool_message=lambda self, run, text: self.lines.append(text),
+)
+variant(
+    TestCounts,
+    "raises when its server cannot be reached",
+    "test_it_needs_no_network",
+    kdtool_run_start=connect,
+)
+variant(
+    TestCounts,
+    "writes into the working folder",
+    "test_it_writes_below_the_run_s_folder_alone",
+    kdtool_run_start=litter,
+)
+variant(
+    TestCounts,
+    "declares that it shows messages, and shows none",
+    "test_it_shows_messages_if_it_declares_so",
+    shows_messages=True,
+)
+variant(
+    TestCounts,
+    "cannot read its file after a kill",
+    "test_it_goes_on_after_a_kill",
+    kdtool_run_start=write_half,
+    kdtool_run_end=write_whole,
+)
 
 
 # --- reporters ---
 
 
 class Page(kdtool.Reporter):
-    """A plain page of what there is."""
+    """A plain page of all results."""
 
     def kdtool_report(self, run: kdtool.RunInfo, results: kdtool.Results) -> Path:
         path = run.folder / "page.html"
-        path.write_text(f"<html><body>{self.body(results)}</body></html>", encoding="utf-8")
+        texts = [results.name, results.verdict, *results.notes, *(repr(found) for found in results.measurements)]
+        body = "".join(f"<p>{html.escape(text)}</p>" for text in texts)
+        path.write_text(f"<html><body>{body}{self.more(results)}</body></html>", encoding="utf-8")
         return path
 
-    def body(self, results: kdtool.Results) -> str:
-        texts = [results.name, results.verdict, *results.notes, *(repr(found) for found in results.measurements)]
-        return "".join(f"<p>{html.escape(text)}</p>" for text in texts)
-
-
-class Raw(Page):
-    """Lets text become tags."""
-
-    def body(self, results: kdtool.Results) -> str:
-        return super().body(results) + results.verdict
-
-
-class Fetching(Page):
-    """Needs a script from elsewhere."""
-
-    def body(self, results: kdtool.Results) -> str:
-        return super().body(results) + '<script src="https://example.org/chart.js"></script>'
-
-
-class Dated(Page):
-    """Says when it was written."""
-
-    def body(self, results: kdtool.Results) -> str:
-        return super().body(results) + f"<p>{time.time_ns()}</p>"
-
-
-class Demanding(Page):
-    """Takes for granted that there are measurements."""
-
-    def body(self, results: kdtool.Results) -> str:
-        return super().body(results) + str(results.measurements[0].value)
-
-
-class Scattered(Page):
-    """Writes its style beside it."""
-
-    def kdtool_report(self, run: kdtool.RunInfo, results: kdtool.Results) -> Path:
-        (run.folder / "style.css").write_text("p {}", encoding="utf-8")
-        return super().kdtool_report(run, results)
+    def more(self, results: kdtool.Results) -> str:
+        return ""
 
 
 class TestPage(ReporterConformance):
     component = Page
-    fails: ClassVar[set[str]] = set()
 
 
-class TestRaw(ReporterConformance):
-    component = Raw
-    fails: ClassVar = {"test_text_stays_text"}
+def write_style(self: Any, run: kdtool.RunInfo, results: kdtool.Results) -> Path:
+    (run.folder / "style.css").write_text("p {}", encoding="utf-8")
+    return Page.kdtool_report(self, run, results)
 
 
-class TestFetching(ReporterConformance):
-    component = Fetching
-    fails: ClassVar = {"test_a_page_needs_nothing_else"}
-
-
-class TestDated(ReporterConformance):
-    component = Dated
-    fails: ClassVar = {"test_the_same_results_give_the_same_report"}
-
-
-class TestDemanding(ReporterConformance):
-    component = Demanding
-    fails: ClassVar = {"test_a_run_that_found_out_nothing_is_reported", "test_runs_that_lack_a_part_are_reported"}
-
-
-class TestScattered(ReporterConformance):
-    component = Scattered
-    fails: ClassVar = {"test_it_writes_one_file_below_the_run_s_folder"}
+variant(TestPage, "lets text become tags", "test_text_stays_text", more=lambda self, results: results.verdict)
+variant(
+    TestPage,
+    "needs a script from elsewhere",
+    "test_a_page_needs_nothing_else",
+    more=lambda self, results: '<script src="https://example.org/chart.js"></script>',
+)
+variant(
+    TestPage,
+    "contains the time at which it was written",
+    "test_the_same_results_give_the_same_report",
+    more=lambda self, results: f"<p>{time.time_ns()}</p>",
+)
+variant(
+    TestPage,
+    "takes for granted that there are measurements",
+    "test_a_run_that_found_out_nothing_is_reported",
+    "test_runs_that_lack_a_part_are_reported",
+    more=lambda self, results: str(results.measurements[0].value),
+)
+variant(
+    TestPage,
+    "writes its style into a second file",
+    "test_it_writes_one_file_below_the_run_s_folder",
+    kdtool_report=write_style,
+)
 
 
 # --- exporters ---
@@ -318,10 +250,10 @@ class Copy(kdtool.Exporter):
 
     def kdtool_export(self, run: kdtool.RunInfo, trained: Path) -> kdtool.Artifact:
         folder = Path(shutil.copytree(trained, run.folder / "copy"))
-        self.add(run, folder, trained)
+        self.add(folder, trained)
         return kdtool.Artifact(folder, "copy", self.size(folder), how_to_use=self.lines(folder))
 
-    def add(self, run: kdtool.RunInfo, folder: Path, trained: Path) -> None:
+    def add(self, folder: Path, trained: Path) -> Any:
         """Add nothing."""
 
     def size(self, folder: Path) -> int:
@@ -336,81 +268,46 @@ class Copy(kdtool.Exporter):
         return ToyRuntime()
 
 
-class Undersized(Copy):
-    """Counts the weights alone."""
-
-    def size(self, folder: Path) -> int:
-        return (folder / "model.safetensors").stat().st_size
-
-
-class Placed(Copy):
-    """Says where it lies, and it will be moved."""
-
-    def lines(self, folder: Path) -> str:
-        return f"open({str(folder)!r})"
-
-
-class Stamped(Copy):
-    """Differs each time."""
-
-    def add(self, run: kdtool.RunInfo, folder: Path, trained: Path) -> None:
-        (folder / "stamp").write_text(str(time.time_ns()), encoding="utf-8")
-
-
-class Spoils(Copy):
-    """Changes the student that others use, too."""
-
-    def add(self, run: kdtool.RunInfo, folder: Path, trained: Path) -> None:
-        (trained / "README.md").write_text("exported", encoding="utf-8")
-
-
-class Grabs(Copy):
-    """Opens whatever it is asked about."""
-
-    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
-        return ToyRuntime()
-
-
-class Stays(Copy):
-    """Opens only where it was written."""
-
-    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
-        return super().kdtool_open(run, subject) if subject.path and subject.path.parent == run.folder else None
-
-
 class TestCopy(ExporterConformance):
     component = Copy
-    fails: ClassVar[set[str]] = set()
 
 
-class TestUndersized(ExporterConformance):
-    component = Undersized
-    fails: ClassVar = {"test_what_it_says_of_its_files_is_so"}
+def open_in_place(self: Any, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
+    return Copy.kdtool_open(self, run, subject) if subject.path and subject.path.parent == run.folder else None
 
 
-class TestPlaced(ExporterConformance):
-    component = Placed
-    fails: ClassVar = {"test_what_it_says_of_its_files_is_so"}
-
-
-class TestStamped(ExporterConformance):
-    component = Stamped
-    fails: ClassVar = {"test_the_same_student_gives_the_same_files"}
-
-
-class TestSpoils(ExporterConformance):
-    component = Spoils
-    fails: ClassVar = {"test_it_writes_below_the_run_s_folder_alone", "test_the_same_student_gives_the_same_files"}
-
-
-class TestGrabs(ExporterConformance):
-    component = Grabs
-    fails: ClassVar = {"test_it_opens_nothing_else"}
-
-
-class TestStays(ExporterConformance):
-    component = Stays
-    fails: ClassVar = {"test_it_opens_again_wherever_it_lies"}
+variant(
+    TestCopy,
+    "counts the bytes of the weights only",
+    "test_what_it_says_of_its_files_is_so",
+    size=lambda self, folder: (folder / "model.safetensors").stat().st_size,
+)
+variant(
+    TestCopy,
+    "shows the folder in which it was written, and it will be moved",
+    "test_what_it_says_of_its_files_is_so",
+    lines=lambda self, folder: f"open({str(folder)!r})",
+)
+variant(
+    TestCopy,
+    "differs each time",
+    "test_the_same_student_gives_the_same_files",
+    add=lambda self, folder, trained: (folder / "stamp").write_text(str(time.time_ns()), encoding="utf-8"),
+)
+variant(
+    TestCopy,
+    "changes the student that others use, too",
+    "test_it_writes_below_the_run_s_folder_alone",
+    "test_the_same_student_gives_the_same_files",
+    add=lambda self, folder, trained: (trained / "README.md").write_text("exported", encoding="utf-8"),
+)
+variant(
+    TestCopy,
+    "opens every subject",
+    "test_it_opens_nothing_else",
+    kdtool_open=lambda self, run, subject: ToyRuntime(),
+)
+variant(TestCopy, "opens only where it was written", "test_it_opens_again_wherever_it_lies", kdtool_open=open_in_place)
 
 
 # --- evaluators ---
@@ -431,16 +328,19 @@ class Bits(kdtool.Evaluator):
             opened = kdtool.open_subject(run, subject)
             if opened is None:
                 run.say(f"{subject.name} is left out")
-                continue
-            scores = list(opened.value.score(list(texts.values())))
-            self.done(opened.value)
-            yield self.measurement(run, subject, dict(zip(texts, scores, strict=True)))
+            else:
+                scores = self.scores(opened.value, texts)
+                self.done(opened.value)
+                yield self.measurement(run, subject, scores)
 
     def texts(self, run: kdtool.RunInfo) -> Mapping[str, str]:
-        found = {example.id: str(example.body) for example in run.texts.examples("test")}
+        found = split(self, run)
         if not found:
             raise kdtool.UsageError("bits: the split 'test' holds no texts")
         return found
+
+    def scores(self, runtime: kdtool.Runtime, texts: Mapping[str, str]) -> Mapping[str, kdtool.LogLikelihood]:
+        return dict(zip(texts, runtime.score(list(texts.values())), strict=True))
 
     def done(self, runtime: kdtool.Runtime) -> None:
         runtime.close()
@@ -458,180 +358,90 @@ class Bits(kdtool.Evaluator):
         return found
 
 
-class Endless(Bits):
-    """Measures infinity."""
-
-    def changed(self, found: kdtool.Measurement) -> kdtool.Measurement:
-        return kdtool.Measurement("nats", found.subject, "per byte", float("inf"), found.n, False)
-
-
-class Off(Bits):
-    """Its items are not its value."""
-
-    def changed(self, found: kdtool.Measurement) -> kdtool.Measurement:
-        return kdtool.Measurement("nats", found.subject, "per byte", found.value + 1, found.n, False, items=found.items)
-
-
-class Chance(Bits):
-    """Differs from time to time."""
-
-    def changed(self, found: kdtool.Measurement) -> kdtool.Measurement:
-        noise = int.from_bytes(os.urandom(2), "little")
-        return kdtool.Measurement("nats", found.subject, "per byte", found.value + noise, found.n, False)
-
-
-class Leaks(Bits):
-    """Leaves subjects open."""
-
-    def done(self, runtime: kdtool.Runtime) -> None:
-        """Forget it."""
-
-
-class Silent(Bits):
-    """Leaves out what cannot be opened, and does not say so."""
-
-    def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
-        yield from super().kdtool_evaluate(run, [s for s in subjects if not str(s.path).endswith(".gguf")])
-
-
-class Content(Bits):
-    """Is content with no texts."""
-
-    def texts(self, run: kdtool.RunInfo) -> Mapping[str, str]:
-        return {example.id: str(example.body) for example in run.texts.examples("test")}
-
-
-class Late(Bits):
-    """Refuses no texts only when it measures."""
-
-    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
-        """Say nothing."""
-
-
-class Zero(Bits):
-    """Gives 0 for no texts."""
-
-    def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
-        if any(run.texts.examples("test")):
-            yield from super().kdtool_evaluate(run, subjects)
-        else:
-            yield from (kdtool.Measurement("nats", one.name, "per byte", 0.0, 1, False) for one in subjects)
-
-
-class Forgiving(Bits):
-    """Measures only what the subject answers, so that each subject has items of its own."""
-
-    def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
-        requests = [kdtool.Request(name, text, 2) for name, text in self.texts(run).items()]
-        for subject in subjects:
-            opened = kdtool.open_subject(run, subject)
-            if opened is None:
-                run.say(f"{subject.name} is left out")
-                continue
-            with opened.value as runtime:
-                answers = [one for one in runtime.answer(requests) if one.finish != "refused"]
-            yield self.measurement(
-                run, subject, {one.id: kdtool.LogLikelihood(-1.0, 1, one.tokens_out) for one in answers}
-            )
-
-
-class Satisfied(Bits):
-    """Takes an empty file for a measurement."""
-
-    class Config(kdtool.Config):
-        """The input."""
-
-        file: Path = kdtool.Field(Path("texts.txt"))
-        """The texts, a line each."""
-
-    config: Config
-
-    def texts(self, run: kdtool.RunInfo) -> Mapping[str, str]:
-        lines = self.config.file.read_text(encoding="utf-8").splitlines()
-        return {f"line {number}": line for number, line in enumerate(lines)}
-
-
 class TestBits(EvaluatorConformance):
     component = Bits
     entry_point = "bits"
-    fails: ClassVar[set[str]] = set()
 
 
-class Undeclared(Bits):
-    """Measures something else than it says."""
+class File(kdtool.Config):
+    """The input."""
 
-    measurements = ("nat", "nats-*")
-
-
-class TestUndeclared(EvaluatorConformance):
-    component = Undeclared
-    entry_point = "bits"
-    fails: ClassVar = {"test_measurements_are_declared"}
+    file: Path = kdtool.Field(Path("texts.txt"))
+    """The texts, a line each."""
 
 
-class TestEndless(EvaluatorConformance):
-    component = Endless
-    entry_point = "bits"
-    fails: ClassVar = {"test_measurements_are_well_formed"}
+def split(self: Any, run: kdtool.RunInfo) -> Mapping[str, str]:
+    return {example.id: str(example.body) for example in run.texts.examples("test")}
 
 
-class TestOff(EvaluatorConformance):
-    component = Off
-    entry_point = "bits"
-    fails: ClassVar = {"test_items_are_the_value_and_paired"}
+def lines(self: Any, run: kdtool.RunInfo) -> Mapping[str, str]:
+    return {f"line {n}": line for n, line in enumerate(self.config.file.read_text(encoding="utf-8").splitlines())}
 
 
-class TestChance(EvaluatorConformance):
-    component = Chance
-    entry_point = "bits"
-    fails: ClassVar = {"test_it_is_the_same_again_and_alone"}
+def two_lines(self: Any, folder: Path) -> dict[str, Any]:
+    (folder / "texts.txt").write_text("a\nbc\n", encoding="utf-8")
+    return {"file": str(folder / "texts.txt")}
 
 
-class TestLeaks(EvaluatorConformance):
-    component = Leaks
-    entry_point = "bits"
-    fails: ClassVar = {"test_what_was_opened_is_closed"}
+def no_lines(self: Any, folder: Path) -> Iterator[dict[str, Any]]:
+    (folder / "texts.txt").touch()
+    yield {"file": str(folder / "texts.txt")}
 
 
-class TestSilent(EvaluatorConformance):
-    component = Silent
-    entry_point = "bits"
-    fails: ClassVar = {"test_a_subject_that_cannot_be_opened_is_left_out"}
+def answered(self: Any, runtime: kdtool.Runtime, texts: Mapping[str, str]) -> Mapping[str, kdtool.LogLikelihood]:
+    answers = runtime.answer([kdtool.Request(name, text, 2) for name, text in texts.items()])
+    return {one.id: kdtool.LogLikelihood(-1.0, 1, one.tokens_out) for one in answers if one.finish != "refused"}
 
 
-class TestContent(EvaluatorConformance):
-    component = Content
-    entry_point = "bits"
-    fails: ClassVar = {"test_a_run_without_texts_is_measured_alike_or_an_error"}
+def zero_without_texts(self: Any, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Any:
+    if split(self, run):
+        return Bits.kdtool_evaluate(self, run, subjects)
+    return iter([kdtool.Measurement("nats", one.name, "per byte", 0.0, 1, False) for one in subjects])
 
 
-class TestLate(EvaluatorConformance):
-    component = Late
-    entry_point = "bits"
-    fails: ClassVar = {"test_a_run_without_texts_is_measured_alike_or_an_error"}
-
-
-class TestZero(EvaluatorConformance):
-    component = Zero
-    entry_point = "bits"
-    fails: ClassVar = {"test_a_run_without_texts_is_measured_alike_or_an_error"}
-
-
-class TestForgiving(EvaluatorConformance):
-    component = Forgiving
-    entry_point = "bits"
-    fails: ClassVar = {"test_prompts_without_an_answer_end_nothing"}
-
-
-class TestSatisfied(EvaluatorConformance):
-    component = Satisfied
-    entry_point = "bits"
-    fails: ClassVar = {"test_files_that_leave_nothing_to_measure_are_an_error"}
-
-    def prepare(self, folder: Path) -> dict[str, Any]:
-        (folder / "texts.txt").write_text("a\nbc\n", encoding="utf-8")
-        return {"file": str(folder / "texts.txt")}
-
-    def nothing_to_measure(self, folder: Path) -> Iterator[dict[str, Any]]:
-        (folder / "texts.txt").touch()
-        yield {"file": str(folder / "texts.txt")}
+variant(TestBits, "declares other measurements", "test_measurements_are_declared", measurements=("nat", "nats-*"))
+variant(
+    TestBits,
+    "measures infinity",
+    "test_measurements_are_well_formed",
+    changed=lambda self, found: replace(found, value=float("inf"), items=None),
+)
+variant(
+    TestBits,
+    "reports a value that its items do not have",
+    "test_items_are_the_value_and_paired",
+    changed=lambda self, found: replace(found, value=found.value + 1),
+)
+variant(
+    TestBits,
+    "differs from time to time",
+    "test_it_is_the_same_again_and_alone",
+    changed=lambda self, found: replace(found, value=found.value + int.from_bytes(os.urandom(2)), items=None),
+)
+variant(TestBits, "leaves subjects open", "test_what_was_opened_is_closed", done=lambda self, runtime: None)
+variant(
+    TestBits,
+    "leaves out what cannot be opened without a word",
+    "test_a_subject_that_cannot_be_opened_is_left_out",
+    kdtool_evaluate=lambda self, run, subjects: Bits.kdtool_evaluate(
+        self, run, [one for one in subjects if not str(one.path).endswith(".gguf")]
+    ),
+)
+EMPTY = "test_a_run_without_texts_is_measured_alike_or_an_error"
+variant(TestBits, "is content with no texts", EMPTY, texts=split)
+variant(TestBits, "refuses no texts only when it measures", EMPTY, kdtool_check=lambda self, run, when: None)
+variant(TestBits, "measures 0 for no texts", EMPTY, kdtool_evaluate=zero_without_texts)
+variant(
+    TestBits,
+    "measures only what the subject answers, so that subjects have different items",
+    "test_prompts_without_an_answer_end_nothing",
+    scores=answered,
+)
+variant(
+    TestBits,
+    "takes an empty file for a measurement",
+    "test_files_that_leave_nothing_to_measure_are_an_error",
+    also={"prepare": two_lines, "nothing_to_measure": no_lines},
+    Config=File,
+    texts=lines,
+)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
+from contextlib import chdir
+from functools import cache
 from pathlib import Path
 
 import kdtool
@@ -18,6 +20,9 @@ from kdtool._cli import cli
 from kdtool._plugins.registry import GROUPS
 from kdtool_testing import CommandConformance
 from kdtool_testing.new import KINDS, TEMPLATE, _check, new
+
+DESCRIBED = ("--description", "What 'mine' is for")
+Made = Callable[..., tuple[Path, str]]
 
 
 class TestNew(CommandConformance):
@@ -34,6 +39,20 @@ def create(*words: str) -> str:
     return CliRunner().invoke(cli, ["new", *words], catch_exceptions=False).output
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Return a function that creates a package once; it returns the folder and the output."""
+
+    @cache
+    def make(kind: str, name: str, *words: str) -> tuple[Path, str]:
+        parent = tmp_path_factory.mktemp("made")
+        with chdir(parent):
+            told = create(kind, name, *words)
+        return parent / f"kdtool-{kind}-{name}", told
+
+    return make
+
+
 def source(folder: Path) -> str:
     module = f"kdtool_{folder.name.removeprefix('kdtool-').replace('-', '_')}"
     return (folder / "src" / module / "__init__.py").read_text(encoding="utf-8")
@@ -44,9 +63,8 @@ def test_every_kind_is_known_with_its_group() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_package_of_each_kind_is_whole(kind: str) -> None:
-    told = create(kind, "my-own2")
-    folder = Path(f"kdtool-{kind}-my-own2")
+def test_a_package_of_each_kind_is_whole(kind: str, made: Made) -> None:
+    folder, told = made(kind, "my-own2")
     assert {path.name for path in folder.iterdir()} - {"student.py"} == {
         ".gitignore", "LICENSE", "README.md", "pyproject.toml", "recipe.yaml", "src", "tests",
     }  # fmt: skip
@@ -55,10 +73,10 @@ def test_a_package_of_each_kind_is_whole(kind: str) -> None:
     assert "kdtool>=0.1,<0.2" in project["dependencies"]
     value = project["entry-points"][GROUPS[kind]]["my-own2"]
     module, _, name = value.partition(":")
-    source = (folder / "src" / module / "__init__.py").read_text(encoding="utf-8")
-    assert name in {node.name for node in ast.parse(source).body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    tree = ast.parse(source(folder))
+    assert name in {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
     assert (folder / "src" / module / "py.typed").is_file()
-    assert f"cd {folder}" in told
+    assert f"cd {folder.name}" in told
     for path in (path for path in folder.rglob("*") if path.is_file()):
         content = path.read_text(encoding="utf-8")
         assert not re.search(r"\{\{ |\{%", content), path
@@ -68,9 +86,9 @@ def test_a_package_of_each_kind_is_whole(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_bare_package_is_one_module_and_one_test_without_settings(kind: str) -> None:
-    told = create(kind, "mine", "--bare", "--description", "What 'mine' is for")
-    folder, module = Path(f"kdtool-{kind}-mine"), f"kdtool_{kind}_mine"
+def test_a_bare_package_is_one_module_and_one_test_without_settings(kind: str, made: Made) -> None:
+    folder, told = made(kind, "mine", "--bare", *DESCRIBED)
+    module = f"kdtool_{kind}_mine"
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
         "LICENSE", "README.md", "pyproject.toml", f"src/{module}/__init__.py", f"tests/test_{module}.py",
     }  # fmt: skip
@@ -89,17 +107,14 @@ def test_a_bare_package_is_one_module_and_one_test_without_settings(kind: str) -
     assert [node.name for node in tree.body if isinstance(node, ast.ClassDef)][-1].startswith("TestMine")
 
 
-@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize("words", [("my-own2",), ("mine", "--bare", *DESCRIBED)], ids=["whole", "bare"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_package_declares_what_its_module_imports(kind: str, bare: bool) -> None:
-    create(kind, "mine", *(["--bare"] if bare else []))
-    folder = Path(f"kdtool-{kind}-mine")
+def test_a_package_declares_what_its_module_imports(kind: str, words: tuple[str, ...], made: Made) -> None:
+    folder, _ = made(kind, *words)
     declared = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     names = {re.split(r"[\[>]", requirement)[0].replace("-", "_") for requirement in declared}
     found: set[str] = set()
-    for node in ast.walk(
-        ast.parse((folder / "src" / f"kdtool_{kind}_mine" / "__init__.py").read_text(encoding="utf-8"))
-    ):
+    for node in ast.walk(ast.parse(source(folder))):
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -108,13 +123,11 @@ def test_a_package_declares_what_its_module_imports(kind: str, bare: bool) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_description_stands_where_users_read_it_instead_of_the_example_s(kind: str) -> None:
-    create(kind, "mine")
-    create(kind, "told", "--description", "What 'mine' is for")
-    plain, told = Path(f"kdtool-{kind}-mine"), Path(f"kdtool-{kind}-told")
+def test_a_description_stands_where_users_read_it_instead_of_the_example_s(kind: str, made: Made) -> None:
+    (plain, _), (told, _) = made(kind, "my-own2"), made(kind, "told", *DESCRIBED)
     example = re.search(r'^"""The [^:]*: (.*)"""$', source(plain), re.MULTILINE)
     assert example is not None
-    for file, words in (("pyproject.toml", "The " + kind + " mine, for kdtool"), ("README.md", "mine` for kdtool.\n")):
+    for file, words in (("pyproject.toml", f"The {kind} my-own2, for kdtool"), ("README.md", "my-own2` for kdtool.\n")):
         text = (plain / file).read_text(encoding="utf-8")
         assert words.replace("` for kdtool", "`") in text if kind == "command" else words in text
         assert example[1] not in text
@@ -176,12 +189,10 @@ def test_the_licence_is_chosen() -> None:
 def test_what_cannot_be_is_refused_in_a_sentence(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
     (tmp_path / "kdtool-loss-there").mkdir()
     (tmp_path / "kdtool-loss-there" / "mine.txt").write_text("kept", encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "kdtool", "new", *words], capture_output=True, text=True, check=False, encoding="utf-8"
-    )
-    assert done.returncode == 2
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr
+    done = CliRunner().invoke(cli, ["new", *words])
+    assert done.exit_code == 2
+    assert told in done.output
+    assert "Traceback" not in done.output
     assert [path.name for path in tmp_path.rglob("*")] == ["kdtool-loss-there", "mine.txt"]
 
 

@@ -1,4 +1,4 @@
-"""Opened subjects for tests of evaluators, the small model behind them, and plain generation and scoring.
+"""Opened subjects for tests of evaluators, the small model that they use, and plain generation and scoring.
 
 Generation and scoring use only backbone and head: for small models of tests, and as the reference for faster ways. Light:
 torch is imported when a function is called, and only if it is installed for `ToyRuntime`.
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from importlib.util import find_spec
 from math import log
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kdtool import (
     Exporter,
@@ -28,10 +27,9 @@ from kdtool import (
 )
 
 from kdtool_testing.toy import batch_of, batch_on
+from kdtool_testing.toy.sampling import eval_mode
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from kdtool_testing.toy.torch_model import ToyModel
 
 
@@ -138,43 +136,6 @@ class Opener(Exporter):
         return self.opened[-1]
 
 
-def generate_plainly(
-    model: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    limits: Sequence[int],
-    temperature: float,
-    seeds: Sequence[int],
-    top_p: float = 1.0,
-) -> list[list[int]]:
-    """Compute `kdtool.LanguageModel.generate` plainly: each text by itself, without a cache, on the CPU."""
-    import torch
-
-    continuations = []
-    with _eval_mode(model.model), torch.no_grad():
-        for prompt, limit, seed in zip(prompts, limits, seeds, strict=True):
-            chance, new = torch.Generator().manual_seed(seed), list[int]()
-            while len(new) < limit and model.tokenizer.end_of_text not in new:
-                logits = _next_logits(model, [*prompt, *new])
-                if temperature:
-                    odds = nucleus((logits / temperature).double().softmax(-1), top_p)
-                    new.append(int(torch.multinomial(odds, 1, generator=chance)))
-                else:
-                    new.append(int(logits.argmax()))
-            continuations.append(new)
-    return continuations
-
-
-def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """Return probabilities [V] with 0 outside the fewest likeliest that together have `top_p`, one at least."""
-    kept, total = probabilities.new_zeros(len(probabilities)), 0.0
-    for token in probabilities.argsort(descending=True, stable=True).tolist():
-        if total >= top_p:
-            break
-        kept[token] = probabilities[token]
-        total += float(probabilities[token])
-    return kept / kept.sum()
-
-
 def log_likelihood(model: LanguageModel, text: str) -> float:
     """Return the log-likelihood of a text after the tokenizer's `scoring_context`, in nats, computed in float64."""
     import torch
@@ -182,28 +143,10 @@ def log_likelihood(model: LanguageModel, text: str) -> float:
     context, text_ids = list(model.tokenizer.scoring_context), model.tokenizer.encode(text)
     labelled = [False] * len(context) + [True] * len(text_ids)
     batch = batch_of([Row("", [*context, *text_ids], labelled, [0] * len(labelled))])
-    with _eval_mode(model.model), torch.no_grad():
+    with eval_mode(model.model), torch.no_grad():
         logits = (
             model.head.logits(model.backbone(batch_on(batch, model.head.weight.device), SignalRequest()).last)
             .double()
             .cpu()
         )
     return float(logits.log_softmax(-1)[torch.arange(len(text_ids)), torch.tensor(text_ids)].sum())
-
-
-def _next_logits(model: LanguageModel, ids: list[int]) -> Tensor:
-    """Return float32 logits [V] of the token after `ids`."""
-    size = len(ids) + 1
-    row = Row("", [*ids, 0], [False] * len(ids) + [True], [0] * size)  # the last token is what is predicted
-    return model.head.logits(model.backbone(batch_of([row]), SignalRequest()).last)[0].float()
-
-
-@contextmanager
-def _eval_mode(module: Any) -> Iterator[None]:
-    modes = {each: each.training for each in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for each, mode in modes.items():
-            each.training = mode

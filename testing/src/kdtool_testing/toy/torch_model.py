@@ -11,7 +11,7 @@ from kdtool import Batch, Head, LanguageModel, ModelFacts, ModelOutputs, SignalR
 from torch import Tensor, nn
 
 from kdtool_testing.toy import ByteTokenizer, write_safetensors
-from kdtool_testing.toy.runtime import generate_plainly
+from kdtool_testing.toy.sampling import generate_plainly
 
 VOCABULARY, PADDED, WIDTH, LAYERS, CONTEXT = ByteTokenizer.vocabulary, 264, 16, 2, 256
 

@@ -151,12 +151,9 @@ Then make it your own: {module}"""
 
 
 CORE_REQUIREMENT = "kdtool>=0.1,<0.2"
-LIBRARIES = {
-    "asking": "kdtool-measuring>=0.1",
-    "measuring": "kdtool-measuring>=0.1",
-    "models": "kdtool-transformers>=0.1",
-    "torch": "kdtool-torch>=0.1",
-}
+KDTOOL_MEASURING, KDTOOL_TORCH, KDTOOL_TRANSFORMERS = (
+    f"kdtool-{library}>=0.1" for library in ("measuring", "torch", "transformers")
+)
 SAFETENSORS, TORCH, TRANSFORMERS = "safetensors>=0.8", "torch>=2.8", "transformers>=5.23"
 
 
@@ -180,19 +177,19 @@ KINDS: Mapping[str, Kind] = {
     "teacher": Kind(
         "kdtool.teachers",
         "teacher: {use: NAME}",
-        (LIBRARIES["torch"], LIBRARIES["models"], TORCH),
-        (LIBRARIES["models"],),
+        (KDTOOL_TORCH, KDTOOL_TRANSFORMERS, TORCH),
+        (KDTOOL_TRANSFORMERS,),
     ),
     "cache": Kind(
         "kdtool.caches",
         "signals: {use: NAME}",
-        (LIBRARIES["torch"], "safetensors[torch]>=0.8", TORCH),
-        ("kdtool-torch>=0.1",),
+        (KDTOOL_TORCH, "safetensors[torch]>=0.8", TORCH),
+        (KDTOOL_TORCH,),
     ),
     "student": Kind(
         "kdtool.students",
         "student: {use: NAME}",
-        (LIBRARIES["torch"], LIBRARIES["models"], TRANSFORMERS),
+        (KDTOOL_TORCH, KDTOOL_TRANSFORMERS, TRANSFORMERS),
         ("kdtool-student-gpt>=0.1",),
     ),
     "transform": Kind("kdtool.transforms", "train: {transforms: {NAME: {}}, losses: {ce: {}}, steps: 8}", (TORCH,)),
@@ -201,17 +198,17 @@ KINDS: Mapping[str, Kind] = {
     "trainer": Kind(
         "kdtool.trainers",
         "trainer: {use: NAME, learning_rate: 1e-3}",
-        (LIBRARIES["torch"], SAFETENSORS, TORCH),
-        ("kdtool-torch>=0.1",),
+        (KDTOOL_TORCH, SAFETENSORS, TORCH),
+        (KDTOOL_TORCH,),
     ),
     "optimizer": Kind("kdtool.optimizers", "optimizer: {use: NAME}", (TORCH,), (TORCH,)),
     "evaluator": Kind(
         "kdtool.evaluators",
         "evaluators: {NAME: {}}",
-        (LIBRARIES["measuring"],),
-        (LIBRARIES["asking"], LIBRARIES["measuring"]),
+        (KDTOOL_MEASURING,),
+        (KDTOOL_MEASURING,),
     ),
-    "exporter": Kind("kdtool.exporters", "exporters: [NAME]", (LIBRARIES["models"], SAFETENSORS, TRANSFORMERS)),
+    "exporter": Kind("kdtool.exporters", "exporters: [NAME]", (KDTOOL_TRANSFORMERS, SAFETENSORS, TRANSFORMERS)),
     "executor": Kind("kdtool.executors", "executor: {use: NAME}", ("submitit>=1.5.3",), ("submitit>=1.5.3",)),
     "tracker": Kind("kdtool.trackers", "trackers: [NAME]"),
     "reporter": Kind("kdtool.reporters", "reporter: NAME"),
