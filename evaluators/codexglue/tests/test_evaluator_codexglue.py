@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 import kdtool
 import pytest
 from kdtool_evaluator_codexglue import CodeXGlue
-from kdtool_evaluator_codexglue._tasks import line_task, program_task, summary_task
-from kdtool_evaluator_codexglue._tasks import missing_for_codebleu as missing
+from kdtool_evaluator_codexglue._tasks import line_task, missing_for_codebleu, program_task, summary_task
 from kdtool_evaluator_codexglue._tokens import codes_of
 from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run, write_toy_model
 
@@ -37,7 +36,7 @@ PROGRAMS = [
     {"nl": DESCRIPTION, "code": "int function ( ) { return it ; }"},
     {"nl": "too short", "code": "a"},
 ]  # fmt: skip
-with_codebleu = not list(missing())
+with_codebleu = not list(missing_for_codebleu())
 
 
 def written(folder: Path) -> dict[str, str]:

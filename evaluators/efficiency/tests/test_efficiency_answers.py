@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import kdtool
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 import torch
 from kdtool_evaluator_efficiency import BreakEven, Efficiency, _alone, _energy, _timed

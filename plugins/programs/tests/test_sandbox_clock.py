@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from kdtool_programs import Language, Module, Program, Sandbox, Step, Task
-from kdtool_programs import tasks as handing
+from kdtool_programs.tasks import frames_of
 
 _WORKS = """\
 import time
@@ -38,7 +38,7 @@ def _module(source: str) -> Module:
 def same_limits_on_every_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let limits be those that are asked for, and let no task end because the machine of the tests is too busy."""
     monkeypatch.setattr("kdtool_programs.tasks.slowness", lambda: 1.0)
-    for module in ("_handing", "_worker"):
+    for module in ("tasks", "worker"):
         monkeypatch.setattr(f"kdtool_programs.{module}.WAITING", 200)
 
 
@@ -98,17 +98,16 @@ def test_a_task_that_waited_too_long_is_tried_once_more_alone(
     needs_bubblewrap: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[tuple[str, int]] = []
-    original = handing.frames_of
     with Sandbox(workers=2) as sandbox:
 
-        def frames_of(task: Task) -> object:
+        def counting(task: Task) -> object:
             monkeypatch.setattr(
                 "kdtool_programs.tasks.WAITING", 10 if any(name == task.id for name, _ in started) else 0.1
             )
             started.append((task.id, len(sandbox._running)))
-            return original(task)
+            return frames_of(task)
 
-        monkeypatch.setattr("kdtool_programs.sandbox.frames_of", frames_of)
+        monkeypatch.setattr("kdtool_programs.sandbox.frames_of", counting)
         late, never = (Task(str(seconds), _module(_SLEEPS.format(seconds=seconds)), 4.0) for seconds in (1, 99))
         verdicts = {verdict.id: (verdict.status, verdict.reason) for verdict in sandbox.run([late, never])}
     assert verdicts == {"1": ("passed", ""), "99": ("timed out", "no verdict within 4 s")}

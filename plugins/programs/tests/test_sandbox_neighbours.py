@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from kdtool_programs import Module, Sandbox, Task
-from kdtool_programs import tasks as handing
+from kdtool_programs.tasks import frames_of
 
 _PIPES = """\
 import os, time
@@ -77,13 +77,12 @@ def test_a_task_whose_pipes_were_short_is_tried_once_more_alone(
     started: list[tuple[str, int]] = []
     with Sandbox(workers=2) as sandbox:
         monkeypatch.setattr("kdtool_programs.sandbox.pipes_are_short", lambda: True)
-        original = handing.frames_of
 
-        def frames_of(task: Task) -> object:
+        def counting(task: Task) -> object:
             started.append((task.id, len(sandbox._running)))
-            return original(task)
+            return frames_of(task)
 
-        monkeypatch.setattr("kdtool_programs.sandbox.frames_of", frames_of)
+        monkeypatch.setattr("kdtool_programs.sandbox.frames_of", counting)
         sources = {"wrong": "def f(x): return 1", "right": "def f(x): return 2"}
         tasks = [Task(key, Module(source, "assert f(1) == 2", ("f",)), 30.0) for key, source in sources.items()]
         verdicts = {verdict.id: verdict.status for verdict in sandbox.run(tasks)}

@@ -147,18 +147,18 @@ def test_sequences_too_large_to_copy_are_compared_by_pieces(judge: Judge) -> Non
 
 GUESSING = """\
 import sys
-frames, peer = (sys.modules[f"kdtool_programs.inside.{name}"] for name in ("frames", "peer"))
+messages, peer = (sys.modules[f"kdtool_programs.inside.{name}"] for name in ("messages", "peer"))
 def f(x):
     guess = 0
-    frames.write_message(4, ["value", {"pieces": [0, "list", 3, SIZE]}, None])
-    while asked := frames.read_message(3):
+    messages.write_message(4, ["value", {"pieces": [0, "list", 3, SIZE]}, None])
+    while asked := messages.read_message(3):
         answer = {"pieces": [0, "list", 1, SIZE]}
         if asked[1] == "digest":
             answer = peer.digest([guess], 0, 1, bytes.fromhex(asked[2][3]["bytes"]))
             guess += 1
         elif asked[1] == "item":
             answer = {"slice": [0, 1, None]} if guess % 2 else [guess]
-        frames.write_message(4, ["value", answer, None])
+        messages.write_message(4, ["value", answer, None])
 """
 
 

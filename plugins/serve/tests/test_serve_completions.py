@@ -9,8 +9,15 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_serve.devices import Devices, candidates, cut_to_fit, end_at_unit, fitting_length, parse_shares
-from kdtool_serve.devices import choose_likeliest as choose
+from kdtool_serve.devices import (
+    Devices,
+    candidates,
+    choose_likeliest,
+    cut_to_fit,
+    end_at_unit,
+    fitting_length,
+    parse_shares,
+)
 from kdtool_serve.engine import cache_bytes, fitting_streams
 from kdtool_testing.tiny_models import tiny_model
 from kdtool_transformers.streaming import StreamingRuntime as TransformersStreaming
@@ -105,7 +112,7 @@ def test_real_answers_share_their_passes_and_the_first_is_the_greedy_one() -> No
     greedy = "".join(piece.text for piece in runtime.stream(request))
     asked = candidates(request, 3)
     alone = ["".join(piece.text for piece in runtime.stream(each)) for each in asked]
-    *_, last = choose([runtime.stream(each) for each in asked], request)
+    *_, last = choose_likeliest([runtime.stream(each) for each in asked], request)
     assert alone[0] == greedy
     assert last.text in alone
     assert last.tokens_out == 24

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import httpx
 import kdtool
-import psutil  # type: ignore[import-untyped]  # it ships no types
+import psutil
 import pytest
 from kdtool_serve import Limits
 from kdtool_serve.engine import Engine, Workers

@@ -15,8 +15,8 @@ import kdtool
 import pytest
 from aiohttp import web
 from claude_asking import opened, requests
-from kdtool_teacher_claude import testing
-from kdtool_teacher_claude.testing_server import MessagesServer
+from kdtool_teacher_claude import testing_server
+from kdtool_teacher_claude.testing_server import Faults, MessagesServer
 
 OWN_KEY = "sk-ant-9f%8+K/z_Q-AB=="
 FORMS = [
@@ -41,22 +41,20 @@ def found_in(folder: Path, said: str) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(testing, "KEY", OWN_KEY)
+    monkeypatch.setattr(testing_server, "KEY", OWN_KEY)
     monkeypatch.setenv("ANTHROPIC_API_KEY", OWN_KEY)
 
 
 @pytest.mark.parametrize(
     ("faults", "end"),
     [
-        (testing.Faults(), None),
-        (testing.Faults(reset_after=0.5, broken_json=0.5), None),
-        (testing.Faults(delay=5.0), "SIGABRT"),
-        (testing.Faults(delay=5.0), "SIGINT"),
+        (Faults(), None),
+        (Faults(reset_after=0.5, broken_json=0.5), None),
+        (Faults(delay=5.0), "SIGABRT"),
+        (Faults(delay=5.0), "SIGINT"),
     ],
 )
-def test_no_process_writes_the_key(
-    server: MessagesServer, tmp_path: Path, faults: testing.Faults, end: str | None
-) -> None:
+def test_no_process_writes_the_key(server: MessagesServer, tmp_path: Path, faults: Faults, end: str | None) -> None:
     server.faults = faults
     debugging = {"PYTHONFAULTHANDLER": "1", "ANTHROPIC_LOG": "debug", "PYTHONASYNCIODEBUG": "1"}
     process = subprocess.Popen(
@@ -85,5 +83,10 @@ def test_a_service_that_repeats_the_key_is_not_quoted(server: MessagesServer, tm
         )
         with opened(server.url, tmp_path) as teacher, pytest.raises(kdtool.AuthenticationError) as stopped:
             list(teacher.kdtool_answer(requests(3)))
-        assert found_in(tmp_path, repr(stopped.value)) == []
+        raised: BaseException | None = stopped.value
+        said = ""
+        while raised is not None:
+            said += repr(raised) + str(vars(raised))
+            raised = raised.__cause__ or raised.__context__
+        assert found_in(tmp_path, said) == []
         assert "***" in str(stopped.value)

@@ -177,7 +177,7 @@ def test_of_a_burst_of_refusals_only_the_first_counts() -> None:
         await clock.sleep(1)
         for permit in permits:
             limiter.count_refusal(permit, {})
-        assert limiter._slots() == 5, "0.7 of 8, once"
+        assert int(limiter._window) == 5, "0.7 of 8, once"
 
     on_clock(check)
 
@@ -204,7 +204,6 @@ def test_no_header_makes_it_wait_for_ever() -> None:
             before = clock.now
             limiter.count_answer(await limiter.acquire(1, 1), {f"{name}-limit": "inf", f"{name}-remaining": "0"}, 1, 1)
             assert clock.now - before <= 600
-        assert limiter.requests_per_minute == 0
 
     on_clock(check)
 

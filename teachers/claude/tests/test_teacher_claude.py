@@ -236,28 +236,6 @@ def test_offline_only_stored_answers_are_given(server: MessagesServer, tmp_path:
             list(teacher.kdtool_answer(requests(3)))
 
 
-def test_the_key_is_in_no_written_byte(
-    server: MessagesServer, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("DEBUG")
-    errors = []
-    wrong = [Faults(reset_after=0.2, broken_json=0.2), Faults(status=401, error=f"bad key {KEY}")]
-    for number, faults in enumerate(wrong):
-        server.faults = faults
-        with opened(server.url, tmp_path, retries=3) as teacher:
-            try:
-                list(teacher.kdtool_answer(requests(40, first=100 * number)))
-            except kdtool.KdtoolError as error:
-                while error is not None:
-                    errors.append(repr(error) + str(vars(error)))
-                    error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
-    said = "".join(capfd.readouterr()) + caplog.text
-    assert errors
-    assert KEY.encode() not in written
-    assert KEY not in said + "".join(errors)
-
-
 def test_the_key_may_be_in_the_keyring(server: MessagesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import keyring
 

@@ -1,7 +1,4 @@
-"""Servers, companions, recording and training are killed at random: no row is lost or double, and all bits are the same.
-
-`KILLS` is how often: 30 times while signals are recorded, and 5 times in a training, if it is not set.
-"""
+"""Servers, companions, recording and training are killed at random: no row is lost or double, and all bits are the same."""
 
 from __future__ import annotations
 
@@ -20,8 +17,6 @@ import pytest
 from kdtool_teacher_vllm.command import SERVER
 from kdtool_testing.tiny_models import save_tiny
 
-KILLS = int(os.environ.get("KILLS", "30"))
-TRAINING_KILLS = int(os.environ.get("KILLS", "5"))
 CHANCE = random.Random(0)
 STAND_IN = Path(__file__).with_name("vllm_stand_in.py")
 CLIENT = """
@@ -169,7 +164,8 @@ def weights(target: Path) -> bytes:
 
 
 @pytest.mark.slow
-def test_killed_servers_companions_and_recordings_lose_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wanted", [4, pytest.param(30, marks=pytest.mark.nightly)])
+def test_killed_servers_companions_and_recordings_lose_nothing(tmp_path: Path, wanted: int) -> None:
     save_tiny(tmp_path / "model")
     processes, pairs = stand_ins(tmp_path / "model", tmp_path)
 
@@ -185,10 +181,10 @@ def test_killed_servers_companions_and_recordings_lose_nothing(tmp_path: Path) -
         record(tmp_path / "whole" / "signals", 0)
         expected = contents(tmp_path / "whole" / "signals")
         assert expected
-        while kills < KILLS:
+        while kills < wanted:
             rounds += 1
             target = tmp_path / f"round{rounds}" / "signals"
-            kills += record(target, KILLS - kills)
+            kills += record(target, wanted - kills)
             assert contents(target) == expected, "no row is missing or double, and all have the same bits"
     finally:
         processes.kill_all()
@@ -196,7 +192,8 @@ def test_killed_servers_companions_and_recordings_lose_nothing(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_training_that_is_killed_with_its_servers_ends_with_the_same_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wanted", [1, pytest.param(5, marks=pytest.mark.nightly)])
+def test_a_training_that_is_killed_with_its_servers_ends_with_the_same_weights(tmp_path: Path, wanted: int) -> None:
     save_tiny(tmp_path / "model")
     processes, pairs = stand_ins(tmp_path / "model", tmp_path)
     urls, companions = zip(*(pair.split(",") for pair in pairs), strict=True)
@@ -205,7 +202,7 @@ def test_a_training_that_is_killed_with_its_servers_ends_with_the_same_weights(t
         for name in list(processes.commands):
             processes.start(name)
         trained(processes, recipe, tmp_path / "whole", 0, lambda: 0.5)
-        kills = trained(processes, recipe, tmp_path / "killed", TRAINING_KILLS, lambda: CHANCE.uniform(1, 8))
+        kills = trained(processes, recipe, tmp_path / "killed", wanted, lambda: CHANCE.uniform(1, 8))
     finally:
         processes.kill_all()
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")

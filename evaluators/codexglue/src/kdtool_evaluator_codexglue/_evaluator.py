@@ -78,10 +78,10 @@ class CodeXGlue(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: a file is in another form, or empty.
         """
-        from kdtool_evaluator_codexglue._tasks import missing_for_codebleu as missing
+        from kdtool_evaluator_codexglue._tasks import missing_for_codebleu
 
         if when == "start":
-            return () if self.config.generation is None else tuple(missing())
+            return () if self.config.generation is None else tuple(missing_for_codebleu())
         list(self._tasks(run))
         self._codes()
         return ()

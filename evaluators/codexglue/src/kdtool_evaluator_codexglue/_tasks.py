@@ -253,7 +253,8 @@ def _n_grams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
 
 def _summary_prompt(record: Mapping[str, Any]) -> str:
     """Return a function's tokens, which the dataset's authors left without documentation, and the beginning of a comment."""
-    return f"{_join_words(record['code_tokens'])}\n{_COMMENT_OPENINGS.get(record['language'], '/*')} The goal of this function is to"
+    opening = _COMMENT_OPENINGS.get(record["language"], "/*")
+    return f"{_join_words(record['code_tokens'])}\n{opening} The goal of this function is to"
 
 
 def _join_words(tokens: Sequence[str]) -> str:

@@ -102,7 +102,6 @@ def accuracy(
 
 
 def _counts(model: kdtool.LanguageModel, head: kdtool.Head, code: Code) -> tuple[int, int]:
-
     tokenizer = model.tokenizer
     ids = tokenizer.encode(code.text)
     found = likeliest(model, head, ids)

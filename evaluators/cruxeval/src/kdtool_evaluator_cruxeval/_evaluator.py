@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 import kdtool
-from kdtool_measuring import Kind, records_of
+from kdtool_measuring import Kind, read_and_hash, records_of
 from kdtool_programs import Form, Module, PassAtK, Problem
 
 
@@ -51,8 +51,6 @@ class CRUXEval(PassAtK):
         Raises:
             kdtool.UsageError: it cannot be read.
         """
-        from kdtool_measuring import read_and_hash
-
         return {"problems": read_and_hash(self.config.file, "cruxeval.file")[1]}
 
     @property

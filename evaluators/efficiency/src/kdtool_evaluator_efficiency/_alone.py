@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 import kdtool
-import psutil  # type: ignore[import-untyped]  # it ships no types
+import psutil
 
 from kdtool_evaluator_efficiency._timed import Answering
 from kdtool_evaluator_efficiency._turns import Amount, Resident, UnmeasurableError

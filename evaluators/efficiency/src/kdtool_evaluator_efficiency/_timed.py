@@ -2,7 +2,7 @@
 
 All processes are resident, and idle until they are asked; they read and write JSON lines over pipes.
 
-Of a model that only answers, a prompt, its answer and the time between are known. So a prompt is answered with a single
+A model that only answers shows a prompt, its answer and the time between. So a prompt is answered with a single
 token, which gives the time to the first one. Decoding time is the difference between a long answer and a single token, both
 after a short prompt: reading a long one would take most of the time, and its ups and downs would hide the rest. No two
 prompts begin alike: a server that caches prompts would answer sooner.

@@ -15,7 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, TextIO
 
-import psutil  # type: ignore[import-untyped]  # it ships no types
+import psutil
 
 _PIECE = 512
 """Tokens read at once, as llama.cpp does."""

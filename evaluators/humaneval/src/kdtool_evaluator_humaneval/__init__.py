@@ -12,10 +12,10 @@ from functools import partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import kdtool
-from kdtool_measuring import Kind, records_of
+from kdtool_measuring import Kind, read_and_hash, records_of
 from kdtool_programs import EVALPLUS, EVALPLUS_NUMPY, Form, Module, PassAtK, Problem
 
 __all__ = ["HumanEval"]
@@ -53,8 +53,6 @@ class HumanEval(PassAtK):
         Raises:
             kdtool.UsageError: the file cannot be read.
         """
-        from kdtool_measuring import read_and_hash
-
         return {"problems": read_and_hash(file_of(self.config.plus), "humaneval.plus")[1]}
 
     @property

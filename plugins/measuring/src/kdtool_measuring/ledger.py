@@ -21,8 +21,7 @@ from typing import NamedTuple
 import kdtool
 
 from kdtool_measuring.ledger_files import Seal, Sealed, Spare, damaged_error, lock_ledger, storage_errors
-from kdtool_measuring.ledger_tables import NEW_ANSWER, NEW_COUNT, is_answer, is_unchanged, open_tables
-from kdtool_measuring.ledger_tables import text_digest as digest
+from kdtool_measuring.ledger_tables import NEW_ANSWER, NEW_COUNT, is_answer, is_unchanged, open_tables, text_digest
 
 _INTENT = """INSERT INTO attempt (id, key, state, reserved, begun, batch, model, purpose, request)
     VALUES (?, ?, 'open', ?, ?, ?, ?, ?, ?)"""
@@ -145,7 +144,7 @@ class Ledger:
                 "UPDATE attempt SET state = 'answered', cost = ?, thinking = ? WHERE id = ?",
                 (picodollars, thinking, attempt.id),
             ),
-            (NEW_ANSWER, (attempt.key, answer, digest(answer))),
+            (NEW_ANSWER, (attempt.key, answer, text_digest(answer))),
             change=picodollars - attempt.reserved,
             then=lambda: self._move(attempt.reserved, picodollars),
         )

@@ -81,7 +81,7 @@ def bubblewrap(toolchains: Sequence[Path] | None) -> list[str]:
     if os.geteuid() != 0:
         return [*before, *command]
     folders = view.folders()
-    launch = [sys.executable, "-I", "-S", str(Path(__file__).with_name("_launch.py"))]
+    launch = [sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py"))]
     return [*before, *launch, str(len(folders)), *folders, *command]
 
 
@@ -136,7 +136,7 @@ def _engine(program: str) -> str:
 
 
 def _python(executable: str) -> list[str]:
-    boot = files("kdtool_programs").joinpath("_inside", "boot.py").read_text(encoding="utf-8")
+    boot = files("kdtool_programs").joinpath("inside", "boot.py").read_text(encoding="utf-8")
     return [executable, "-I", "-S", "-B", "-X", "no_debug_ranges", "-c", boot]
 
 

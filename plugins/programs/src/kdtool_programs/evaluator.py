@@ -8,6 +8,7 @@ from math import prod
 from typing import ClassVar
 
 import kdtool
+from kdtool_measuring import Item, bytes_to_answer, choose, file_of, make_measurement, measure_missing_answers
 
 from kdtool_programs.problems import Limits, Problem, digest_of
 from kdtool_programs.samples import Judged, PassAtKConfig, Sample, collect_samples, judge_samples
@@ -96,8 +97,6 @@ class PassAtK(kdtool.Evaluator):
         return missing()
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        from kdtool_measuring import bytes_to_answer
-
         student = ahead.models.get(ahead.student)
         if student is not None:
             size = bytes_to_answer(ahead, 2 * self.config.maximum_tokens)
@@ -109,8 +108,6 @@ class PassAtK(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: there are no problems.
         """
-        from kdtool_measuring import file_of
-
         parts = self._select_problems(run)
         problems = [problem for part in parts.values() for problem in part]
         settings = {name: self._settings(name, part) for name, part in parts.items()}
@@ -126,8 +123,6 @@ class PassAtK(kdtool.Evaluator):
 
     def _select_problems(self, run: kdtool.RunInfo) -> dict[str, Sequence[Problem]]:
         """Select the problems to ask, grouped by part."""
-        from kdtool_measuring import choose
-
         parts = {name: choose(part, self.config.problems) for name, part in self.parts(self.problems(run)).items()}
         if not parts or not all(parts.values()):
             raise kdtool.UsageError(
@@ -145,8 +140,6 @@ class PassAtK(kdtool.Evaluator):
         verdicts: Mapping[str, Judged],
         settings: Mapping[str, str],
     ) -> Iterator[kdtool.Measurement]:
-        from kdtool_measuring import Item, make_measurement, measure_missing_answers
-
         judged: dict[str, list[tuple[Sample, Judged]]] = {problem.id: [] for problem in problems}
         for sample in samples:
             if sample.problem in judged:

@@ -114,7 +114,7 @@ def _python(executable: Path) -> View:
 
 
 def _inventory(executable: Path) -> dict[str, list[str]]:
-    command = [str(executable), "-I", "-S", "-B", "-W", "ignore", str(Path(__file__).with_name("_inventory.py"))]
+    command = [str(executable), "-I", "-S", "-B", "-W", "ignore", str(Path(__file__).with_name("inventory.py"))]
     try:
         completed = subprocess.run(command, capture_output=True, check=True, text=True, timeout=_SECONDS)  # noqa: S603 (Python)
         inventory: dict[str, list[str]] = json.loads(completed.stdout.splitlines()[-1])

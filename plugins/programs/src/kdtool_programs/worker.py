@@ -27,18 +27,7 @@ from kdtool_programs.tasks import WAITING, Clock, Limit
 
 _ENDING = 5.0
 _KILLING = 30.0
-_MODULES = (
-    "frames",
-    "values",
-    "exceptions",
-    "peer",
-    "candidate",
-    "confining",
-    "keeper",
-    "rehearsal",
-    "trial",
-    "tester",
-)
+_MODULES = ("values", "messages", "peer", "keeper", "tester")
 _REMARKS = 2000
 _BYTES_OF_A_FILE = 2**11
 """Memory that the kernel needs at most for a file, a folder or a link with a long name, regardless of its content."""

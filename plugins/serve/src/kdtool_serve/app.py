@@ -11,16 +11,14 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
 
-import kdtool
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from kdtool_serve.devices import Devices
-from kdtool_serve.engine import Engine
 from kdtool_serve.errors import RequestError, as_request_error, respond_with
 from kdtool_serve.forms import ChatForm, CompletionForm, InfillForm
 from kdtool_serve.guard import Guard
@@ -68,8 +66,7 @@ def create_app(
         shares: the share of the first model's completions that another model answers, by its name.
     """
     limits = limits or Limits()
-    names = list(offered) if offered is not None else None
-    pool = Pool(models, names, queue=limits.queue, keep=limits.keep, devices=devices, shares=shares)
+    pool = Pool(models, offered, queue=limits.queue, keep=limits.keep, devices=devices, shares=shares)
     metrics = Metrics(pool)
 
     @asynccontextmanager
@@ -77,7 +74,7 @@ def create_app(
         yield
         await pool.stop()
 
-    endpoints = _Endpoints(pool, metrics, limits)
+    endpoints = _Endpoints(pool, metrics, limits.timeout)
     routes = [
         Route("/", _page),
         Route("/health", endpoints.health),
@@ -110,10 +107,10 @@ def create_app(
 class _Endpoints:
     """The handlers of all routes that need the models."""
 
-    def __init__(self, pool: Pool, metrics: Metrics, limits: Limits) -> None:
+    def __init__(self, pool: Pool, metrics: Metrics, seconds: float) -> None:
         self._pool = pool
         self._metrics = metrics
-        self._limits = limits
+        self._seconds = seconds
 
     async def health(self, request: Request) -> Response:
         """Answer while the server runs, with the models that failed and load again when they are next asked."""
@@ -144,15 +141,8 @@ class _Endpoints:
             for prompt in given.prompt
             for number in range(given.n)
         ]
-        form = CompletionForm(
-            engine.name,
-            [each.prompt for each in requests] if given.echo else [],
-            logprobs=given.logprobs is not None,
-            usage=given.stream_options.include_usage,
-            per_prompt=given.n,
-            natural_end=given.natural_end,
-        )
-        return await self._respond(engine, requests, form, stream=given.stream)
+        form = CompletionForm(engine.name, given)
+        return await respond(engine, requests, form, stream=given.stream, seconds=self._seconds)
 
     async def chat(self, request: Request) -> Response:
         """Answer `/v1/chat/completions`."""
@@ -167,14 +157,8 @@ class _Endpoints:
         requests = [
             given.request(begun, limit, number, turns=tuple(turns), logprobs=logprobs) for number in range(given.n)
         ]
-        form = ChatForm(
-            engine.name,
-            logprobs=given.logprobs,
-            usage=given.stream_options.include_usage,
-            per_prompt=given.n,
-            natural_end=given.natural_end,
-        )
-        return await self._respond(engine, requests, form, stream=given.stream)
+        form = ChatForm(engine.name, given)
+        return await respond(engine, requests, form, stream=given.stream, seconds=self._seconds)
 
     async def infill(self, request: Request) -> Response:
         """Answer `/infill`."""
@@ -191,14 +175,9 @@ class _Endpoints:
             for number, (before, after) in enumerate(texts)
         )
         try:
-            return await respond_within_context(engine, answers, stream=given.stream, seconds=self._limits.timeout)
+            return await respond_within_context(engine, answers, stream=given.stream, seconds=self._seconds)
         except RequestError as error:
             raise (error.about("input_suffix") if error.param == "suffix" else error) from error
-
-    async def _respond(
-        self, engine: Engine, requests: Sequence[kdtool.Request], form: Any, *, stream: bool
-    ) -> Response:
-        return await respond(engine, requests, form, stream=stream, seconds=self._limits.timeout)
 
     def _card(self, name: str) -> dict[str, Any]:
         engine, subject = self._pool.engines[name], self._pool.subjects[name]
@@ -227,10 +206,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 
 async def _page(_: Request) -> Response:
-    page = files("kdtool_serve").joinpath("page.html")
-    if not page.is_file():
-        return PlainTextResponse("this installation has no page; the API is below /v1\n", 404)
-    text = page.read_text(encoding="utf-8")
+    text = files("kdtool_serve").joinpath("page.html").read_text(encoding="utf-8")
     sources = {tag: " ".join(_hashes(text, tag)) or "'none'" for tag in ("script", "style")}
     policy = {
         "default-src": "'none'",

@@ -4,28 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 import click
 import kdtool
 
 from kdtool_serve.devices import Devices, parse_shares
 
-if TYPE_CHECKING:
-    import socket
-
-    from kdtool_serve.app import Limits
-
 KEY_VARIABLE = "KDTOOL_SERVE_KEY"
-
-
-class _Completing(NamedTuple):
-    """Settings of completions at a cursor."""
-
-    devices: Devices
-    shares: Mapping[str, float]
 
 
 @click.command("serve")
@@ -100,62 +86,43 @@ def serve(
     """  # noqa: D301 - click reads backspaces
     from kdtool_transformers.streaming import StreamedModels
 
-    from kdtool_serve.app import Limits
-    from kdtool_serve.server import listen
+    from kdtool_serve.app import Limits, create_app
+    from kdtool_serve.server import listen, run, serve_static
 
     browser = sys.stdout.isatty() and not no_browser
     if static:
-        from kdtool_serve.server import serve_static
-
         serve_static(Path(model), host, port, browser=browser)
         return
     key = _key(host, key_variable)
-    listener = listen(host, port)
-    with listener:
-        limits = Limits(queue=queue, timeout=timeout, body=body_limit, keep=keep)
-        with kdtool.open_models(model, out=out, offline=offline) as opened:
-            offered = _choose(opened, names, paid=paid)
-            completing = _Completing(Devices(healing, units, syntax, best_of), parse_shares(shares, offered))
-            models = StreamedModels(
-                opened, draft, _find_teachers(opened, draft, offered), lambda note: click.echo(note, err=True)
-            )
-            _serve(models, offered, listener, host, key, origins, limits, completing, browser=browser)
+    with listen(host, port) as listener, kdtool.open_models(model, out=out, offline=offline) as opened:
+        offered = _choose(opened, names, paid=paid)
+        shared = parse_shares(shares, offered)
+        models = StreamedModels(
+            opened, draft, _find_teachers(opened, draft, offered), lambda note: click.echo(note, err=True)
+        )
+        is_open = host in {"0.0.0.0", "::"}  # noqa: S104
+        name = f"[{host}]" if ":" in host else host
+        app = create_app(
+            models,
+            offered=offered,
+            limits=Limits(queue=queue, timeout=timeout, body=body_limit, keep=keep),
+            key=key,
+            hosts=("*",) if is_open else ("127.0.0.1", "localhost", "[::1]", name),
+            origins=origins,
+            devices=Devices(healing, units, syntax, best_of),
+            shares=shared,
+        )
+        click.echo(f"loading {offered[0]} …", err=True)
+        app.state.pool.engines[offered[0]].open()
+        url = f"http://{'127.0.0.1' if is_open else name}:{listener.getsockname()[1]}"
 
+        def ready() -> None:
+            click.echo(f"page  {url}/")
+            click.echo(f"API   {url}/v1  ({', '.join(offered)}); Ctrl-C ends it")
+            if browser:
+                click.launch(url)
 
-def _serve(
-    models: kdtool.Models,
-    offered: list[str],
-    listener: socket.socket,
-    host: str,
-    key: str,
-    origins: tuple[str, ...],
-    limits: Limits,
-    completing: _Completing,
-    *,
-    browser: bool,
-) -> None:
-    from kdtool_serve.app import create_app
-    from kdtool_serve.server import run
-
-    local = ("127.0.0.1", "localhost", "[::1]")
-    hosts = ("*",) if host in {"0.0.0.0", "::"} else (*local, f"[{host}]" if ":" in host else host)  # noqa: S104
-    app = create_app(
-        models, offered=offered, limits=limits, key=key, hosts=hosts, origins=origins, **completing._asdict()
-    )
-    click.echo(f"loading {offered[0]} …", err=True)
-    app.state.pool.engines[offered[0]].open()
-    shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else hosts[-1] if host not in local else host  # noqa: S104
-    run(app, listener, _announce(f"http://{shown}:{listener.getsockname()[1]}", offered, browser=browser))
-
-
-def _announce(url: str, offered: list[str], *, browser: bool) -> Callable[[], None]:
-    def ready() -> None:
-        click.echo(f"page  {url}/")
-        click.echo(f"API   {url}/v1  ({', '.join(offered)}); Ctrl-C ends it")
-        if browser:
-            click.launch(url)
-
-    return ready
+        run(app, listener, ready)
 
 
 def _key(host: str, variable: str | None) -> str:

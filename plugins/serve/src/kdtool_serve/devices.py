@@ -10,7 +10,7 @@ The command imports this module to build its options, so it imports neither a se
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache
@@ -61,8 +61,35 @@ def parse_shares(given: Sequence[str], offered: Sequence[str]) -> dict[str, floa
     return shares
 
 
+def end_where(
+    pieces: Iterator[kdtool.TextPiece],
+    find_end: Callable[[str, bool], int | None],
+    safe_length: Callable[[str], int],
+) -> Iterator[kdtool.TextPiece]:
+    """Yield the pieces of an answer up to its end; text that may still be cut is held back.
+
+    Args:
+        pieces: the answer.
+        find_end: returns how much to keep of the text so far, None if it continues; True if no more text follows.
+        safe_length: returns the length of the text so far that cannot be cut any more.
+    """
+    text, shown = "", 0
+    with closing(pieces):  # type: ignore[type-var]  # generators, which can be closed
+        for piece in pieces:
+            text += piece.text
+            end = find_end(text, piece.finish is not None)
+            finish = piece.finish if end is None else "stop"
+            if end is None:
+                end = len(text) if finish else safe_length(text)
+            kept = max(end, shown)
+            yield replace(piece, text=text[shown:kept], finish=finish)
+            if finish:
+                return
+            shown = kept
+
+
 def end_at_unit(pieces: Iterator[kdtool.TextPiece], before: str, after: str) -> Iterator[kdtool.TextPiece]:
-    """Yield the pieces of an answer between two texts up to the end of its unit; text that may still be cut is held back.
+    """Yield the pieces of an answer between two texts up to the end of its unit.
 
     If more text follows in the cursor's line, the answer ends with that line. Otherwise it ends before a line that is
     indented less than the cursor's.
@@ -70,19 +97,11 @@ def end_at_unit(pieces: Iterator[kdtool.TextPiece], before: str, after: str) -> 
     line = before.rpartition("\n")[2]
     indent = len(line) - len(line.lstrip())
     in_line = bool(after.partition("\n")[0].strip())
-    text, shown = "", 0
-    with closing(pieces):  # type: ignore[type-var]  # generators, which can be closed
-        for piece in pieces:
-            text += piece.text
-            end = _find_line_end(text) if in_line else find_outdent(text, indent)
-            finish = piece.finish if end is None else "stop"
-            if end is None:
-                end = len(text) if finish else _safe_length(text)
-            kept = max(end, shown)
-            yield replace(piece, text=text[shown:kept], finish=finish)
-            if finish:
-                return
-            shown = kept
+    return end_where(
+        pieces,
+        lambda text, _: _find_line_end(text) if in_line else find_outdent(text, indent),
+        lambda text: len(text.rstrip()),
+    )
 
 
 def find_outdent(text: str, indent: int) -> int | None:
@@ -99,11 +118,6 @@ def find_outdent(text: str, indent: int) -> int | None:
 def _find_line_end(text: str) -> int | None:
     end = text.find("\n")
     return end if end >= 0 else None
-
-
-def _safe_length(text: str) -> int:
-    """Return the length of a text without the line breaks and the indentation that it ends in."""
-    return len(text.rstrip())
 
 
 _LANGUAGES = ("python", "javascript", "java", "cpp", "go", "rust")

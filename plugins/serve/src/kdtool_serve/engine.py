@@ -22,7 +22,7 @@ import kdtool
 import psutil
 
 from kdtool_serve.devices import Devices
-from kdtool_serve.errors import BusyError, RequestError
+from kdtool_serve.errors import RequestError
 from kdtool_serve.tasks import Task, require_abilities
 
 FindEnd = Callable[[str], int | None]
@@ -80,9 +80,9 @@ class Answer:
             self.error, self.end = error, "failed"
         self.put(self.error)
 
-    def put(self, last: BaseException | None) -> None:
-        """End the answer, from any thread, with an error or without."""
-        call_loop(self._loop, self._pieces.put_nowait, last)
+    def put(self, piece: kdtool.TextPiece | BaseException | None) -> None:
+        """Hand over a piece, from any thread; an error or None ends the answer."""
+        call_loop(self._loop, self._pieces.put_nowait, piece)
 
     def _pass_on(self, pieces: Iterator[kdtool.TextPiece]) -> None:
         text = ""
@@ -98,14 +98,11 @@ class Answer:
             self.text = text
             self._note(piece, finish)
             if not self._whole:
-                self._hand_over(replace(piece, text=text[before:], finish=finish))
+                self.put(replace(piece, text=text[before:], finish=finish))
             elif finish:
-                self._hand_over(replace(piece, text=text, finish=finish, logprobs=logprobs))
+                self.put(replace(piece, text=text, finish=finish, logprobs=logprobs))
             if finish:
                 return
-
-    def _hand_over(self, piece: kdtool.TextPiece) -> None:
-        call_loop(self._loop, self._pieces.put_nowait, piece)
 
     def _note(self, piece: kdtool.TextPiece, finish: str | None) -> None:
         self.last = time.perf_counter()
@@ -219,8 +216,7 @@ class Engine:
         For `find_end` and `whole` see `Answer`, for `natural_end` see `kdtool_transformers.streaming.end_naturally`.
 
         Raises:
-            BusyError: the queue has no room.
-            RequestError: there are more requests than the queue has places, or the model is not able to answer them.
+            RequestError: the queue has no room now or at all, or the model is not able to answer the requests.
             Exception: what loading the model raised.
         """
         if len(requests) > self._queue + self.streams:
@@ -231,7 +227,12 @@ class Engine:
             )
         if self.admitted + len(requests) > self._queue + self.streams:
             seconds = max(1, min(60, round(self._seconds * self.admitted / self.streams)))
-            raise BusyError(f"{self.admitted} answers run or wait already; try again in {seconds} s", seconds)
+            raise RequestError(
+                f"{self.admitted} answers run or wait already; try again in {seconds} s",
+                status=429,
+                code="queue_full",
+                headers={"Retry-After": str(seconds)},
+            )
         self.admitted += len(requests)
         try:
             runtime = await self.load()

@@ -14,18 +14,25 @@ TOO_LONG = "context_length_exceeded"
 
 
 class RequestError(Exception):
-    """A request that is refused: HTTP status, message, and the parameter that is wrong if there is one."""
+    """A request that is refused: HTTP status, message, and the parameter that is wrong if there is one.
 
-    def __init__(self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None) -> None:
+    `headers` are further ones of the response.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.param = param
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Further headers of the response."""
-        return {}
+        self.headers = headers or {}
 
     def about(self, param: str) -> RequestError:
         """Return the error with another name of the parameter that is wrong, that which the client sent."""
@@ -38,19 +45,6 @@ class RequestError(Exception):
             return {"error": str(self)}
         kind = "server_error" if self.status >= 500 else _KINDS.get(self.status, "invalid_request_error")
         return {"error": {"message": str(self), "type": kind, "code": self.code, "param": self.param}}
-
-
-class BusyError(RequestError):
-    """All slots and places in the queue are taken; `seconds` is a guess of when one will be free."""
-
-    def __init__(self, message: str, seconds: int) -> None:
-        super().__init__(message, status=429, code="queue_full")
-        self.seconds = seconds
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Retry-After."""
-        return {"Retry-After": str(self.seconds)}
 
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}

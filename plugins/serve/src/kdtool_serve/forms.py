@@ -4,52 +4,83 @@ from __future__ import annotations
 
 import time
 import uuid
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import kdtool
 
-from kdtool_serve.devices import likelihood
-from kdtool_serve.requests import Infill
-from kdtool_serve.requests import InfillEnd as End
-from kdtool_serve.responses import Generated
+from kdtool_serve.devices import find_outdent, likelihood
+from kdtool_serve.requests import Chat, Completion, Infill
+from kdtool_serve.responses import Form, Generated
 
 
-class _OpenAiForm:
+class _OpenAiForm(Form):
     """The parts that both of OpenAI's endpoints share."""
 
     done = "[DONE]"
-    json_lines = False
     prefix: str
     whole_object: str
     piece_object: str
 
-    def __init__(self, model: str, *, logprobs: bool, usage: bool, per_prompt: int, natural_end: bool = False) -> None:
-        self.natural_end = natural_end
-        self._logprobs = logprobs
-        self._usage = usage
-        self._per_prompt = per_prompt
+    def __init__(self, model: str, given: Completion | Chat) -> None:
+        self.natural_end = given.natural_end
+        self._logprobs = given.logprobs is not None and given.logprobs is not False
+        self._usage = given.stream_options.include_usage
+        self._per_prompt = given.n
         self._base = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+
+    @abstractmethod
+    def content(self, generated: Generated) -> dict[str, Any]:
+        """Return the field with a finished answer."""
+
+    @abstractmethod
+    def delta(self, piece: kdtool.TextPiece) -> dict[str, Any]:
+        """Return the field with a piece."""
+
+    @abstractmethod
+    def describe_logprobs(self, number: int, logprobs: Sequence[kdtool.TokenLogprob]) -> dict[str, Any]:
+        """Return the log-probabilities of tokens of an answer."""
 
     def whole(self, all_generated: Sequence[Generated]) -> dict[str, Any]:
         """Return the body of finished answers."""
-        choices = [self.choice(each) for each in self._rank(all_generated)]
+        choices = [
+            self.choice(each, self.content(each), each.logprobs, each.finish) for each in self._rank(all_generated)
+        ]
         last = {"usage": self._count(all_generated), "timings": all_generated[0].timings()}
         return {**self._base, "object": self.whole_object, "choices": choices, **last}
+
+    def piece(self, generated: Generated, piece: kdtool.TextPiece) -> Iterator[dict[str, Any]]:
+        """Yield a chunk with the piece's text."""
+        if piece.text or piece.finish or piece.logprobs:
+            last = {"timings": generated.timings()} if piece.finish else {}
+            yield {**self.chunk(self.choice(generated, self.delta(piece), piece.logprobs, piece.finish)), **last}
 
     def end(self, all_generated: Sequence[Generated]) -> Iterator[dict[str, Any]]:
         """Yield a chunk without choices that has the usage, if it is asked for."""
         if self._usage:
-            yield {**self._chunk([]), "usage": self._count(all_generated), "timings": all_generated[0].timings()}
+            yield {**self.chunk(), "usage": self._count(all_generated), "timings": all_generated[0].timings()}
 
-    def find_end(self, text: str) -> int | None:
-        """Return None: answers end by themselves."""
-        return None
+    def chunk(self, *choices: dict[str, Any]) -> dict[str, Any]:
+        """Return an event."""
+        return {**self._base, "object": self.piece_object, "choices": choices}
 
-    def choice(self, generated: Generated) -> dict[str, Any]:
-        """Return a finished answer."""
-        raise NotImplementedError
+    def choice(
+        self,
+        generated: Generated,
+        content: dict[str, Any],
+        logprobs: Sequence[kdtool.TokenLogprob] = (),
+        finish: str | None = None,
+    ) -> dict[str, Any]:
+        """Return an answer or a part of it, with the reason of its end if the model would have continued."""
+        return {
+            "index": generated.number,
+            **content,
+            "logprobs": self.describe_logprobs(generated.number, logprobs) if self._logprobs else None,
+            "finish_reason": finish,
+            **({"stop_reason": generated.reason} if generated.reason else {}),
+        }
 
     def _rank(self, all_generated: Sequence[Generated]) -> Iterator[Generated]:
         """Yield the answers to each prompt, the likeliest first; those without log-probabilities keep their order."""
@@ -58,13 +89,6 @@ class _OpenAiForm:
             ranked = sorted(answers, key=lambda each: -likelihood(each.logprobs))
             yield from (replace(each, number=number) for number, each in enumerate(ranked, first))
 
-    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {**self._base, "object": self.piece_object, "choices": choices}
-
-    def _last(self, generated: Generated, piece: kdtool.TextPiece) -> dict[str, Any]:
-        """Return the fields that the last chunk of an answer has in addition to its choice."""
-        return {"timings": generated.timings()} if piece.finish else {}
-
     def _count(self, all_generated: Sequence[Generated]) -> dict[str, int]:
         prompt = sum(generated.answer.tokens_in for generated in all_generated[:: self._per_prompt])
         answers = sum(generated.answer.tokens_out for generated in all_generated)
@@ -72,57 +96,31 @@ class _OpenAiForm:
 
 
 class CompletionForm(_OpenAiForm):
-    """`/v1/completions`. `echo` are the prompts to repeat, one for each answer, or none."""
+    """`/v1/completions`."""
 
     prefix = "cmpl"
     whole_object = piece_object = "text_completion"
 
-    def __init__(
-        self,
-        model: str,
-        echo: Sequence[str],
-        *,
-        logprobs: bool,
-        usage: bool,
-        per_prompt: int,
-        natural_end: bool = False,
-    ) -> None:
-        super().__init__(model, logprobs=logprobs, usage=usage, per_prompt=per_prompt, natural_end=natural_end)
-        self._echo = echo
+    def __init__(self, model: str, given: Completion) -> None:
+        super().__init__(model, given)
+        self._echoed = [prompt for prompt in given.prompt for _ in range(given.n)] if given.echo else []
         self._offsets: dict[int, int] = {}
 
-    def choice(self, generated: Generated) -> dict[str, Any]:
-        """Return a finished answer."""
-        text = self._echo_of(generated) + generated.text
-        return self._choice(generated, text, generated.logprobs, generated.finish)
+    def content(self, generated: Generated) -> dict[str, Any]:
+        """Return the text."""
+        return {"text": self._echo_of(generated) + generated.text}
 
     def begin(self, generated: Generated) -> Iterator[dict[str, Any]]:
         """Yield the prompt if the request wants it repeated."""
         if echoed := self._echo_of(generated):
-            yield self._chunk([self._choice(generated, echoed, [], None)])
+            yield self.chunk(self.choice(generated, {"text": echoed}))
 
-    def piece(self, generated: Generated, piece: kdtool.TextPiece) -> Iterator[dict[str, Any]]:
-        """Yield a chunk with the piece's text."""
-        if piece.text or piece.finish or piece.logprobs:
-            choice = self._choice(generated, piece.text, piece.logprobs, piece.finish)
-            yield {**self._chunk([choice]), **self._last(generated, piece)}
+    def delta(self, piece: kdtool.TextPiece) -> dict[str, Any]:
+        """Return the text."""
+        return {"text": piece.text}
 
-    def _echo_of(self, generated: Generated) -> str:
-        return self._echo[generated.number] if self._echo else ""
-
-    def _choice(
-        self, generated: Generated, text: str, logprobs: Sequence[kdtool.TokenLogprob], finish: str | None
-    ) -> dict[str, Any]:
-        shown = self._legacy_logprobs(generated.number, logprobs) if self._logprobs else None
-        return {
-            "index": generated.number,
-            "text": text,
-            "logprobs": shown,
-            "finish_reason": finish,
-            **_stop_reason(generated),
-        }
-
-    def _legacy_logprobs(self, number: int, logprobs: Sequence[kdtool.TokenLogprob]) -> dict[str, Any]:
+    def describe_logprobs(self, number: int, logprobs: Sequence[kdtool.TokenLogprob]) -> dict[str, Any]:
+        """Return lists with an entry for each token."""
         offsets = []
         for token in logprobs:
             offsets.append(self._offsets.get(number, 0))
@@ -134,6 +132,9 @@ class CompletionForm(_OpenAiForm):
             "text_offset": offsets,
         }
 
+    def _echo_of(self, generated: Generated) -> str:
+        return self._echoed[generated.number] if self._echoed else ""
+
 
 class ChatForm(_OpenAiForm):
     """`/v1/chat/completions`."""
@@ -142,54 +143,35 @@ class ChatForm(_OpenAiForm):
     whole_object = "chat.completion"
     piece_object = "chat.completion.chunk"
 
-    def choice(self, generated: Generated) -> dict[str, Any]:
-        """Return a finished answer."""
-        message = {"role": "assistant", "content": generated.text, "refusal": None}
-        shown = _chat_logprobs(generated.logprobs) if self._logprobs else None
-        return {
-            "index": generated.number,
-            "message": message,
-            "logprobs": shown,
-            "finish_reason": generated.finish,
-            **_stop_reason(generated),
-        }  # fmt: skip
+    def content(self, generated: Generated) -> dict[str, Any]:
+        """Return the message."""
+        return {"message": {"role": "assistant", "content": generated.text, "refusal": None}}
 
     def begin(self, generated: Generated) -> Iterator[dict[str, Any]]:
         """Yield the role."""
-        yield self._delta(generated, {"role": "assistant", "content": ""}, (), None)
+        yield self.chunk(self.choice(generated, {"delta": {"role": "assistant", "content": ""}}))
 
-    def piece(self, generated: Generated, piece: kdtool.TextPiece) -> Iterator[dict[str, Any]]:
-        """Yield a chunk with the piece's text."""
-        if piece.text or piece.finish or piece.logprobs:
-            delta = {"content": piece.text} if piece.text or piece.logprobs else {}
-            yield {**self._delta(generated, delta, piece.logprobs, piece.finish), **self._last(generated, piece)}
+    def delta(self, piece: kdtool.TextPiece) -> dict[str, Any]:
+        """Return the message's new text."""
+        return {"delta": {"content": piece.text} if piece.text or piece.logprobs else {}}
 
-    def _delta(
-        self, generated: Generated, delta: dict[str, str], logprobs: Sequence[kdtool.TokenLogprob], finish: str | None
-    ) -> dict[str, Any]:
-        shown = _chat_logprobs(logprobs) if self._logprobs else None
-        choice = {
-            "index": generated.number,
-            "delta": delta,
-            "logprobs": shown,
-            "finish_reason": finish,
-            **_stop_reason(generated),
-        }
-        return self._chunk([choice])
+    def describe_logprobs(self, number: int, logprobs: Sequence[kdtool.TokenLogprob]) -> dict[str, Any]:
+        """Return a list of tokens, each with the likeliest ones at its place."""
+        content = [
+            {**describe_token(each.token, each.logprob), "top_logprobs": [describe_token(*top) for top in each.top]}
+            for each in logprobs
+        ]
+        return {"content": content, "refusal": None}
 
 
-class InfillForm:
+class InfillForm(Form):
     """`/infill`, one answer. `truncated`: text of the request was left out."""
-
-    done = ""
-    natural_end = False
-    json_lines = False
 
     def __init__(self, model: str, given: Infill, *, truncated: bool) -> None:
         self._model = model
         self._given = given
         self._truncated = truncated
-        self.find_end = End(given).find_end
+        self._began = 0.0
 
     def whole(self, all_generated: Sequence[Generated]) -> dict[str, Any]:
         """Return the finished answer."""
@@ -197,10 +179,6 @@ class InfillForm:
         text = generated.text if self._given.n_predict else ""
         body = {"content": text, **self._last(generated)}
         return _select(body, self._given.response_fields) if self._given.response_fields else body
-
-    def begin(self, generated: Generated) -> Iterator[dict[str, Any]]:
-        """Yield nothing."""
-        yield from ()
 
     def piece(self, generated: Generated, piece: kdtool.TextPiece) -> Iterator[dict[str, Any]]:
         """Yield a piece's text."""
@@ -210,6 +188,15 @@ class InfillForm:
     def end(self, all_generated: Sequence[Generated]) -> Iterator[dict[str, Any]]:
         """Yield figures."""
         yield {"content": "", **self._last(all_generated[0])}
+
+    def find_end(self, text: str) -> int | None:
+        """End before a line that is indented less than `n_indent`, or at a line's end after `t_max_predict_ms`."""
+        self._began = self._began or time.perf_counter()
+        if (kept := find_outdent(text, self._given.n_indent)) is not None:
+            return kept
+        seconds = max(0, self._given.t_max_predict_ms) / 1000
+        late = seconds and time.perf_counter() - self._began > seconds
+        return text.rindex("\n") if late and "\n" in text else None
 
     def _last(self, generated: Generated) -> dict[str, Any]:
         return {
@@ -224,11 +211,6 @@ class InfillForm:
         }
 
 
-def _stop_reason(generated: Generated) -> dict[str, str]:
-    """Return why an answer ended although the model would have continued."""
-    return {"stop_reason": generated.reason} if generated.reason else {}
-
-
 def _select(body: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
     """Return fields by path, such as "timings/prompt_n", which is also the name of the result. Unknown ones are left out."""
     selected: dict[str, Any] = {}
@@ -239,19 +221,6 @@ def _select(body: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
         if value is not None:
             selected[path] = value
     return selected
-
-
-def _chat_logprobs(logprobs: Sequence[kdtool.TokenLogprob]) -> dict[str, Any]:
-    return {
-        "content": [
-            {
-                **describe_token(token.token, token.logprob),
-                "top_logprobs": [describe_token(*each) for each in token.top],
-            }
-            for token in logprobs
-        ],
-        "refusal": None,
-    }
 
 
 def describe_token(token: str, logprob: float) -> dict[str, Any]:

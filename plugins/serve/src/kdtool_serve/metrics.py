@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -26,20 +27,9 @@ class Metrics:
         self._answers = Counter("kdtool_answers", "Answers that ended", ("model", "end"), registry=registry)
         self._prompt = Counter("kdtool_prompt_tokens", "Tokens of prompts", ("model",), registry=registry)
         self._generated = Counter("kdtool_generated_tokens", "Generated tokens", ("model",), registry=registry)
-        self._first = Histogram(
-            "kdtool_first_token_seconds",
-            "From the request to the first token",
-            ("model",),
-            registry=registry,
-            buckets=_SECONDS,
-        )
-        self._total = Histogram(
-            "kdtool_answer_seconds",
-            "From the request to the last token",
-            ("model",),
-            registry=registry,
-            buckets=_SECONDS,
-        )
+        times = partial(Histogram, labelnames=("model",), registry=registry, buckets=_SECONDS)
+        self._first = times("kdtool_first_token_seconds", "From the request to the first token")
+        self._total = times("kdtool_answer_seconds", "From the request to the last token")
         self.acceptance = Acceptance()
         self._completions = Gauge(
             "kdtool_completions",

@@ -16,8 +16,7 @@ from starlette.routing import Route
 
 from kdtool_serve.engine import Engine
 from kdtool_serve.errors import RequestError
-from kdtool_serve.ollama_messages import Chat, ChatForm, Generate, GenerateForm, Show
-from kdtool_serve.ollama_messages import empty_answer as empty
+from kdtool_serve.ollama_messages import Chat, ChatForm, Generate, GenerateForm, Show, empty_answer
 from kdtool_serve.pool import Pool, weights
 from kdtool_serve.requests import parse, shorten
 from kdtool_serve.responses import respond_within_context
@@ -68,7 +67,7 @@ class _Endpoints:
         began = time.perf_counter()
         given = parse(Generate, await request.body())
         engine = self._find(given.model)
-        _check_supported(given)
+        _refuse_unsupported(given)
         if not given.prompt and not given.suffix:
             return await self._load(engine, given, GenerateForm)
         form = GenerateForm(given.model, began, logprobs=given.logprobs)
@@ -91,7 +90,7 @@ class _Endpoints:
         began = time.perf_counter()
         given = parse(Chat, await request.body())
         engine = self._find(given.model)
-        _check_supported(given)
+        _refuse_unsupported(given)
         if not given.messages:
             return await self._load(engine, given, ChatForm)
         form = ChatForm(given.model, began, logprobs=given.logprobs)
@@ -108,7 +107,7 @@ class _Endpoints:
             await engine.load()
         elif not engine.admitted:
             engine.unload()
-        return JSONResponse(empty(form, given.model, "unload" if given.is_unload else "load"))
+        return JSONResponse(empty_answer(form, given.model, "unload" if given.is_unload else "load"))
 
     def _find(self, name: str) -> Engine:
         known = self._pool.engines
@@ -130,7 +129,7 @@ def _conversations(given: Generate | Chat, turns: _Turns, begun: str) -> Iterato
         turns = [*turns[:oldest], *turns[oldest + 1 :]]
 
 
-def _check_supported(given: Generate | Chat) -> None:
+def _refuse_unsupported(given: Generate | Chat) -> None:
     """Refuse values that change the answer, but are not supported."""
     for error, value in given.find_refusals().items():
         if value:

@@ -18,15 +18,21 @@ from pydantic import AliasChoices, Field
 
 from kdtool_serve.forms import describe_token
 from kdtool_serve.requests import LONGEST, Stop
-from kdtool_serve.responses import Generated
+from kdtool_serve.responses import Form, Generated
 
 
-def _without_null(given: Any) -> Any:
-    """Leave out fields that are null, which stand for their defaults."""
-    return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
+class _WithoutNull(pydantic.BaseModel):
+    """Leaves out fields that are null, which stand for their defaults."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _leave_out_null(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
 
 
-class Options(pydantic.BaseModel):
+class Options(_WithoutNull):
     """`options` of a request, with Ollama's defaults. `temperature` None: 0 for a gap, else 0.8."""
 
     num_predict: int = -1
@@ -35,11 +41,6 @@ class Options(pydantic.BaseModel):
     top_k: Annotated[int, Field(ge=0)] = 40
     seed: int | None = None
     stop: Stop = []
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _leave_out_null(cls, given: Any) -> Any:
-        return _without_null(given)
 
     @pydantic.field_validator("stop", mode="before")
     @classmethod
@@ -64,7 +65,7 @@ class Options(pydantic.BaseModel):
         )
 
 
-class _Request(pydantic.BaseModel):
+class _Request(_WithoutNull):
     """Fields of both requests for text."""
 
     model_config = pydantic.ConfigDict(strict=True)
@@ -77,11 +78,6 @@ class _Request(pydantic.BaseModel):
     top_logprobs: int = Field(0, ge=0, le=20)
     format: Any = None
     think: Any = None
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _leave_out_null(cls, given: Any) -> Any:
-        return _without_null(given)
 
     @property
     def is_unload(self) -> bool:
@@ -122,7 +118,7 @@ class Generate(_Request):
         }
 
 
-class Message(pydantic.BaseModel):
+class Message(_WithoutNull):
     """A turn of a conversation."""
 
     model_config = pydantic.ConfigDict(strict=True)
@@ -130,11 +126,6 @@ class Message(pydantic.BaseModel):
     role: str
     content: str = ""
     images: list[Any] = []
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _leave_out_null(cls, given: Any) -> Any:
-        return _without_null(given)
 
     @pydantic.field_validator("role")
     @classmethod
@@ -167,11 +158,9 @@ class Show(pydantic.BaseModel):
     model: str = Field(validation_alias=AliasChoices("model", "name"))
 
 
-class _OllamaForm:
+class _OllamaForm(Form):
     """An answer under the name that the client called the model by."""
 
-    done = ""
-    natural_end = False
     json_lines = True
 
     def __init__(self, model: str, began: float, *, logprobs: bool) -> None:
@@ -189,10 +178,6 @@ class _OllamaForm:
         (generated,) = all_generated
         return self._last(generated, generated.text, generated.logprobs)
 
-    def begin(self, generated: Generated) -> Iterator[dict[str, Any]]:
-        """Yield nothing."""
-        yield from ()
-
     def piece(self, generated: Generated, piece: kdtool.TextPiece) -> Iterator[dict[str, Any]]:
         """Yield a piece's text."""
         if piece.text or (piece.logprobs and self._logprobs):
@@ -201,10 +186,6 @@ class _OllamaForm:
     def end(self, all_generated: Sequence[Generated]) -> Iterator[dict[str, Any]]:
         """Yield the line with the figures."""
         yield self._last(all_generated[0], "", ())
-
-    def find_end(self, text: str) -> int | None:
-        """Return None: answers end by themselves."""
-        return None
 
     def _line(self, text: str, logprobs: Sequence[kdtool.TokenLogprob], *, done: bool = False) -> dict[str, Any]:
         shown = {"logprobs": [_logprob(token) for token in logprobs]} if self._logprobs and logprobs else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -49,14 +49,14 @@ class Pool:
     def __init__(
         self,
         models: Openable,
-        offered: list[str] | None = None,
+        offered: Sequence[str] | None,
         *,
-        queue: int = 32,
-        keep: int = 0,
-        devices: Devices | None = None,
-        shares: Mapping[str, float] | None = None,
+        queue: int,
+        keep: int,
+        devices: Devices | None,
+        shares: Mapping[str, float] | None,
     ) -> None:
-        names = list(models.subjects) if offered is None else offered
+        names = list(models.subjects if offered is None else offered)
         self.subjects = {name: models.subjects[name] for name in names}
         self.finished: Callable[[Engine, Answer], None] = lambda *_: None
         self._models = models

@@ -1,12 +1,11 @@
 """Requests of OpenAI's API and llama.cpp's `/infill`: their parameters, and the text around a cursor.
 
-Text around the cursor becomes ever shorter until it fits, and an infilled answer ends as llama.cpp defines it.
+Text around the cursor becomes ever shorter until it fits.
 """
 
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -14,7 +13,6 @@ import kdtool
 import pydantic
 from pydantic import AliasChoices, Field
 
-from kdtool_serve.devices import find_outdent
 from kdtool_serve.errors import RequestError
 
 LONGEST = 4096
@@ -239,20 +237,3 @@ def shorten(before: str, after: str, others: Sequence[str] = ()) -> Iterator[tup
     while len(before) + len(after) > _LEAST_AROUND:
         before, after = before[(len(before) + 1) // 2 :], after[: len(after) // 2]
         yield before, after
-
-
-class InfillEnd:
-    """Ends an answer before a line that is indented less than `n_indent`, or at a line's end after `t_max_predict_ms`."""
-
-    def __init__(self, given: Infill) -> None:
-        self._indent = given.n_indent
-        self._seconds = max(0, given.t_max_predict_ms) / 1000
-        self._began = 0.0
-
-    def find_end(self, text: str) -> int | None:
-        """Return how many characters of the answer so far are kept if it ends here, else None."""
-        self._began = self._began or time.perf_counter()
-        if (kept := find_outdent(text, self._indent)) is not None:
-            return kept
-        late = self._seconds and time.perf_counter() - self._began > self._seconds
-        return text.rindex("\n") if late and "\n" in text else None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import kdtool
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -64,18 +65,29 @@ class Generated:
 _Pieces = AsyncIterator[tuple[Generated, kdtool.TextPiece]]
 
 
-class Form(Protocol):
+class Form(ABC):
     """The shape of an endpoint's responses."""
 
+    done: str = ""
+    """The last event's data; "" if there is none."""
+    natural_end: bool = False
+    """True if answers end at their natural end."""
+    json_lines: bool = False
+    """True if events are JSON lines as Ollama's, False if they are server-sent events."""
+
+    @abstractmethod
     def whole(self, all_generated: Sequence[Generated]) -> dict[str, Any]:
         """Return the body of finished answers."""
 
     def begin(self, generated: Generated) -> Iterator[dict[str, Any]]:
         """Yield events before the first piece of an answer."""
+        yield from ()
 
+    @abstractmethod
     def piece(self, generated: Generated, piece: kdtool.TextPiece) -> Iterator[dict[str, Any]]:
         """Yield events of a piece, which `generated` already contains."""
 
+    @abstractmethod
     def end(self, all_generated: Sequence[Generated]) -> Iterator[dict[str, Any]]:
         """Yield events after all answers."""
 
@@ -84,13 +96,6 @@ class Form(Protocol):
 
         It is called in the thread that generates the answer.
         """
-
-    done: str
-    """The last event's data; "" if there is none."""
-    natural_end: bool
-    """True if answers end at their natural end."""
-    json_lines: bool
-    """True if events are JSON lines as Ollama's, False if they are server-sent events."""
 
 
 async def respond(

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import kdtool
 from kdtool_transformers.streaming import end_naturally
 
-from kdtool_serve.devices import Devices, candidates, cut_to_fit, end_at_unit
-from kdtool_serve.devices import choose_likeliest as choose
+from kdtool_serve.devices import Devices, candidates, choose_likeliest, cut_to_fit, end_at_unit, end_where
 from kdtool_serve.errors import RequestError
 
 
@@ -45,7 +43,7 @@ class Task:
         if self.suffix is None or self.devices.best_of == 1:
             return self._shape(runtime.stream(self.request), self.request)
         asked = candidates(self.request, min(self.devices.best_of, runtime.streams))
-        return choose([self._shape(runtime.stream(each), each) for each in asked], self.request)
+        return choose_likeliest([self._shape(runtime.stream(each), each) for each in asked], self.request)
 
     def _shape(self, pieces: Iterator[kdtool.TextPiece], request: kdtool.Request) -> Iterator[kdtool.TextPiece]:
         """Yield an answer's pieces up to where it ends in the gap."""
@@ -97,24 +95,16 @@ def as_gap(request: kdtool.Request, runtime: kdtool.Runtime) -> kdtool.Request:
 
 
 def end_at_suffix(pieces: Iterator[kdtool.TextPiece], suffix: str) -> Iterator[kdtool.TextPiece]:
-    """Yield the pieces of a continued text up to where the suffix begins; text that may still be cut is held back.
+    """Yield the pieces of a continued text up to where the suffix begins.
 
     If the cursor's line has text after the gap, the text ends within that line. Otherwise it ends before the suffix's first
     line that is not blank.
     """
-    text, shown = "", 0
-    with closing(pieces):  # type: ignore[type-var]  # generators, which can be closed
-        for piece in pieces:
-            text += piece.text
-            end = _find_end(text, suffix, is_whole=piece.finish is not None)
-            finish = piece.finish if end is None else "stop"
-            if end is None:
-                end = len(text) if finish else _safe_length(text, suffix)
-            kept = max(end, shown)
-            yield replace(piece, text=text[shown:kept], finish=finish)
-            if finish:
-                return
-            shown = kept
+    return end_where(
+        pieces,
+        lambda text, is_whole: _find_end(text, suffix, is_whole=is_whole),
+        lambda text: _safe_length(text, suffix),
+    )
 
 
 def _find_end(text: str, suffix: str, *, is_whole: bool) -> int | None:

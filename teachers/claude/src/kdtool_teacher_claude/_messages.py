@@ -2,8 +2,8 @@
 
 Each attempt is journalled before it is sent, and its answer with its price before anyone gets it.
 
-`Limiter` is used inside one event loop. Rates come from the response headers before any request is refused. Of a burst of
-refusals only the first counts, so none halves the rate twice. Concurrency grows by one for each full window of answers up
+`Limiter` is used inside one event loop. Rates come from the response headers before any request is refused. Only the first
+refusal of a burst counts, so none halves the rate twice. Concurrency grows by one for each full window of answers up
 to the ceiling of the last refusal, and then ten times slower, to 10 % above it at most.
 """
 
@@ -237,7 +237,7 @@ class Permit:
 
 
 class Limiter:
-    """Decides when requests may be sent.
+    """Decides when requests may be sent. `openings` counts how often the circuit opened without an answer since.
 
     Args:
         concurrency: requests under way at most.
@@ -265,21 +265,11 @@ class Limiter:
         self._under_way = 0
         self._held_until = 0.0
         self._refused_at = float("-inf")
-        self._failures = self._openings = 0
+        self._failures = 0
+        self.openings = 0
         self._silent_since: float | None = None
         self._gate = asyncio.Lock()
         self._changed = asyncio.Event()
-
-    @property
-    def requests_per_minute(self) -> float:
-        """The limit in force; 0 while none is known."""
-        pace = self._paces.get("requests")
-        return pace.per_minute if pace else 0.0
-
-    @property
-    def openings(self) -> int:
-        """Times in a row that the circuit opened without an answer since."""
-        return self._openings
 
     @property
     def silence(self) -> float:
@@ -289,7 +279,7 @@ class Limiter:
     async def acquire(self, tokens_in: int, tokens_out: int) -> Permit:
         """Wait until a request may be sent, in the order of the calls. End it by one of the methods below."""
         async with self._gate:
-            while self._under_way >= self._slots():
+            while self._under_way >= int(self._window):
                 self._changed.clear()
                 await self._changed.wait()
             while (wait := self._wait()) > 0:
@@ -303,7 +293,7 @@ class Limiter:
 
     def count_answer(self, permit: Permit, headers: Mapping[str, str], tokens_in: int, tokens_out: int) -> None:
         """Count an answer: its headers give the limits, its tokens correct those that were estimated."""
-        self._failures = self._openings = 0
+        self._failures = self.openings = 0
         self._silent_since = None
         self.observe(headers)
         for name, by in (
@@ -316,7 +306,7 @@ class Limiter:
             self._ceiling = float(self._most)
         slow = 1.0 if self._window < self._ceiling else 0.1
         self._window = min(self._window + slow / self._window, self._ceiling * _ABOVE_CEILING, float(self._most))
-        self._end()
+        self.give_back()
 
     def count_refusal(self, permit: Permit, headers: Mapping[str, str], *, overloaded: bool = False) -> None:
         """Count a refusal for the rate (429) or for the service's load (529)."""
@@ -333,16 +323,17 @@ class Limiter:
             self._held_until = max(self._held_until, self._now() + min(asked, _LONGEST_WAIT))
         if overloaded:
             self._fail()
-        self._end()
+        self.give_back()
 
     def count_failure(self) -> None:
         """Count a request without a usable answer; after several in a row, one at a time is tried, ever more rarely."""
         self._fail()
-        self._end()
+        self.give_back()
 
     def give_back(self) -> None:
-        """Count a request that was not sent, or refused for what it asks."""
-        self._end()
+        """Count a request as ended, also one that was not sent, or refused for what it asks."""
+        self._under_way -= 1
+        self._changed.set()
 
     def observe(self, headers: Mapping[str, str]) -> None:
         """Take over limits from a response."""
@@ -361,15 +352,8 @@ class Limiter:
         self._failures += 1
         if self._failures >= _FAILURES:
             self._failures, self._window = 0, 1.0
-            self._openings += 1
-            self._held_until = max(self._held_until, self._now() + min(120.0, 2.0**self._openings))
-
-    def _end(self) -> None:
-        self._under_way -= 1
-        self._changed.set()
-
-    def _slots(self) -> int:
-        return int(self._window)
+            self.openings += 1
+            self._held_until = max(self._held_until, self._now() + min(120.0, 2.0**self.openings))
 
     def _rate(self) -> float:
         """Return the share of the limits that is used: after a refusal it grows back within a minute."""

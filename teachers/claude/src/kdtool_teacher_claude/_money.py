@@ -290,12 +290,11 @@ class Progress:
         self._begun = self._shown = time.monotonic()
         self._before = ledger.spent
         self.answers = self.stored = self.asked_again = 0
-        self._tokens = self._input = self._cached = self._output = self._thinking = 0
+        self._input = self._cached = self._output = self._thinking = 0
 
     def add(self, usage: Usage) -> None:
         """Count an answer that was paid for."""
         self.answers += 1
-        self._tokens += usage.tokens_in + usage.output
         self._input += usage.tokens_in
         self._cached += usage.cache_read
         self._output += usage.output
@@ -319,7 +318,7 @@ class Progress:
         parts = [
             f"{self.answers:,} answers",
             f"{dollars(spent)} spent and {dollars(self._ledger.on_hold)} reserved of {dollars(self._budget)}",
-            f"{self._tokens / minutes:,.0f} tokens/min",
+            f"{(self._input + self._output) / minutes:,.0f} tokens/min",
             f"{self._cached / max(1, self._input):.0%} of the input tokens from the cache",
         ]
         if self._thinking:

@@ -299,14 +299,11 @@ def usage_of(usage: object) -> Usage | None:
     written, by_length = _read_count(usage, "cache_creation_input_tokens"), usage.get("cache_creation")
     hour = _read_count(by_length, "ephemeral_1h_input_tokens") if isinstance(by_length, Mapping) else 0
     counts = [_read_count(usage, name) for name in ("input_tokens", "output_tokens", "cache_read_input_tokens")]
-    thinking = _thinking_of(usage.get("output_tokens_details"))
+    details = usage.get("output_tokens_details")
+    thinking = max(0, _read_count(details, "thinking_tokens")) if isinstance(details, Mapping) else 0
     if min(*counts, written, hour, written - hour) < 0 or usage.get("output_tokens") is None:
         return None
     return Usage(counts[0], counts[1], counts[2], written - hour, hour, min(thinking, counts[1]))
-
-
-def _thinking_of(details: object) -> int:
-    return max(0, _read_count(details, "thinking_tokens")) if isinstance(details, Mapping) else 0
 
 
 def _read_count(found: Mapping[str, Any], name: str) -> int:

@@ -78,7 +78,7 @@ class Service:
             lambda: Messages(self._config, self._client, self._ledger, self._prices, self._limiter, progress)
         )
         replies: SimpleQueue[_Reply] = SimpleQueue()
-        loop = self._portal.call(_running_loop)
+        loop = self._portal.call(asyncio.get_running_loop)
         tasks: set[asyncio.Task[None]] = set()
 
         async def work(query: Asked) -> None:
@@ -136,10 +136,6 @@ class Service:
     def close(self) -> None:
         """Close the connection and the ledger."""
         self._stack.close()
-
-
-async def _running_loop() -> asyncio.AbstractEventLoop:
-    return asyncio.get_running_loop()
 
 
 async def _finish(tasks: set[asyncio.Task[None]]) -> None:

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import subprocess
 import sys
@@ -17,72 +16,10 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from typing import Any
 
 from aiohttp import web
 
-from kdtool_teacher_claude.testing_replies import (
-    _LONG_FACTOR,
-    _LONG_PROMPT,
-    _THINKING,
-    MODEL,
-    THINKING_MODEL,
-    write_code,
-    write_task,
-    write_verdict,
-)
 from kdtool_teacher_claude.testing_server import Bill, Faults, MessagesServer
-
-PRICES = {
-    MODEL: (3_000_000, 15_000_000, 300_000, 3_750_000, 6_000_000),
-    THINKING_MODEL: (100_000, 500_000, 10_000, 125_000, 200_000),
-}
-"""Picodollars per token: input, output, read from the cache, written for five minutes, for an hour."""
-CACHED_FROM = 1024
-
-
-def thinking_tokens_of(body: dict[str, Any]) -> int:
-    """Return the tokens that the model thinks before it answers."""
-    if body["model"] != THINKING_MODEL or body.get("thinking") == {"type": "disabled"}:
-        return 0
-    return _THINKING[body.get("output_config", {}).get("effort", "medium")]
-
-
-def price_of(model: str, usage: dict[str, Any], half: int) -> int:
-    written = usage["cache_creation"]
-    cached = usage["cache_read_input_tokens"]
-    new = (usage["input_tokens"], written["ephemeral_5m_input_tokens"], written["ephemeral_1h_input_tokens"])
-    counts = (new[0], usage["output_tokens"], cached, new[1], new[2])
-    total = sum(count * price for count, price in zip(counts, PRICES[model], strict=True))
-    if model == THINKING_MODEL and sum(new) + cached > _LONG_PROMPT:
-        total *= _LONG_FACTOR
-    return int(total // half)
-
-
-def key_of(body: dict[str, Any]) -> str:
-    content = {name: value for name, value in body.items() if name != "stream"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def write_reply(body: dict[str, Any]) -> str:
-    """Return a task, a verdict or code if the request wants one, else a line about the request."""
-    turns = sum(message["role"] == "user" for message in body["messages"])
-    system, key = _system_of(body), key_of(body)
-    written = write_task(system, turns, key) or write_verdict(system, key)
-    if written is None:
-        written = write_code(system, _last_message(body), key)
-    if written is not None:
-        return written
-    return f"answer {key_of(body)[:12]} to: {_last_message(body)[-40:]}"
-
-
-def _system_of(body: dict[str, Any]) -> str:
-    system = body.get("system", "")
-    return system if isinstance(system, str) else "".join(block["text"] for block in system)
-
-
-def _last_message(body: dict[str, Any]) -> str:
-    return str(body["messages"][-1]["content"])
 
 
 @contextmanager

@@ -21,7 +21,7 @@ MODEL = "claude-sonnet-4-0"
 """The model of most tests, which does not think."""
 THINKING_MODEL = "claude-haiku-5-5"
 """A model that thinks unless it is switched off; prompts above 100,000 tokens cost five times as much."""
-_PRICES = {
+PRICES = {
     MODEL: (3_000_000, 15_000_000, 300_000, 3_750_000, 6_000_000),
     THINKING_MODEL: (100_000, 500_000, 10_000, 125_000, 200_000),
 }
@@ -29,7 +29,8 @@ _PRICES = {
 _LONG_PROMPT, _LONG_FACTOR = 100_000, 5
 _THINKING = {"low": 8, "medium": 32, "high": 64, "xhigh": 128, "max": 256}
 """Tokens of thinking by effort."""
-_CACHED_FROM = 1024
+CACHED_FROM = 1024
+"""Tokens of the shortest text that the cache stores."""
 
 
 def count_text(text: str) -> int:
@@ -45,47 +46,49 @@ def count_tokens(body: dict[str, Any]) -> int:
     return 5 + sum(count_text(part) + 2 for part in parts)
 
 
-def _thinking_of(body: dict[str, Any]) -> int:
+def thinking_tokens_of(body: dict[str, Any]) -> int:
     """Return the tokens that the model thinks before it answers."""
     if body["model"] != THINKING_MODEL or body.get("thinking") == {"type": "disabled"}:
         return 0
     return _THINKING[body.get("output_config", {}).get("effort", "medium")]
 
 
-def _price(model: str, usage: dict[str, Any], half: int) -> int:
+def price_of(model: str, usage: dict[str, Any], half: int) -> int:
+    """Return the picodollars of a request, divided by `half`, which is 2 in a batch."""
     written = usage["cache_creation"]
     cached = usage["cache_read_input_tokens"]
     new = (usage["input_tokens"], written["ephemeral_5m_input_tokens"], written["ephemeral_1h_input_tokens"])
     counts = (new[0], usage["output_tokens"], cached, new[1], new[2])
-    total = sum(count * price for count, price in zip(counts, _PRICES[model], strict=True))
+    total = sum(count * price for count, price in zip(counts, PRICES[model], strict=True))
     if model == THINKING_MODEL and sum(new) + cached > _LONG_PROMPT:
         total *= _LONG_FACTOR
     return int(total // half)
 
 
-def _key(body: dict[str, Any]) -> str:
+def key_of(body: dict[str, Any]) -> str:
+    """Return the hash of a request, the same whether its answer is streamed."""
     content = {name: value for name, value in body.items() if name != "stream"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _write(body: dict[str, Any]) -> str:
+def write_reply(body: dict[str, Any]) -> str:
     """Return a task, a verdict or code if the request wants one, else a line about the request."""
     turns = sum(message["role"] == "user" for message in body["messages"])
-    system, key = _system(body), _key(body)
+    system, key = _system_of(body), key_of(body)
     written = write_task(system, turns, key) or write_verdict(system, key)
     if written is None:
-        written = write_code(system, _last(body), key)
+        written = write_code(system, _last_message(body), key)
     if written is not None:
         return written
-    return f"answer {_key(body)[:12]} to: {_last(body)[-40:]}"
+    return f"answer {key_of(body)[:12]} to: {_last_message(body)[-40:]}"
 
 
-def _system(body: dict[str, Any]) -> str:
+def _system_of(body: dict[str, Any]) -> str:
     system = body.get("system", "")
     return system if isinstance(system, str) else "".join(block["text"] for block in system)
 
 
-def _last(body: dict[str, Any]) -> str:
+def _last_message(body: dict[str, Any]) -> str:
     return str(body["messages"][-1]["content"])
 
 

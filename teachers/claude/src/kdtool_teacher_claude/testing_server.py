@@ -1,4 +1,4 @@
-"""For tests: the Messages API with batches, with faults as configured and a bill of what it charged."""
+"""For tests: the Messages API with batches, with faults as configured and a bill."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 from aiohttp import web
 
 from kdtool_teacher_claude.testing_replies import (
-    _CACHED_FROM,
-    _PRICES,
+    CACHED_FROM,
     MODEL,
-    _key,
-    _price,
-    _thinking_of,
-    _write,
+    PRICES,
     count_text,
     count_tokens,
+    key_of,
+    price_of,
+    thinking_tokens_of,
+    write_reply,
 )
 
 KEY = "sk-test-not-a-key-of-anyone"
@@ -82,7 +82,7 @@ class MessagesServer:
     def __init__(self, faults: Faults | None = None) -> None:
         self.faults = faults or Faults()
         self.bill = Bill()
-        self.write: Callable[[dict[str, Any]], str] = _write
+        self.write: Callable[[dict[str, Any]], str] = write_reply
         self.bodies: list[dict[str, Any]] = []
         self.url = ""
         self._random = random.Random(self.faults.seed)
@@ -143,7 +143,7 @@ class MessagesServer:
             return self._reset(request)
         if self._happens(faults.overloaded):
             return self._error(529, "overloaded_error", "Overloaded")
-        if body["model"] not in _PRICES:
+        if body["model"] not in PRICES:
             return self._error(404, "not_found_error", f"model: {body['model']}")
         refused_fields = {"temperature", *(("thinking", "output_config") if body["model"] == MODEL else ())}
         if refused_fields & body.keys() or self._happens(faults.bad_request):
@@ -198,7 +198,7 @@ class MessagesServer:
     def _answer(self, body: dict[str, Any], known: set[str] | frozenset[str]) -> dict[str, Any]:
         text = self.write(body)
         tokens, reason = max(1, len(text) // 4), "end_turn"
-        thinking = min(_thinking_of(body), body["max_tokens"])
+        thinking = min(thinking_tokens_of(body), body["max_tokens"])
         room = body["max_tokens"] - thinking
         if self._happens(self.faults.truncated) or tokens > room:
             tokens, reason = room, "max_tokens"
@@ -211,7 +211,7 @@ class MessagesServer:
         if self._happens(self.faults.refusal):
             content, reason = [], "refusal"
         return {
-            "id": f"msg_{_key(body)[:16]}",
+            "id": f"msg_{key_of(body)[:16]}",
             "type": "message",
             "role": "assistant",
             "model": body["model"],
@@ -230,7 +230,7 @@ class MessagesServer:
         if isinstance(system, list) and any("cache_control" in block for block in system):
             prefix = json.dumps(system)
             size = count_text("".join(block["text"] for block in system))
-            if size >= _CACHED_FROM:
+            if size >= CACHED_FROM:
                 hour = any(block.get("cache_control", {}).get("ttl") == "1h" for block in system)
                 read, written = (size, 0) if prefix in known else (0, size)
                 self.bill.cache_writes += bool(written)
@@ -248,13 +248,13 @@ class MessagesServer:
         }
 
     def _charge(self, body: dict[str, Any], usage: dict[str, Any], half: int) -> None:
-        key = _key(body)
-        self.bill.picodollars += _price(body["model"], usage, half)
+        key = key_of(body)
+        self.bill.picodollars += price_of(body["model"], usage, half)
         self.bill.charges[key] = self.bill.charges.get(key, 0) + 1
         self.bodies.append(body)
 
     def _deliver(self, message: dict[str, Any], half: int) -> None:
-        self.bill.delivered += _price(message["model"], message["usage"], half)
+        self.bill.delivered += price_of(message["model"], message["usage"], half)
 
     async def _count(self, request: web.Request) -> web.Response:
         return self._refuse(request) or web.json_response({"input_tokens": count_tokens(await request.json())})
@@ -353,7 +353,7 @@ class MessagesServer:
     async def _model(self, request: web.Request) -> web.Response:
         if (refused := self._refuse(request)) is not None:
             return refused
-        if request.match_info["id"] not in _PRICES:
+        if request.match_info["id"] not in PRICES:
             return self._error(404, "not_found_error", f"model: {request.match_info['id']}")
         return web.json_response(
             {

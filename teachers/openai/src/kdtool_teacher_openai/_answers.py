@@ -65,8 +65,14 @@ def answers(
         yield answer
 
 
-def listed_model(server: Server, model: str) -> Mapping[str, Any] | None:
-    """Return what the server lists about the model; None if it lists nothing. Raises as `require_model`."""
+def require_model(server: Server, model: str) -> None:
+    """Ask whether the model is served, which costs nothing. A server that lists nothing may serve it.
+
+    Raises:
+        UsageError: it is another kind of server, or it serves other models.
+        AuthenticationError: the key is missing or refused.
+        ServiceError: it does not answer.
+    """
     try:
         listed = server.get("/models")
     except RefusedError as error:
@@ -75,24 +81,13 @@ def listed_model(server: Server, model: str) -> Mapping[str, Any] | None:
         ) from None
     entries = listed.get("data") if isinstance(listed, Mapping) else None
     if not isinstance(entries, list) or not entries:
-        return None
+        return
     known = [entry for entry in entries if isinstance(entry, Mapping)]
-    for entry in known:
-        if model in [entry.get("id"), *(entry.get("aliases") or [])]:
-            return entry
-    names = ", ".join(sorted(str(entry.get("id")) for entry in known)[:10])
-    raise kdtool.UsageError(f"the server does not serve the model {model!r}, but {names}; name one of these by `model`")
-
-
-def require_model(server: Server, config: OpenAIConfig) -> None:
-    """Ask for what is served, which costs nothing.
-
-    Raises:
-        UsageError: it is another kind of server, or it serves other models.
-        AuthenticationError: the key is missing or refused.
-        ServiceError: it does not answer.
-    """
-    listed_model(server, config.model)
+    if not any(model in [entry.get("id"), *(entry.get("aliases") or [])] for entry in known):
+        names = ", ".join(sorted(str(entry.get("id")) for entry in known)[:10])
+        raise kdtool.UsageError(
+            f"the server does not serve the model {model!r}, but {names}; name one of these by `model`"
+        )
 
 
 def _body(config: OpenAIConfig, request: kdtool.Request) -> dict[str, Any]:

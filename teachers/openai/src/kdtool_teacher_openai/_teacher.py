@@ -113,7 +113,7 @@ class OpenAI(kdtool.Teacher):
 
             server = Server(self.config, offline=self._offline)
             try:
-                require_model(server, self.config)
+                require_model(server, self.config.model)
             except BaseException:
                 server.close()
                 raise

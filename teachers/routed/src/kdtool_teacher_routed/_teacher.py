@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kdtool_teacher_routed._signals import Heads
 
 _COLUMN = "teacher"
-"""As in `_parts`, which imports torch."""
+"""As in `_signals`, which imports torch."""
 _ROWS_COUNTED = 10_000
 """About as many rows are read to count each teacher's tokens."""
 
@@ -100,8 +100,7 @@ class Routed(kdtool.Teacher):
     def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         from kdtool_torch import label_index
 
-        from kdtool_teacher_routed._signals import Heads, parts_of
-        from kdtool_teacher_routed._signals import join_signals as join
+        from kdtool_teacher_routed._signals import Heads, join_signals, parts_of
 
         if self._run is None:
             raise kdtool.PluginError("routed: kdtool_signal was called before kdtool_tokenizer")
@@ -112,7 +111,7 @@ class Routed(kdtool.Teacher):
             teacher = self._run.component(name, kdtool.Teacher)
             signals[name] = teacher.kdtool_signal(part.of(batch), replace(want, chosen=chosen))
         self._heads = self._heads or Heads()
-        return join(parts, signals, len(label_index(batch)), self._heads)
+        return join_signals(parts, signals, len(label_index(batch)), self._heads)
 
     def kdtool_close(self) -> None:
         self._heads = None

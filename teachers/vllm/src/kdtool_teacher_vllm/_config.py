@@ -99,6 +99,10 @@ class VLLMConfig(kdtool.Config):
             return tuple(map(companion_of, self.urls))
         return (self.companion,) if isinstance(self.companion, str) else self.companion
 
+    def layer_ids(self, count: int) -> list[int]:
+        """Return the layers whose outputs are returned, as vLLM counts them, from 1: those of `layers`, and the last."""
+        return sorted({*(layer + 1 for layer in self.layers), count})
+
 
 def companion_of(url: str) -> str:
     """Return the usual address of a server's companion: the next port."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from math import sqrt
 from typing import Any
@@ -71,10 +72,6 @@ class Gate:
         self._say = say
         self.bound = config.bound or BOUNDS[config.dtype]
 
-    def layer_ids(self) -> list[int]:
-        """Return the layers as vLLM counts them, from 1: those of the settings, and the last."""
-        return sorted({*(layer + 1 for layer in self._config.layers), self._layers})
-
     def require_model(self, station: Station) -> None:
         """Compare a server's facts and its distribution. Raises as `require_facts` and `require_distribution`."""
         if station.source is not None:
@@ -90,7 +87,7 @@ class Gate:
         """
         facts, config = source.describe(), self._config
         expected: dict[str, Any] = {
-            "layer_ids": self.layer_ids(),
+            "layer_ids": config.layer_ids(self._layers),
             "dtype": config.dtype,
             "quantization": config.quantisation,
         }
@@ -123,10 +120,7 @@ class Gate:
             self._require_layers(station, states)
         if self._reference is None or self._config.reference == "auto":
             served = [station.log_probabilities(row) for row in self._rows]
-
-            def distance(read: Callable[[Tensor], Tensor], states: Sequence[Tensor]) -> float:
-                return self._distance(read, states, served)
-
+            distance = partial(self._distance, served)
             difference = distance(self._readout, last)
             shown.append(f"log-probabilities {difference:.1e} from the server's own")
             self._require(station, difference, sqrt(2 * self.bound), distance, last)
@@ -167,14 +161,14 @@ class Gate:
             count += len(own)
         return total / count
 
-    def _distance(self, read: Callable[[Tensor], Tensor], states: Sequence[Tensor], served: Sequence[Tensor]) -> float:
+    def _distance(self, served: Sequence[Tensor], read: Callable[[Tensor], Tensor], states: Sequence[Tensor]) -> float:
         """Return the mean distance of log-probabilities of the rows' tokens from the server's own."""
         ours = log_probabilities(self._readout, [read(each) for each in states], self._rows)
         return float((torch.cat(ours) - torch.cat([*served])).abs().mean())
 
     def _require_layers(self, station: Station, states: Sequence[Tensor]) -> None:
         """Compare the outputs of layers that losses on hidden states will see."""
-        ids = self.layer_ids()
+        ids = self._config.layer_ids(self._layers)
         for layer in self._config.layers:
             distance = _relative([each[:, ids.index(layer + 1)] for each in states], self._outputs(layer))
             if distance > sqrt(self.bound):
@@ -254,16 +248,12 @@ def log_probabilities(readout: Readout, final: Sequence[Tensor], rows: Sequence[
 def _readings(readout: Readout) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
     """Yield the known mistakes, as what would explain them, each with the reading that is right if it was made."""
     yield "The final norm is missing: apply it to the states before the head", readout.norm
-    yield "The server's states are normed already, so the final norm is applied twice", _as_they_are
+    yield "The server's states are normed already, so the final norm is applied twice", lambda states: states
     weight = getattr(readout.norm, "weight", None)
     if weight is not None:
         kind = "The final norm is of the kind that multiplies by {}, as that of {}"
         yield kind.format("1 + w", "Gemma and Qwen3.5"), _norm(1 + weight, _epsilon(readout.norm))
         yield kind.format("w", "Llama and Qwen2"), _norm(weight, _epsilon(readout.norm))
-
-
-def _as_they_are(states: Tensor) -> Tensor:
-    return states
 
 
 def _norm(weight: Tensor, epsilon: float) -> Callable[[Tensor], Tensor]:

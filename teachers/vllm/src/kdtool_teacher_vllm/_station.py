@@ -19,9 +19,12 @@ from typing import Any, NamedTuple
 import httpx
 import kdtool
 import torch
-from kdtool_teacher_openai.client import OpenAIConfig, RefusedError, Server, choice_of, documents_of, local_addresses
+from kdtool_teacher_openai import OpenAI, local_addresses
+from kdtool_teacher_openai.client import RefusedError, Server, documents_of
 from safetensors.torch import load
 from torch import Tensor
+
+from kdtool_teacher_vllm.rollouts import prompt_log_probabilities
 
 
 class Station:
@@ -32,7 +35,7 @@ class Station:
     last answer, by `time.monotonic`.
     """
 
-    def __init__(self, config: OpenAIConfig, source: Source | None, model: str | None, *, offline: bool) -> None:
+    def __init__(self, config: OpenAI.Config, source: Source | None, model: str | None, *, offline: bool) -> None:
         self.url = config.url
         self.settings = config
         self.checked = False
@@ -83,13 +86,7 @@ class Station:
         path = (answer.get("kv_transfer_params") or {}).get("hidden_states_path")
         if isinstance(path, str):
             self.take(path)
-        listed = choice_of(answer).get("prompt_logprobs")
-        if not isinstance(listed, list) or len(listed) != len(ids):
-            raise kdtool.UsageError(
-                f"the server at {self.url} returns no prompt_logprobs; give the address of a vLLM server"
-            )
-        entries = zip(listed[1:], ids[1:], strict=True)
-        return torch.tensor([float(entry[str(token)]["logprob"]) for entry, token in entries])
+        return torch.tensor(prompt_log_probabilities(answer, ids, self.url))
 
     def score(self, question: Question) -> Tensor:
         """Return the server's log-probabilities [rows, K] of a question's ids.

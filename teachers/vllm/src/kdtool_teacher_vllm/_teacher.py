@@ -212,7 +212,7 @@ class VLLM(LocatedWeights, kdtool.Teacher):
                 f"layers: losses need the outputs of the teacher's layers {missing}, too; set layers: "
                 f"{sorted({*layers, *self.config.layers})}, and start the server by `kdtool teacher serve` again"
             )
-        ids = sorted({*(layer + 1 for layer in self.config.layers), self.count_layers()})
+        ids = self.config.layer_ids(self.count_layers())
         columns = [len(ids) - 1, *(ids.index(layer + 1) for layer in layers)]
         pieces = list(documents_of(batch))
         prompts = [piece.tokens[: piece.places[-1] + 1] for piece in pieces]
@@ -231,8 +231,7 @@ class VLLM(LocatedWeights, kdtool.Teacher):
             PluginError: the request names no tokens.
             UsageError: a loss asks for another temperature than 1.
         """
-        from kdtool_teacher_vllm._station import join_scores as join
-        from kdtool_teacher_vllm._station import questions
+        from kdtool_teacher_vllm._station import join_scores, questions
 
         if want.chosen is None:
             raise kdtool.PluginError('the signal "chosen" needs the ids of tokens; pass SignalRequest(chosen=ids)')
@@ -243,11 +242,11 @@ class VLLM(LocatedWeights, kdtool.Teacher):
             )
         asked = questions(batch, want.chosen)
         answers = self._open_pool().ask(asked, lambda station, question: station.score(question))
-        return kdtool.ChosenTokens(want.chosen, join(asked, answers, want.chosen), want.temperature)
+        return kdtool.ChosenTokens(want.chosen, join_scores(asked, answers, want.chosen), want.temperature)
 
     def _open_pool(self) -> Pool:
         if self._pool is None:
-            from kdtool_teacher_openai.client import OpenAIConfig
+            from kdtool_teacher_openai import OpenAI
 
             from kdtool_teacher_vllm._pool import Pool
             from kdtool_teacher_vllm._station import Companion, Folder, Source, Station
@@ -256,7 +255,7 @@ class VLLM(LocatedWeights, kdtool.Teacher):
             key = os.environ.get(config.key_variable, "") if config.key_variable else ""
             stations = []
             for url, companion in zip(config.urls, config.companions, strict=True):
-                settings = OpenAIConfig(
+                settings = OpenAI.Config(
                     url=url,
                     model=config.lora or config.model,
                     key_variable=config.key_variable,

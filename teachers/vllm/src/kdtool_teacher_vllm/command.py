@@ -133,11 +133,10 @@ def server_command(
     """
     if config.chosen == "server":
         return [*_begin(config, longest, number, python), "--enable-scale-out", "--max-logprobs", str(_CHOSEN)]
-    ids = sorted({*(layer + 1 for layer in config.layers), layers})
     speculative: dict[str, Any] = {
         "method": "extract_hidden_states",
         "num_speculative_tokens": 1,
-        "draft_model_config": {"hf_config": {"eagle_aux_hidden_state_layer_ids": ids}},
+        "draft_model_config": {"hf_config": {"eagle_aux_hidden_state_layer_ids": config.layer_ids(layers)}},
     }
     transfer: dict[str, Any] = {
         "kv_connector": "KdtoolStates",

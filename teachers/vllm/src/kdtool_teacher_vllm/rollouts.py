@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-from kdtool_teacher_openai.client import OpenAIConfig, RefusedError, Server, choice_of
+from kdtool_teacher_openai import OpenAI
+from kdtool_teacher_openai.client import RefusedError, Server, choice_of
 
 NAME = "student"
 """The name under which the server lists the model."""
@@ -32,7 +33,7 @@ class RolloutServer:
     """
 
     def __init__(self, url: str, key_variable: str | None, timeout: float, concurrency: int, *, offline: bool) -> None:
-        self._config = OpenAIConfig(url=url, model=NAME, key_variable=key_variable, timeout=timeout)
+        self._config = OpenAI.Config(url=url, model=NAME, key_variable=key_variable, timeout=timeout)
         self._server = Server(self._config, offline=offline)
         self._first = Server(self._config.model_copy(update={"retries": 0}), offline=offline)
         self._concurrency = concurrency
@@ -77,12 +78,7 @@ class RolloutServer:
     def log_probabilities(self, ids: Sequence[int]) -> list[float]:
         """Return the log-probability of each token but the first, in nats. Raises as `generate`."""
         answer = self._complete(ids, {"max_tokens": 1, "temperature": 0, "prompt_logprobs": 0})
-        listed = choice_of(answer).get("prompt_logprobs")
-        if not isinstance(listed, list) or len(listed) != len(ids):
-            raise kdtool.UsageError(
-                f"the server at {self._config.url} returns no prompt_logprobs; give the address of a vLLM server"
-            )
-        return [float(entry[str(token)]["logprob"]) for entry, token in zip(listed[1:], ids[1:], strict=True)]
+        return prompt_log_probabilities(answer, ids, self._config.url)
 
     def generate(
         self,
@@ -148,3 +144,15 @@ class RolloutServer:
             f"the server at {self._config.url} refuses a prompt of {len(ids):,} tokens: {error}; start it as the run shows, "
             "with a greater --max-model-len for longer rows"
         )
+
+
+def prompt_log_probabilities(answer: Mapping[str, Any], ids: Sequence[int], url: str) -> list[float]:
+    """Return the log-probability of each token of a prompt but the first, by the answer of the server at `url`.
+
+    Raises:
+        UsageError: the answer has none.
+    """
+    listed = choice_of(answer).get("prompt_logprobs")
+    if not isinstance(listed, list) or len(listed) != len(ids):
+        raise kdtool.UsageError(f"the server at {url} returns no prompt_logprobs; give the address of a vLLM server")
+    return [float(entry[str(token)]["logprob"]) for entry, token in zip(listed[1:], ids[1:], strict=True)]
