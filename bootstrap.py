@@ -4,7 +4,8 @@
                                       many steps as fit into ten minutes here
     python bootstrap.py everything    installs every package into .venv
     python bootstrap.py benchmarks    makes .venv-benchmarks with every package and what benchmarks/ needs
-    python bootstrap.py test          makes .venv, installs tox, runs the tests
+    python bootstrap.py test          makes .venv, installs tox, tests what changed, the core and whole runs
+    python bootstrap.py test -m ci    all checks and tests, as CI runs them (CONTRIBUTING.md has more)
 
 Everything can come from your configured package index. Versions and hashes of third-party packages are those of locks/,
 except for PyTorch, whose version is in constraints.txt. With --unlocked, the newest versions are installed, without hashes.
@@ -20,7 +21,7 @@ import re
 import subprocess
 import sys
 import venv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,14 +126,14 @@ def choose_settings(found: dict[str, Any]) -> tuple[list[str], str]:
 def everything(arguments: list[str]) -> int:
     """Install every package."""
     _, locked = _without_flag(arguments)
-    _install_packages(ENVIRONMENT, packages(), "everything", locked=locked)
+    _install_packages(ENVIRONMENT, needed_by("kdtool[all]"), "everything", locked=locked)
     return 0
 
 
 def benchmarks(arguments: list[str]) -> int:
     """Install every package and the requirements of the benchmarks into a separate environment."""
     _, locked = _without_flag(arguments)
-    _install_packages(BENCHMARKS, packages(), "benchmarks", benchmark_requirements(), locked=locked)
+    _install_packages(BENCHMARKS, needed_by("kdtool[all]"), "benchmarks", benchmark_requirements(), locked=locked)
     print(f"run benchmarks with {_script(BENCHMARKS, 'python')}")
     return 0
 
@@ -147,7 +148,7 @@ def test(arguments: list[str]) -> int:
     settings = {**os.environ}
     if "UV_FIND_LINKS" not in settings and "PIP_FIND_LINKS" in settings:  # uv does not read pip's settings
         settings["UV_FIND_LINKS"] = ",".join(settings["PIP_FIND_LINKS"].split())
-    command: list[str | Path] = [_script(ENVIRONMENT, "tox"), "run", *(arguments or ["-m", "ci"])]
+    command: list[str | Path] = [_script(ENVIRONMENT, "tox"), "run", *(arguments or ["-e", "test"])]
     return subprocess.call(command, cwd=ROOT, env=settings)
 
 
@@ -158,27 +159,40 @@ def packages() -> list[Path]:
     ]
 
 
-def needed_by(requirement: str) -> list[Path]:
-    """Return the folders of a package, such as `kdtool[quickstart]`, and of all that it needs here, the core first."""
-    declared = {folder: _declared(folder)["project"] for folder in packages()}
-    projects = {project["name"]: project for project in declared.values()}
-    needed, waiting = set(), [requirement]
+def needed_by(requirement: str) -> dict[Path, dict[str, str]]:
+    """Return the folders of the packages that a requirement such as `kdtool[quickstart]` needs here, the core first.
+
+    Each with its extras that are needed, "" for its own requirements, and the marker under which they are.
+    """
+    declared = {_declared(folder)["project"]["name"]: folder for folder in packages()}
+    needed: dict[tuple[str, str], str] = {}
+    waiting = [(requirement, "")]
     while waiting:
-        name, *extras = re.findall(r"[\w.-]+", re.split(r"[\]<>=!~; ]", waiting.pop())[0])
-        for extra in {"", *extras} if name in projects else ():
-            if (name, extra) not in needed:
-                needed.add((name, extra))
-                project = projects[name]
-                waiting += project["optional-dependencies"][extra] if extra else project.get("dependencies", [])
-    return [folder for folder, project in declared.items() if (project["name"], "") in needed]
+        text, marker = waiting.pop()
+        text, _, own = text.partition(";")
+        marker = marker or own.strip()
+        name, *extras = re.findall(r"[\w.-]+", re.split(r"[<>=!~ ]", text.replace("]", ",]"), maxsplit=1)[0])
+        for extra in ("", *extras) if name in declared else ():
+            before = needed.get((name, extra))
+            if before is None or (before and not marker):
+                needed[name, extra] = marker
+                project = _declared(declared[name])["project"]
+                wanted = project["optional-dependencies"][extra] if extra else project.get("dependencies", [])
+                waiting += [(each, marker) for each in wanted]
+    markers = {name: {extra: marker for (owner, extra), marker in needed.items() if owner == name} for name in declared}
+    return {folder: markers[name] for name, folder in declared.items() if markers[name]}
 
 
-def third_party(folders: Sequence[Path]) -> list[str]:
-    """Return the requirements of packages that are not of this repository, those to build them among them."""
+def third_party(needed: Mapping[Path, Mapping[str, str]]) -> list[str]:
+    """Return the requirements, of others, of packages with some extras, and of building them."""
     found: set[str] = set()
-    for folder in folders:
+    for folder, extras in needed.items():
         declared = _declared(folder)
-        found.update(declared["project"].get("dependencies", []), declared["build-system"]["requires"])
+        found.update(declared["build-system"]["requires"])
+        for extra, marker in extras.items():
+            project = declared["project"]
+            wanted = project["optional-dependencies"][extra] if extra else project.get("dependencies", [])
+            found.update(f"{each}; {marker}" if marker and ";" not in each else each for each in wanted)
     return sorted(requirement for requirement in found if not requirement.startswith("kdtool"))
 
 
@@ -200,18 +214,18 @@ def _without_flag(arguments: list[str]) -> tuple[list[str], bool]:
 
 
 def _install_packages(
-    environment: Path, folders: Sequence[Path], lock: str, further: Sequence[str] = (), *, locked: bool
+    environment: Path, needed: Mapping[Path, Mapping[str, str]], lock: str, further: Sequence[str] = (), *, locked: bool
 ) -> None:
     """Install packages of this repository and their requirements, unless this very code is installed."""
     stamp = environment / "kdtool-installed.json"
     before = json.loads(stamp.read_text(encoding="utf-8")) if stamp.exists() else {}
-    now = {folder.relative_to(ROOT).as_posix(): _state(folder) for folder in folders}
+    now = {folder.relative_to(ROOT).as_posix(): _state(folder) for folder in needed}
     lock_state = {f"locks/{lock}": hashlib.sha256((LOCKS / f"{lock}.txt").read_bytes()).hexdigest()}
     if {**now, **lock_state}.items() <= before.items():
         return
     print(SIZES, flush=True)
     _make_environment(environment)
-    _install_third_party(environment, lock, [*third_party(folders), *further], locked=locked)
+    _install_third_party(environment, lock, [*third_party(needed), *further], locked=locked)
     changed = [ROOT / name for name in now if before.get(name) != now[name]]
     if changed:  # the version is the same, so pip must be told that the code is not
         _install(environment, "--no-build-isolation", "--no-deps", "--force-reinstall", *changed)

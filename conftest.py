@@ -1,15 +1,13 @@
-"""Settings of all tests: few examples of properties, without time limits; no waiting for disks; load goes unnoticed."""
+"""Settings of all tests: few examples of properties, without time limits; no waiting for disks; durations of files."""
 
 from __future__ import annotations
 
 import gc
 import os
-import random
-import time
-from collections.abc import Generator, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from importlib.util import find_spec
-from itertools import groupby
-from typing import Any
+from pathlib import Path
 
 import pytest
 
@@ -20,38 +18,27 @@ if find_spec("hypothesis"):
     settings.register_profile("nightly", deadline=None, max_examples=200)
     settings.load_profile("quick")  # `--hypothesis-profile nightly` is read later
 
-_DEADLINE = float(os.environ.get("KDTOOL_TEST_DEADLINE") or 0)
-"""Seconds since the epoch after which slow tests are skipped; 0 skips none."""
+_SECONDS: Counter[str] = Counter()
+"""Seconds by file, set-up and tear-down included."""
+SHOWN = 10
+"""Files that are printed at the end; the others are in the file that KDTOOL_TEST_DURATIONS names."""
 
 
-class _DeadlineOver(pytest.skip.Exception):
-    """A slow test would begin after the deadline."""
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Add up the time of each file, in the process that prints the summary."""
+    _SECONDS[report.nodeid.partition("::")[0]] += report.duration
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Shuffle files if there is a deadline, so that each is reached in some of several runs."""
-    if _DEADLINE:
-        files = [list(tests) for _, tests in groupby(items, lambda item: item.path)]
-        random.Random(_DEADLINE).shuffle(files)  # the same order in each process
-        items[:] = [item for tests in files for item in tests]
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a slow test that would begin after the deadline."""
-    if 0 < _DEADLINE < time.time() and item.get_closest_marker("slow"):
-        raise _DeadlineOver("KDTOOL_TEST_DEADLINE is over")
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[Any]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Report such a test as skipped even where a conformance suite makes failures of skips."""
-    report = yield
-    if call.excinfo and isinstance(call.excinfo.value, _DeadlineOver):
-        report.outcome, report.longrepr = "skipped", (str(item.path), 0, f"Skipped: {call.excinfo.value}")
-    return report
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the slowest files, and write the durations of all."""
+    if "PYTEST_XDIST_WORKER" in os.environ or not _SECONDS:
+        return
+    terminalreporter.section("slowest files")
+    for file, seconds in _SECONDS.most_common(SHOWN):
+        terminalreporter.line(f"{seconds:7.1f} s  {file}")
+    if target := os.environ.get("KDTOOL_TEST_DURATIONS"):
+        lines = [f"{seconds:.1f}\t{file}\n" for file, seconds in _SECONDS.most_common()]
+        Path(target).write_text("".join(lines), encoding="utf-8")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -12,7 +12,7 @@
 # without the teacher. A report says whether the teacher helped. The notebook runs in Colab (first choose *Runtime → Change
 # runtime type → T4 GPU*), on a CPU, and on your own Jupyter server.
 #
-# The settings run any recipe. Claude teaches CodeLlama-7B on a T4 with `recipes/claude-codellama-t4.yaml`, "kdtool-all" and
+# The settings run any recipe. Claude teaches CodeLlama-7B on a T4 with `recipes/claude-codellama-t4.yaml`, "kdtool[all]" and
 # ["ANTHROPIC_API_KEY"]: `kdtool check` below shows its dollars before any are spent.
 #
 # Every command runs in a separate process, so no installation needs a restart of the runtime. After a disconnect run all
@@ -25,7 +25,7 @@ SOURCE = ""  # a git address of kdtool, or a folder with a clone; "": this noteb
 FOLDER = "/content/drive/MyDrive/kdtool"  # keeps the store and the runs; "": the working folder
 RECIPE = "recipes/quickstart.yaml"
 SETTINGS = ["train.steps=300"]  # as for `kdtool run --set`
-PACKAGES = "kdtool[quickstart]"  # "kdtool-all" for any recipe of the project
+PACKAGES = "kdtool[quickstart]"  # "kdtool[all]" for any recipe of the project
 KEYS = []  # names of secrets that the recipe needs, such as "ANTHROPIC_API_KEY": Colab's, or environment variables
 
 # %% [markdown]
@@ -56,9 +56,10 @@ if "://" in SOURCE:
     if not clone.exists():
         run("git", "clone", "--depth", "1", SOURCE, clone)
 sys.path.insert(0, str(clone))
-from bootstrap import needed_by
+from bootstrap import needed_by, third_party
 
-run(sys.executable, "-m", "pip", "install", "--quiet", *needed_by(PACKAGES))
+needed = needed_by(PACKAGES)
+run(sys.executable, "-m", "pip", "install", "--quiet", *needed, *third_party(needed))
 
 # %% [markdown]
 # ## Keep results where they survive the runtime

@@ -1,6 +1,6 @@
 """Install wheels of the repository into an environment, and always those that were built last.
 
-    python tests/install.py WHEELS kdtool-all --group losses/ce/pyproject.toml:test
+    python tests/install.py WHEELS kdtool[all] --group losses/ce/pyproject.toml:test
 
 tox calls it, and so does `package_alone`. The folder of wheels comes first; the rest goes to `uv pip install`. Versions
 and hashes of third-party packages are those of `locks/test.txt`, unless KDTOOL_TEST_UNLOCKED is set.

@@ -43,7 +43,7 @@ def _not_importable(found: Distribution) -> list[str]:
             try:
                 importlib.import_module(module)
             except (Exception, SystemExit) as error:  # whatever an import raises
-                if isinstance(error, ModuleNotFoundError) and error.name in _of_extras(found):
+                if isinstance(error, ModuleNotFoundError) and (error.name or "").lower() in _of_extras(found):
                     continue  # what the module needs comes with an extra, which is not installed here
                 wrong.append(f"{module} cannot be imported: {type(error).__name__}: {error}")
     return wrong

@@ -33,11 +33,10 @@ def requirements(name: str) -> list[str]:
     tools = declared(ROOT)["dependency-groups"]
     if name == "tox":
         return sorted(tools["tox"])
-    chosen = needed_by("kdtool[quickstart]") if name == "quickstart" else folders()
-    found = third_party(chosen)
+    found = third_party(needed_by("kdtool[quickstart]" if name == "quickstart" else "kdtool[all]"))
     if name == "test":
         found += [r for group in tools.values() for r in group]
-        found += [r for folder in chosen for r in declared(folder).get("dependency-groups", {}).get("test", [])]
+        found += [r for folder in folders() for r in declared(folder).get("dependency-groups", {}).get("test", [])]
     if name == "benchmarks":
         found += benchmark_requirements()
     return sorted({requirement for requirement in found if not requirement.startswith("kdtool")})

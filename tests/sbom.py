@@ -25,7 +25,7 @@ def write_bill(wheels: Path) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["uv", "venv", "--quiet", "--clear", "--python", sys.executable, folder], check=True)
         python = Path(folder, "Scripts/python.exe" if os.name == "nt" else "bin/python")
-        install(python, [wheels], "kdtool-all", "kdtool-testing")
+        install(python, [wheels], "kdtool[all]", "kdtool-testing")
         command: list[str | Path] = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible"]
         subprocess.run([*command, "--output-file", bill, python], check=True)
     return bill

@@ -2,7 +2,7 @@
 
     python scaffold_recipes.py FOLDER
 
-`scaffolds` calls it with the Python of an environment where kdtool-all and all packages below FOLDER are installed.
+`scaffolds` calls it with the Python of an environment where `kdtool[all]` and all packages below FOLDER are installed.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def _run_recipes(wheels: Path, folder: Path) -> int:
     environment = Path(sys.prefix) / "together"
     subprocess.run(["uv", "venv", "--quiet", "--clear", "--python", sys.executable, str(environment)], check=True)
     python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    install(python, [wheels, folder / "dist"], "kdtool-all", *(path.name for path in folder.glob("kdtool-*")))
+    install(python, [wheels, folder / "dist"], "kdtool[all]", *(path.name for path in folder.glob("kdtool-*")))
     program = [str(python), "-P", str(ROOT / "tests" / "scaffold_recipes.py"), str(folder)]
     return subprocess.run(program, check=False, cwd=folder).returncode
 

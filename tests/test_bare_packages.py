@@ -38,7 +38,13 @@ def declare_installed(package: Path, site: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in COMPUTING else kind for kind in sorted(GROUPS)]
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.slow, *([pytest.mark.nightly] if kind != "loss" else [])])
+        if kind in COMPUTING
+        else kind
+        for kind in sorted(GROUPS)
+    ],
 )
 def test_a_bare_package_passes_its_own_tests(kind: str, tmp_path: Path) -> None:
     package = create(kind, "mine")

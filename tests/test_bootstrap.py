@@ -49,9 +49,9 @@ def test_quickstart_installs_no_package_that_it_does_not_need(
 ) -> None:
     assert bootstrap.main(["quickstart"]) == 0
     folders = _folders(installed[-1])
-    needed = {"core", "plugins/serve", "plugins/transformers"}
+    needed = {"core", "plugins/essentials", "plugins/transformers"}
     assert needed <= folders
-    assert not folders & {"testing", "plugins/all", "plugins/report"}
+    assert not folders & {"testing", "plugins/data", "plugins/cloud"}
 
 
 def test_everything_is_installed_on_demand_beside_it(bootstrap: ModuleType, installed: list[tuple[str, ...]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import kdtool_testing
@@ -22,7 +23,7 @@ def registered() -> list[tuple[str, str, Path]]:
     """Return kind, name and folder of all that the packages' metadata registers."""
     kinds = {group: kind for kind, group in GROUPS.items()}
     found = []
-    for path in sorted(ROOT.glob("*/*/pyproject.toml")):
+    for path in sorted((*ROOT.glob("*/pyproject.toml"), *ROOT.glob("*/*/pyproject.toml"))):
         groups = tomllib.loads(path.read_text(encoding="utf-8"))["project"].get("entry-points", {})
         found += [
             (kinds[group], name, path.parent) for group, points in groups.items() if group in kinds for name in points
@@ -30,9 +31,11 @@ def registered() -> list[tuple[str, str, Path]]:
     return found
 
 
-def bound(folder: Path) -> Iterator[tuple[type[OfferedConformance], str]]:
-    """Yield the suites that a package's test classes inherit, directly or by one another, with their entry points."""
-    for path in sorted(folder.glob("tests/test_*.py")):
+@cache
+def bound(folder: Path) -> frozenset[tuple[str, str]]:
+    """Return the kinds of suites that a package's test classes inherit, by one another too, with their entry points."""
+    found = set()
+    for path in sorted(folder.glob("tests/**/test_*.py")):
         classes = {
             node.name: node
             for node in ast.parse(path.read_text(encoding="utf-8")).body
@@ -44,7 +47,8 @@ def bound(folder: Path) -> Iterator[tuple[type[OfferedConformance], str]]:
             suites = [SUITES[base] for base in names if base in SUITES]
             points = [_text(entry) for found in line for entry in found.body if _is_entry_point(entry)]
             if name.startswith("Test") and suites and points:
-                yield suites[0], points[0]
+                found.add((suites[0].kind, points[0]))
+    return frozenset(found)
 
 
 REGISTERED = registered()
@@ -59,9 +63,8 @@ def test_there_are_components_of_most_kinds_and_none_is_forgotten() -> None:
 
 @pytest.mark.parametrize(("kind", "name", "folder"), REGISTERED, ids=[f"{kind}-{name}" for kind, name, _ in REGISTERED])
 def test_it_is_held_to_the_suite_of_its_kind(kind: str, name: str, folder: Path) -> None:
-    kinds = {suite.kind for suite, point in bound(folder) if point == name}
     wanted = [suite for suite, found in SUITES.items() if found.kind == kind]
-    assert kind in kinds, (
+    assert (kind, name) in bound(folder), (
         f"no test class in {folder.relative_to(ROOT)}/tests inherits {' or '.join(wanted)} for {name!r}"
     )
 

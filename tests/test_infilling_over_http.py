@@ -15,7 +15,7 @@ from kdtool_evaluator_infilling import Infilling
 from kdtool_teacher_openai import OpenAI
 from kdtool_testing import OneRuntime, make_run
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins" / "command-serve" / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins" / "serve" / "tests"))
 
 from kdtool_programs.testing import sandbox_is_there
 from running import running

@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 from packages import ROOT
 
 SOURCE = ROOT / "notebooks" / "quickstart.py"
-INSTALLS = 'run(sys.executable, "-m", "pip", "install", "--quiet", *needed_by(PACKAGES))'
+INSTALLS = 'run(sys.executable, "-m", "pip", "install", "--quiet", *needed, *third_party(needed))'
 
 
 def cells(notebook: Any) -> list[tuple[str, str]]:
@@ -33,13 +33,16 @@ def execute(settings: str, folder: Path) -> list[Any]:
     (installing,) = [cell for cell in notebook.cells if INSTALLS in cell.source]
     first.source = settings
     # The environment of the tests has the packages, and no pip.
-    installing.source = installing.source.replace(INSTALLS, "assert all(map(Path.is_dir, needed_by(PACKAGES)))")
+    installing.source = installing.source.replace(
+        INSTALLS, "assert all(map(Path.is_dir, needed)) and third_party(needed)"
+    )
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
     return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_notebook_runs_to_the_report_and_a_second_time_finds_what_is_there(
     tmp_path: Path, recipe: dict[str, Any]
 ) -> None:

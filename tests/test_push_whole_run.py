@@ -14,7 +14,7 @@ import kdtool
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins" / "command-push" / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins" / "export" / "tests" / "push"))
 
 from hub_stand_in import TOKEN, Hub
 

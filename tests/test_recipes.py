@@ -286,7 +286,7 @@ def test_a_teacher_that_does_not_fit_is_refused_before_weights_load(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("weights are loaded")
 
-    monkeypatch.setattr(kdtool_transformers._open, "open_model", refuse)
+    monkeypatch.setattr(kdtool_transformers.opening, "open_model", refuse)
     other = {key: str(other_teacher_folder) if value == "OTHER" else value for key, value in swap.items()}
     recipe, settings = RECIPES / "small" / f"{name}.yaml", {**tiny(name, teacher_folder), **other}
     for act in (kdtool.check, kdtool.run):

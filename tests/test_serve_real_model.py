@@ -12,13 +12,13 @@ from shutil import copytree
 import httpx
 import kdtool
 import openai
-import psutil  # type: ignore[import-untyped]  # it ships no types
+import psutil
 import pytest
 from kdtool_export.gguf.files import write_gguf
 from kdtool_transformers import open_model
 from kdtool_transformers.streaming import StreamedModels
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins" / "command-serve" / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins" / "serve" / "tests"))
 
 from running import Running, running
 

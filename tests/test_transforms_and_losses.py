@@ -31,10 +31,14 @@ CASES = [Case(*each, world=1) for each in product(transforms(), LOSSES, (1, 2))]
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # dynamo's
 
 
-@pytest.mark.parametrize(
-    "case",
-    [pytest.param(case, marks=pytest.mark.slow if case.transform == "compile" else (), id=case.name) for case in CASES],
-)
+def _marks(case: Case) -> list[pytest.MarkDecorator]:
+    """Return marks by which each push has every transform with one kind of loss, and all pairs are tested at night."""
+    kinds, number = list(LOSSES), transforms().index(case.transform)
+    on_push = case.accumulation == 2 and case.losses == kinds[number % len(kinds)]
+    return [*([pytest.mark.slow] if case.transform == "compile" else []), *([] if on_push else [pytest.mark.nightly])]
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=_marks(case), id=case.name) for case in CASES])
 def test_gradients_of_one_process(tmp_path: Path, case: Case) -> None:
     _compare(train(tmp_path, case), reference(tmp_path, case.transform, case.losses))
 

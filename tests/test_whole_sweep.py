@@ -29,11 +29,11 @@ def test_sweep_pays_the_teacher_once_and_puts_everything_into_one_table(recipe: 
         == 1
     )
 
-    tables = {table.measurement: table for table in found.tables}
-    assert tables["perplexity"].columns == ("teacher", "student", "control")
-    assert tables["top-1-agreement-with-teacher"].higher_is_better
-    standings = {row.point: row.standing for row in tables["perplexity"].rows}
+    tables = {table["measurement"]: table for table in found.tables}
+    assert tables["perplexity"]["columns"] == ["teacher", "student", "control"]
+    assert tables["top-1-agreement-with-teacher"]["higher_is_better"]
+    standings = {row["point"]: row["standing"] for row in tables["perplexity"]["rows"]}
     assert standings == {"learning_rate-0_01": "best", "learning_rate-1e-05": "not shown to differ"}  # of two seeds
-    assert all(cell.low is not None for row in tables["perplexity"].rows for cell in (row.cells["student"],))
+    assert all(row["cells"]["student"].low is not None for row in tables["perplexity"]["rows"])
     page = (found.folder / "sweep.md").read_text(encoding="utf-8")
     assert "learning_rate-0_01/report.html" in page

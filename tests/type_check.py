@@ -1,6 +1,9 @@
 """Run mypy on every package of the repository as one program, and then on all tests.
 
-tox calls it in its environment `type`, where everything is installed.
+    python tests/type_check.py            # both
+    python tests/type_check.py sources    # packages only
+
+Everything must be installed.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ def main() -> int:
     """Return mypy's worst exit code."""
     sources = [package for folder in folders() for package in folder.glob("src/*") if (package / "py.typed").exists()]
     codes = [_mypy(*(argument for package in sources for argument in ("-p", package.name)))]
-    codes += [_mypy(*map(str, files)) for files in _tests()]
+    codes += [_mypy(*map(str, files)) for files in _tests() if "sources" not in sys.argv]
     return max(codes)
 
 
@@ -32,7 +35,9 @@ def _tests() -> Iterator[list[Path]]:
 
 
 def _test_folders() -> list[Path]:
-    return [tests for folder in (ROOT, ROOT / "docs", *folders()) if (tests := folder / "tests").is_dir()]
+    """Folders from which a test imports modules next to it: those of the packages' parts, too."""
+    tests = [tests for folder in (ROOT, ROOT / "docs", *folders()) if (tests := folder / "tests").is_dir()]
+    return [*tests, *(part for folder in tests for part in sorted(folder.iterdir()) if any(part.glob("*.py")))]
 
 
 def _mypy(*what: str) -> int:

@@ -25,7 +25,7 @@ from bootstrap import needed_by
 
 __all__ = ["SETS", "write_index"]
 
-SETS = {"quickstart": "kdtool[quickstart]", "everything": "kdtool-all"}
+SETS = {"quickstart": "kdtool[quickstart]", "everything": "kdtool[all]"}
 """The files of requirements, and the package whose requirements each of them lists."""
 _PAGE = """\
 <!doctype html>
