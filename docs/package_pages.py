@@ -6,16 +6,15 @@ A Sphinx extension: the pages are written to `docs/packages`, which is not commi
 from __future__ import annotations
 
 import inspect
-import json
 import re
 import tomllib
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdtool._assembly.json_schema import Setting, settings_in
+from kdtool._plugins.distributions import known, known_components
 from kdtool._plugins.registry import load
 from sphinx.application import Sphinx
 
@@ -62,25 +61,19 @@ def packages() -> Mapping[str, Package]:
     return found
 
 
-@cache
-def first_party() -> Mapping[str, Mapping[str, str]]:
-    """Return the package of each component of the project by kind and name."""
-    listed: Mapping[str, Mapping[str, str]] = json.loads((files("kdtool") / "first_party.json").read_text("utf-8"))
-    return listed
-
-
 def components_by_package() -> Mapping[str, list[tuple[str, str]]]:
     """Return kind and name of each package's components that have settings in recipes."""
     found: dict[str, list[tuple[str, str]]] = {}
-    for kind, names in first_party().items():
-        for name, package in names.items() if kind != "command" else ():
-            found.setdefault(package, []).append((kind, name))
+    for kind, names in known_components().items():
+        for name, component in names.items() if kind != "command" else ():
+            found.setdefault(component.package, []).append((kind, name))
     return found
 
 
-def link_to_page(package: str, to_root: str) -> str:
+def link_to_page(requirement: str, to_root: str) -> str:
     """Return a link to a package's page, or its name alone if it has none; `to_root` leads to the folder of all pages."""
-    return f"[`{package}`]({to_root}/{FOLDER}/{package}.md)" if package in packages() else f"`{package}`"
+    package = requirement.partition("[")[0]
+    return f"[`{requirement}`]({to_root}/{FOLDER}/{package}.md)" if package in packages() else f"`{requirement}`"
 
 
 def link_to_settings(package: str, kind: str, name: str, to_root: str) -> str:
@@ -95,12 +88,10 @@ def page_of(package: str) -> str:
     text = (folder / "README.md").read_text(encoding="utf-8")
     blocks = [re.sub(r"\]\((?!https?:|#)([^)#]+)", lambda link: f"]({_page(link[1], folder, '..')}", text).strip()]
     for kind, name in components_by_package().get(package, ()):
-        cls = load(kind, name, Path.cwd(), print).cls
-        blocks += [
-            f"## Settings of the {kind} `{name}`",
-            f"{inspect.getdoc(cls)}",
-            _table(cls.Config.model_json_schema()),
-        ]
+        cls, component = load(kind, name, Path.cwd(), print).cls, known(kind, name)
+        blocks += [f"## Settings of the {kind} `{name}`", f"{inspect.getdoc(cls)}"]
+        blocks += [f"Needs `{component.requirement}`."] if component and "[" in component.requirement else []
+        blocks.append(_table(cls.Config.model_json_schema()))
     return "\n\n".join(blocks) + "\n"
 
 

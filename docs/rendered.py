@@ -20,8 +20,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import kdtool
 from kdtool._assembly.json_schema import settings_in
-from kdtool._plugins.registry import GROUPS, find, load
-from package_pages import FOLDER, components_by_package, first_party, link_to_page, link_to_settings, packages
+from kdtool._plugins.distributions import known_components
+from kdtool._plugins.registry import GROUPS, load
+from package_pages import FOLDER, components_by_package, link_to_page, link_to_settings, packages
 from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 
@@ -61,18 +62,15 @@ def records() -> str:
     from kdtool._plugins.hook_specs import BASES
 
     headings = {
-        "data": "Text, rows and batches",
+        "data": "Text, tokenizers, rows and batches",
         "signals": "Signals",
         "loss": "Views that losses receive",
-        "tokenizer": "Tokenizers",
         "language_model": "Models",
-        "loss_terms": "Terms of a phase",
-        "trainer": "Training",
-        "evaluation": "Subjects and measurements",
-        "comparison": "Values of arms, and comparisons",
+        "plans": "Terms of a phase, and estimates",
+        "training": "Training",
+        "evaluation": "Subjects, measurements and comparisons",
         "run_info": "The run",
         "licences": "Licences",
-        "estimates": "Estimates",
         "reporting": "Results",
     }
     blocks = [_module()]
@@ -115,8 +113,8 @@ def settings() -> str:
 
 
 def plugins() -> str:
-    """Render a table of plugins for each kind, those of `plugins.json` included, and one of libraries and bundles."""
-    project = first_party()
+    """Render a table of plugins for each kind, those of `plugins.json` included, and one of libraries."""
+    project = known_components()
     others: dict[str, list[str]] = {kind: [] for kind in GROUPS}
     for plugin in json.loads((Path(__file__).parent / "plugins.json").read_text(encoding="utf-8")):
         row = f"| `{plugin['name']}` | [`{plugin['package']}`]({plugin['url']}) | {plugin['sentence']} |"
@@ -124,28 +122,21 @@ def plugins() -> str:
     blocks = []
     for kind in GROUPS:
         rows = [
-            f"| {link_to_settings(package, kind, name, '.') if kind != 'command' else f'`{name}`'} "
-            f"| {link_to_page(package, '.')} | {_sentence(kind, name)} |"
-            for name, package in project.get(kind, {}).items()
+            f"| {link_to_settings(known.package, kind, name, '.') if kind != 'command' else f'`{name}`'} "
+            f"| {link_to_page(known.requirement, '.')} | {known.about} |"
+            for name, known in project.get(kind, {}).items()
         ]
         head = [f"## {kind.capitalize()}\n", "| name | package | |", "|---|---|---|"]
         blocks.append("\n".join([*head, *rows, *others[kind]]))
-    with_components = {package for names in project.values() for package in names.values()}
+    with_components = {known.package for names in project.values() for known in names.values()}
     rest = [
         f"| {link_to_page(name, '.')} | {package.description} |"
         for name, package in packages().items()
         if name not in with_components
     ]
-    head = ["## Libraries and bundles\n", "| package | |", "|---|---|"]
+    head = ["## Libraries\n", "| package | |", "|---|---|"]
     pages = f":::{{toctree}}\n:hidden:\n:glob:\n\n{FOLDER}/*\n:::"
     return "\n\n".join([*blocks, "\n".join([*head, *rest]), pages] if rest else blocks)
-
-
-def _sentence(kind: str, name: str) -> str:
-    """Return the first line of a plugin's documentation, without its full stop."""
-    plugin = find(kind, name).point.load()
-    text = plugin.help if kind == "command" else inspect.getdoc(plugin)
-    return str(text).partition("\n")[0].removesuffix(".")
 
 
 def commands() -> str:
