@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdtool._assembly.json_schema import Setting, settings_in
-from kdtool._plugins.distributions import known, known_components
+from kdtool._plugins.distributions import find_known, known_components
 from kdtool._plugins.registry import load
 from sphinx.application import Sphinx
 
@@ -88,7 +88,7 @@ def page_of(package: str) -> str:
     text = (folder / "README.md").read_text(encoding="utf-8")
     blocks = [re.sub(r"\]\((?!https?:|#)([^)#]+)", lambda link: f"]({_page(link[1], folder, '..')}", text).strip()]
     for kind, name in components_by_package().get(package, ()):
-        cls, component = load(kind, name, Path.cwd(), print).cls, known(kind, name)
+        cls, component = load(kind, name, Path.cwd(), print).cls, find_known(kind, name)
         blocks += [f"## Settings of the {kind} `{name}`", f"{inspect.getdoc(cls)}"]
         blocks += [f"Needs `{component.requirement}`."] if component and "[" in component.requirement else []
         blocks.append(_table(cls.Config.model_json_schema()))
