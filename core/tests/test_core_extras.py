@@ -58,6 +58,14 @@ def test_what_an_extra_lacks_is_named_with_the_command_that_brings_it() -> None:
     assert missing_extra("x-extras", "x-light") == missing_extra("x-extras", "") == ""
 
 
+def test_a_class_in_a_local_file_that_extends_one_with_an_extra_is_built(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    code = 'import x_extras\n\n\nclass Mine(x_extras.Heavy):\n    "Counts."\n'
+    (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+    kdtool.check({**recipe, "trainer": f"{tmp_path / 'mine.py'}:Mine"})
+
+
 def test_the_recipe_is_refused_with_its_other_problems(recipe: dict[str, Any]) -> None:
     with pytest.raises(kdtool.RecipeError) as caught:
         kdtool.check({**recipe, "trainer": "x-heavy"}, {"rows.no_such_setting": 1})

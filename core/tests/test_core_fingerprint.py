@@ -153,18 +153,22 @@ def test_edited_code_of_a_library_trains_anew_if_it_is_read_imports_however_far_
     site = tmp_path / "site"
     code = {
         "counting": f"def later():\n    from kdtool_top.part import x\n{CODE}",
-        "kdtool-top": "import acme_common\n",
+        "kdtool-top": "import acme_common\nfrom kdtool_top.listed import y\n",
         "kdtool-base": "import kdtool_elsewhere\n",
     }
     for name in REQUIRES:
         _required_by(site, name, code.get(name, "x = 1\n"))
     _write(site / "kdtool_top" / "part.py", "from kdtool_base import x\n")
     _write(site / "kdtool_top" / "other.py", "x = 1\n")
+    _write(site / "kdtool_top" / "listed.py", "def y():\n    import kdtool_top.later\n")
+    _write(site / "kdtool_top" / "later.py", "x = 1\n")
     _forget()
     recipe |= ONE_SEED
     kdtool.run(recipe, {"trainer.use": "counting"})
     edited = {
         "kdtool_top/other.py": set(),  # nothing imports it
+        "kdtool_top/later.py": set(),  # only a function that the package lists imports it, and nothing uses that
+        "kdtool_top/listed.py": TRAINED,  # imported with the package
         "kdtool_elsewhere/__init__.py": set(),  # imported, but it does not require kdtool
         "kdtool_extra/__init__.py": set(),
         "kdtool_top/part.py": TRAINED,
@@ -201,3 +205,22 @@ class _Shown(kdtool.Config):
 
 def test_settings_that_do_not_affect_results_are_left_out() -> None:
     assert _deciding(_Shown(counts=2, shows=3)) == {"counts": 2}
+
+
+def test_of_a_package_that_loads_its_names_late_only_modules_of_used_names_count(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    site = tmp_path / "site"
+    lazy = "from importlib import import_module\ndef __getattr__(name):\n    return import_module(__name__ + name)\n"
+    _required_by(site, "kdtool-top", lazy)
+    _write(site / "kdtool_top" / "__init__.pyi", "from kdtool_top._one import one\nfrom kdtool_top._two import two\n")
+    for name in ("one", "two"):
+        _write(site / "kdtool_top" / f"_{name}.py", f"{name} = 1\n")
+    _required_by(site, "counting", f"def later():\n    from kdtool_top import one\n{CODE}")
+    _forget()
+    recipe |= ONE_SEED
+    kdtool.run(recipe, {"trainer.use": "counting"})
+    for name, expected in (("two", set()), ("one", TRAINED)):
+        _write(site / "kdtool_top" / f"_{name}.py", f"{name} = 2\n")
+        _forget()
+        assert _begins(_to_run(recipe, "counting")) == expected, name

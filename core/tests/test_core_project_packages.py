@@ -73,6 +73,23 @@ def test_from_the_clone_come_the_package_and_what_it_needs_that_is_not_installed
     assert "pip" not in install_command("kdtool-first-x")
 
 
+def test_an_extra_of_an_installed_package_brings_packages_of_the_project_from_the_clone(
+    packages: Path, clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their names on an index could be anybody's."""
+    file = clone / "plugins" / "third" / "pyproject.toml"
+    extra = '[project.optional-dependencies]\nmore = ["kdtool-second-x>=0.1", "torch"]\n'
+    file.write_text(file.read_text(encoding="utf-8") + extra, encoding="utf-8")
+    _install(packages, "kdtool", clone / "core")
+    _install(packages, "kdtool-third-x", clone / "plugins" / "third")
+    known = {"loss": {"third": distributions.Known("kdtool-third-x[more]", "")}}
+    monkeypatch.setattr(distributions, "known_components", lambda: known)
+    monkeypatch.chdir(clone)
+    command = "pip install './plugins/third[more]' ./plugins/second"
+    assert install_command("kdtool-third-x[more]") == command
+    assert install_command("kdtool") == "pip install ./core"
+
+
 def test_package_of_others_comes_from_where_it_was_installed_from(
     packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

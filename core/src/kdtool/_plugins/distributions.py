@@ -71,8 +71,11 @@ def describe(kind: str, name: str, dist: Distribution | None) -> str:
 
 
 def missing_extra(name: str, extra: str) -> str:
-    """Return what an extra of an installed distribution lacks here, and the command that installs it; "" if nothing."""
-    missing = " and ".join(_missing_requirements(distribution(name), extra)) if extra else ""
+    """Return what an extra of an installed distribution lacks here, and the command that installs it; "" if nothing.
+
+    A class in a local file has no distribution, also if it extends one that names an extra.
+    """
+    missing = " and ".join(_missing_requirements(distribution(name), extra)) if extra and name else ""
     return missing and f"needs {missing}, not installed here; get it with: {install_command(f'{name}[{extra}]')}"
 
 
@@ -103,11 +106,12 @@ def install_command(requirement: str, *options: str) -> str:
         options: options for pip, such as `--upgrade`.
     """
     name, extras = _canonical(re.split(r"[^\w.-]", requirement)[0]), "".join(re.findall(r"\[.*?\]", requirement))
-    if name != "kdtool" and (folder := _installed_from(name)):
+    folder, ours = _installed_from(name), not PUBLISHED and _is_of_project(name)
+    if folder and not (extras and (ours or name == "kdtool")):
         packages = [f"{_path_for_pip(folder)}{extras}"]
-    elif PUBLISHED or not _is_of_project(name):
+    elif not ours:
         packages = [requirement]
-    elif folders := _missing_folders(name):
+    elif folders := _missing_folders(name, re.findall(r"[\w-]+", extras)):
         packages = [f"{_path_for_pip(folders[0])}{extras}", *map(_path_for_pip, folders[1:])]
     else:
         return _WITHOUT_CLONE
@@ -120,8 +124,8 @@ def _is_of_project(name: str) -> bool:
     return name in ours or (name.startswith("kdtool-") and not _is_installed(name))
 
 
-def _missing_folders(name: str) -> list[Path]:
-    """Return the clone's folders of a package and of the project's packages that it needs, without installed ones."""
+def _missing_folders(name: str, extras: Collection[str]) -> list[Path]:
+    """Return the clone's folders of a package and of the project's packages that it and its extras lack here."""
     core = _installed_from("kdtool")
     if core is None or not (core.parent / "bootstrap.py").is_file():
         return []
@@ -130,7 +134,9 @@ def _missing_folders(name: str) -> list[Path]:
     projects = {}
     for path in core.parent.glob("*/*/pyproject.toml"):
         project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
-        projects[project["name"]] = path.parent, project.get("dependencies", [])
+        chosen = extras if project["name"] == name else ()
+        of_extras = [each for extra in chosen for each in project.get("optional-dependencies", {}).get(extra, ())]
+        projects[project["name"]] = path.parent, [*project.get("dependencies", []), *of_extras]
     missing, waiting = {}, [name]
     while waiting:
         needed = waiting.pop()

@@ -1,8 +1,10 @@
 """The code that a component runs, hashed: its module, and the modules that it imports of its package and of libraries.
 
-Imports are read from the sources, those within functions too, and followed through the component's package and through the
-libraries of kdtool that its distribution requires. So a change of one plugin of a package, or of a module that nothing here
-imports, leaves artefacts as they are. A file that imports by a name it computes counts with all files of its folder.
+Imports are read from the sources and followed through the component's package and through the libraries of kdtool that its
+distribution requires. A module that is only imported on the way, as by the `__init__` of a package, is followed in what it
+imports at once; one that the component uses also in the imports within its functions. So a change of one plugin of a package
+leaves artefacts of the others as they are. A package that loads its names when they are used has a stub with their modules;
+any other file that imports by a name it computes counts with all files of its folder.
 """
 
 from __future__ import annotations
@@ -11,19 +13,20 @@ import ast
 import hashlib
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from packaging.utils import canonicalize_name
 
 _CORE = "kdtool"
 _NAME = re.compile(r"[\w.-]+")
-_COMPUTED = re.compile(rb"\bimport_module\(|\b__import__\(|\bsys\.executable\b")
+_COMPUTED = re.compile(rb'\bimport_module\((?!")|\b__import__\(|\bsys\.executable\b(?!.*"-m", __name__)')
+"""Imports by computed names; also other processes, unless they run the file itself."""
 
 
 @cache
@@ -67,31 +70,40 @@ def _hash_of(reached: Mapping[Path, str], package: str, places: Mapping[str, Pat
 
 
 def _reach(module: str, places: Mapping[str, Path]) -> dict[Path, str]:
-    """Return the files that importing a module can run, each with its package; only those of packages in `places`."""
+    """Return the files that using a module can run, each with its package; only those of packages in `places`."""
     reached: dict[Path, str] = {}
-    waiting = [module]
+    followed, waiting = set[tuple[Path, bool]](), [(module, True)]
     while waiting:
-        for package, path in _files_of(waiting.pop(), places):
-            if path not in reached:
+        name, is_used = waiting.pop()
+        for package, path, is_named in _files_of(name, places):
+            use = path, is_used and is_named
+            if use not in followed:
+                followed.add(use)
                 reached[path] = package
-                waiting += _read_imports(path, _module_name(path, package, places[package]))
+                imports = _read_imports(path, _module_name(path, package, places[package]))
+                waiting += [(each, use[1]) for each in imports.at_once]
+                waiting += [(each, True) for each in imports.later if use[1]]
     return reached
 
 
-def _files_of(name: str, places: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
-    """Yield the files that importing `name` runs: those of its packages, from the outermost on, and its own."""
+def _files_of(name: str, places: Mapping[str, Path]) -> Iterator[tuple[str, Path, bool]]:
+    """Yield the files that importing `name` runs: those of its packages, and with True the one that defines it."""
     package = next((each for each in places if name == each or name.startswith(f"{each}.")), None)
     if package is None:
         return
-    start = places[package]
-    yield package, start
-    folder = start.parent
-    for part in name[len(package) + 1 :].split(".") if start.stem == "__init__" else ():
-        file = next((file for file in (folder / part / "__init__.py", folder / f"{part}.py") if file.is_file()), None)
-        if file is None:
-            return  # a name that the module defines
-        yield package, file
+    file, module = places[package], package
+    for part in name[len(package) + 1 :].split(".") if name != package else ():
+        yield package, file, False
         folder = file.parent
+        inner = [folder / part / "__init__.py", folder / f"{part}.py"] if file.stem == "__init__" else []
+        found = next((path for path in inner if path.is_file()), None)
+        if found is None:  # a name of this module, which may have it from another one
+            if home := _read_imports(file, module).homes.get(part):
+                yield from _files_of(home, places)
+                return
+            break
+        file, module = found, f"{module}.{part}"
+    yield package, file, True
 
 
 def _module_name(path: Path, package: str, start: Path) -> str:
@@ -99,30 +111,46 @@ def _module_name(path: Path, package: str, start: Path) -> str:
     return ".".join((package, *(part for part in parts if part != "__init__")))
 
 
+class _Imports(NamedTuple):
+    """Names that a file imports when it is imported and in its functions, and where a package has its names from."""
+
+    at_once: tuple[str, ...]
+    later: tuple[str, ...]
+    homes: Mapping[str, str]
+
+
 @cache
-def _read_imports(path: Path, module: str) -> tuple[str, ...]:
-    """Return the names that a file imports, anywhere in it; next to a stub, those of the stub."""
-    stub, source = path.with_suffix(".pyi"), path.read_bytes()
-    if stub.is_file():
-        source = stub.read_bytes()
-    elif _COMPUTED.search(source):
-        inner = [file for file in sorted(path.parent.rglob("*.py")) if file != path]
-        folder = module if path.stem == "__init__" else module.rpartition(".")[0]
-        computed = [".".join((folder, *file.relative_to(path.parent).with_suffix("").parts)) for file in inner]
-        return (*computed, *_names_in(source, path, module))
-    return _names_in(source, path, module)
-
-
-def _names_in(source: bytes, path: Path, module: str) -> tuple[str, ...]:
-    found: list[str] = []
-    package = module if path.stem == "__init__" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+def _read_imports(path: Path, module: str) -> _Imports:
+    is_package, source, stub = path.stem == "__init__", path.read_bytes(), path.with_suffix(".pyi")
+    package = module if is_package else module.rpartition(".")[0]
+    at_once, later, homes = list[str](), list[str](), dict[str, str]()
+    for node, is_late in _import_statements(ast.parse(source).body):
+        names = {alias.asname or alias.name: alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
             origin = resolve_name("." * node.level + (node.module or ""), package)
-            found += [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
-    return tuple(found)
+            names = {local: f"{origin}.{name}" for local, name in names.items()}
+            homes |= names if is_package and not is_late else {}
+        (later if is_late else at_once).extend(names.values())
+    if stub.is_file():
+        lazy = [line for line in ast.parse(stub.read_bytes()).body if isinstance(line, ast.ImportFrom)]
+        homes = {alias.name: f"{line.module}.{alias.name}" for line in lazy for alias in line.names}
+        later += homes.values()  # for `import` of the package as a whole
+    elif _COMPUTED.search(source):
+        inner = [file.relative_to(path.parent).with_suffix("") for file in sorted(path.parent.rglob("*.py"))]
+        at_once += [".".join((package, *file.parts)) for file in inner if file.name != "__init__"]
+    return _Imports(tuple(at_once), tuple(later), homes)
+
+
+def _import_statements(
+    body: Iterable[ast.AST], *, is_late: bool = False
+) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Yield imports, with True those within functions; none for type checkers."""
+    for node in body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node, is_late
+        elif not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+            late = is_late or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from _import_statements(ast.iter_child_nodes(node), is_late=late)
 
 
 def _libraries(name: str) -> list[str]:
