@@ -171,7 +171,7 @@ def needed_by(requirement: str) -> dict[Path, dict[str, str]]:
         text, marker = waiting.pop()
         text, _, own = text.partition(";")
         marker = marker or own.strip()
-        name, *extras = re.findall(r"[\w.-]+", re.split(r"[<>=!~ ]", text.replace("]", ",]"), maxsplit=1)[0])
+        name, *extras = re.findall(r"[\w.-]+", re.split(r"[<>=!~ ]", text, maxsplit=1)[0])
         for extra in ("", *extras) if name in declared else ():
             before = needed.get((name, extra))
             if before is None or (before and not marker):

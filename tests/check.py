@@ -54,10 +54,8 @@ def ci(arguments: Sequence[str]) -> Iterator[Check]:
     yield Check(
         "the core alone, without torch", 5, [sys.executable, "tests/package_alone.py", wheels, "core", *arguments]
     )
-    shared = (
-        "core/tests/test_core_artefacts.py",
-        "core/tests/test_core_fuzz_recipes.py",
-    )  # they need more than the core
+    # of the core's tests those that need more than the core
+    shared = ("core/tests/test_core_artefacts.py", "core/tests/test_core_fuzz_recipes.py")
     paths = [*shared, "testing", "plugins", "teachers", "students", "losses", "evaluators", "docs", "tests"]
     yield Check("all other tests", 40, [sys.executable, *PYTEST, "-m", "not nightly", *paths, *arguments])
 
@@ -80,9 +78,8 @@ def lint() -> Iterator[Check]:
 def affected() -> list[Path]:
     """Return the folders of packages that differ from main, and of those that require them if these are few."""
     names = {declared(folder)["project"]["name"]: folder for folder in folders()}
-    changed = {
-        name for name, folder in names.items() if any(Path(file).is_relative_to(folder) for file in changed_files())
-    }
+    files = changed_files()
+    changed = {name for name, folder in names.items() if any(file.is_relative_to(folder) for file in files)}
     dependents = {name for name, folder in names.items() if changed & _needs(declared(folder)["project"])} - changed
     few = len(dependents) <= MOST_DEPENDENTS
     if dependents and not few:
@@ -93,10 +90,8 @@ def affected() -> list[Path]:
 def changed_files() -> set[Path]:
     """Return the files that differ from main, uncommitted and new ones included; none outside a clone."""
     base = next((found for name in ("origin/main", "main") if (found := _git("merge-base", "HEAD", name))), ["HEAD"])
-    return {
-        ROOT / file
-        for file in (*_git("diff", "--name-only", base[0]), *_git("ls-files", "--others", "--exclude-standard"))
-    }
+    found = [*_git("diff", "--name-only", base[0]), *_git("ls-files", "--others", "--exclude-standard")]
+    return {ROOT / file for file in found}
 
 
 def _git(*arguments: str) -> list[str]:
@@ -120,11 +115,7 @@ def main(which: str, arguments: Sequence[str]) -> int:
     for check in checks:
         print(f"\n=== {check.title}", flush=True)
         start = time.monotonic()
-        settings = {
-            **os.environ,
-            "KDTOOL_TEST_DURATIONS": str(ROOT / ".tox" / "durations.tsv"),
-            "PYTHONPATH": "core/src",
-        }
+        settings = {**os.environ, "KDTOOL_TEST_DURATIONS": str(ROOT / ".tox" / "durations.tsv")}
         code = subprocess.run(check.command, cwd=ROOT, env=settings, check=False).returncode
         results.append((check.title, code, time.monotonic() - start))
     print("\n=== summary")

@@ -32,11 +32,7 @@ def _on_push(label: str, transform: str | None) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("label", "transform"),
-    [
-        pytest.param(*pair, marks=() if _on_push(*pair) or not trains(*pair) else pytest.mark.nightly)
-        for pair in PAIRS
-        if pair[1]
-    ],
+    [pytest.param(*pair, marks=() if _on_push(*pair) else pytest.mark.nightly) for pair in PAIRS if pair[1]],
 )
 def test_transforms_and_norms_seldom_make_a_gpu_wait(tmp_path: Path, label: str, transform: str) -> None:
     found = reads(tmp_path, (label,), transform=transform, norms=True)

@@ -1,7 +1,7 @@
 """Plugins that others made before the packages were merged, byte for byte: they install, conform, and work in a run.
 
-`earlier_contract` holds what `kdtool new KIND earlier --bare` wrote then. Do not adapt it to a change of kdtool: these are
-other people's packages.
+`earlier_contract.json` has the files that `kdtool new KIND earlier --bare` wrote. Do not adapt it to a change of kdtool:
+these are other people's packages.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-PACKAGES = sorted((Path(__file__).parent / "earlier_contract").iterdir())
+FILES = json.loads((Path(__file__).parent / "earlier_contract.json").read_text(encoding="utf-8"))
 RECIPE = {
     "name": "earlier",
     "corpus": "earlier",
@@ -33,11 +33,22 @@ RECIPE = {
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def packages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The packages, in a folder of the test."""
+    folder = tmp_path_factory.mktemp("theirs")
+    for name, text in FILES.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def site(packages: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the packages as pip installs them, next to everything that this environment has."""
     site = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--python", sys.executable]
-    done = subprocess.run([*command, "--target", site, *PACKAGES], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "--target", site, *packages], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return site
 
@@ -53,14 +64,14 @@ def run(site: Path, *arguments: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_they_conform(site: Path) -> None:
-    run(site, "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", *PACKAGES)
+def test_they_conform(site: Path, packages: list[Path]) -> None:
+    run(site, "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", *packages)
 
 
-def test_one_run_uses_them_all(site: Path, tmp_path: Path) -> None:
+def test_one_run_uses_them_all(site: Path, packages: list[Path], tmp_path: Path) -> None:
     recipe = tmp_path / "earlier.yaml"
     recipe.write_text(json.dumps(RECIPE), encoding="utf-8")
     run(site, "kdtool", "run", recipe, "--out", tmp_path / "runs")
     results = json.loads((tmp_path / "runs" / "earlier" / "results.json").read_text(encoding="utf-8"))
     used = {component["distribution"] for component in results["components"]}
-    assert used >= {f"kdtool-{package.name}-earlier" for package in PACKAGES}
+    assert used >= {f"kdtool-{package.name}-earlier" for package in packages}

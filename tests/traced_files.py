@@ -35,7 +35,7 @@ RECIPE: dict[str, Any] = {
 
 
 class Traced(NamedTuple):
-    """What was called: files, the packages that they are of, and functions."""
+    """Functions that were called, with their files and packages."""
 
     files: frozenset[str]
     packages: frozenset[str]

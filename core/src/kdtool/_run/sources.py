@@ -96,13 +96,13 @@ def _files_of(name: str, places: Mapping[str, Path]) -> Iterator[tuple[str, Path
         yield package, file, False
         folder = file.parent
         inner = [folder / part / "__init__.py", folder / f"{part}.py"] if file.stem == "__init__" else []
-        found = next((path for path in inner if path.is_file()), None)
-        if found is None:  # a name of this module, which may have it from another one
+        next_file = next((path for path in inner if path.is_file()), None)
+        if next_file is None:  # a name of this module, which may have it from another one
             if home := _read_imports(file, module).homes.get(part):
                 yield from _files_of(home, places)
                 return
             break
-        file, module = found, f"{module}.{part}"
+        file, module = next_file, f"{module}.{part}"
     yield package, file, True
 
 
