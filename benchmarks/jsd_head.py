@@ -25,8 +25,7 @@ import kdtool
 import torch
 from kdtool_loss_divergences import JensenShannon, jensen_shannon
 from kdtool_torch import pick_device
-from kdtool_torch.head import HeadWork
-from kdtool_torch.head import head_loss as chunked_loss
+from kdtool_torch.head import HeadWork, head_loss
 from kdtool_torch.machine import chunk_sizes
 from kdtool_torch.terms import BoundTerm, Chunk, ChunkLoss
 from torch import Tensor
@@ -163,7 +162,7 @@ def _kdtool(inputs: Inputs, *, compiled: bool) -> Callable[[], Tensor]:
         signals = {"teacher": kdtool.Signal("teacher", lazy=lazy)}
         head, sizes = kdtool.Head(inputs.head, vocabulary), (head_chunk_size, loss_chunk_size)
         work = HeadWork(loss, rows, signals, [inputs.states], head, inputs.head.dtype, *sizes, {})
-        return chunked_loss(work, torch.tensor(float(tokens), device=device))
+        return head_loss(work, torch.tensor(float(tokens), device=device))
 
     return value
 
