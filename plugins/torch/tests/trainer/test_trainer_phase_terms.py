@@ -2,77 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import kdtool
 import pytest
 import torch
-from kdtool_testing import ListSource, make_run
-from kdtool_testing.phase import TERMS, companions, make_phase
-from kdtool_testing.toy.runtime import toy_model
 from kdtool_torch import PhaseTerms
 from kdtool_torch.trainer import StandardTrainer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-
-STEPS, ROWS = 4, 8
-
-
-class Lengths(kdtool.SequenceLoss):
-    """One value per row, through a module that is the same each time it is made."""
-
-    def kdtool_modules(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> nn.Module:
-        self.module = nn.Linear(student.hidden, 1)
-        nn.init.constant_(self.module.weight, 0.1)
-        nn.init.zeros_(self.module.bias)
-        return self.module
-
-    def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerSequence:
-        assert view.module is not None
-        counts = (view.batch.labels != -100).sum(1).tolist()
-        values = view.module(view.student.last.float())[:, 0].square().split(counts)
-        return kdtool.PerSequence(torch.stack([of_row.sum() for of_row in values]))
-
-
-class Drifting(kdtool.Weighting):
-    """Weighs tokens by their position, the more the later the step: a step's mean is not that of the steps before it."""
-
-    def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
-        return 0.5 + chunk.positions * chunk.step / 10
-
-
-def prepare(folder: Path, weighs: bool) -> tuple[kdtool.RunInfo, kdtool.Phase, Lengths]:
-    """Return a phase with every kind of loss, rejected tokens in some rows, and perhaps a weighting of tokens."""
-    lengths = Lengths(Lengths.Config())
-    parts = {**companions(), "losses.lengths": lengths}
-    del parts["weightings.first"]
-    if weighs:
-        parts["weightings.drifting"] = Drifting(Drifting.Config())
-    phase = make_phase(folder, STEPS, ROWS)
-    rejected = [[0] * (32 - 3 * number) + [1] * 3 * number for number in range(ROWS)]
-    rows = [replace(phase.rows[number], columns={"rejected": rejected[number]}) for number in range(ROWS)]
-    terms = (*TERMS[:2], kdtool.LossTerm("losses.lengths", "lengths", 0.2, teacher="teacher"))
-    return (
-        make_run(folder, parts, say=lambda _: None),
-        replace(phase, rows=ListSource(rows), terms=terms),
-        lengths,
-    )
-
-
-def make_student() -> kdtool.LanguageModel:
-    """Return a student without dropout, which draws differently for each division of a step."""
-    student = toy_model(1)
-    for module in student.model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    return student
-
-
-def gradients_of(student: kdtool.LanguageModel, lengths: Lengths) -> list[Tensor]:
-    parameters = [*student.model.parameters(), *lengths.module.parameters()]
-    return [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
+from trainer_phase_terms import ROWS, STEPS, evaluate_as_rank, gradients_of, make_student, prepare
+from trainer_process import start_ranks
 
 
 def train(folder: Path, accumulation: int, weighs: bool) -> list[list[Tensor]]:
@@ -113,3 +53,12 @@ def test_gradients_are_the_same(tmp_path: Path, accumulation: int, weighs: bool)
         for step, of_step in enumerate(expected):
             assert all(gradient.abs().max() > 1e-4 for gradient in of_step[-2:])
             torch.testing.assert_close(found[step], of_step, rtol=1e-5, atol=1e-6)
+
+
+def test_two_processes_have_the_gradients_and_reports_of_one(tmp_path: Path) -> None:
+    expected = train(tmp_path / "standard", 1, weighs=True)
+    assert start_ranks(evaluate_as_rank, 2, tmp_path) == [0, 0]
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for of_step, (gradients, reports), (_, others) in zip(expected, first, second, strict=True):
+        torch.testing.assert_close(gradients, of_step, rtol=1e-5, atol=1e-6)
+        assert reports == others
