@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import kdtool
@@ -109,14 +109,6 @@ def view_of(own: Text, other: Text | None = None, seed: int = 0, *, plain: bool 
     signal = kdtool.Signal("t", kdtool.LazyLogits(lazy, teacher))
     outputs = kdtool.ModelOutputs(states)
     return kdtool.StepView(mine, outputs, signal, torch.tensor(0.5), torch.tensor(3), theirs, head)
-
-
-def like_the_teacher(view: kdtool.StepView) -> kdtool.StepView:
-    """Return the view of a student that is the teacher, which reads the same tokens."""
-    assert view.teacher is not None
-    assert view.teacher.lazy is not None
-    states = view.teacher.lazy.hidden.clone().requires_grad_()
-    return replace(view, student=kdtool.ModelOutputs(states), head=view.teacher.lazy.head)
 
 
 def values_of(loss: kdtool.SequenceLoss, view: kdtool.StepView) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Alignment of positions: any two ways of cutting any texts, against trying all pairs; cases by hand."""
+"""Alignment of positions: any two ways of cutting any texts, against trying all pairs."""
 
 from __future__ import annotations
 
@@ -57,30 +57,6 @@ def test_spans_are_the_shortest_that_both_have(cut: tuple[Text, Text]) -> None:
     for side in (own, other):
         assert len(set(side.numbers.tolist())) == len(side.numbers), "no token is in two spans"
     assert own.last.tolist() == [numbers[-1] for numbers in listed(own)]
-
-
-def test_a_text_by_hand() -> None:
-    """Cut at 0 2 3 5 6 and 0 1 3 4 6, first tokens unpredicted: both begin at 3, and the span is 3 to 6."""
-    view = view_of([[Document((0, 2, 3, 5, 6))]], [[Document((0, 1, 3, 4, 6))]])
-    own, other = meetings(view)
-    assert (own.tolist(), other.tolist()) == ([1], [1])  # bytes 0 to 3 are read; at 2 only one side is
-    mine, theirs = spans(view)
-    assert (listed(mine), listed(theirs)) == ([[1, 2]], [[1, 2]])
-
-
-def test_masked_tokens_break_spans() -> None:
-    own = Document((0, 1, 3, 5, 7), masked=frozenset({2}))
-    mine, theirs = spans(view_of([[own]], [[Document((0, 1, 3, 7))]]))
-    assert (listed(mine), listed(theirs)) == ([[0]], [[0]])  # 1 to 3; 3 to 7 has a token that is not learnt
-    assert not listed(spans(view_of([[own]], [[Document((0, 1, 7))]]))[0])
-
-
-def test_the_end_of_a_document_is_compared_where_both_have_it() -> None:
-    both = view_of([[Document((0, 1, 4), ended=True)]], [[Document((0, 1, 2, 4), ended=True)]])
-    assert listed(spans(both)[0]) == [[0], [1]]
-    assert meetings(both)[1].tolist() == [0, 2]
-    one = view_of([[Document((0, 1, 4), ended=True)]], [[Document((0, 1, 2, 4))]])
-    assert listed(spans(one)[0]) == [[0]]
 
 
 def test_one_vocabulary_meets_everywhere_and_needs_no_columns() -> None:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
-import kdtool
 import pytest
-import torch
 from cut_steps import OTHER, OWN, projected_kl, sides, span_likelihood, uld
 from cut_texts import (
     TOKENIZERS,
-    Document,
     after,
     ended,
     labels_of,
@@ -112,22 +108,3 @@ def test_debiased_spans_are_what_plain_loops_say(seed: int, least: float) -> Non
             before = None, None
     assert any(expected)
     assert values_of(span_likelihood(debias=least), view).tolist() == pytest.approx(expected, rel=1e-6, abs=1e-9)
-
-
-def test_spans_by_hand() -> None:
-    """Every token of the student has ¼, every one of the teacher ½: of 2 and 1 tokens, 1/16 against ½, at τ = 1."""
-    view = view_of([[Document((0, 1, 2, 5))]], [[Document((0, 1, 5))]])
-    assert view.teacher is not None
-    assert view.teacher.lazy is not None
-    uniform = [kdtool.Head(torch.zeros(9, width), tokens) for width, tokens in ((5, 4), (7, 2))]
-    lazy = replace(view.teacher.lazy, hidden=view.teacher.lazy.hidden.float(), head=uniform[1])
-    view = replace(view, head=uniform[0], teacher=replace(view.teacher, lazy=lazy))
-    labels = [torch.where(batch.labels == -100, -100, 1) for batch in (view.batch, view.teacher_batch or view.batch)]
-    assert view.teacher_batch is not None
-    view = replace(
-        view,
-        batch=replace(view.batch, labels=labels[0]),
-        teacher_batch=replace(view.teacher_batch, labels=labels[1]),
-    )
-    expected = 0.5 * math.log(8) + 0.5 * math.log((1 / 2) / (15 / 16))
-    assert values_of(span_likelihood(temperature=1.0), view).tolist() == pytest.approx([0.0, expected], rel=1e-4)

@@ -1,4 +1,4 @@
-"""Attention maps: plain loops in float64, a case by hand, heads that differ, and what has no part in the value."""
+"""Attention maps: plain loops in float64, heads that differ, and what has no part in the value."""
 
 from __future__ import annotations
 
@@ -48,19 +48,6 @@ def test_values_are_what_plain_loops_say(mine: int, theirs: int, groups: int) ->
     assert found.tolist() == pytest.approx(plain(student, teacher, groups), rel=1e-12)
     means = attention_distance(student, teacher, DOCUMENT, LABELLED, averaged=True)
     assert means.tolist() == pytest.approx(plain(student, teacher, 1), rel=1e-12)
-
-
-def test_a_case_by_hand() -> None:
-    """The last of three positions: (1, 0, 0) against (0, 0, 1) is 2, (½, ½, 0) against (0, ½, ½) is ½, their mean 5/4."""
-    student, teacher = torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3)
-    student[0, :, 2] = torch.tensor([[1, 0, 0], [0.5, 0.5, 0]])
-    teacher[0, :, 2] = torch.tensor([[0, 0, 1], [0, 0.5, 0.5]])
-    one, last = torch.zeros(1, 3), torch.tensor([[False, False, True]])
-    assert attention_distance(student, teacher, one, last).tolist() == [1.25]
-    # means of both heads: (¾, ¼, 0) against (0, ¼, ¾)
-    assert attention_distance(student, teacher, one, last, averaged=True).tolist() == [1.125]
-    # the student's second head alone, against the mean of the teacher's two: (½, ¼, −¾)
-    assert attention_distance(student[:, 1:], teacher, one, last).tolist() == [0.25 + 0.0625 + 0.5625]
 
 
 def test_its_gradient_is_right_and_nothing_at_equality() -> None:

@@ -121,8 +121,3 @@ def test_bfloat16_is_near(plain: tuple[TransformersModel, list[dict[str, Any]]],
     rounded = train(tmp_path, other_student(), steps=1, dtype="bfloat16")[0]
     for label, exact in plain[1][0].items():
         assert rounded[label]["value"] == pytest.approx(exact["value"], rel=0.05)
-
-
-def test_a_copy_of_the_teacher_has_nothing_to_learn(tmp_path: Path) -> None:
-    first = train(tmp_path, tiny_model("qwen2", layers=3, seed=7), steps=1)[0]
-    assert all(term["value"] < 1e-6 and term["gradient_norm"] < 1e-5 for term in first.values())

@@ -21,11 +21,6 @@ from kdtool_testing import TokenLossConformance
 class TestForwardKL(TokenLossConformance):
     component = ForwardKL
     entry_point = "forward-kl"
-
-
-class TestSoftForwardKL(TokenLossConformance):
-    component = ForwardKL
-    entry_point = "forward-kl"
     settings: ClassVar = {"temperature": 3.0}
 
 
