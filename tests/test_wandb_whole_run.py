@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import kdtool
@@ -36,6 +37,7 @@ def test_files_hold_what_the_run_s_own_files_hold(
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setitem(sys.modules, "openai", ModuleType("openai"))  # W&B advertises Weave beside it
     results = kdtool.run(tracked)
     runs = offline_runs(results.folder)
     assert runs.keys() == {*(f"{arm}, seed 0" for arm in ARMS), "teacher"}

@@ -76,9 +76,8 @@ class WandbTracker(kdtool.Tracker):
         return []
 
     def kdtool_run_start(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
-        self.kdtool_close()
         os.environ.pop("WANDB_SERVICE", None)  # another program's process would keep the W&B runs of a killed run
-        os.environ["WANDB_ERROR_REPORTING"] = "false"
+        os.environ |= {"WANDB_ERROR_REPORTING": "false", "WANDB_DISABLE_WEAVE": "true"}
         for name in ("cache", "config", "data"):
             os.environ[f"WANDB_{name.upper()}_DIR"] = str(run.folder / "wandb" / ".wandb" / name)
         if run.offline and self.config.mode == "online":
@@ -87,10 +86,9 @@ class WandbTracker(kdtool.Tracker):
         self._last: dict[tuple[str, str], kdtool.StepReport] = {}
         self._points: dict[str, count[int]] = defaultdict(count)
         for event in _events(run.folder, "run_start", "step_end"):
-            name = f"{event.get('stage')}/{event.get('label')}"
             if event["event"] == "run_start":
                 then = {stage["name"]: stage["fingerprint"] for stage in event["stages"]}
-            elif then.get(name) == self._planned.get(name):  # else it had other settings
+            elif then.get(name := f"{event['stage']}/{event['label']}") == self._planned.get(name):  # the same settings
                 time = datetime.fromisoformat(event["time"]).timestamp()
                 logged = replace(run, **{key: event[key] for key in ("stage", "label", "arm", "seed")}, time=time)
                 self.kdtool_step_end(logged, TypeAdapter(kdtool.StepReport).validate_python(event["report"]))
@@ -166,9 +164,9 @@ class WandbTracker(kdtool.Tracker):
                 if subject.role == "artifact" and arms:  # an exported file is in the run of its student
                     (arm, seed), prefix = arms[0], f"exports/{arm.removeprefix(f'{arms[0][0]}-')}"
                 label = f"{prefix}/{measurement.name}"
-                ends = {f"{label}/{end}": value for end, value in _some(measurement, "low", "high", "n").items()}
-                known = {label: measurement.value, **{key: value for key, value in ends.items() if value is not None}}
-                self._open(arm, seed, subject.role).summary.update(known)
+                ends = _some(measurement, "low", "high", "n").items()
+                known = {f"{label}/{end}": value for end, value in ends if value is not None}
+                self._open(arm, seed, subject.role).summary.update({label: measurement.value, **known})
         models = list(dict.fromkeys(model for row in texts.values() for model in row))
         rows = [[name, prompt, *map(row.get, models)] for (name, prompt), row in texts.items()]
         used = {part.name: {"use": part.use, "version": part.version, **part.config} for part in results.components}
