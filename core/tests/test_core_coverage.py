@@ -16,12 +16,15 @@ from kdtool._results.comparisons import _bounds, _difference
 from kdtool._statistics import Table, arm_interval, estimate, interval_of
 
 Draw = Callable[[random.Random, int], list[Table]]
+Number = Callable[[random.Random], float]
 DRAWS = 600
 FEWER = 0.022
 """Two and a half standard errors of 600 draws at 95 %."""
+REACHED = 0.93
+ENOUGH = REACHED - FEWER
 
 
-def documents(difference: Callable[[random.Random], float], weight: Callable[[random.Random], float]) -> Draw:
+def documents(difference: Number, weight: Number) -> Draw:
     """Two arms with losses of their documents; `difference` has the mean 0."""
 
     def draw(generator: random.Random, count: int) -> list[Table]:
@@ -35,7 +38,7 @@ def documents(difference: Callable[[random.Random], float], weight: Callable[[ra
     return draw
 
 
-def one_arm(loss: Callable[[random.Random], float], weight: Callable[[random.Random], float]) -> Draw:
+def one_arm(loss: Number, weight: Number) -> Draw:
     def draw(generator: random.Random, count: int) -> list[Table]:
         weights = [weight(generator) for _ in range(count)]
         return [[[(each * loss(generator), each) for each in weights]]]
@@ -94,32 +97,16 @@ def similarities(places: int, share: float) -> Draw:
     return draw
 
 
-def even(generator: random.Random) -> float:
-    return 1.0
-
-
-def lengths(generator: random.Random) -> float:
-    return generator.lognormvariate(5, 0.7)
-
-
-def uneven(generator: random.Random) -> float:
-    return generator.lognormvariate(0, 1.2)
-
-
-def normal(generator: random.Random) -> float:
-    return generator.gauss(0, 1)
-
-
-def lognormal(generator: random.Random) -> float:
-    return generator.lognormvariate(0, 1) - exp(0.5)
-
-
-def a_tenth_much_worse(generator: random.Random) -> float:
-    return generator.gauss(0, 0.1) + (generator.random() < 0.1) - 0.1
-
-
-def skewed_loss(generator: random.Random) -> float:
-    return generator.lognormvariate(0, 0.5)
+WEIGHTS: dict[str, Number] = {
+    "even": lambda generator: 1.0,
+    "lengths": lambda generator: generator.lognormvariate(5, 0.7),
+    "uneven": lambda generator: generator.lognormvariate(0, 1.2),
+}
+DIFFERENCES: dict[str, Number] = {
+    "normal": lambda generator: generator.gauss(0, 1),
+    "lognormal": lambda generator: generator.lognormvariate(0, 1) - exp(0.5),
+    "a tenth much worse": lambda generator: generator.gauss(0, 0.1) + (generator.random() < 0.1) - 0.1,
+}
 
 
 def rare(k: int, a: float, b: float) -> float:
@@ -130,8 +117,57 @@ def rare(k: int, a: float, b: float) -> float:
     return 1 - missed
 
 
-def covered(draw: Draw, count: int, truth: float, unit: str = "nats") -> float:
-    """Return the share of intervals that hold the truth: of an arm, or of the difference of two."""
+DOCUMENTS = [
+    (5, "normal", "even", REACHED), (5, "normal", "uneven", REACHED), (8, "normal", "lengths", REACHED),
+    (16, "normal", "uneven", REACHED), (30, "normal", "lengths", REACHED), (64, "normal", "uneven", REACHED),
+    (5, "lognormal", "even", REACHED), (8, "lognormal", "even", 0.91), (30, "lognormal", "even", REACHED),
+    (16, "lognormal", "lengths", 0.90), (64, "lognormal", "lengths", 0.92),
+    (16, "lognormal", "uneven", 0.88), (64, "lognormal", "uneven", 0.89),
+    (8, "a tenth much worse", "even", 0.75), (16, "a tenth much worse", "even", 0.83),
+    (30, "a tenth much worse", "even", REACHED), (64, "a tenth much worse", "uneven", 0.89),
+]  # fmt: skip
+"""Arms that are alike on average: number, spread and length of documents; least share of intervals that hold 0."""
+PAIRS = [((0.2, 1.8), (0.1, 1.9), 1, 10), ((0.1, 1.9), (0.05, 1.95), 10, 20), ((0.05, 1.95), (0.05, 1.95), 10, 20)]
+QUICK: list[tuple[Draw, int, float, str, float]] = [
+    *((documents(DIFFERENCES["normal"], WEIGHTS[name]), 8, 0.0, "nats", REACHED) for name in ("even", "lengths")),
+    *(
+        (tasks(k, samples, skill), count, rare(k, *skill), "fraction", ENOUGH)
+        for count in (12, 20)
+        for k, samples, skill in ((1, 10, (0.2, 1.8)), (1, 10, (0.1, 1.9)), (10, 20, (0.05, 1.95)), (1, 1, (0.5, 4.5)))
+    ),
+]
+SLOW: list[tuple[Draw, int, float, str, float]] = [
+    *(
+        (documents(DIFFERENCES[spread], WEIGHTS[length]), count, 0.0, "nats", least - FEWER)
+        for count, spread, length, least in DOCUMENTS
+    ),
+    *(
+        (
+            one_arm(lambda generator: generator.lognormvariate(0, 0.5), WEIGHTS[length]),
+            count,
+            exp(0.125),
+            "nats",
+            ENOUGH,
+        )
+        for count, length in ((3, "even"), (3, "lengths"), (5, "even"), (8, "lengths"), (16, "even"), (50, "lengths"))
+    ),
+    *(
+        (trainings(seeds, spread), 32, 3.0, "nats", REACHED)
+        for seeds, spread in ((2, 0.3), (2, 0.6), (3, 0.6), (5, 0.3), (5, 0.6))
+    ),
+    *(
+        (tasks(k, samples, skill, other), count, rare(k, *skill) - rare(k, *other), "fraction", ENOUGH)
+        for skill, other, k, samples in PAIRS
+        for count in (10, 20, 50)
+    ),
+]
+CASES = [*QUICK, *(pytest.param(*row, marks=pytest.mark.slow) for row in SLOW)]
+
+
+@pytest.mark.parametrize(("draw", "count", "truth", "unit", "least"), CASES)
+def test_intervals_of_arms_and_of_their_differences_hold_the_truth(
+    draw: Draw, count: int, truth: float, unit: str, least: float
+) -> None:
     generator, held = random.Random(11), 0
     about = Measurement("loss", "student", unit, 0.0, count, False)
     for _ in range(DRAWS):
@@ -142,64 +178,7 @@ def covered(draw: Draw, count: int, truth: float, unit: str = "nats") -> float:
             bounds = _bounds(about, tables, estimate(_difference("identity"), tables))
         assert bounds is not None
         held += bounds[0] <= truth <= bounds[1]
-    return held / DRAWS
-
-
-REACHED = 0.93
-DOCUMENTS = [
-    *((count, normal, weight, REACHED) for count in (5, 8, 16, 30, 64) for weight in (even, lengths, uneven)),
-    (5, lognormal, even, REACHED), (8, lognormal, even, 0.91), (16, lognormal, even, REACHED),
-    (30, lognormal, even, REACHED), (64, lognormal, even, REACHED),
-    (16, lognormal, lengths, 0.90), (64, lognormal, lengths, 0.92), (16, lognormal, uneven, 0.88),
-    (64, lognormal, uneven, 0.89),
-    (8, a_tenth_much_worse, even, 0.75), (16, a_tenth_much_worse, even, 0.83), (30, a_tenth_much_worse, even, REACHED),
-    (64, a_tenth_much_worse, even, REACHED), (64, a_tenth_much_worse, uneven, 0.89),
-]  # fmt: skip
-"""Arms that are alike on average: number, spread and length of documents; least share of intervals that hold 0."""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("count", "difference", "weight", "least"), DOCUMENTS)
-def test_arms_that_are_alike_are_seldom_called_different(
-    count: int,
-    difference: Callable[[random.Random], float],
-    weight: Callable[[random.Random], float],
-    least: float,
-) -> None:
-    assert covered(documents(difference, weight), count, 0.0) >= least - FEWER
-
-
-@pytest.mark.parametrize("weight", [even, lengths])
-def test_with_few_documents_arms_that_are_alike_are_seldom_called_different(
-    weight: Callable[[random.Random], float],
-) -> None:
-    assert covered(documents(normal, weight), 8, 0.0) >= REACHED
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [3, 5, 8, 16, 50])
-@pytest.mark.parametrize("weight", [even, lengths])
-def test_an_arm_of_few_documents_has_an_interval_that_holds_its_loss(
-    count: int, weight: Callable[[random.Random], float]
-) -> None:
-    assert covered(one_arm(skewed_loss, weight), count, exp(0.125)) >= REACHED - FEWER
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seeds", [2, 3, 5])
-@pytest.mark.parametrize("spread", [0.3, 0.6])
-def test_the_mean_of_seeds_that_differ_has_an_interval_that_holds_it(seeds: int, spread: float) -> None:
-    assert covered(trainings(seeds, spread), 32, 3.0) >= REACHED
-
-
-@pytest.mark.parametrize("count", [12, 20])
-@pytest.mark.parametrize(
-    ("k", "samples", "skill"), [(1, 10, (0.2, 1.8)), (1, 10, (0.1, 1.9)), (10, 20, (0.05, 1.95)), (1, 1, (0.5, 4.5))]
-)
-def test_a_rate_of_few_tasks_has_an_interval_that_holds_it(
-    count: int, k: int, samples: int, skill: tuple[float, float]
-) -> None:
-    assert covered(tasks(k, samples, skill), count, rare(k, *skill), "fraction") >= REACHED - FEWER
+    assert held / DRAWS >= least
 
 
 LINES = [
@@ -231,16 +210,3 @@ def test_a_fraction_of_fewer_than_twelve_items_has_no_interval() -> None:
     assert interval_of([*items[:11], (0.0, 0.0)], unit="fraction") is None
     assert interval_of([(1.0, 1.0)] * 11, unit="fraction") is None
     assert interval_of(items[:2], unit="nats per token") is not None
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [10, 20, 50])
-@pytest.mark.parametrize(
-    ("k", "samples", "skill", "other"),
-    [(1, 10, (0.2, 1.8), (0.1, 1.9)), (10, 20, (0.1, 1.9), (0.05, 1.95)), (10, 20, (0.05, 1.95), (0.05, 1.95))],
-)
-def test_a_difference_of_rates_has_an_interval_that_holds_it(
-    count: int, k: int, samples: int, skill: tuple[float, float], other: tuple[float, float]
-) -> None:
-    truth = rare(k, *skill) - rare(k, *other)
-    assert covered(tasks(k, samples, skill, other), count, truth, "fraction") >= REACHED - FEWER
