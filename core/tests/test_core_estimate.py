@@ -73,17 +73,14 @@ def test_a_control_of_equal_time_takes_the_time_of_the_student() -> None:
 def test_keys_and_values_of_smallcoder_take_what_its_shape_says() -> None:
     assert cache_bytes(SMALLCODER) == 2 * 18 * 4 * 72 * 4096 * 2 == 84_934_656
     assert cache_bytes(replace(SMALLCODER, head_size=64), 1, 1) == 2 * 18 * 4 * 64
+    assert cache_bytes(replace(SMALLCODER, heads=0, kv_heads=0)) == 0
 
 
-@pytest.mark.parametrize(("text", "count"), [("8GB", 8 * 10**9), ("1.5 gb", 1_500_000_000), ("512MiB", 512 * 2**20)])
-def test_sizes_are_read_as_people_write_them(text: str, count: int) -> None:
-    assert read_size(text) == count
-
-
-@pytest.mark.parametrize("text", ["8", "GB", "-8GB", "8 gigs", "0GB", "1e9B"])
-def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(kdtool.UsageError, match="write for instance 8GB"):
-        read_size(text)
+def test_sizes_are_read_as_people_write_them() -> None:
+    assert [read_size(text) for text in ("8GB", "1.5 gb", "512MiB")] == [8 * 10**9, 1_500_000_000, 512 * 2**20]
+    for text in ("8", "GB", "-8GB", "8 gigs", "0GB", "1e9B"):
+        with pytest.raises(kdtool.UsageError, match="write for instance 8GB"):
+            read_size(text)
 
 
 @given(st.integers(1, 10**15))
@@ -95,56 +92,49 @@ def test_this_machine_has_memory() -> None:
     assert memory_here() > 100_000_000
 
 
-def machine(prices: Mapping[str, int], limit: int, peak: int = 100) -> Any:
-    """Return what checks a recipe: each setting takes so much off its peak."""
-
-    def attempt(settings: Mapping[str, Any]) -> Attempt:
-        if "broken" in settings:
-            raise kdtool.UsageError("two adapters in one phase")
-        left = peak - sum(prices[key] for key in settings)
-        return Attempt(left, 1000 - peak + left, {f"{TRAINING}: head": left - limit} if left > limit else {})
-
-    return attempt
-
-
 def remedy(name: str, *, changes: bool = False, student: bool = False) -> Remedy:
     return Remedy({name: 1}, f"cost of {name}", changes, student)
 
 
-def test_the_fewest_changes_that_fit_are_proposed_those_of_the_result_last() -> None:
-    prices = machine({"a": 20, "b": 15, "c": 10}, 60)
-    found = propose([remedy("a", changes=True), remedy("broken"), remedy("b"), remedy("c")], prices, larger=False)
-    assert found is not None
-    assert (set(found.settings), found.peak, found.changes_result) == ({"a", "b", "c"}, 55, True)
-    found = propose([remedy("a", changes=True), remedy("b")], machine({"a": 20, "b": 15}, 85), larger=False)
-    assert found is not None
-    assert (found.settings, found.peak, found.changes_result) == ({"b": 1}, 85, False)
+REFUSED: tuple[set[str], ...] = ({"broken"}, {"lora", "qlora"})
+A, B, C, BATCH = remedy("a", changes=True), remedy("b"), remedy("c"), remedy("batch")
+LARGER, SMALLER = remedy("larger", student=True), remedy("smaller", changes=True, student=True)
+ADAPTERS = [remedy("lora", changes=True), remedy("qlora", changes=True)]
+PRICES = {"a": 20, "b": 15, "c": 10, "batch": 25, "larger": -10, "smaller": 30, "lora": 20, "qlora": 30}
+"""How much each setting takes off a peak of 100."""
 
 
-def test_nothing_fits_where_nothing_does() -> None:
-    assert propose([remedy("a"), remedy("b")], machine({"a": 20, "b": 15}, 10), larger=False) is None
-    assert propose([remedy("a", student=True)], machine({"a": 20}, 10), larger=True) is None
+@pytest.mark.parametrize(
+    ("choices", "limit", "larger", "expected"),
+    [
+        pytest.param([A, remedy("broken"), B, C], 60, False, {"a", "b", "c"}, id="one cannot be built"),
+        pytest.param([A, B], 85, False, {"b"}, id="as few as possible, changes of the result last"),
+        pytest.param([A, B], 10, False, None, id="nothing fits"),
+        pytest.param([remedy("a", student=True)], 10, True, None, id="no student fits"),
+        pytest.param([LARGER, BATCH], 90, True, {"larger", "batch"}, id="a larger student on demand"),
+        pytest.param([LARGER, BATCH], 90, False, {"batch"}, id="no larger student"),
+        pytest.param([SMALLER, BATCH], 80, True, {"batch"}, id="other settings before a smaller student"),
+        pytest.param([SMALLER, BATCH], 71, True, {"smaller"}, id="a smaller student"),
+        pytest.param([SMALLER, BATCH], 100, True, set(), id="it fits as it is"),
+        pytest.param([*ADAPTERS, BATCH], 60, False, {"batch", "lora"}, id="two that exclude each other"),
+    ],
+)
+def test_the_fewest_changes_that_fit_are_proposed(
+    choices: list[Remedy], limit: int, larger: bool, expected: set[str] | None
+) -> None:
+    def attempt(settings: Mapping[str, Any]) -> Attempt:
+        if any(refused <= set(settings) for refused in REFUSED):
+            raise kdtool.UsageError("two adapters in one phase")
+        left = 100 - sum(PRICES[key] for key in settings)
+        return Attempt(left, 900 + left, {f"{TRAINING}: head": left - limit} if left > limit else {})
 
-
-def test_a_larger_student_is_proposed_only_on_demand() -> None:
-    larger = machine({"larger": -10, "batch": 25}, 90)
-    for wanted, expected in ((True, {"larger", "batch"}), (False, {"batch"})):
-        found = propose([remedy("larger", student=True), remedy("batch")], larger, larger=wanted)
+    found = propose(choices, attempt, larger=larger)
+    if expected is None:
+        assert found is None
+    else:
         assert found is not None
-        assert set(found.settings) == expected
-
-
-def test_the_largest_student_that_fits_is_proposed_with_other_settings_before_a_smaller_one() -> None:
-    choices = [remedy("smaller", changes=True, student=True), remedy("batch")]
-    found = propose(choices, machine({"smaller": 30, "batch": 25}, 80), larger=True)
-    assert found is not None
-    assert dict(found.settings) == {"batch": 1}
-    found = propose(choices, machine({"smaller": 30, "batch": 25}, 71), larger=True)
-    assert found is not None
-    assert dict(found.settings) == {"smaller": 1}
-    found = propose(choices, machine({"smaller": 30, "batch": 25}, 100), larger=True)
-    assert found is not None
-    assert dict(found.settings) == {}
+        assert (set(found.settings), found.peak) == (expected, 100 - sum(PRICES[key] for key in expected))
+        assert found.changes_result == bool(expected & {"a", "smaller", "lora"})
 
 
 def test_only_changes_that_touch_a_moment_that_does_not_fit_are_tried() -> None:
@@ -160,19 +150,6 @@ def test_only_changes_that_touch_a_moment_that_does_not_fit_are_tried() -> None:
     assert found is not None
     assert dict(found.settings) == {"here": 1}
     assert tried == [{}, {"here": 1}]
-
-
-def test_two_settings_that_exclude_each_other_do_not_keep_the_others_from_being_tried() -> None:
-    def attempt(settings: Mapping[str, Any]) -> Attempt:
-        if {"lora", "qlora"} <= set(settings):
-            raise kdtool.UsageError("two adapters in one phase")
-        left = 100 - sum({"lora": 20, "qlora": 30, "batch": 20}[key] for key in settings)
-        return Attempt(left, 1, {TRAINING: left - 65} if left > 65 else {})
-
-    choices = [remedy("lora", changes=True), remedy("qlora", changes=True), remedy("batch")]
-    found = propose(choices, attempt, larger=False)
-    assert found is not None
-    assert (set(found.settings), found.peak) == ({"batch", "lora"}, 60)
 
 
 def test_a_model_that_is_unloaded_for_a_stage_is_not_counted_in_it() -> None:
@@ -235,10 +212,6 @@ def test_a_component_without_an_estimate_is_estimated_by_shape_or_named_as_unkno
 def test_a_process_is_part_of_every_stage() -> None:
     moments = forecast(AttributedEstimate("process", estimate_process(AHEAD))).memory.moments
     assert {stage: sum(parts.values()) for stage, parts in moments.items()} == dict.fromkeys(STAGES, 580_000_000)
-
-
-def test_a_model_without_attention_heads_has_a_cache() -> None:
-    assert cache_bytes(replace(SMALLCODER, heads=0, kv_heads=0)) == 0
 
 
 def test_a_gpu_is_known_by_its_name() -> None:
