@@ -9,25 +9,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import kdtool
 import pytest
 from kdtool._errors import KdtoolError
-from kdtool._run.answers import _Answers
 from test_core_derives_from import ASKING
 from test_core_derives_from import asking as asking  # noqa: PLC0414
+from toy_recipe import Recipe, use
 
-COUNTING = '''
+COUNTING = """
 class Counting(Speaker):
-    """Writes down what it is asked."""
-
     class Config(Speaker.Config):
         fails_at: str = kdtool.Field("", json_schema_extra={"affects_results": False})
-        """The prompt at which it ends."""
-
         refuses: str = kdtool.Field("", json_schema_extra={"affects_results": False})
-        """The prompt that it refuses."""
 
     def kdtool_answer(self, requests):
         for request in requests:
@@ -40,24 +34,18 @@ class Counting(Speaker):
 
 
 class Served(Counting):
-    """Answers by its word alone."""
-
     class Config(Counting.Config):
         licence: str = ""
-        """A setting that answers do not depend on."""
 
     def __init__(self, config):
         super().__init__(config)
         self.answer_cache_key = {"word": config.word}
-
 
     def kdtool_open(self, run, subject):
         return Opened(self) if subject.role == "teacher" else None
 
 
 class Opened(kdtool.Runtime):
-    """Shows it to evaluators."""
-
     def __init__(self, teacher):
         self.teacher = teacher
 
@@ -66,8 +54,6 @@ class Opened(kdtool.Runtime):
 
 
 class Slotted(Opened):
-    """Has `answer` as a slot."""
-
     __slots__ = ("answer",)
 
     def __init__(self, teacher):
@@ -76,17 +62,14 @@ class Slotted(Opened):
 
 
 class Storing(Served):
-    """Stores answers itself."""
-
     stores_answers = True
 
 
 class Measuring(kdtool.Evaluator):
-    """Asks what the corpus asks, and more."""
+    "Asks what the corpus asks, and more."
 
     class Config(kdtool.Config):
         more: str = "three"
-        """Requests that it asks besides."""
 
     def kdtool_evaluate(self, run, subjects):
         for subject in subjects:
@@ -97,21 +80,20 @@ class Measuring(kdtool.Evaluator):
 
 
 class Timing(Measuring):
-    """Measures speed, which stored answers would not show."""
+    "Measures speed, which stored answers would not show."
 
     measures_jointly = True
 
 
 class Keeping(kdtool.Filter):
-    """Rejects nothing."""
-
     def kdtool_filter(self, run, examples):
         return [None] * len(examples)
-'''
+"""
+KEEPING = {"filters": {"keeping": {"use": "counting.py:Keeping"}}}
 
 
 @pytest.fixture
-def counted(asking: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+def counted(asking: Recipe, tmp_path: Path) -> Recipe:
     (tmp_path / "counting.py").write_text(ASKING + COUNTING, encoding="utf-8")
     return {**asking, "trackers": {}, "teacher": {"use": f"{tmp_path}/counting.py:Counting"}}
 
@@ -124,73 +106,72 @@ def asked() -> list[str]:
     return lines
 
 
-def changes(recipe: dict[str, Any], folder: Path) -> Iterator[dict[str, Any]]:
+def changes(recipe: Recipe) -> Iterator[Recipe]:
     """Recipes whose text is another one, though the teacher is asked the same."""
-    yield {**recipe, "filters": {"keeping": {"use": f"{folder}/counting.py:Keeping"}}}
-    other = {"use": f"{Path(__file__).with_name('toy.py')}:Corpus"}
-    corpora = {"corpus": recipe["corpus"], "other": other}
+    yield {**recipe, **KEEPING}
+    corpora = {"corpus": recipe["corpus"], "other": use("Corpus")}
     plain = {key: value for key, value in recipe.items() if key != "corpus"}
     yield {**plain, "corpora": corpora}
     yield {**plain, "corpora": {name: {**one, "share": 0.5} for name, one in corpora.items()}}
 
 
 def test_nothing_is_asked_again_because_something_else_changed(
-    counted: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    counted: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kdtool.run(counted)
     assert "are there already" not in "".join(capsys.readouterr())
     assert asked() == ["one", "two"]
-    for number, changed in enumerate(changes(counted, tmp_path)):
+    for number, changed in enumerate(changes(counted)):
         results = kdtool.run({**changed, "name": f"changed{number}"})
         assert not {stage.name: stage.reused for stage in results.stages}["text"]
         assert asked() == []
         assert "2 answers of teacher are there already and are not asked for again" in "".join(capsys.readouterr())
+    kdtool.run(counted, {"teacher.word": "nay"})
+    assert asked() == ["one", "two"]
 
 
-def test_evaluators_ask_a_service_nothing_twice(counted: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("opened", ["Opened", "Slotted"])
+def test_evaluators_ask_a_service_nothing_twice(counted: Recipe, tmp_path: Path, opened: str) -> None:
     file = tmp_path / "counting.py"
-    evaluators = {"measuring": {"use": f"{file}:Measuring"}}
-    served = {**counted, "teacher": {"use": f"{file}:Served"}, "evaluators": evaluators}
+    file.write_text(file.read_text("utf-8").replace("Opened(self)", f"{opened}(self)"), encoding="utf-8")
+    evaluators = {"measuring": {"use": "counting.py:Measuring"}}
+    served = {**counted, "teacher": {"use": "counting.py:Served"}, "evaluators": evaluators}
     kdtool.run(served)
     assert asked() == ["one", "two", "three"]
     kdtool.run({**served, "name": "again"}, {"evaluators.measuring.more": "two"})
     assert asked() == []
-    kdtool.run({**served, "name": "timed", "evaluators": {"timing": {"use": f"{file}:Timing"}}})
+    kdtool.run({**served, "name": "timed", "evaluators": {"timing": {"use": "counting.py:Timing"}}})
     assert asked() == ["one", "three"]
 
 
-def test_a_runtime_whose_answer_is_a_slot_is_asked_nothing_twice(counted: dict[str, Any], tmp_path: Path) -> None:
-    file = tmp_path / "counting.py"
-    file.write_text(file.read_text("utf-8").replace("Opened(self)", "Slotted(self)"), encoding="utf-8")
-    evaluators = {"measuring": {"use": f"{file}:Measuring"}}
-    served = {**counted, "teacher": {"use": f"{file}:Served"}, "evaluators": evaluators}
-    kdtool.run(served)
-    assert asked() == ["one", "two", "three"]
-    kdtool.run({**served, "name": "again"}, {"evaluators.measuring.more": "two"})
-    assert asked() == []
-
-
-def test_a_file_of_another_version_is_refused_and_kept(counted: dict[str, Any]) -> None:
+def test_a_file_of_another_version_is_refused_and_kept(counted: Recipe) -> None:
     kdtool.run(counted)
     asked()
     with closing(sqlite3.connect("store/answers.sqlite")) as database:
         database.execute("PRAGMA user_version = 7")
     with pytest.raises(kdtool.UsageError, match=r"answers.sqlite holds answers in format 7.*move the file away"):
-        kdtool.run(next(changes(counted, Path.cwd())))
+        kdtool.run({**counted, **KEEPING})
     assert asked() == []
 
 
-def test_an_answer_that_was_changed_is_named_and_asked_again(
-    counted: dict[str, Any], capsys: pytest.CaptureFixture[str]
+def test_a_changed_answer_is_named_and_asked_again_and_a_damaged_file_is_an_error(
+    counted: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kdtool.run(counted)
     asked()
-    with closing(sqlite3.connect("store/answers.sqlite")) as database, database:
-        database.execute("UPDATE answer SET answer = answer || ' ' WHERE rowid = 1")
-    kdtool.run(next(changes(counted, Path.cwd())))
+    file = Path("store/answers.sqlite")
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("UPDATE answer SET answer = replace(answer, 'yes', 'yea') WHERE rowid = 1")
+    filtered, mixed, _ = changes(counted)
+    kdtool.run(filtered)
     assert len(asked()) == 1
     said = "".join(capsys.readouterr())
     assert "1 answers of teacher in answers.sqlite were changed on disk and are asked for again" in said
+    kdtool.run({**mixed, "name": "again"})
+    assert asked() == [], "the answer was stored in place of the changed one"
+    file.write_bytes(b"no database" * 100)
+    with pytest.raises(kdtool.StorageError, match=r"answers of teachers cannot be kept in .*answers"):
+        kdtool.run({**mixed, "name": "damaged"}, {"corpora.other.documents": 9})
 
 
 def test_a_stored_answer_waits_for_no_disk_and_outlives_the_process(tmp_path: Path) -> None:
@@ -211,7 +192,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert database.execute("PRAGMA synchronous").fetchone() == (1,), "no sync for each answer"
 
 
-def test_answers_are_synced_before_the_text_that_has_them(counted: dict[str, Any], tmp_path: Path) -> None:
+def test_answers_are_synced_before_the_text_that_has_them(counted: Recipe, tmp_path: Path) -> None:
     file = Path("store/answers.sqlite")
     with closing(kdtool.open_answers(file)) as other:  # the last one to close it would sync, too
         assert other.execute("SELECT COUNT(*) FROM answer").fetchone() == (0,)
@@ -228,28 +209,19 @@ def test_processes_make_one_file_together(tmp_path: Path) -> None:
     assert [process.wait() for process in processes] == [0, 0, 0]
 
 
-def test_a_teacher_that_stores_answers_itself_is_left_to_it(counted: dict[str, Any], tmp_path: Path) -> None:
-    file = tmp_path / "counting.py"
-    storing = {**counted, "teacher": {"use": f"{file}:Storing"}}
+def test_a_teacher_that_stores_answers_itself_is_left_to_it(counted: Recipe) -> None:
+    storing = {**counted, "teacher": {"use": "counting.py:Storing"}}
     kdtool.run(storing)
-    (changed, *_) = changes(storing, tmp_path)
-    kdtool.run({**changed, "name": "again"})
+    kdtool.run({**storing, **KEEPING, "name": "again"})
     assert asked() == ["one", "two"] * 2
     assert not list(Path("store").glob("answers*"))
 
 
-def test_another_teacher_or_another_setting_of_it_is_asked(counted: dict[str, Any]) -> None:
-    kdtool.run(counted)
-    asked()
-    kdtool.run(counted, {"teacher.word": "nay"})
-    assert asked() == ["one", "two"]
-
-
-def test_a_teacher_that_says_what_it_answers_by_is_asked_again_only_where_that_changes(
-    counted: dict[str, Any], tmp_path: Path
+def test_a_teacher_with_an_answer_cache_key_is_asked_again_only_where_that_changes(
+    counted: Recipe, tmp_path: Path
 ) -> None:
     file = tmp_path / "counting.py"
-    served = {**counted, "teacher": {"use": f"{file}:Served"}}
+    served = {**counted, "teacher": {"use": "counting.py:Served"}}
     kdtool.run(served)
     assert asked() == ["one", "two"]
     results = kdtool.run(served, {"teacher.licence": "mit"})
@@ -262,75 +234,31 @@ def test_a_teacher_that_says_what_it_answers_by_is_asked_again_only_where_that_c
     assert asked() == ["one", "two"]
 
 
-def test_a_teacher_that_ends_keeps_what_it_said(counted: dict[str, Any]) -> None:
-    with pytest.raises(KdtoolError, match="no more"):
-        kdtool.run(counted, {"teacher.fails_at": "two"})
-    assert asked() == ["one"]
-    kdtool.run(counted)
-    assert asked() == ["two"]
-
-
-def test_a_refusal_is_asked_again_for_another_text(counted: dict[str, Any], tmp_path: Path) -> None:
+def test_a_refusal_is_asked_again_for_another_text(counted: Recipe) -> None:
     kdtool.run(counted, {"teacher.refuses": "two"})
     asked()
-    (changed, *_) = changes(counted, tmp_path)
-    kdtool.run({**changed, "name": "again"})
+    kdtool.run({**counted, **KEEPING, "name": "again"})
     assert asked() == ["two"]
 
 
-def test_a_changed_byte_is_asked_again_and_a_damaged_file_is_a_sentence(counted: dict[str, Any]) -> None:
-    kdtool.run(counted)
-    asked()
-    (file,) = Path("store").glob("answers*")
-    with closing(sqlite3.connect(file)) as database, database:
-        database.execute("UPDATE answer SET answer = replace(answer, 'yes', 'yea')")
-    filtered = {**counted, "filters": {"keeping": {"use": "counting.py:Keeping"}}}
-    kdtool.run({**filtered, "name": "again"})
-    assert asked() == ["one", "two"]
-    file.write_bytes(b"no database" * 100)
-    with pytest.raises(kdtool.StorageError, match=r"answers of teachers cannot be kept in .*answers"):
-        kdtool.run({**list(changes(counted, Path.cwd()))[1], "name": "damaged"})
-
-
-ONE, BROADCAST, BOUND = (
-    "run.component(self.config.ask, kdtool.Teacher).kdtool_answer(requests)",
-    "run.hook.kdtool_answer(requests)[self.config.ask]",
-    "run.bound('kdtool_answer')[self.config.ask](requests)",
-)
+ONE = "run.component(self.config.ask, kdtool.Teacher).kdtool_answer(requests)"
+BROADCAST = "run.hook.kdtool_answer(requests)[self.config.ask]"
+BOUND = "run.bound('kdtool_answer')[self.config.ask](requests)"
 
 
 @pytest.mark.parametrize("calling", [ONE, ONE.replace("(requests)", "(requests=requests)"), BROADCAST, BOUND])
-def test_kept_answers_serve_every_way_of_calling_the_hook(
-    counted: dict[str, Any], tmp_path: Path, calling: str
+def test_answers_before_a_failure_are_kept_in_every_way_of_calling_the_hook(
+    counted: Recipe, tmp_path: Path, calling: str
 ) -> None:
     file = tmp_path / "asking.py"
     source = file.read_text(encoding="utf-8")
     assert source.count(ONE) == 1
     file.write_text(source.replace(ONE, calling), encoding="utf-8")
-    kdtool.run(counted)
-    assert asked() == ["one", "two"]
-    kdtool.run({**counted, "name": "again", "filters": {"keeping": {"use": "counting.py:Keeping"}}})
-    assert asked() == []
-
-
-def test_an_error_in_a_broadcast_names_the_teacher_that_raised_it(counted: dict[str, Any], tmp_path: Path) -> None:
-    file = tmp_path / "asking.py"
-    file.write_text(file.read_text(encoding="utf-8").replace(ONE, BROADCAST), encoding="utf-8")
     with pytest.raises(KdtoolError, match="no more") as raised:
         kdtool.run(counted, {"teacher.fails_at": "two"})
     assert "teacher 'teacher'" in raised.value.__notes__[0]
-
-
-def test_an_answer_that_its_teacher_stored_is_not_written_again_unless_it_was_damaged(tmp_path: Path) -> None:
-    file, answer = tmp_path / "answers.sqlite", kdtool.TextAnswer("a", "text", "stop", 1, 1)
-    request = kdtool.Request("a", "prompt", 4)
-    with closing(kdtool.open_answers(file)) as database:
-        cache = _Answers(database, file, lambda _: "key")
-        cache._keep("key", answer)
-        before = database.total_changes
-        cache._keep("key", answer)
-        assert database.total_changes == before
-        database.execute("UPDATE answer SET answer = 'damaged'")
-        assert cache._find(request, "key") is None
-        cache._keep("key", answer)
-        assert cache._find(request, "key") == answer
+    assert asked() == ["one"]
+    kdtool.run(counted)
+    assert asked() == ["two"]
+    kdtool.run({**counted, **KEEPING, "name": "again"})
+    assert asked() == []

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import kdtool
 import pytest
+from toy_recipe import Recipe, use
 
-TOY = Path(__file__).with_name("toy.py")
-ASKING = '''
+ASKING = """
 import kdtool
 
 
 class Speaker(kdtool.Teacher):
-    """Completes a prompt with a word."""
-
     class Config(kdtool.Config):
         word: str = "yes"
-        """The word."""
-
         mute: bool = False
-        """Offer no text."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -37,14 +31,9 @@ class Speaker(kdtool.Teacher):
 
 
 class Asking(kdtool.Corpus):
-    """Asks somebody about something."""
-
     class Config(kdtool.Config):
         ask: str = "teacher"
-        """The teacher that answers."""
-
         about: str = ""
-        """The corpus of the prompts."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -58,11 +47,11 @@ class Asking(kdtool.Corpus):
         for number, answer in enumerate(run.component(self.config.ask, kdtool.Teacher).kdtool_answer(requests)):
             split = "test" if number == 0 else "train"
             yield kdtool.Example(answer.id, kdtool.Text(answer.text * 20), split)
-'''
+"""
 
 
 @pytest.fixture
-def asking(recipe: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+def asking(recipe: Recipe, tmp_path: Path) -> Recipe:
     """The toy recipe, its student learning by `count` alone what the teacher answers."""
     file = tmp_path / "asking.py"
     file.write_text(ASKING, encoding="utf-8")
@@ -77,23 +66,23 @@ def _learned(results: kdtool.Results) -> set[str]:
     return {json.loads(line)["text"][:3] for line in (text / "train.jsonl").read_text("utf-8").splitlines()}
 
 
-def test_the_teacher_that_answers_is_part_of_the_text(asking: dict[str, Any]) -> None:
+def test_the_teacher_that_answers_is_part_of_the_text(asking: Recipe) -> None:
     assert _learned(kdtool.run(asking)) == {"yes"}
     changed = {stage.name: stage.action for stage in kdtool.plan(asking, {"teacher.word": "nay"})}
     assert changed["text"] == changed["rows"] == "run"
     assert _learned(kdtool.run(asking, {"teacher.word": "nay"})) == {"nay"}
 
 
-def test_who_only_shows_itself_is_no_part_of_the_text(recipe: dict[str, Any]) -> None:
-    recipe["teachers"] = {"teacher": recipe.pop("teacher"), "other": {"use": f"{TOY}:Teacher"}}
+def test_who_only_shows_itself_is_no_part_of_the_text(recipe: Recipe) -> None:
+    recipe["teachers"] = {"teacher": recipe.pop("teacher"), "other": use("Teacher")}
     recipe["train"]["losses"]["imitate"]["teacher"] = "teacher"
     kdtool.run(recipe)
     del recipe["teachers"]["other"]
     assert {stage.name: stage.action for stage in kdtool.plan(recipe)}["text"] == "reuse"
 
 
-def test_a_corpus_whose_text_is_taken_gives_none_itself(asking: dict[str, Any]) -> None:
-    own, toy = asking.pop("corpus"), {"use": f"{TOY}:Corpus", "documents": 4}
+def test_a_corpus_whose_text_is_taken_gives_none_itself(asking: Recipe) -> None:
+    own, toy = asking.pop("corpus"), use("Corpus", documents=4)
     asking["corpora"] = {"prompts": toy, "answers": {**own, "about": "corpora.prompts"}}
     results = kdtool.run(asking)
     assert results.data["splits"]["train"]["documents"] == 3
@@ -111,12 +100,12 @@ def test_a_corpus_whose_text_is_taken_gives_none_itself(asking: dict[str, Any]) 
         ({"corpus.about": "corpus"}, "corpus: takes text of corpus, which takes something of it in turn"),
     ],
 )
-def test_what_cannot_be_taken_is_a_recipe_error(asking: dict[str, Any], settings: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_taken_is_a_recipe_error(asking: Recipe, settings: Recipe, message: str) -> None:
     with pytest.raises(kdtool.RecipeError, match=message):
         kdtool.check(asking, settings)
 
 
-def test_what_is_taken_is_declared_in_the_right_form(asking: dict[str, Any]) -> None:
+def test_what_is_taken_is_declared_in_the_right_form(asking: Recipe) -> None:
     file = Path(asking["corpus"]["use"].rpartition(":")[0])
     source = file.read_text(encoding="utf-8").replace(
         'self.derives_from = {config.ask: "text"', "self.derives_from = None #"

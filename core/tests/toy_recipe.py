@@ -6,27 +6,29 @@ from pathlib import Path
 from typing import Any
 
 TOY = Path(__file__).with_name("toy.py")
+Recipe = dict[str, Any]
 
 
-def toy_recipe() -> dict[str, Any]:
+def toy_recipe() -> Recipe:
     """Return a recipe with two seeds, two controls, one evaluator and one exporter, without torch."""
     return {
         "name": "toy",
         "seeds": [0, 1],
-        "corpus": _toy("Corpus"),
-        "rows": _toy("Packer"),
-        "teacher": _toy("Teacher"),
-        "signals": _toy("Cache"),
-        "student": _toy("Student"),
-        "trainer": _toy("Trainer"),
-        "train": {"losses": {"count": _toy("Count", weight=0.5), "imitate": _toy("Imitate", weight=0.5)}, "steps": 4},
+        "corpus": use("Corpus"),
+        "rows": use("Packer"),
+        "teacher": use("Teacher"),
+        "signals": use("Cache"),
+        "student": use("Student"),
+        "trainer": use("Trainer"),
+        "train": {"losses": {"count": use("Count", weight=0.5), "imitate": use("Imitate", weight=0.5)}, "steps": 4},
         "control": {"match": ["tokens", "time"]},
-        "evaluators": {"nats": _toy("Nats")},
-        "exporters": {"json": _toy("Export")},
-        "trackers": {"events": _toy("Events")},
-        "reporter": _toy("Report"),
+        "evaluators": {"nats": use("Nats")},
+        "exporters": {"json": use("Export")},
+        "trackers": {"events": use("Events")},
+        "reporter": use("Report"),
     }
 
 
-def _toy(name: str, **options: Any) -> dict[str, Any]:
+def use(name: str, **options: Any) -> Recipe:
+    """Return the entry of one of the toy's components."""
     return {"use": f"{TOY}:{name}", **options}
