@@ -9,17 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import closing
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
 from kdtool._run.answers import lend_answers, lent_file, take_back_answers
-from kdtool._store.files import append_line
-from toy_recipe import TOY
+from toy_recipe import TOY, Recipe, use
 
 OWN = '''
 import json
@@ -37,8 +34,6 @@ import toy
 
 
 class Process:
-    """A command."""
-
     def __init__(self, command, environment):
         self._process = subprocess.Popen(command, env=environment)
 
@@ -54,7 +49,6 @@ class Process:
 
 
 def note(task):
-    """Note the task, with inputs that are not complete."""
     nodes = json.loads((task.folder / "graph.json").read_text())
     roots = {"run": task.folder, "store": Path(nodes["store"])}
     inputs = [nodes["nodes"][name] for name in nodes["nodes"][task.name]["inputs"].values()]
@@ -79,11 +73,8 @@ class Pool(kdtool.Executor):
 
 
 class Processes(kdtool.Executor):
-    """Starts a process for every stage."""
-
     class Config(kdtool.Config):
-        kills: int = 0
-        """Attempts of each training that die, the first one after step 2, each of the others one step later."""
+        kills: int = 0  # attempts of each training that die, each one step later than the one before
 
     def kdtool_submit(self, run, task):
         note(task)
@@ -93,8 +84,6 @@ class Processes(kdtool.Executor):
 
 
 class Failing(toy.Trainer):
-    """Cannot train the control."""
-
     def kdtool_train(self, run, phase, student):
         if run.arm == "control":
             raise kdtool.BudgetError("limit of 3 dollars exceeded; raise the limit")
@@ -102,8 +91,6 @@ class Failing(toy.Trainer):
 
 
 class Broken(toy.Trainer):
-    """Has a bug."""
-
     def kdtool_train(self, run, phase, student):
         return {}["nothing"]
 
@@ -122,8 +109,6 @@ class Counted(toy.Scholar):
 
 
 class Keeping(kdtool.Filter):
-    """Rejects nothing."""
-
     def kdtool_filter(self, run, examples):
         return [None] * len(examples)
 
@@ -157,7 +142,7 @@ class Elsewhere(Pool):
 
 
 @pytest.fixture
-def own(recipe: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+def own(recipe: Recipe, tmp_path: Path) -> Recipe:
     """The toy recipe without the control at equal time, whose steps depend on the clock, and an executor."""
     sources = f"import sys\nsys.path.insert(0, {str(TOY.parent)!r})\n{OWN}"
     (tmp_path / "own.py").write_text(sources, encoding="utf-8")
@@ -179,7 +164,7 @@ def contents(*roots: Path) -> dict[str, str]:
     return found
 
 
-def compared(own: Mapping[str, Any], tmp_path: Path) -> tuple[kdtool.Results, kdtool.Results]:
+def compared(own: Recipe, tmp_path: Path) -> tuple[kdtool.Results, kdtool.Results]:
     """Run the recipe with and without the executor, in two stores, and compare all artefacts."""
     by_one = kdtool.run({**own, "executor": False}, out="one", store="one-store")
     by_many = kdtool.run(own, out="many", store="many-store")
@@ -189,30 +174,29 @@ def compared(own: Mapping[str, Any], tmp_path: Path) -> tuple[kdtool.Results, kd
     return by_one, by_many
 
 
-def test_the_artefacts_and_results_are_those_of_a_run_without_one(own: dict[str, Any], tmp_path: Path) -> None:
+def test_artefacts_and_results_are_those_of_a_run_without_one_and_are_reused(own: Recipe, tmp_path: Path) -> None:
+    own["reference"] = own["teacher"]
     by_one, by_many = compared(own, tmp_path)
     plain = [[(stage.name, stage.fingerprint, stage.reused) for stage in each.stages] for each in (by_one, by_many)]
     assert plain[0] == plain[1]
+    assert "reference" in {subject.role for subject in by_many.subjects}
+    assert [subject.name for subject in by_one.subjects] == [subject.name for subject in by_many.subjects]
     assert by_one.measurements != ()
     assert [one.value for one in by_one.measurements] == [one.value for one in by_many.measurements]
-    names = [name for name, *_ in submitted()]
-    assert sorted(names) == sorted({stage.name for stage in by_many.stages}), "each once, and none in this process"
-    assert [missing for *_, missing in submitted() if missing] == [], "submitted before its inputs are complete"
-    assert {name for name, runs_models, *_ in submitted() if not runs_models} == {"text", "rows"}
-    assert not (tmp_path / "many" / "toy" / "tasks").exists()
-
-
-def test_a_second_run_submits_nothing(own: dict[str, Any], tmp_path: Path) -> None:
-    kdtool.run(own)
     first = submitted()
-    results = kdtool.run(own)
+    names = [name for name, *_ in first]
+    assert sorted(names) == sorted({stage.name for stage in by_many.stages}), "each once, and none in this process"
+    assert [missing for *_, missing in first if missing] == [], "submitted before its inputs are complete"
+    assert {name for name, runs_models, *_ in first if not runs_models} == {"text", "rows"}
+    assert not (tmp_path / "many" / "toy" / "tasks").exists()
+    again = kdtool.run(own, out="many", store="many-store")
     assert submitted() == first
-    assert all(stage.reused for stage in results.stages)
-    plan = kdtool.plan({**own, "executor": False})
+    assert all(stage.reused for stage in again.stages)
+    plan = kdtool.plan({**own, "executor": False}, out="many", store="many-store")
     assert {stage.action for stage in plan} == {"reuse"}, "an executor is in no fingerprint"
 
 
-def test_stages_whose_processes_die_are_made_again_from_their_checkpoints(own: dict[str, Any], tmp_path: Path) -> None:
+def test_stages_whose_processes_die_are_made_again_from_their_checkpoints(own: Recipe, tmp_path: Path) -> None:
     own |= {"seeds": [0], "executor": {"use": "./own.py:Processes", "kills": 2}}
     compared(own, tmp_path)
     trained = [name for name, *_ in submitted() if name.startswith("phases/")]
@@ -227,33 +211,49 @@ def test_stages_whose_processes_die_are_made_again_from_their_checkpoints(own: d
     assert "exit code 9" in lost[0]
 
 
-def test_a_stage_that_is_lost_too_often_ends_the_run(own: dict[str, Any]) -> None:
-    own |= {"seeds": [0], "control": False, "executor": {"use": "./own.py:Processes", "kills": 100}}
-    own["train"]["steps"] = 20
-    with pytest.raises(
-        kdtool.ServiceError, match=r"was lost 5 times, the last time because ChildProcessError: exit code 9"
-    ):
-        kdtool.run(own)
+@pytest.mark.parametrize(
+    ("settings", "error", "message", "cause"),
+    [
+        (
+            {"executor": {"use": "./own.py:Processes", "kills": 100}, "control": False, "train.steps": 20},
+            kdtool.ServiceError,
+            "was lost 5 times, the last time because ChildProcessError: exit code 9",
+            "",
+        ),
+        (
+            {"trainer": {"use": "./own.py:Failing"}},
+            kdtool.BudgetError,
+            "limit of 3 dollars exceeded; raise the limit",
+            "kdtool_train",  # in the traceback of the process that failed
+        ),
+        (
+            {"trainer": {"use": "./own.py:Broken"}},
+            kdtool.KdtoolError,
+            r"training of \w+, seed \d failed: trainer 'trainer' .*KeyError: 'nothing'",
+            "kdtool_train",
+        ),
+        (
+            {"executor": {"use": "./own.py:Elsewhere"}},
+            kdtool.StorageError,
+            "a worker does not see elsewhere.*file system that all machines share",
+            "",
+        ),
+    ],
+    ids=["lost too often", "an error for the user", "a bug in a plugin", "a machine without the folder"],
+)
+def test_the_reason_of_a_failure_reaches_the_user(
+    own: Recipe, settings: dict[str, Any], error: type[Exception], message: str, cause: str
+) -> None:
+    with pytest.raises(error, match=message) as raised:
+        kdtool.run(own, {"seeds": [0], **settings})
+    assert cause in str(raised.value.__cause__)
+    if error is kdtool.StorageError:
+        assert len(submitted()) == 1
 
 
-def test_the_reason_of_a_failure_reaches_the_user(own: dict[str, Any]) -> None:
-    own["trainer"] = {"use": "./own.py:Failing"}
-    with pytest.raises(kdtool.BudgetError, match="limit of 3 dollars exceeded; raise the limit") as raised:
-        kdtool.run(own)
-    assert "kdtool_train" in str(raised.value.__cause__), "the traceback of the process that failed"
-
-
-def test_a_bug_in_a_plugin_is_reported_with_its_stage(own: dict[str, Any]) -> None:
-    own["trainer"] = {"use": "./own.py:Broken"}
-    with pytest.raises(
-        kdtool.KdtoolError, match=r"training of \w+, seed \d failed: trainer 'trainer' .*KeyError: 'nothing'"
-    ):
-        kdtool.run(own)
-
-
-def test_a_process_that_would_make_something_else_is_refused(own: dict[str, Any], tmp_path: Path) -> None:
+def test_a_process_that_would_make_something_else_is_refused(own: Recipe, tmp_path: Path) -> None:
     (tmp_path / "lines.txt").write_text("one\ntwo\nthree\nfour\n" * 9, encoding="utf-8")
-    own["corpus"] = {"use": f"{TOY}:Lines", "file": str(tmp_path / "lines.txt")}
+    own["corpus"] = use("Lines", file=str(tmp_path / "lines.txt"))
     own["executor"] = {"use": "./changing.py:Changing"}
     changing = "from own import *\nclass Changing(Pool):\n    def kdtool_submit(self, run, task):\n"
     changing += "        with open('lines.txt', 'a') as file:\n            file.write('more\\n')\n"
@@ -268,9 +268,9 @@ def test_a_process_that_would_make_something_else_is_refused(own: dict[str, Any]
 
 
 def test_answers_that_a_teacher_computes_are_made_where_the_executor_decides_and_kept(
-    own: dict[str, Any], tmp_path: Path
+    own: Recipe, tmp_path: Path
 ) -> None:
-    own |= {"teacher": {"use": "./own.py:Counted"}, "corpus": {"use": f"{TOY}:Sayings"}, "seeds": [0]}
+    own |= {"teacher": {"use": "./own.py:Counted"}, "corpus": use("Sayings"), "seeds": [0]}
     own["executor"] = {"use": "./own.py:Processes"}
     kdtool.run({**own, "executor": False}, out="one", store="one-store")
     asked = Path("asked").read_text(encoding="utf-8").splitlines()
@@ -290,24 +290,28 @@ def test_answers_that_a_teacher_computes_are_made_where_the_executor_decides_and
     assert [name for name, *_ in submitted()].count("text") == 3
 
 
+def answers_in(file: Path) -> list[tuple[str, ...]]:
+    with closing(kdtool.open_answers(file)) as database:
+        return database.execute("SELECT * FROM answer ORDER BY key").fetchall()
+
+
 def test_answers_of_a_run_that_ended_early_are_kept_except_while_its_process_still_runs(tmp_path: Path) -> None:
     answers, stage = tmp_path / "answers.sqlite", "0123456789abcdef"
-    lent = lent_file(tmp_path, stage)
+    lent, row = lent_file(tmp_path, stage), ("key", "answer", "digest")
     lend_answers(answers, lent)
     with closing(kdtool.open_answers(lent)) as database:
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
-        database.execute("INSERT INTO answer VALUES ('key', 'answer', 'digest')")
+        database.execute("INSERT INTO answer VALUES (?, ?, ?)", row)
         take_back_answers(answers, [lent])
         assert lent.exists()
         lend_answers(answers, lent)
-        assert database.execute("SELECT * FROM answer").fetchall() == [("key", "answer", "digest")]
+        assert database.execute("SELECT * FROM answer").fetchall() == [row]
     take_back_answers(answers, [lent])
     assert not lent.exists()
-    with closing(kdtool.open_answers(answers)) as database:
-        assert database.execute("SELECT * FROM answer").fetchall() == [("key", "answer", "digest")]
+    assert answers_in(answers) == [row]
     lend_answers(answers, lent)
+    assert answers_in(lent) == [row]
     with closing(kdtool.open_answers(lent)) as database:
-        assert database.execute("SELECT * FROM answer").fetchall() == [("key", "answer", "digest")]
         assert database.execute("PRAGMA journal_mode").fetchone() == ("delete",)
 
 
@@ -323,13 +327,12 @@ def test_an_answer_taken_back_replaces_a_damaged_one_and_no_other(tmp_path: Path
     with closing(kdtool.open_answers(lent)) as database:
         database.executemany("REPLACE INTO answer VALUES (?, ?, ?)", [row("a", "other"), row("b", "z")])
     take_back_answers(answers, [lent])
-    with closing(kdtool.open_answers(answers)) as database:
-        assert database.execute("SELECT * FROM answer ORDER BY key").fetchall() == [row("a", "x"), row("b", "z")]
+    assert answers_in(answers) == [row("a", "x"), row("b", "z")]
 
 
-def test_stages_that_ask_services_stay_on_this_machine(own: dict[str, Any]) -> None:
+def test_stages_that_ask_services_stay_on_this_machine(own: Recipe) -> None:
     own["teacher"] = {"use": "./own.py:Asked"}
-    own["corpus"] = {"use": f"{TOY}:Sayings"}
+    own["corpus"] = use("Sayings")
     results = kdtool.run(own)
     here = {stage.name for stage in results.stages} - {name for name, *_ in submitted()}
     assert here == {"text", "scores/nats-teacher"}
@@ -338,8 +341,8 @@ def test_stages_that_ask_services_stay_on_this_machine(own: dict[str, Any]) -> N
 
 @pytest.mark.skipif(os.name == "nt", reason="processes are stopped by signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_a_service_can_wait_for_a_request_that_is_under_way(own: dict[str, Any], number: signal.Signals) -> None:
-    own |= {"teacher": {"use": "./own.py:Slow"}, "corpus": {"use": f"{TOY}:Sayings"}}
+def test_a_service_can_wait_for_a_request_that_is_under_way(own: Recipe, number: signal.Signals) -> None:
+    own |= {"teacher": {"use": "./own.py:Slow"}, "corpus": use("Sayings")}
     Path("recipe.json").write_text(json.dumps(own), encoding="utf-8")
     process = subprocess.Popen(
         [sys.executable, "-m", "kdtool", "run", "recipe.json"], stdout=subprocess.DEVNULL, start_new_session=True
@@ -354,35 +357,14 @@ def test_a_service_can_wait_for_a_request_that_is_under_way(own: dict[str, Any],
     assert Path("answered").exists()
 
 
-def test_a_machine_that_does_not_see_the_folder_is_reported_at_once(own: dict[str, Any]) -> None:
-    own["executor"] = {"use": "./own.py:Elsewhere"}
-    with pytest.raises(
-        kdtool.StorageError, match=r"a worker does not see elsewhere.*file system that all machines share"
-    ):
-        kdtool.run(own)
-    assert len(submitted()) == 1
-
-
-def test_answers_that_another_run_has_borrowed_stay(own: dict[str, Any], tmp_path: Path) -> None:
+def test_answers_that_another_run_has_borrowed_stay(own: Recipe, tmp_path: Path) -> None:
     lent = lent_file(tmp_path / "store", "0123456789abcdef")
     lend_answers(tmp_path / "store" / "answers.sqlite", lent)
     kdtool.run(own, store="store")
     assert lent.exists()
 
 
-def test_a_full_disk_leaves_whole_lines_of_events(tmp_path: Path) -> None:
-    class Full(FileIO):
-        def write(self, data: Any) -> int:
-            return super().write(data[:3])
-
-    file = tmp_path / "events.jsonl"
-    file.write_bytes(b"whole\n")
-    with Full(file, "ab") as full, pytest.raises(OSError, match="disk is full"):
-        append_line(full, b"another\n")
-    assert file.read_bytes() == b"whole\n"
-
-
-def test_processes_of_torchrun_do_not_submit(own: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_of_torchrun_do_not_submit(own: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(kdtool.UsageError, match="leave out --gpus and torchrun, or `executor`"):
@@ -390,20 +372,13 @@ def test_processes_of_torchrun_do_not_submit(own: dict[str, Any], monkeypatch: p
 
 
 def test_a_remote_store_is_refused_before_anything_is_made(
-    own: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KDTOOL_STORE_CACHE", str(tmp_path / "cache"))
     with pytest.raises(kdtool.UsageError, match=r"--store s3://bucket/x is a remote store, .* or leave out `executor`"):
         kdtool.run(own, out="many", store="s3://bucket/x")
     assert not (tmp_path / "many").exists()
     assert not (tmp_path / "submitted.jsonl").exists()
-
-
-def test_a_reference_is_measured_by_workers_too(own: dict[str, Any], tmp_path: Path) -> None:
-    own |= {"seeds": [0], "control": False, "reference": own["teacher"]}
-    by_one, by_many = compared(own, tmp_path)
-    assert "reference" in {subject.role for subject in by_many.subjects}
-    assert [subject.name for subject in by_one.subjects] == [subject.name for subject in by_many.subjects]
 
 
 def test_a_task_says_how_it_is_started(tmp_path: Path) -> None:
