@@ -12,12 +12,10 @@ from typing import Any, cast
 import kdtool
 import pytest
 from kdtool._plugins.attribution import describe, owner_of
-from kdtool._plugins.hook_specs import BASES, SPECS
+from kdtool._plugins.hook_specs import SPECS
 from kdtool._plugins.hooks import ComponentHooks
-from kdtool._run.stages.terms import from_teacher
+from toy_recipe import Recipe
 
-REFUSING = {name: spec for name, spec in SPECS.items() if not spec.calling.tolerant}
-NOTIFYING = {name: spec for name, spec in SPECS.items() if spec.calling.tolerant}
 WAYS = {
     "broadcast": lambda hooks, name, values: getattr(hooks, name)(**values),
     "addressed": lambda hooks, name, values: getattr(hooks.component("refusing", kdtool.Component), name)(**values),
@@ -29,41 +27,30 @@ def _refuse(self: Any) -> None:
     raise kdtool.UsageError("refused: this cannot be")
 
 
-def _hooks(name: str, complaints: list[str], *, required: bool = False) -> ComponentHooks:
-    kind = next(base for base in BASES[1:] if hasattr(base, name))
+def _call(way: str, kind: type[kdtool.Component], name: str, *, required: bool = False, times: int = 1) -> list[str]:
+    """Call a hook that refuses, and return the complaints."""
+    complaints: list[str] = []
     refusing = type("Refusing", (kind,), {name: _refuse})(None)
     named = frozenset({"refusing"} if required else ())
-    return ComponentHooks({"refusing": refusing}, required=named, complain=complaints.append)
+    hooks = ComponentHooks({"refusing": refusing}, required=named, complain=complaints.append)
+    for _ in range(times):
+        WAYS[way](hooks, name, dict.fromkeys(SPECS[name].arguments))
+    return complaints
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", sorted(REFUSING))
-def test_a_refusal_reaches_whoever_calls_the_hook(name: str, way: str) -> None:
-    complaints: list[str] = []
+def test_a_refusal_reaches_whoever_calls_the_hook_and_a_failing_notification_is_one_line(way: str) -> None:
     with pytest.raises(kdtool.UsageError, match="refused"):
-        WAYS[way](_hooks(name, complaints), name, dict.fromkeys(REFUSING[name].arguments))
-    assert not complaints
-
-
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", sorted(NOTIFYING))
-def test_a_failing_notification_is_one_line_and_stops_nothing_unless_it_is_required(name: str, way: str) -> None:
-    complaints: list[str] = []
-    values = dict.fromkeys(NOTIFYING[name].arguments)
-    hooks = _hooks(name, complaints)
-    for _ in range(3):
-        WAYS[way](hooks, name, values)
-    (line,) = complaints
-    failure = f"tracker 'refusing' (refusing) failed in {name}: UsageError: refused: this cannot be"
-    assert line == f"{failure}; disabled for the rest of this run"
+        _call(way, kdtool.Corpus, "kdtool_examples")
     with pytest.raises(kdtool.UsageError, match="refused"):
-        WAYS[way](_hooks(name, complaints, required=True), name, values)
+        _call(way, kdtool.Tracker, "kdtool_step_end", required=True)
+    failure = "tracker 'refusing' (refusing) failed in kdtool_step_end: UsageError: refused: this cannot be"
+    assert _call(way, kdtool.Tracker, "kdtool_step_end", times=3) == [f"{failure}; disabled for the rest of this run"]
 
 
 def test_only_trackers_are_notified() -> None:
-    assert {name for name in NOTIFYING if not hasattr(kdtool.Tracker, name)} == set()
-    own = {name for name in vars(kdtool.Tracker) if name.startswith("kdtool_")}
-    assert own == set(NOTIFYING)
+    tolerant = {name for name, spec in SPECS.items() if spec.calling.tolerant}
+    assert tolerant == {name for name in vars(kdtool.Tracker) if name.startswith("kdtool_")}
 
 
 BESIDE = f"""
@@ -78,8 +65,6 @@ def write(line):
 
 
 class Failing(kdtool.Tracker):
-    'Fails at the first logged step.'
-
     def kdtool_step_end(self, run, report):
         write("step")
         raise ValueError("no space\\nleft")
@@ -89,29 +74,21 @@ class Failing(kdtool.Tracker):
 
 
 class Ending(kdtool.Tracker):
-    'Fails at the end.'
-
     def kdtool_run_end(self, run, status, report):
         raise ValueError("cannot write the end")
 
 
 class Breaks(toy.Trainer):
-    'Fails.'
-
     def kdtool_train(self, run, phase, student):
         raise kdtool.UsageError("the real reason")
 
 
 class File(kdtool.Tracker):
-    'Writes messages down.'
-
     def kdtool_message(self, run, text):
         write(f"file: {{text}}")
 
 
 class Filter(File):
-    'Shows messages.'
-
     shows_messages = True
 
     def kdtool_message(self, run, text):
@@ -119,28 +96,24 @@ class Filter(File):
 
 
 class Breaking(Filter):
-    'Would show messages.'
-
     def kdtool_message(self, run, text):
         raise ValueError("no filter")
 
 
 class Licensed(toy.Teacher):
-    'Has terms.'
-
     licence_terms = kdtool.LicenceTerms("Apache-2.0", "https://example.org/terms")
 """
 
 
 @pytest.fixture
-def beside(recipe: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+def beside(recipe: Recipe, tmp_path: Path) -> Recipe:
     """The toy recipe, its teacher licensed, its trackers left to the test."""
     (tmp_path / "beside.py").write_text(BESIDE, encoding="utf-8")
     return {**recipe, "teacher": {"use": "beside.py:Licensed"}}
 
 
 def test_a_failing_tracker_is_disabled_in_all_later_phases_arms_and_seeds(
-    beside: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    beside: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kdtool.run(beside, {"trackers": {"failing": {"use": "beside.py:Failing"}}})
     assert Path("heard").read_text(encoding="utf-8").splitlines().count("step") == 1
@@ -167,7 +140,7 @@ TERMS = "https://example.org/terms"
     ],
 )
 def test_terms_reach_the_terminal_whatever_the_trackers(
-    beside: dict[str, Any],
+    beside: Recipe,
     capsys: pytest.CaptureFixture[str],
     trackers: tuple[str, ...],
     printed: bool,
@@ -181,7 +154,7 @@ def test_terms_reach_the_terminal_whatever_the_trackers(
 
 
 def test_a_required_tracker_that_fails_at_the_end_does_not_hide_why_the_run_failed(
-    beside: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    beside: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = {**beside, "trackers": {"ending": {"use": "beside.py:Ending", "required": True}}}
     with pytest.raises(kdtool.UsageError, match="the real reason"):
@@ -226,36 +199,25 @@ def test_an_error_of_a_loss_in_a_hot_loop_names_it() -> None:
     assert _name_of_the_blamed(_Loss(None), lambda _: _fail()) == "trainer"
 
 
-def test_a_signal_of_too_many_positions_names_the_teacher() -> None:
+def test_a_signal_of_too_many_positions_names_the_teacher_and_its_kind() -> None:
     torch = pytest.importorskip("torch")
 
     class Teaches(kdtool.Teacher):
         def kdtool_signal(self, batch: Any, want: Any) -> Any:
-            return kdtool.Signal("f", kdtool.LazyLogits(torch.zeros(4, 2), kdtool.Head(torch.zeros(8, 2), 8)))
+            head = kdtool.Head(torch.zeros(8, 2), 8)
+            lazy = kdtool.LazyLogits(torch.zeros(4, 2), head) if "logits" in want.kinds else None
+            return kdtool.Signal("f", lazy, hidden={layer: torch.zeros(4, 2) for layer in want.layers})
 
-    hooks = ComponentHooks({"teacher": Teaches(None)})
-    source = from_teacher(hooks, "teacher", kdtool.SignalRequest(frozenset({"logits"})))
+    signal: Any = ComponentHooks({"teacher": Teaches(None)}).component("teacher", kdtool.Teacher).kdtool_signal
+    three, four = (SimpleNamespace(labels=torch.tensor([labels])) for labels in ([1, -100, 2, 3], [1, 2, 2, 3]))
+    logits = kdtool.SignalRequest(frozenset({"logits"}))
+    hidden = kdtool.SignalRequest(frozenset({"hidden"}), layers=(1,))
+    signal(three, kdtool.SignalRequest(frozenset({"attentions"})))
     message = "its signal has 4 rows in lazy (the logits), but the batch has 3 labels; return one row for each label"
     with pytest.raises(kdtool.PluginError, match=re.escape(message)) as caught:
-        source.signal(SimpleNamespace(labels=torch.tensor([[1, -100, 2, 3]])))  # type: ignore[arg-type]
+        signal(three, logits)
     assert "in teacher 'teacher'" in describe(caught.value)
-    source.signal(SimpleNamespace(labels=torch.tensor([[1, 2, 2, 3]])))  # type: ignore[arg-type]
-
-
-def test_rows_of_each_kind_of_signal_are_compared_once() -> None:
-    torch = pytest.importorskip("torch")
-
-    class Teaches(kdtool.Teacher):
-        def kdtool_signal(self, batch: Any, want: Any) -> Any:
-            return kdtool.Signal("f", hidden={layer: torch.zeros(4, 2) for layer in want.layers})
-
-    teacher = Teaches(None)
-    batch: Any = SimpleNamespace(labels=torch.tensor([[1, -100, 2, 3]]))
-    teacher.kdtool_signal(batch, kdtool.SignalRequest(frozenset({"attentions"})))
-    hidden = kdtool.SignalRequest(frozenset({"hidden"}), layers=(1,))
     with pytest.raises(kdtool.PluginError, match=re.escape("4 rows in hidden[1]")):
-        teacher.kdtool_signal(batch, hidden)
-    batch.labels = torch.tensor([[1, 2, 2, 3]])
-    teacher.kdtool_signal(batch, hidden)
-    batch.labels = torch.tensor([[1, -100, 2, 3]])
-    teacher.kdtool_signal(batch, hidden)
+        signal(three, hidden)
+    signal(four, hidden)
+    signal(three, hidden)  # rows of each kind are compared once
