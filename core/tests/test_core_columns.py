@@ -9,78 +9,57 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._run.stages.row_files import StoredRows
+from toy_recipe import Recipe
 
-TOY = Path(__file__).with_name("toy.py")
-
-OWN = f'''
-import sys
-sys.path.insert(0, {str(TOY.parent)!r})
+OWN = """
 import kdtool, toy
 
 
 class Vowels(kdtool.Weighting):
-    """Weighs vowels, which it labels."""
-
-    columns = frozenset({{"vowel"}})
+    columns = frozenset({"vowel"})
 
     class Config(kdtool.Config):
         letters: str = "aeiou"
-        """The letters to mark."""
         power: int = 1
-        """An exponent of the weights."""
 
     def kdtool_token_weight(self, chunk): ...
 
     def kdtool_annotate(self, example):
-        return {{"vowel": [int(letter in self.config.letters) for letter in example.body.text]}}
+        return {"vowel": [int(letter in self.config.letters) for letter in example.body.text]}
 
 
 class Keyed(Vowels):
-    """Says which settings its labels depend on."""
-
     def __init__(self, config):
         super().__init__(config)
         self.label_key = config.letters
 
 
 class Twice(kdtool.Weighting):
-    """Weighs tokens by the packer's column."""
-
-    columns = frozenset({{"twice"}})
+    columns = frozenset({"twice"})
     def kdtool_token_weight(self, chunk): ...
 
 
 class Bytewise(Vowels):
-    """Gives a column that kdtool itself gives."""
-
-    columns = frozenset({{"byte_end"}})
+    columns = frozenset({"byte_end"})
 
 
 class Wrong(Vowels):
-    """Forgets the last character."""
-
     def kdtool_annotate(self, example):
-        return {{"vowel": [0] * (len(example.body.text) - 1)}}
+        return {"vowel": [0] * (len(example.body.text) - 1)}
 
 
 class Deaf(toy.Packer):
-    """Does not carry labels."""
-
     carries_annotations = False
 
 
 class Sung(toy.Count):
-    """A loss that reads a column."""
-
-    columns = frozenset({{"vowel", "twice"}})
+    columns = frozenset({"vowel", "twice"})
 
 
 class Heard(kdtool.Weighting):
-    """A weighting that reads a column."""
-
-    columns = frozenset({{"vowel"}})
+    columns = frozenset({"vowel"})
     def kdtool_token_weight(self, chunk): ...
-'''
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -88,11 +67,11 @@ def _own() -> None:
     Path("own.py").write_text(OWN, encoding="utf-8")
 
 
-def labelled(recipe: dict[str, Any], name: str = "Vowels", **settings: Any) -> dict[str, Any]:
+def labelled(recipe: Recipe, name: str = "Vowels", **settings: Any) -> Recipe:
     return {**recipe, "train": {**recipe["train"], "weightings": {"vowels": {"use": f"./own.py:{name}", **settings}}}}
 
 
-def problems(recipe: dict[str, Any]) -> list[str]:
+def problems(recipe: Recipe) -> list[str]:
     with pytest.raises(kdtool.RecipeError) as caught:
         kdtool.check(recipe)
     return [f"{problem.key}: {problem.message}; {problem.remedy}" for problem in caught.value.problems]
@@ -102,7 +81,7 @@ def rows(results: kdtool.Results, name: str = "rows/train") -> StoredRows:
     return StoredRows(next(stage.path for stage in results.stages if stage.name == name), "")
 
 
-def test_labels_of_characters_reach_the_tokens_of_all_rows(recipe: dict[str, Any]) -> None:
+def test_labels_of_characters_reach_the_tokens_of_all_rows(recipe: Recipe) -> None:
     found = rows(kdtool.run(labelled(recipe)))
     assert len(found) > 1
     for row in (found[index] for index in range(len(found))):
@@ -110,8 +89,8 @@ def test_labels_of_characters_reach_the_tokens_of_all_rows(recipe: dict[str, Any
         assert row.columns["vowel"] == [int(chr(token) in "aeiou") for token in row.input_ids]
 
 
-def test_rows_depend_on_weightings_that_label_text_and_on_no_others(recipe: dict[str, Any]) -> None:
-    def paths(given: dict[str, Any]) -> dict[str, str]:
+def test_rows_depend_on_weightings_that_label_text_and_on_no_others(recipe: Recipe) -> None:
+    def paths(given: Recipe) -> dict[str, str]:
         return {stage.name: str(stage.path) for stage in kdtool.plan(given)}
 
     plain, other = paths(recipe), paths(labelled(recipe, "Twice"))
@@ -126,7 +105,7 @@ def test_rows_depend_on_weightings_that_label_text_and_on_no_others(recipe: dict
     assert part["source"], "the code of a local file"
 
 
-def test_settings_without_effect_on_labels_keep_rows_and_signals(recipe: dict[str, Any]) -> None:
+def test_settings_without_effect_on_labels_keep_rows_and_signals(recipe: Recipe) -> None:
     runs = [kdtool.plan(labelled(recipe, "Keyed", power=power)) for power in (1, 2)]
     first, second = ({stage.name: stage.path for stage in run} for run in runs)
     changed = {name for name, path in first.items() if second[name] != path}
@@ -136,47 +115,39 @@ def test_settings_without_effect_on_labels_keep_rows_and_signals(recipe: dict[st
     assert letters["rows/train"] != first["rows/train"]
 
 
-def test_each_phase_labels_its_own_rows(recipe: dict[str, Any]) -> None:
-    losses = {"count": recipe["train"]["losses"]["count"]}
-    first, second = (
-        {"losses": losses, "steps": 2, "weightings": {"vowels": {"use": "./own.py:Vowels", "letters": letters}}}
-        for letters in ("aeiou", "y")
-    )
+def test_each_phase_labels_its_own_rows(recipe: Recipe) -> None:
+    first, second = (labelled(recipe, letters=letters)["train"] for letters in ("aeiou", "y"))
     results = kdtool.run({**recipe, "control": False, "train": {"first": first, "second": second}})
     seen = [set(rows(results, name)[0].columns["vowel"]) for name in ("rows/first", "rows/second")]
     assert seen == [{0, 1}, {0}], "there is no y in these rows"
 
 
-@pytest.mark.parametrize("where", ["losses", "weightings"])
-def test_a_column_that_nobody_gives_is_refused(where: str, recipe: dict[str, Any]) -> None:
-    recipe["control"] = False
-    recipe["train"].setdefault(where, {})["sung"] = {"use": f"./own.py:{'Sung' if where == 'losses' else 'Heard'}"}
-    (problem,) = problems(recipe)
-    assert problem.startswith(
-        f"train.{where}.sung: requires column 'vowel', which neither packer nor weighting provides"
-    )
-    assert "(there are: twice)" in problem
-    recipe["train"].setdefault("weightings", {})["vowels"] = {"use": "./own.py:Vowels"}
-    kdtool.check(recipe)
-
-
-def test_the_control_s_own_losses_need_columns_too(recipe: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("where", "name"), [("losses", "Sung"), ("weightings", "Heard")])
+def test_a_column_that_nobody_gives_is_refused(where: str, name: str, recipe: Recipe) -> None:
     recipe["control"] = {"match": "tokens", "losses": {"sung": {"use": "./own.py:Sung"}}}
-    (problem,) = problems(recipe)
-    assert problem.startswith("control.losses.sung: requires column 'vowel'")
+    recipe["train"].setdefault(where, {})["sung"] = {"use": f"./own.py:{name}"}
+    own, problem = problems(recipe)
+    assert problem.startswith(
+        f"train.{where}.sung: requires column 'vowel', which neither packer nor weighting provides (there are: twice)"
+    )
+    assert own.startswith("control.losses.sung: requires column 'vowel'"), "the control's own losses need columns too"
+    recipe["train"].setdefault("weightings", {})["vowels"] = {"use": "./own.py:Vowels"}
+    kdtool.check({**recipe, "control": False})
 
 
-def test_labels_that_would_not_reach_the_tokens_are_refused(recipe: dict[str, Any]) -> None:
-    deaf = {**labelled(recipe), "rows": {"use": "./own.py:Deaf"}}
-    assert "train.weightings.vowels: labels text, but the packer './own.py:Deaf' does not" in problems(deaf)[0]
+def test_labels_that_would_not_reach_the_tokens_are_refused(recipe: Recipe) -> None:
     twice = labelled(recipe)
     twice["train"]["weightings"]["b"] = {"use": "./own.py:Vowels"}
-    assert "train.weightings.b: provides the column 'vowel', which train.weightings.vowels" in problems(twice)[0]
-    message = "provides the column 'byte_end', which kdtool itself provides too"
-    assert message in problems(labelled(recipe, "Bytewise"))[0]
+    deaf = {**labelled(recipe), "rows": {"use": "./own.py:Deaf"}}
+    for wrong, message in (
+        (deaf, "train.weightings.vowels: labels text, but the packer './own.py:Deaf' does not"),
+        (twice, "train.weightings.b: provides the column 'vowel', which train.weightings.vowels"),
+        (labelled(recipe, "Bytewise"), "provides the column 'byte_end', which kdtool itself provides too"),
+    ):
+        assert message in problems(wrong)[0]
 
 
-def test_a_weighting_that_forgets_a_character_is_named(recipe: dict[str, Any]) -> None:
+def test_a_weighting_that_forgets_a_character_is_named(recipe: Recipe) -> None:
     with pytest.raises(
         kdtool.PluginError, match=r"returned vowel \[\d+\] for example 'd\d+'; expected one number"
     ) as caught:
