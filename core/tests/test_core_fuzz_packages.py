@@ -11,7 +11,6 @@ import shutil
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fuzzing import FULL, QUICK, say
@@ -19,13 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from package_mutants import Package, packages
 from plugin_site import forget_installed, install
+from toy_recipe import Recipe
 
 PACKAGES = 1_000 if FULL else 60
 NUMBERS = itertools.count()
 OUTCOMES: Counter[str] = Counter()
 
 
-def _recipe(package: Package, recipe: dict[str, Any]) -> dict[str, Any]:
+def _recipe(package: Package, recipe: Recipe) -> Recipe:
     """The toy's recipe with the package's component in it."""
     small = {key: value for key, value in recipe.items() if key not in {"control", "signals", "exporters"}}
     entry = {"use": package.name}
@@ -37,7 +37,7 @@ def _recipe(package: Package, recipe: dict[str, Any]) -> dict[str, Any]:
     return {**small, "seeds": [0], f"{package.kind}s": {"own": {**entry, **more}}}
 
 
-def _try(package: Package, recipe: dict[str, Any]) -> str:
+def _try(package: Package, recipe: Recipe) -> str:
     """Do with the package what users do, and return how it ended."""
     assert say("--help")[0] == 0
     assert say("plugins", "list")[0] == 0
@@ -58,7 +58,7 @@ def _try(package: Package, recipe: dict[str, Any]) -> str:
 @settings(QUICK, max_examples=PACKAGES)
 @given(data=st.data())
 def test_a_mutated_package_works_or_is_named(
-    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
 ) -> None:
     package = data.draw(packages(f"fuzz-{next(NUMBERS)}"))
     work = tmp_path / "work"
@@ -66,10 +66,6 @@ def test_a_mutated_package_works_or_is_named(
     site = work / "site"
     module = package.name.replace("-", "_")
     install(site, package.name, package.entry_points, {f"{module}.py": package.source}, package.metadata)
-    toy = Path(__file__).with_name("toy.py").read_text(encoding="utf-8")
-    for name, text in {"__init__.py": "from package_toy import toy", "toy.py": toy}.items():
-        (site / "package_toy").mkdir(exist_ok=True)
-        (site / "package_toy" / name).write_text(text, encoding="utf-8")
     with monkeypatch.context() as patch:
         patch.chdir(work)
         patch.syspath_prepend(site)
