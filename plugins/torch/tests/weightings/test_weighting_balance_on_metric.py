@@ -47,26 +47,9 @@ def test_factors_are_what_a_plain_reference_says(
     assert factors(weighting, values) == pytest.approx(expected)
 
 
-def test_by_hand() -> None:
-    """Mean 4, 3, 2.5 with smoothing 1/2: below 3 at the third step, half of the way then, all of it after one more."""
-    weighting = on_metric(below=3.0, factor=0.0, over=2, smoothing=0.5)
-    assert factors(weighting, [4.0, 2.0, 2.0, 99.0, 99.0]) == [1.0, 1.0, 0.5, 0.0, 0.0]
-
-
 def test_values_that_are_no_numbers_leave_the_mean_as_it_is() -> None:
     weighting = on_metric(above=3.0, smoothing=0.0)
     assert factors(weighting, [float("inf"), float("nan"), 2.0, 4.0]) == [1.0, 1.0, 1.0, 0.0]
-
-
-@given(st.lists(st.floats(0, 5), min_size=2, max_size=12), st.integers(0, 12), st.integers(1, 4))
-def test_a_killed_phase_goes_on_bit_for_bit(values: list[float], cut: int, over: int) -> None:
-    settings = {"below": 2.5, "factor": 0.25, "over": over, "smoothing": 0.7}
-    whole, first, second = (on_metric(**settings) for _ in range(3))
-    expected = factors(whole, values)
-    state: dict[str, Any] = {}
-    factors(first, values[:cut], state=state)
-    restored = json.loads(json.dumps(state, allow_nan=False))
-    assert factors(second, values[cut:], 2 + cut, restored) == expected[cut:]
 
 
 def test_where_a_loss_is_missing_all_weights_stay() -> None:

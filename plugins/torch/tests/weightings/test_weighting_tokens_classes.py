@@ -104,19 +104,9 @@ def test_a_completion_goes_on_where_its_prompt_ends() -> None:
 def test_of_a_conversation_code_in_fences_alone_is_read() -> None:
     answer = "for it:\n```python\nfor x\n```\nand if\n```\nlet y\n```\n"
     talk = kdtool.Messages((("user", "is it?"), ("assistant", answer), ("assistant", "```rust\nlet z")))
-    assert annotated(talk, "rust") == (
-        "______"
-        + "________"
-        + "__________"
-        + "kkk n "
-        + "____"
-        + "_______"
-        + "____"
-        + "kkk n "
-        + "____"
-        + "________"
-        + "kkk n"
-    )
+    # the question, then both answers, each with its code between the fences
+    expected = "______" + "_" * 18 + "kkk n " + "_" * 15 + "kkk n " + "____" + "_" * 8 + "kkk n"
+    assert annotated(talk, "rust") == expected
 
 
 def test_a_language_that_nobody_knows_is_refused_as_a_setting() -> None:

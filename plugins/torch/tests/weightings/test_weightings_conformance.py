@@ -1,4 +1,4 @@
-"""The suite of weightings on every weighting of tokens, also away from default settings, and compiled as trainers do."""
+"""The suite of weightings on all of them, and weightings of tokens compiled as trainers do."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ import kdtool
 import pytest
 import torch
 from kdtool_testing import WeightingConformance
-from kdtool_torch.weightings import Confidence, Position, StudentEntropy, Syntax, TeacherEntropy
+from kdtool_torch.weightings import (
+    Confidence,
+    GradNorm,
+    OnMetric,
+    Position,
+    StudentEntropy,
+    Syntax,
+    TeacherEntropy,
+    Uncertainty,
+)
 from torch import Tensor
 
 
 class TestTeacherEntropy(WeightingConformance):
-    component = TeacherEntropy
-    entry_point = "teacher-entropy"
-    teachers: ClassVar = (None, "logits")
-
-
-class TestSelectionByTeacherEntropy(WeightingConformance):
     component = TeacherEntropy
     entry_point = "teacher-entropy"
     settings: ClassVar = {"threshold": 1.85, "power": 0}
@@ -35,11 +38,6 @@ class TestStudentEntropy(WeightingConformance):
 class TestConfidence(WeightingConformance):
     component = Confidence
     entry_point = "confidence"
-
-
-class TestUncertaintyOfTheLabel(WeightingConformance):
-    component = Confidence
-    entry_point = "confidence"
     settings: ClassVar = {"of": "label", "prefer": "unsure", "power": 2.0}
 
 
@@ -51,14 +49,24 @@ class TestPosition(WeightingConformance):
 class TestSyntax(WeightingConformance):
     component = Syntax
     entry_point = "syntax"
-    columns: ClassVar = {"syntax": 9}
-
-
-class TestSyntaxWithoutComments(WeightingConformance):
-    component = Syntax
-    entry_point = "syntax"
     settings: ClassVar = {"comment": 0, "keyword": 4.0}
     columns: ClassVar = {"syntax": 9}
+
+
+class TestUncertainty(WeightingConformance):
+    component = Uncertainty
+    entry_point = "uncertainty"
+
+
+class TestGradNorm(WeightingConformance):
+    component = GradNorm
+    entry_point = "gradnorm"
+
+
+class TestOnMetric(WeightingConformance):
+    component = OnMetric
+    entry_point = "on-metric"
+    settings: ClassVar = {"watch": "b", "above": 0.5, "change": "b", "factor": 3.0, "over": 4, "smoothing": 0.5}
 
 
 def chunk_of(logits: Tensor, teacher: Tensor, step: Tensor) -> kdtool.TokenChunk:
