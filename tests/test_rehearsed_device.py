@@ -19,8 +19,8 @@ from kdtool_testing import make_run
 from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import collate, move, score_texts
 from kdtool_torch.caches.tokens import SampledTargets, TopKTargets
+from kdtool_torch.inputs import MicroBatch, plain_tensors
 from kdtool_torch.objective import DistillationModule, Sizes
-from kdtool_torch.signals import MicroBatch, plain_tensors
 from kdtool_torch.terms import ChunkLoss, bind_terms
 from kdtool_transformers.attention import replace_attention
 from reference_model import Describing

@@ -24,7 +24,8 @@ from __future__ import annotations
 
 from kdtool_torch.batch import (
     NO_LABEL,
-    WeightMeans,
+    Block,
+    Documents,
     batch_rows,
     collate,
     compute_on_host,
@@ -54,7 +55,6 @@ from kdtool_torch.device import (
     product_speed,
     sum_over_ranks,
 )
-from kdtool_torch.documents import Block, Documents
 from kdtool_torch.estimates import (
     forward_bytes,
     itemsize,
@@ -100,6 +100,7 @@ from kdtool_torch.recording import Recording, record_rows
 from kdtool_torch.sampling import Sampler, choose
 from kdtool_torch.scoring import LogitsRuntime, score_continuations, score_texts, windows
 from kdtool_torch.shards import RecordedRows, load_manifests
+from kdtool_torch.stats import WeightMeans
 
 __all__ = [
     "LOWEST",

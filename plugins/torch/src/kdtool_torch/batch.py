@@ -1,10 +1,10 @@
-"""Batches: rows of tokens as tensors on any device, and the positions and weights that token losses use.
+"""Batches: rows of tokens as tensors on any device, the positions that token losses use, and the documents within rows.
 
 Labels are shifted and positions counted in `collate`, and nowhere else.
 
 A shape or an index that depends on values makes the program wait for all that a GPU has still to do. `collate` makes
-batches in main memory, and `move` remembers which tensor a copy was made from. So indices of labels and bounds of
-documents are computed from the original, once for each tensor, and only their result is copied.
+batches in main memory, and `move` remembers which tensor a copy was made from. So indices of labels, bounds of documents
+and their blocks and masks for attention are computed from the original, and only their result is copied.
 
 Token losses see all labelled positions except those that predict rejected text, which the student should avoid; the
 number of these positions is their divisor. Losses of whole rows see every position. Rows without a column `rejected`
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import kdtool
 
@@ -306,35 +306,120 @@ def _find_targets(labels: Tensor, rejected: Tensor) -> Tensor:
     return (rejected[labels != NO_LABEL] == 0).nonzero().flatten()
 
 
-_KEPT = 0.9
-"""Share of the running sums that stays at each step: means follow the last ten steps or so."""
+_QUERY_BLOCK = 128
 
 
-class WeightMeans:
-    """Running mean of the token weights that each term sees.
+_KEY_ALIGNMENT = 32
 
-    A step's weights are known only when its gradients are taken. So a step is divided by the mean of the steps before it,
-    and the first by its own, which costs one more pass. The sums are of whole steps, so the means do not depend on how a
-    step is cut into micro-batches and ranks. `state` belongs in checkpoints.
+
+class Block(NamedTuple):
+    """Queries `start:stop` see keys `first:stop`, all of them those before `checked`.
+
+    `hidden` [B, 1, 1, stop - start, stop - checked] is True for hidden ones.
     """
 
-    def __init__(self, state: Mapping[str, Sequence[float]]) -> None:
-        self._sums = {name: (float(weights), float(tokens)) for name, (weights, tokens) in state.items()}
+    start: int
+    stop: int
+    first: int
+    checked: int
+    hidden: Tensor
 
-    @property
-    def state(self) -> dict[str, tuple[float, float]]:
-        """Decayed sums of weights and of tokens, by term."""
-        return self._sums
 
-    def add(self, weights: Mapping[str, float], tokens: Mapping[str, float]) -> None:
-        """Add the sums of a step, for each term that had a token with a weight: the others keep their means."""
-        for name, weight in weights.items():
-            if weight <= 0:
-                continue
-            before = self._sums.get(name, (0.0, 0.0))
-            self._sums[name] = (_KEPT * before[0] + weight, _KEPT * before[1] + tokens[name])
+class Documents:
+    """Starts of the documents in rows: `start` [B, L] int64, the index in the row of the first token of a token's document.
 
-    def of(self, name: str) -> float:
-        """Return the mean weight of a term's tokens; 1 while none had any weight."""
-        weights, tokens = self._sums.get(name, (0.0, 0.0))
-        return weights / tokens if weights > 0 else 1.0
+    They are found from `positions` (restarting at 0 in each) and `document` (-1 on padding), [B, L] each. Each padding token
+    is a separate document, so that its softmax is finite and other tokens do not see it.
+
+    Blocks, masks and lengths are derived once per forward pass and sliding window, and shared by all layers.
+    `attentions` collects attention maps of `wanted` layers, [B, heads, L, L], and `projections` the queries, keys and values
+    of `projecting` layers as attention receives them, while `collecting`: layers that activation checkpointing computes a
+    second time must take the same path, but collect nothing. Not a dataclass: FSDP2 copies dataclasses among a layer's
+    arguments, and the tensors collected in a copy would be lost.
+    """
+
+    def __init__(
+        self,
+        positions: Tensor,
+        document: Tensor,
+        wanted: frozenset[int] = frozenset(),
+        projecting: frozenset[int] = frozenset(),
+    ) -> None:
+        import torch
+
+        index = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
+        self.start = torch.where(document < 0, index, index - positions)
+        self.wanted, self.projecting = wanted, projecting
+        self._rows = positions, document
+        self.collecting = True
+        self.attentions: dict[int, Tensor] = {}
+        self.projections: dict[int, kdtool.Projections] = {}
+        self._blocks: dict[int | None, list[Block]] = {}
+        self._masks: dict[int | None, Tensor] = {}
+        self._elsewhere: dict[torch.device, Documents] = {}
+
+    def on(self, device: torch.device) -> Documents:
+        """Return the same documents for layers on another device; all collect into the same dictionaries."""
+        if device == self.start.device:
+            return self
+        if device not in self._elsewhere:
+            there = Documents(*move(self._rows, device), self.wanted, self.projecting)
+            there.attentions, there.projections = self.attentions, self.projections
+            self._elsewhere[device] = there
+        return self._elsewhere[device]
+
+    def stop_collecting(self) -> tuple[dict[int, Tensor], dict[int, kdtool.Projections]]:
+        """Stop collecting, and return maps and projections; dropping them here avoids a cycle with the graph."""
+        self.collecting = False
+        taken = self.attentions, self.projections
+        self.attentions, self.projections = {}, {}
+        return taken
+
+    def first_key(self, window: int | None) -> Tensor:
+        """Return [B, L], the first key that each query sees."""
+        import torch
+
+        if window is None:
+            return self.start
+        index = torch.arange(self.start.shape[1], device=self.start.device)
+        return torch.maximum(self.start, index - (window - 1))
+
+    def blocks(self, window: int | None) -> list[Block]:
+        """Return the blocks of queries with the keys each needs, computed once for each window."""
+        import torch
+
+        if window not in self._blocks:
+            first_key, length = self.first_key(window), self.start.shape[1]
+            index = torch.arange(length, device=self.start.device)
+            starts = range(0, length, _QUERY_BLOCK)
+            # First keys never fall along a row: a block's least and greatest are those of its first and last query.
+            firsts = first_key[:, ::_QUERY_BLOCK].amin(dim=0).tolist()
+            lasts = [first_key[:, min(start + _QUERY_BLOCK, length) - 1].amax() for start in starts]
+            self._blocks[window] = [
+                _block(start, min(start + _QUERY_BLOCK, length), first, int(last), first_key, index)
+                for start, first, last in zip(starts, firsts, lasts, strict=True)
+            ]
+        return self._blocks[window]
+
+    def mask(self, window: int | None) -> Tensor:
+        """Return [B, 1, L, L], True where a query sees a key."""
+        import torch
+
+        if window not in self._masks:
+            index = torch.arange(self.start.shape[1], device=self.start.device)
+            seen = (index[None, None, :] <= index[None, :, None]) & (index >= self.first_key(window)[:, :, None])
+            self._masks[window] = seen[:, None]
+        return self._masks[window]
+
+    def lengths(self) -> tuple[Tensor, int]:
+        """Return the cumulative lengths of all documents of the batch, int32 from 0 to B·L, and the greatest length."""
+        return document_bounds(*self._rows)
+
+
+def _block(start: int, stop: int, first: int, last: int, first_key: Tensor, index: Tensor) -> Block:
+    aligned = first - first % _KEY_ALIGNMENT
+    # Where all queries begin to see at the same aligned key, only the triangle above the diagonal is hidden.
+    checked = start if last <= aligned else aligned
+    queries, keys = index[start:stop, None], index[None, checked:stop]
+    hidden = (keys > queries) | (keys < first_key[:, start:stop, None])
+    return Block(start, stop, aligned, checked, hidden[:, None, None])

@@ -117,7 +117,7 @@ def _has_varlen_attention() -> bool:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return False
-    return {"enable_gqa", "window_size"} <= set(signature(varlen_attn).parameters)
+    return {"scale", "window_size"} <= set(signature(varlen_attn).parameters)
 
 
 def product_speed(dtype: torch.dtype, device: torch.device) -> float:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kdtool_torch.batch import loss_mask, select, select_at_labels
 from kdtool_torch.device import isolated_rng
 from kdtool_torch.head import HeadWork, SequenceHead, head_loss, sequence_head
-from kdtool_torch.signals import MicroBatch, select_signal
+from kdtool_torch.inputs import MicroBatch, select_signal
 from kdtool_torch.stats import (
     StepStats,
     objective_of_token_loss,

@@ -15,8 +15,8 @@ from kdtool_torch.numerics import product_dtype
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from kdtool_torch.inputs import MicroBatch, TeacherSignals
     from kdtool_torch.objective import DistillationModule
-    from kdtool_torch.signals import MicroBatch, TeacherSignals
 
 
 class PhaseTerms:
@@ -115,7 +115,7 @@ class PhaseTerms:
     def _query(self, batch: kdtool.Batch) -> MicroBatch:
         import torch
 
-        from kdtool_torch.signals import TeacherSignals
+        from kdtool_torch.inputs import TeacherSignals
 
         if self._teachers is None:
             dtype = product_dtype(self._student.head.weight)

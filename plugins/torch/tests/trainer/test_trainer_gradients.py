@@ -17,10 +17,9 @@ from hypothesis import strategies as st
 from kdtool_testing import make_run
 from kdtool_torch import collate
 from kdtool_torch.head import HeadWork, head_loss
+from kdtool_torch.inputs import MicroBatch, RowsInOrder
 from kdtool_torch.objective import DistillationModule, Sizes
-from kdtool_torch.signals import MicroBatch
 from kdtool_torch.terms import Chunk, ChunkLoss, bind_terms
-from kdtool_torch.trainer.inputs import RowsInOrder
 from torch import Tensor
 from trainer_models import (
     CONSISTENCY,

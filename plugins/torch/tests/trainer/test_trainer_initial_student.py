@@ -9,7 +9,7 @@ import pytest
 import torch
 from kdtool_testing import make_run
 from kdtool_torch import collate
-from kdtool_torch.signals import TeacherSignals
+from kdtool_torch.inputs import TeacherSignals
 from trainer_models import TinyTeacher, kl_term, make_model, make_phase, make_rows
 
 

@@ -16,10 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_testing import make_run
 from kdtool_torch import collate
+from kdtool_torch.inputs import MicroBatch, RowsInOrder
 from kdtool_torch.objective import DistillationModule, Sizes
-from kdtool_torch.signals import MicroBatch
 from kdtool_torch.terms import ChunkLoss, bind_terms, mixed_logits
-from kdtool_torch.trainer.inputs import RowsInOrder
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainer_models import (

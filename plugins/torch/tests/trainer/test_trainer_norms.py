@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from kdtool_testing import make_run
 from kdtool_torch import collate
-from kdtool_torch.trainer.inputs import RowsInOrder
+from kdtool_torch.inputs import RowsInOrder
 from torch import Tensor
 from trainer_models import (
     CONSISTENCY,

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_testing import ListSource, make_run
 from kdtool_torch import collate
+from kdtool_torch.inputs import RowsInOrder
 from kdtool_torch.trainer import OnPolicy, StandardTrainer
-from kdtool_torch.trainer.inputs import RowsInOrder
 from kdtool_torch.trainer.on_policy import OnPolicySampler
 from safetensors.torch import load_file
 from torch import Tensor

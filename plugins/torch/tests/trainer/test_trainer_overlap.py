@@ -15,7 +15,7 @@ import torch
 from kdtool_testing import make_run
 from kdtool_torch.stats import OVERLAP_FIGURES, overlaps
 from kdtool_torch.trainer.loop import TrainingLoop
-from kdtool_torch.trainer.validation import EarlyVerdict, Growth
+from kdtool_torch.trainer.progress import EarlyVerdict, Growth
 from torch import Tensor
 from trainer_models import MIXTURE, TinyTeacher, make_model, make_phase, make_rows, make_trainer, mixture
 

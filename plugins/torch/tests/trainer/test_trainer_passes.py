@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import collate
+from kdtool_torch.inputs import RowsInOrder
 from kdtool_torch.terms import compiled_or_eager
-from kdtool_torch.trainer.inputs import RowsInOrder
 from kdtool_transformers import outline_of
 from torch import Tensor
 from trainer_models import (

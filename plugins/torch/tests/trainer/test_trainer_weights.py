@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch.nn.functional as F
 from kdtool_torch import WeightMeans, collate
-from kdtool_torch.trainer.inputs import RowsInOrder
+from kdtool_torch.inputs import RowsInOrder
 from safetensors.torch import load_file
 from torch import Tensor
 from trainer_models import VOCABULARY, make_model, make_rows

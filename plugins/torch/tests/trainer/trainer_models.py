@@ -16,9 +16,9 @@ import torch
 from kdtool._contract.signals import alternatives
 from kdtool._store.files import discard_uncommitted
 from kdtool_testing import ByteTokenizer, ListSource, generate_plainly, make_run
+from kdtool_torch.inputs import RowsInOrder
 from kdtool_torch.objective import DistillationModule
 from kdtool_torch.trainer import StandardTrainer
-from kdtool_torch.trainer.inputs import RowsInOrder
 from kdtool_torch.trainer.parallel import whole
 from safetensors.torch import save_model
 from torch import Tensor, nn

@@ -28,27 +28,29 @@ from torch.nn.parallel import DistributedDataParallel
 from kdtool_torch.batch import collate, count_targets, move
 from kdtool_torch.device import max_over_ranks, seed_generators, sum_over_ranks
 from kdtool_torch.head import weight_sums
+from kdtool_torch.inputs import MicroBatch, RowsInOrder, StepInputs, TeacherSignals
 from kdtool_torch.machine import dtype_name, memory_of_process
 from kdtool_torch.numerics import autocast_to
 from kdtool_torch.objective import DistillationModule
-from kdtool_torch.signals import MicroBatch, TeacherSignals
 from kdtool_torch.stats import overlaps_of_all, raise_nonfinite_gradient
 from kdtool_torch.trainer.checkpoint import Checkpointing, changing, checkpoint_step, restore_weights
-from kdtool_torch.trainer.inputs import RowsInOrder, StepInputs
 from kdtool_torch.trainer.on_policy import OnPolicySampler
-from kdtool_torch.trainer.optimizer import build_optimizer, learning_rate_factor, set_learning_rate
+from kdtool_torch.trainer.optimizer import build_optimizer
 from kdtool_torch.trainer.parallel import Sharding, average_gradients
 from kdtool_torch.trainer.progress import (
     HISTORY,
+    EarlyVerdict,
     Progress,
     add_token_weights,
     append_to_history,
     begin_step,
+    learning_rate_factor,
     report_overlap,
     report_terms,
+    set_learning_rate,
 )
 from kdtool_torch.trainer.settings import StandardTrainerConfig
-from kdtool_torch.trainer.validation import EarlyVerdict, Validator
+from kdtool_torch.trainer.validation import Validator
 
 
 class TrainingLoop:

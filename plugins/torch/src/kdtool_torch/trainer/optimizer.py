@@ -1,11 +1,10 @@
-"""The optimizer, the recipe's or AdamW: parameter groups, the learning-rate schedule, and its state by parameter names.
+"""The optimizer, the recipe's or AdamW: parameter groups, and its state by parameter names.
 
 The estimate asks for the recipe's.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -50,23 +49,6 @@ def named_optimizer(run: kdtool.RunInfo, sharding: str) -> kdtool.Optimizer | No
             "set sharding: off, or use another optimizer"
         )
     return component
-
-
-def learning_rate_factor(config: StandardTrainerConfig, step: int, steps: int) -> float:
-    """Return the learning rate's fraction of its peak at a step, counted from 0."""
-    warmup = max(1, round(config.warmup * steps)) if config.warmup else 0
-    if step < warmup:
-        return (step + 1) / warmup
-    if config.schedule == "constant":
-        return 1.0
-    done = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return 0.1 + 0.9 * ((1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set each group's learning rate to this fraction of its peak."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from kdtool_torch.head import HeadWork, head_loss
+from kdtool_torch.inputs import MicroBatch, imitated_by_row, select_rows
 from kdtool_torch.model import self_check
 from kdtool_torch.numerics import autocast_to
 from kdtool_torch.objective import DistillationModule
-from kdtool_torch.signals import MicroBatch, imitated_by_row, select_rows
 from kdtool_torch.stats import check_initial_finite
 from kdtool_torch.terms import BoundTerm, Chunk, ChunkLoss, without_dropout
 

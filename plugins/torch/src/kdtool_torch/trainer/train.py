@@ -16,12 +16,11 @@ import torch
 
 from kdtool_torch.batch import collate, count_targets
 from kdtool_torch.device import isolated_rng, pick_device
+from kdtool_torch.inputs import RowsInOrder, TeacherSignals
 from kdtool_torch.machine import chosen_dtype, chunk_sizes, dtype_name, frozen_weights_held, tuned_malloc
 from kdtool_torch.objective import DistillationModule, Sizes, make_loss_modules
-from kdtool_torch.signals import TeacherSignals
 from kdtool_torch.terms import compiled_or_eager, learns_on_policy
 from kdtool_torch.trainer.checkpoint import checkpoint_step, find_resume_point, list_checkpoints
-from kdtool_torch.trainer.inputs import RowsInOrder
 from kdtool_torch.trainer.loop import TrainingLoop
 from kdtool_torch.trainer.on_policy import OnPolicySampler, ServedSampler
 from kdtool_torch.trainer.parallel import join_group, refuse_other_dtypes

@@ -1,21 +1,16 @@
-"""Validation during training: the recipe's evaluators, early stopping, and an early verdict on the overlap.
+"""Validation during training: the recipe's evaluators, and early stopping.
 
 The loop asks after each step. Evaluators see the student in memory, in the precision in which it trains, and training
 stops when it no longer improves. Their split `test` is the split `validation` here, since a student must not be
 selected on the text that judges it.
-
-The early verdict compares the overlap of the student's and the teacher's likeliest tokens at all positions of the same
-rows before the first step and after the first 5 % of the steps: in runs that succeed it grows from the start, in those
-that fail it does not (Li et al., arXiv 2604.13016).
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import kdtool
@@ -27,11 +22,7 @@ from torch import Tensor
 from kdtool_torch.device import isolated_rng
 from kdtool_torch.files import write_safetensors
 from kdtool_torch.numerics import autocast_to
-from kdtool_torch.stats import LIKELIEST
-from kdtool_torch.terms import BoundTerm
-from kdtool_torch.trainer.inputs import RowsInOrder
-from kdtool_torch.trainer.progress import Progress
-from kdtool_torch.trainer.settings import StandardTrainerConfig, Validation
+from kdtool_torch.trainer.settings import Validation
 
 _FOLDER = "validation"
 _BEST = Path(_FOLDER, "best.safetensors")
@@ -216,114 +207,3 @@ def _short(name: str) -> str:
 
 def _qualify(evaluator: str, measurement: str) -> str:
     return measurement if measurement.startswith(f"{evaluator}.") else f"{evaluator}.{measurement}"
-
-
-_EARLY, _FEWEST_STEPS = 20, 10
-"""The verdict comes after steps / 20, if that is at least ten steps."""
-_SHARE, _MOST, _BLOCKS = 200, 16_384, 32
-"""The verdict reads the rows of steps / 200 steps, at most 16,384 positions, in blocks."""
-_LEAST_GROWTH, _ENOUGH = 0.002, 0.9
-"""A phase is hopeless if its overlap grew by less than the first, unless it began above the second."""
-
-
-class EarlyVerdict:
-    """The verdict on a phase of at least 200 steps, if the first token loss with a teacher receives its likeliest tokens.
-
-    It measures the last rows of the first epoch, none of which is learned before the second time, unless there are few.
-
-    Args:
-        terms: the phase's token losses.
-        compute: returns `overlaps_of_all` of some rows; the same random numbers are drawn each time.
-    """
-
-    def __init__(
-        self,
-        config: StandardTrainerConfig,
-        run: kdtool.RunInfo,
-        phase: kdtool.Phase,
-        terms: Sequence[BoundTerm],
-        compute: Callable[[list[kdtool.Row]], Tensor],
-    ) -> None:
-        self._config, self._run, self._phase, self._compute = config, run, phase, compute
-        form = next((bound.form for bound in terms if bound.form != "none"), "none")
-        self.has_overlap = form in ("dense", "top-k")
-        early = phase.steps // _EARLY
-        self._step = early if self.has_overlap and early >= _FEWEST_STEPS else 0
-
-    def begin(self, progress: Progress) -> None:
-        """Measure the overlap before the first step."""
-        if self._step:
-            progress.overlap = self._measure()
-        elif not self.has_overlap and self._run.rank == 0 and any(term.teachers for term in self._phase.terms):
-            self._run.say("overlap: not measured, since no loss receives a teacher's logits or its top-k tokens")
-
-    def judge(self, progress: Progress, step: int) -> None:
-        """Report after a step whether the overlap grew, if the verdict is due.
-
-        Raises:
-            UsageError: it did not, and `stop_hopeless` is set.
-        """
-        if step != self._step or not progress.overlap:
-            return
-        growth = Growth(progress.overlap, self._measure(), step)
-        if growth.is_hopeless and self._config.stop_hopeless:
-            raise kdtool.UsageError(f"{growth.describe()}. Training stopped, since the trainer has stop_hopeless: true")
-        if growth.is_hopeless:
-            progress.hopeless = growth.describe()
-        if self._run.rank == 0:
-            self._run.say(growth.describe())
-
-    def _measure(self) -> list[list[float]]:
-        """Return the means of the figures in each block of successive positions; nothing without positions."""
-        order = RowsInOrder(self._phase.rows, len(self._phase.rows), self._run.seed)
-        rows_per_step = self._config.rows_per_step or self._config.batch * self._config.accumulation * self._run.world
-        figures, positions, end = list[Tensor](), 0, len(order)
-        first = end - -(-self._phase.steps * rows_per_step // _SHARE)
-        while end > max(0, first) and positions < _MOST:
-            rows = [order[index] for index in range(max(0, end - self._config.batch), end)]
-            figures.append(self._compute(rows))
-            positions, end = positions + len(figures[-1]), end - len(rows)
-        blocks = torch.cat(figures).tensor_split(max(1, min(positions, _BLOCKS)))
-        means: list[list[float]] = torch.stack([block.mean(0) for block in blocks]).tolist()
-        return means if positions else []
-
-
-@dataclass(frozen=True)
-class Growth:
-    """Growth of the overlap on the same text: the figures of each block before the first step, and after `step`."""
-
-    before: Sequence[Sequence[float]]
-    after: Sequence[Sequence[float]]
-    step: int
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """The growth minus and plus two standard errors, of the differences of the blocks."""
-        grown = [after[0] - before[0] for before, after in zip(self.before, self.after, strict=True)]
-        error = 2 * stdev(grown) / len(grown) ** 0.5 if len(grown) > 1 else 1.0
-        return fmean(grown) - error, fmean(grown) + error
-
-    @property
-    def is_hopeless(self) -> bool:
-        """True if the growth is below 0.2 percentage points with its noise, and the overlap was below 90 %."""
-        return self.bounds[1] < _LEAST_GROWTH and _mean(self.before)[0] < _ENOUGH
-
-    def describe(self) -> str:
-        """Return the verdict in words."""
-        (low, high), (ratio, of_student, of_teacher) = self.bounds, _mean(self.after)
-        overlap = (
-            f"of the student's {LIKELIEST} likeliest tokens {_mean(self.before)[0]:.1%} were among the teacher's before "
-            f"training, and {ratio:.1%} after step {self.step:,} (difference {100 * low:+.1f} to {100 * high:+.1f} points); "
-            f"these have {of_student:.0%} of the student's probability and {of_teacher:.0%} of the teacher's"
-        )
-        if not self.is_hopeless:
-            return f"overlap: {overlap}: {'it grows' if low > 0 else 'too early to tell whether it grows'}"
-        return (
-            f"overlap: {overlap}. It did not grow in the first 5 % of the steps, as in runs that fail (arXiv 2604.13016). "
-            "Their remedies: train on text that the teacher wrote first (corpus `answers`), use prompts and a template that "
-            "the teacher was tuned on, or take a teacher closer to the student. Check learning_rate, too"
-        )
-
-
-def _mean(blocks: Sequence[Sequence[float]]) -> list[float]:
-    return [fmean(values) for values in zip(*blocks, strict=True)]
