@@ -12,6 +12,7 @@ from typing import Any, Literal
 import kdtool
 import pytest
 from kdtool_report.html.page import page
+from kdtool_testing import make_results
 
 Figures = dict[str, tuple[str, bool, dict[str, float]]]
 QUALITY: Figures = {  # name: unit, higher is better, transform, values by arm
@@ -35,40 +36,20 @@ EFFICIENCY: Figures = {
 
 def _measurements() -> Iterator[kdtool.Measurement]:
     rng = random.Random(0)
-    for name, (unit, higher, arms) in QUALITY.items():
+    texts = {"texts": "64 documents", "split": "test", "tokenizer": "9f31c0aa"}
+    timed = {"threads": "2", "prompt": "128 tokens", "generated": "64 tokens", "interval": "least to most"}
+    for name, (unit, higher, arms) in {**QUALITY, **EFFICIENCY}.items():
         for arm, centre in arms.items():
-            for seed in [None] if arm == "teacher" else [0, 1, 2]:
-                value = centre * (1 + (0.012 * rng.gauss(0, 1) if seed is not None else 0))
-                yield kdtool.Measurement(
-                    name=name,
-                    subject=arm if seed is None else f"{arm}-seed{seed}",
-                    unit=unit,
-                    value=value,
-                    n=64,
-                    higher_is_better=higher,
-                    low=value * 0.955,
-                    high=value * 1.047,
-                    settings={"texts": "64 documents", "split": "test", "tokenizer": "9f31c0aa"},
-                )
-    for name, (unit, higher, arms) in EFFICIENCY.items():
-        for arm, measured in arms.items():
-            exact = unit == "parameters" or name == "file-size"
-            yield kdtool.Measurement(
-                name=name,
-                subject=arm if arm == "teacher" else f"{arm}-seed0",
-                unit=unit,
-                value=measured,
-                n=7,
-                higher_is_better=higher,
-                low=None if exact else measured * 0.94,
-                high=None if exact else measured * 1.09,
-                settings={
-                    "threads": "2",
-                    "prompt": "128 tokens",
-                    "generated": "64 tokens",
-                    "interval": "least to most",
-                },
-            )
+            for seed in [None] if arm == "teacher" else [0, 1, 2] if name in QUALITY else [0]:
+                subject = arm if seed is None else f"{arm}-seed{seed}"
+                if name in QUALITY:
+                    value = centre * (1 + (0.012 * rng.gauss(0, 1) if seed is not None else 0))
+                    ends = (value * 0.955, value * 1.047)
+                    yield kdtool.Measurement(name, subject, unit, value, 64, higher, *ends, texts)
+                else:
+                    exact = unit == "parameters" or name == "file-size"
+                    bounds = (None, None) if exact else (centre * 0.94, centre * 1.09)
+                    yield kdtool.Measurement(name, subject, unit, centre, 7, higher, *bounds, timed)
 
 
 def subjects() -> Iterator[kdtool.Subject]:
@@ -89,23 +70,10 @@ def _comparisons() -> Iterator[kdtool.Comparison]:
             relative = name == "perplexity"
             difference = student / other - 1 if relative else student - other
             half = 0.28 * abs(difference) if name != "top-1-agreement-with-teacher" else 0.031
-            decided = abs(difference) > half
-            yield kdtool.Comparison(
-                measurement=name,
-                arm="student",
-                against=control,
-                value=student,
-                against_value=other,
-                difference=difference,
-                low=difference - half,
-                high=difference + half,
-                relative=relative,
-                verdict=("better" if (difference > 0) == higher else "worse")
-                if decided
-                else "no evidence of a difference",
-                seeds=3,
-                items=64,
-            )
+            decided: Any = "better" if (difference > 0) == higher else "worse"
+            verdict = decided if abs(difference) > half else "no evidence of a difference"
+            ends = (difference, difference - half, difference + half)
+            yield kdtool.Comparison(name, "student", control, student, other, *ends, relative, verdict, 3, 64)
 
 
 def _history(arm: str, seed: int) -> tuple[kdtool.StepReport, ...]:
@@ -133,68 +101,38 @@ def _history(arm: str, seed: int) -> tuple[kdtool.StepReport, ...]:
     return tuple(reports)
 
 
+HOW_TO_USE = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("runs/quickstart/exports/safetensors")
+tokenizer = AutoTokenizer.from_pretrained("runs/quickstart/exports/safetensors")
+inputs = tokenizer("def fibonacci(n):", return_tensors="pt")
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))
+"""
+
+
 def _arms() -> Iterator[kdtool.ArmResult]:
+    exported = Path("runs/quickstart/exports/safetensors")
+    artifact = kdtool.Artifact(exported, "safetensors", 127_451_320, how_to_use=HOW_TO_USE)
     for arm in ("student", "control", "control-time"):
         for seed in (0, 1, 2):
             history = _history(arm, seed)
             last = history[-1]
             folder = Path("runs/quickstart/phases") / f"{arm}-{seed}"
-            yield kdtool.ArmResult(
-                arm=arm,
-                seed=seed,
-                path=folder,
-                phases={
-                    "distil": kdtool.Trained(last.step, last.tokens, last.seconds, folder / "history.jsonl", "bfloat16")
-                },
-                histories={"distil": history},
-                artifacts=(
-                    kdtool.Artifact(
-                        Path("runs/quickstart/exports/safetensors"),
-                        "safetensors",
-                        127_451_320,
-                        how_to_use=(
-                            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-                            'model = AutoModelForCausalLM.from_pretrained("runs/quickstart/exports/safetensors")\n'
-                            'tokenizer = AutoTokenizer.from_pretrained("runs/quickstart/exports/safetensors")\n'
-                            'inputs = tokenizer("def fibonacci(n):", return_tensors="pt")\n'
-                            "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))\n"
-                        ),
-                    ),
-                )
-                if arm == "student"
-                else (),
-            )
-
-
-def _facts(layers: int, parameters: int, copied: tuple[int, ...]) -> kdtool.ModelFacts:
-    return kdtool.ModelFacts(
-        parameters, parameters, layers, 576, 9, 3, 1536, 49152, 8192, "bfloat16", True, "9f31c0aa", copied
-    )
+            trained = kdtool.Trained(last.step, last.tokens, last.seconds, folder / "history.jsonl", "bfloat16")
+            made = (artifact,) if arm == "student" else ()
+            yield kdtool.ArmResult(arm, seed, folder, {"distil": trained}, {"distil": history}, made)
 
 
 STAGES = [
     ("text", "text", 14.2, True),
-    ("rows", "tokenised rows", 9.1, True),
     ("signals/teacher", "signals of teacher", 188.0, True),
-    *(
-        (f"phase/distil/{arm}/{seed}", f"training of {arm}, seed {seed}", 141.0, False)
-        for arm in ("student", "control")
-        for seed in (0, 1, 2)
-    ),
-    ("exports/safetensors", "export as safetensors", 1.8, False),
+    *((f"phase/distil/student/{seed}", f"training of student, seed {seed}", 141.0, False) for seed in (0, 1, 2)),
     ("scores/perplexity", "measuring perplexity", 61.0, False),
-    ("scores/efficiency", "measuring efficiency", 44.3, False),
 ]
 RECIPE_TEXT = """\
 name: quickstart
-seeds: [0, 1, 2]
-corpus:  {use: python-source}
-rows:    {use: packed, length: 512}
-teacher: {use: smollm2}
-student: {use: pruned, layers: 10}
-train:
-  losses: {forward-kl: {weight: 0.5}, ce: {weight: 0.5}, hidden: {weight: 1}}   # <script>alert("recipe")</script>
-  steps: 100
+train: {losses: {forward-kl: {weight: 0.5}, ce: {weight: 0.5}}}   # <script>alert("recipe")</script>
 control: {match: tokens}
 """
 
@@ -213,21 +151,10 @@ def sample_page() -> str:
 
 def make_sample(**changes: Any) -> kdtool.Results:
     """Make the run, with some of its fields replaced."""
-    components: list[tuple[str, str, str, str, dict[str, Any]]] = [
-        ("corpus", "corpus", "python-source", "kdtool-corpora", {"folder": None, "limit": 4000}),
-        ("teacher", "teacher", "smollm2", "kdtool-teacher-smollm2", {"weights": "auto"}),
-        ("student", "student", "pruned", "kdtool-student-pruned", {"layers": 10, "importance_rows": 16}),
-        ("train.losses.forward-kl", "loss", "forward-kl", "kdtool-loss-divergences", {"temperature": 1.0}),
-        ("train.losses.focal", "loss", "./focal.py:Focal", "", {}),
-        ("evaluators.perplexity", "evaluator", "perplexity", "kdtool-evaluator-perplexity", {"documents": 64}),
-    ]
+    rejected = {"near-duplicates": {"duplicate of an earlier file": 61}, "syntax": {"does not parse": 4}}
+    made = make_results(Path("runs/quickstart"))
     fields: dict[str, Any] = {
         "name": "quickstart",
-        "folder": Path("runs/quickstart"),
-        "verdict": (
-            "At equal tokens the student is better than the same model trained without the teacher; "
-            "at equal wall time it is worse on perplexity."
-        ),
         "measurements": tuple(_measurements()),
         "subjects": tuple(subjects()),
         "comparisons": tuple(_comparisons()),
@@ -236,51 +163,11 @@ def make_sample(**changes: Any) -> kdtool.Results:
             kdtool.StageRecord(name, "ab12cd34", seconds, reused, Path("runs/store") / name, title)
             for name, title, seconds, reused in STAGES
         ),
-        "components": tuple(
-            kdtool.ComponentRecord(name, kind, use, distribution, "0.1.0" if distribution else "", config)
-            for name, kind, use, distribution, config in components
-        ),
-        "models": {
-            "teacher": _facts(30, 134_515_008, ()),
-            "student": _facts(10, 63_713_088, (0, 1, 8, 18, 19, 20, 23, 24, 28, 29)),
-        },
-        "data": {
-            "splits": {
-                "train": {"documents": 1701, "bytes": 22_690_432},
-                "validation": {"documents": 96, "bytes": 1_263_100},
-                "test": {"documents": 96, "bytes": 1_264_772},
-            },
-            "licences": {"Python-2.0": 1893},
-            "languages": {"python": 1893},
-            "sources": {"Python standard library": 1893},
-            "rows": 10_190,
-            "row_length": 512,
-            "signal_seconds": 188.0,
-            "rejected": {"near-duplicates": {"duplicate of an earlier file": 61}, "syntax": {"does not parse": 4}},
-        },
-        "recipe": {"name": "quickstart", "seeds": [0, 1, 2], "train": {"steps": 100, "batch": 4}},
+        "data": {**made.data, "signal_seconds": 188.0, "rejected": rejected},
         "recipe_text": RECIPE_TEXT,
-        "environment": {
-            "kdtool": "0.1.0",
-            "python": "3.11.7",
-            "torch": "2.13.0",
-            "platform": "Linux x86_64",
-            "cpu": "2 cores",
-        },
-        "seconds": 561.0,
-        "licences": (
-            kdtool.Licensed(
-                "teacher",
-                kdtool.LicenceTerms(
-                    "Apache-2.0", "https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct", ("keep the notice",)
-                ),
-                ("signals", "weights"),
-                acknowledged="Apache-2.0",
-            ),
-        ),
-        "notes": ("The test split shares no file with training; near-duplicates above 0.8 were removed.",),
+        "requirements": (),
     }
-    return with_values(kdtool.Results(**{**fields, **changes}))
+    return with_values(dataclasses.replace(made, **{**fields, **changes}))
 
 
 def with_values(results: kdtool.Results, half: float = 0.5) -> kdtool.Results:

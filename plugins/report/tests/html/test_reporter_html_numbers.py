@@ -43,6 +43,15 @@ def test_differences_carry_a_sign_and_shared_units_are_said_once() -> None:
     assert duration(0) == "0\u00a0ms"
 
 
-def test_titles_keep_numbers_and_short_names() -> None:
-    assert title("kl-to-teacher") == "KL to teacher"
-    assert title("top-1-agreement") == "Top-1 agreement"
+@pytest.mark.parametrize(
+    ("name", "heading"),
+    [
+        ("samples.distinct-words", "Samples: distinct words"),
+        ("bits-per-byte", "Bits per byte"),
+        ("pass@0.5", "Pass@0.5"),
+        ("kl-to-teacher", "KL to teacher"),
+        ("top-1-agreement", "Top-1 agreement"),
+    ],
+)
+def test_headings_set_the_evaluator_off_and_keep_numbers_and_short_names(name: str, heading: str) -> None:
+    assert title(name) == heading

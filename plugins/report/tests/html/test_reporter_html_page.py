@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Iterable
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +23,7 @@ from kdtool_report.html import HtmlReporter
 from kdtool_report.html.comparisons import forest
 from kdtool_report.html.page import page
 from kdtool_report.html.wording import interval
-from kdtool_testing import ReporterConformance, make_run
+from kdtool_testing import ReporterConformance, empty_results, make_run
 
 VOID = {"meta", "link", "br", "img", "input", "hr", "line", "rect", "circle"}
 HOSTILE = "\"><script>alert('x')</script>&lt;b</pre></textarea></style>{{ 7 * 7 }}"
@@ -119,7 +120,7 @@ def test_a_whole_run_is_shown(sample_page: str) -> None:
         "forward-kl",
         "near-duplicates: duplicate of an earlier file",
         "The teacher's signals took 3\u00a0min 08\u00a0s (in an earlier run) and are shared by 3 students",
-        "kdtool-loss-divergences 0.1.0",
+        "kdtool-teacher-causal-lm 0.1",
         "local file",
         "AutoModelForCausalLM.from_pretrained",
     ):
@@ -143,102 +144,70 @@ def test_a_control_that_trained_on_other_tokens_is_not_called_one_of_equal_token
     assert "Control, equal time" in html
 
 
-def test_nothing_is_fetched(sample_page: str) -> None:
-    html = sample_page
-    assert not re.search(r"@import|url\(|<link|<img|<iframe|fetch\(|XMLHttpRequest", html)
-    assert check(html).scripts == 1
-
-
-MISSING: dict[str, dict[str, Any]] = {
-    "no comparisons": {"comparisons": ()},
-    "no measurements": {"measurements": (), "comparisons": ()},
-    "nothing at all": {
-        "measurements": (), "comparisons": (), "arms": (), "stages": (), "components": (), "models": {}, "data": {},
-        "recipe": {}, "recipe_text": "", "environment": {}, "notes": (), "verdict": "",
-    },
-    "odd data": {"data": {"licences": ["MIT"], "sources": [{"name": "a", "documents": 3}], "note": None, "share": 0.25}},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("changes", MISSING.values(), ids=MISSING)
-def test_missing_parts_leave_a_valid_page(sample: kdtool.Results, changes: dict[str, Any]) -> None:
-    text = text_of(page(dataclasses.replace(sample, **changes)))
-    if not changes.get("comparisons", True) and changes.get("arms", True):
-        assert "No verdict: no evaluator compared the student with its control" in text
-    if changes.get("verdict") == "":
-        assert "Nothing was exported in this run." in text
-
-
-def test_without_a_control_the_verdict_says_how_to_get_one(sample: kdtool.Results) -> None:
+def test_missing_parts_leave_a_valid_page(sample: kdtool.Results) -> None:
+    odd = {"licences": ["MIT"], "sources": [{"name": "a", "documents": 3}], "note": None, "share": 0.25}
+    text = text_of(page(dataclasses.replace(sample, comparisons=(), data=odd)))
+    assert "No verdict: no evaluator compared the student with its control" in text
     arms = tuple(arm for arm in sample.arms if arm.arm == "student")
     text = text_of(page(dataclasses.replace(sample, arms=arms, comparisons=())))
     assert "No verdict: this run trained no control. Add `control: {match: tokens}` to the recipe to compare." in text
+    assert "Nothing was exported in this run." in text_of(page(empty_results(sample.folder)))
 
 
 def test_one_seed_is_called_one_seed(sample: kdtool.Results) -> None:
-    text = text_of(
-        page(
-            dataclasses.replace(
-                sample,
-                arms=tuple(arm for arm in sample.arms if arm.seed == 0),
-                measurements=tuple(found for found in sample.measurements if found.subject[-1] not in "12"),
-                comparisons=tuple(dataclasses.replace(found, seeds=1) for found in sample.comparisons),
-            )
-        )
-    )
+    arms = tuple(arm for arm in sample.arms if arm.seed == 0)
+    measured = tuple(found for found in sample.measurements if found.subject[-1] not in "12")
+    compared = tuple(dataclasses.replace(found, seeds=1) for found in sample.comparisons)
+    text = text_of(page(dataclasses.replace(sample, arms=arms, measurements=measured, comparisons=compared)))
     assert "With one seed, intervals cover the choice of test items, not the luck of training." in text
     assert "64 items, one seed" in text
     assert "seeds: 1" not in text
 
 
-def test_hostile_text_stays_text(sample: kdtool.Results) -> None:
-    hostile = dataclasses.replace(
-        sample,
-        name=HOSTILE,
-        verdict=HOSTILE,
-        recipe_text=HOSTILE,
-        notes=(HOSTILE,),
-        environment={HOSTILE: HOSTILE},
-        data={HOSTILE: {HOSTILE: HOSTILE}},
-        recipe={HOSTILE: [HOSTILE]},
-        models={HOSTILE: sample.models["student"]},
-        measurements=tuple(
-            dataclasses.replace(m, subject=m.subject + HOSTILE, unit=HOSTILE) for m in sample.measurements
-        ),
-        comparisons=tuple(
-            dataclasses.replace(c, against=f"control{HOSTILE}", measurement=HOSTILE) for c in sample.comparisons
-        ),
-        requirements=(Requirement(HOSTILE, HOSTILE, 0.5, False, HOSTILE),),
-        components=tuple(dataclasses.replace(c, name=HOSTILE, config={HOSTILE: HOSTILE}) for c in sample.components),
-    )
-    checker = check(page(hostile))
+def test_hostile_keys_and_names_stay_text(sample: kdtool.Results) -> None:
+    """The suite of reporters has hostile text in all other places."""
+    measured = [dataclasses.replace(one, subject=one.subject + HOSTILE) for one in sample.measurements]
+    compared = [
+        dataclasses.replace(one, against=f"control{HOSTILE}", measurement=HOSTILE) for one in sample.comparisons
+    ]
+    hostile: dict[str, Any] = {
+        "name": HOSTILE,
+        "environment": {HOSTILE: HOSTILE},
+        "data": {HOSTILE: {HOSTILE: HOSTILE}},
+        "recipe": {HOSTILE: [HOSTILE]},
+        "models": {HOSTILE: sample.models["student"]},
+        "measurements": tuple(measured),
+        "comparisons": tuple(compared),
+        "requirements": (Requirement(HOSTILE, HOSTILE, 0.5, False, HOSTILE),),
+    }
+    checker = check(page(dataclasses.replace(sample, **hostile)))
     assert checker.scripts == 1
     assert "".join(checker.texts).count(HOSTILE) > 10
-    assert "49" not in page(dataclasses.replace(sample, verdict="{{ 7 * 7 }}", measurements=())).split("</section>")[0]
+
+
+def page_of(reports: Iterable[kdtool.StepReport]) -> str:
+    """Return the page of a run that is only one training."""
+    arm = kdtool.ArmResult("student", 0, Path("x"), {}, {"p": tuple(reports)})
+    return page(dataclasses.replace(empty_results(Path("x")), arms=(arm,)))
 
 
 @example([1.0, 5e-324])
 @given(st.lists(st.floats(-1e30, 1e30) | st.sampled_from([float("nan"), float("inf")]), min_size=2, max_size=5))
 @example([0.0, 5e-324])
 def test_histories_with_any_numbers_are_drawn(values: list[float]) -> None:
-    reports = tuple(
+    html = page_of(
         kdtool.StepReport(step, 9, step, float(step), value, 0.1, value, {"ce": kdtool.TermReport(value, 1.0, value)})
         for step, value in enumerate(values)
     )
-    arm = kdtool.ArmResult("student", 0, Path("x"), {}, {"p": reports})
-    results = kdtool.Results("n", Path("x"), "", (), (), (arm,), (), (), {}, {}, {}, "", {}, 1.0)
-    html = page(results)
     check(html)
     assert not re.search(r'd="[^"]*(nan|inf)', html)
 
 
-def test_charts_follow_light_and_dark_and_read_aloud(sample: kdtool.Results, sample_page: str) -> None:
-    html = sample_page
-    drawn = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
+def test_charts_follow_light_and_dark_and_read_aloud(sample_page: str) -> None:
+    drawn = "".join(re.findall(r"<svg.*?</svg>", sample_page, re.DOTALL))
     assert {"--student", "--control", "--t1", "--muted"} <= set(re.findall(r"var\((--[\w-]+)\)", drawn))
     assert not re.search("stroke: #|fill: #", drawn)
     assert re.search(r"ce against training tokens\. Student: from [\d.]+ to [\d.]+; Control", drawn)
-    assert page(sample) == html
 
 
 def test_intervals_are_those_of_the_results_values(sample: kdtool.Results) -> None:
@@ -323,13 +292,6 @@ def test_the_share_of_the_teacher_is_that_of_the_scores(sample: kdtool.Results, 
         assert int(shown[1]) < share < int(shown[2]), "12 of 20 are three quarters of 16 of 20, 4 of 20 a quarter"
 
 
-def test_long_texts_are_cut_and_say_so(sample: kdtool.Results, tmp_path: Path) -> None:
-    found = answered(tmp_path, "student", [True] * 3, "x" * 4100)
-    html = page(dataclasses.replace(sample, measurements=(found,), comparisons=()))
-    assert "… 100 more" in html
-    assert "with the worst results" not in html
-
-
 def test_measurements_called_by_their_evaluator_too_are_known(sample: kdtool.Results, sample_page: str) -> None:
     """So they are where two evaluators measure under one name."""
 
@@ -370,20 +332,17 @@ def test_a_long_list_has_a_budget_shows_failures_first_and_says_where_the_rest_i
     assert len(shown) == len(set(shown))
     said = f"The {len(shown)} items with the worst results; {2000 - len(shown)} more are in the run's files:"
     assert said in text
-    assert f"scores/student.jsonl, {tmp_path / 'teacher.jsonl'}." in text or (
-        f"{tmp_path / 'teacher.jsonl'}, scores/student.jsonl." in text
-    )
+    files = ("scores/student.jsonl", str(tmp_path / "teacher.jsonl"))
+    assert any(f"{', '.join(order)}." in text for order in (files, files[::-1]))
 
 
 def test_what_should_be_small_and_is_large_has_failed(sample: kdtool.Results, tmp_path: Path) -> None:
-    found = answered(tmp_path, "student", [False, True, False], "x")
-    html = page(dataclasses.replace(sample, measurements=(dataclasses.replace(found, higher_is_better=False),)))
+    found = dataclasses.replace(answered(tmp_path, "student", [False, True, False], "x"), higher_is_better=False)
+    html = page(dataclasses.replace(sample, measurements=(found,)))
     assert re.findall(r"task/(\d+) ·", text_of(html)) == ["1", "0", "2"]
 
 
-def test_one_item_is_shown_however_large_and_its_further_texts_are_counted(
-    sample: kdtool.Results, tmp_path: Path
-) -> None:
+def test_one_item_is_shown_however_large_and_what_is_cut_is_counted(sample: kdtool.Results, tmp_path: Path) -> None:
     shown = {f"answer {number}": "x" * 4000 for number in range(1000)}
     lines = [json.dumps({"item": name, "sum": 1.0, "weight": 1.0, "shown": shown}) + "\n" for name in "ab"]
     found = []
@@ -394,6 +353,10 @@ def test_one_item_is_shown_however_large_and_its_further_texts_are_counted(
     html = page(dataclasses.replace(sample, measurements=tuple(found), comparisons=(), arms=()))
     assert html.count("992 more texts in the run&#39;s files") + html.count("992 more texts in the run's files") == 60
     assert html.count("; 1 more are in the run") == 60
+    found = [answered(tmp_path, "student", [True] * 3, "x" * 4100)]
+    html = page(dataclasses.replace(sample, measurements=tuple(found), comparisons=()))
+    assert "… 100 more" in html
+    assert "with the worst results" not in html
 
 
 def test_answers_are_text_and_nothing_else(sample: kdtool.Results, tmp_path: Path) -> None:
@@ -405,10 +368,8 @@ def test_answers_are_text_and_nothing_else(sample: kdtool.Results, tmp_path: Pat
 
 def test_losses_of_other_terms_are_not_drawn_on_one_axis(sample_page: str) -> None:
     assert "Weighted loss" not in sample_page
-    bare = tuple(kdtool.StepReport(step, 9, step, float(step), 1.0 / step, 1e-3, 1.0, {}) for step in range(1, 9))
-    arm = kdtool.ArmResult("student", 0, Path("x"), {}, {"p": bare})
-    results = kdtool.Results("n", Path("x"), "", (), (), (arm,), (), (), {}, {}, {}, "", {}, 1.0)
-    assert "Weighted loss" in page(results), "it is all that is known"
+    bare = (kdtool.StepReport(step, 9, step, float(step), 1.0 / step, 1e-3, 1.0, {}) for step in range(1, 9))
+    assert "Weighted loss" in page_of(bare), "it is all that is known"
 
 
 def test_comparisons_of_few_items_are_folded_and_those_of_many_come_first(sample: kdtool.Results) -> None:
@@ -422,14 +383,13 @@ def test_comparisons_of_few_items_are_folded_and_those_of_many_come_first(sample
 
 
 def test_costs_are_grouped_by_kind(sample: kdtool.Results) -> None:
-    names = {
-        "phases/student-seed0-train": ("training of student, seed 0", 10.0, False),
-        "phases/control-seed0-train": ("training of control, seed 0", 20.0, True),
-        "rows": ("tokenised rows", 1.0, True),
-    }
-    stages = tuple(
+    stages = [
         kdtool.StageRecord(name, "ab", seconds, reused, Path("x"), title)
-        for name, (title, seconds, reused) in names.items()
-    )
-    text = text_of(page(dataclasses.replace(sample, stages=stages))).replace("\u00a0", " ")
+        for name, title, seconds, reused in (
+            ("phases/student-seed0-train", "training of student, seed 0", 10.0, False),
+            ("phases/control-seed0-train", "training of control, seed 0", 20.0, True),
+            ("rows", "tokenised rows", 1.0, True),
+        )
+    ]
+    text = text_of(page(dataclasses.replace(sample, stages=tuple(stages)))).replace("\u00a0", " ")
     assert "training (2) 30.0 s made, 1 reused tokenised rows 1.00 s reused" in text

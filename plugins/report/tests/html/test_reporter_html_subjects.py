@@ -8,7 +8,7 @@ import kdtool
 import pytest
 from kdtool_report.html.page import page
 from kdtool_report.html.summary import Cell, quality, seeds_of
-from kdtool_report.html.wording import Subjects, title
+from kdtool_report.html.wording import Subjects
 
 Results = kdtool.Results
 
@@ -71,9 +71,3 @@ def test_seeds_of_an_arm_are_one_column(sample: Results) -> None:
     assert seeds_of(results, subjects) == 2
     assert subjects.of("student-seed1") == ("student", 1)
     assert subjects.of("of-nobody-seed1") == ("of-nobody-seed1", -1)
-
-
-def test_a_heading_sets_the_evaluator_off_and_keeps_numbers_whole() -> None:
-    assert title("samples.distinct-words") == "Samples: distinct words"
-    assert title("bits-per-byte") == "Bits per byte"
-    assert title("pass@0.5") == "Pass@0.5"

@@ -39,11 +39,6 @@ CASES: dict[str, tuple[dict[str, str], str]] = {
         "Distillation pays at equal tokens: the student is better in perplexity; "
         f"the student is closer to the teacher ({KL}).",
     ),
-    "better, but farther from the teacher": (
-        {"perplexity": "better", "kl": "worse"},
-        "Distillation pays at equal tokens: the student is better in perplexity; "
-        f"the student is farther from the teacher ({KL}).",
-    ),
     "worse, but closer to the teacher": (
         {"perplexity": "worse", "kl": "better", "top_1": "better"},
         f"{NOTHING} It does not pay at equal tokens: the control is better in perplexity; "
@@ -57,10 +52,6 @@ CASES: dict[str, tuple[dict[str, str], str]] = {
     "closer alone": (
         {"perplexity": "open", "kl": "better"},
         f"{LIKE} closer to the teacher ({KL}); no difference is shown in other measurements.",
-    ),
-    "farther alone": (
-        {"perplexity": "open", "kl": "worse"},
-        f"{LIKE} farther from the teacher ({KL}); no difference is shown in other measurements.",
     ),
     "closer in one way, farther in another": (
         {"perplexity": "open", "kl": "better", "top_1": "worse"},
@@ -79,11 +70,6 @@ CASES: dict[str, tuple[dict[str, str], str]] = {
         {"perplexity": "better", "kl": "better", "copy": "worse"},
         "Distillation pays at equal tokens: the student is better in perplexity; the student is closer to the teacher "
         f"({KL}) and more prone to repeat training text (overlap.longest copy).",
-    ),
-    "closer, and repeats less": (
-        {"kl": "better", "memorised": "better"},
-        f"{NOTHING} Only likeness to the teacher and repetition of training text differ at equal tokens: "
-        f"the student is closer to the teacher ({KL}) and {LESS} (memorised); nothing else was compared.",
     ),
     "nothing decided": (
         {"perplexity": "open", "kl": "open"},
@@ -143,11 +129,7 @@ def _measured(name: str, **values: float) -> dict[str, dict[str, Measured]]:
     [
         (22.1, 0.6, "its perplexity is 22.1, the teacher's 11.0. Train"),
         (21.9, 0.49, "it predicts the teacher's most likely token in 49.0\u00a0% of places. Train"),
-        (
-            135.0,
-            0.3,
-            "the teacher's 11.0 and it predicts the teacher's most likely token in 30.0\u00a0% of places. Train",
-        ),
+        (135.0, 0.3, "11.0 and it predicts the teacher's most likely token in 30.0\u00a0% of places. Train"),
         (22.0, 0.5, ""),
     ],
 )

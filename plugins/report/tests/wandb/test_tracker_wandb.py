@@ -1,12 +1,13 @@
-"""The tracker `wandb`: no key in its settings, no network offline, and curves with each step once."""
+"""The tracker `wandb`: no key in its settings, no network offline, and curves with each step once, also uploaded."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import wandb
 from kdtool_report.wandb import WandbTracker
 from kdtool_testing import TrackerConformance, make_run
+from wandb_server import Uploaded, serve
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 PLAN = [kdtool.StageRecord("phases/student-seed0-train", "a" * 64, 0.0, reused=False, path=Path())]
@@ -53,6 +55,26 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 def points(folder: Path) -> list[Mapping[str, Any]]:
     return [record["history"]["item"] for record in records(folder) if record["type"] == "history"]
+
+
+def losses(found: Iterable[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    return [(point["train/step"], point["train/loss"]) for point in found]
+
+
+def start(letter: str) -> dict[str, Any]:
+    """Return the event of a run's start; "a" is the fingerprint of the plan."""
+    planned = {"name": PLAN[0].name, "fingerprint": letter * 64}
+    return {"event": "run_start", "recipe": {"name": "coders"}, "stages": [planned]}
+
+
+def step(number: int, loss: float = 1.0) -> dict[str, Any]:
+    place = {"stage": "phases", "label": "student-seed0-train", "arm": "student", "seed": 0}
+    time = f"2026-11-22T20:00:{number:02}.000+00:00"
+    return {"event": "step_end", **place, "time": time, "report": asdict(replace(report(number), loss=loss))}
+
+
+def write_events(folder: Path, *events: dict[str, Any], end: str = "") -> None:
+    (folder / "events.jsonl").write_text("\n".join([*map(json.dumps, events), end]), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -93,16 +115,6 @@ def test_a_run_without_a_network_is_tracked_offline(tmp_path: Path, monkeypatch:
     assert len(points(tmp_path)) == 1
 
 
-def test_wandb_is_not_imported_before_a_run() -> None:
-    program = (
-        "import sys, kdtool_report.wandb\n"
-        "tracker = kdtool_report.wandb.WandbTracker(kdtool_report.wandb.WandbTracker.Config())\n"
-        "print('wandb' in sys.modules)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
-
-
 def test_points_hold_shares_rates_and_each_step_once(tmp_path: Path) -> None:
     terms = {
         "ce": kdtool.TermReport(2.0, 1.0, 3.0),
@@ -129,22 +141,9 @@ def test_points_hold_shares_rates_and_each_step_once(tmp_path: Path) -> None:
 
 
 def test_earlier_steps_of_the_same_training_are_logged_first(tmp_path: Path) -> None:
-    other = [replace(PLAN[0], fingerprint="b" * 64)]
-
-    def step(number: int, loss: float = 1.0) -> dict[str, Any]:
-        place = {"stage": "phases", "label": "student-seed0-train", "arm": "student", "seed": 0}
-        time = f"2026-11-22T20:00:{number:02}.000+00:00"
-        return {"event": "step_end", **place, "time": time, "report": asdict(replace(report(number), loss=loss))}
-
-    def start(stages: list[kdtool.StageRecord]) -> dict[str, Any]:
-        planned = [{"name": stage.name, "fingerprint": stage.fingerprint} for stage in stages]
-        return {"event": "run_start", "recipe": {"name": "coders"}, "stages": planned}
-
-    of_others = [start(other), step(1, 7.0), step(2, 7.0), step(3, 7.0)]
-    killed = [start(PLAN), step(1), step(2), {"event": "message", "text": "é"}, step(3)]
-    resumed = [start(PLAN), step(3, 9.0), step(4)]
-    lines = [json.dumps(event) for event in [*of_others, *killed, *resumed]]
-    (tmp_path / "events.jsonl").write_text("\n".join([*lines, '{"event": "step_e']), encoding="utf-8")
+    of_others = [start("b"), step(1, 7.0), step(2, 7.0), step(3, 7.0)]
+    killed = [start("a"), step(1), step(2), {"event": "message", "text": "é"}, step(3)]
+    write_events(tmp_path, *of_others, *killed, start("a"), step(3, 9.0), step(4), end='{"event": "step_e')
     for _ in range(2):
         told = tracker()
         told.kdtool_run_start(make_run(tmp_path), PLAN)
@@ -152,13 +151,7 @@ def test_earlier_steps_of_the_same_training_are_logged_first(tmp_path: Path) -> 
             told.kdtool_step_end(training(tmp_path), report(number))
         told.kdtool_run_end(make_run(tmp_path), "failed", None)
         found = points(tmp_path)  # of the only offline run: the one before is deleted
-        assert [(point["train/step"], point["train/loss"]) for point in found] == [
-            (1, 1),
-            (2, 1),
-            (3, 1),
-            (4, 1),
-            (5, 0.6),
-        ]
+        assert losses(found) == [(1, 1), (2, 1), (3, 1), (4, 1), (5, 0.6)]
         (begun,) = (record["run"] for record in records(tmp_path) if record["type"] == "run")
         assert begun["config"]["update"]["recipe"] == {"name": "coders"}
         assert [point["_timestamp"] % 60 for point in found[:4]] == [1, 2, 3, 4], "when they were trained"
@@ -205,3 +198,50 @@ def test_offline_no_process_attempts_a_connection(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["0", "1"], "none by W&B and its service; the one that the test made is counted"
     assert [point["train/step"] for point in points(tmp_path)] == [1, 2, 3, 4]
+
+
+def track(folder: Path, steps: range, *, killed: bool = False, **settings: Any) -> None:
+    """Log steps; the earlier ones are in the event log. A run that is killed has no end."""
+    write_events(folder, start("a"), *map(step, range(1, steps[0])))
+    told = tracker(**settings)
+    told.kdtool_run_start(make_run(folder), PLAN)
+    for number in steps:
+        told.kdtool_step_end(training(folder), replace(report(number), loss=1.0))
+    if not killed:
+        told.kdtool_run_end(make_run(folder), "failed", None)
+    told.kdtool_close()
+
+
+def check_curve(runs: Mapping[str, Uploaded], last: int) -> Uploaded:
+    """Return the only run, whose curve ends with step `last`."""
+    (run,) = runs.values()
+    assert losses(run.history) == [(number, 1.0) for number in range(1, last + 1)]
+    return run
+
+
+@pytest.mark.slow
+def test_an_offline_run_is_uploaded_whole_however_often(tmp_path: Path) -> None:
+    with serve() as (url, runs):
+        own = {"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY, "WANDB_ERROR_REPORTING": "false"}
+        for steps in (range(1, 4), range(3, 8), range(8, 10), range(0)):
+            if steps:
+                track(tmp_path, steps, tags=["nightly"])
+            folders = map(str, tmp_path.glob("wandb/offline-*"))
+            command = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-synced", *folders]
+            subprocess.run(command, env={**os.environ, **own}, check=True, capture_output=True, cwd=tmp_path)
+            run = check_curve(runs, steps[-1] if steps else 9)
+        assert run.settings["displayName"] == "test: student, seed 0"
+        assert run.settings["tags"] == ["nightly"]
+
+
+@pytest.mark.slow
+def test_an_online_run_that_is_killed_and_resumed_is_one_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve() as (url, runs):
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        wandb.teardown()  # reads the variables again
+        for steps in (range(1, 4), range(3, 6), range(5, 10)):
+            track(tmp_path, steps, killed=steps[-1] < 9, mode="online")
+            assert check_curve(runs, steps[-1]).lines == steps[-1], "no point is sent again"
+    wandb.teardown()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]

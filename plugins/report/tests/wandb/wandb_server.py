@@ -22,8 +22,6 @@ class Uploaded:
     points: dict[int, dict[str, Any]] = field(default_factory=dict)
     lines: int = 0
     summary: dict[str, Any] = field(default_factory=dict)
-    made: set[str] = field(default_factory=set)
-    used: set[str] = field(default_factory=set)
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -37,7 +35,6 @@ class _Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.runs: dict[str, Uploaded] = {}
-        self.artefacts: dict[str, str] = {}
         self.lock = threading.Lock()
 
     @property
@@ -66,14 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _graphql(self, asked: dict[str, Any]) -> Any:
         name, given = asked.get("operationName"), asked.get("variables") or {}
-        answers = {
-            "UpsertBucket": self._upsert,
-            "RunResumeStatus": self._resume,
-            "CreateRunFiles": self._create_files,
-            "CreateArtifact": self._create_artifact,
-            "UseArtifact": self._use_artifact,
-        }
-        answer = answers.get(str(name))
+        own = {"UpsertBucket": self._upsert, "RunResumeStatus": self._resume, "CreateRunFiles": self._create_files}
+        answer = own.get(str(name))
         return {"data": answer(given) if answer else {"viewer": {"id": "v", "entity": "team"}, "serverInfo": None}}
 
     def _upsert(self, given: dict[str, Any]) -> Any:
@@ -98,23 +89,6 @@ class _Handler(BaseHTTPRequestHandler):
     def _create_files(self, given: dict[str, Any]) -> Any:
         files = [{"name": name, "uploadUrl": f"{self.server.url}/file"} for name in given["files"]]
         return {"createRunFiles": {"runID": given["run"], "uploadHeaders": [], "files": files}}
-
-    def _create_artifact(self, given: dict[str, Any]) -> Any:
-        asked = given["input"]
-        name, maker = asked["artifactCollectionName"], asked["runName"]
-        if maker:
-            self.server.runs[maker].made.add(name)
-        self.server.artefacts[name] = name
-        return {
-            "createArtifact": {
-                "artifact": {"id": name, "state": "COMMITTED", "artifactSequence": {"latestArtifact": None}}
-            }
-        }
-
-    def _use_artifact(self, given: dict[str, Any]) -> Any:
-        asked = given.get("input", given)
-        self.server.runs[asked["runName"]].used.add(asked["artifactID"])
-        return {"useArtifact": {"artifact": {"id": asked["artifactID"]}}}
 
     def _stream(self, sent: dict[str, Any]) -> Any:
         run = self.server.runs.setdefault(self.path.split("/")[4], Uploaded())
