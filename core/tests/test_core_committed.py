@@ -30,12 +30,16 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 """Damage that a disk or a user does to a file."""
 
 
+def _write(text: str, *paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
 def _partial(folder: Path) -> Path:
     """Lay down an unfinished folder: two groups, one of them a folder, a file that grows, and what was being written."""
     for name in ("checkpoints/one/weights", "checkpoints/one/state", "model/config", "trained", "log/answers", "half"):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"content of {name}\n", encoding="utf-8")
+        _write(f"content of {name}\n", folder / name)
     kdtool.commit(folder / "checkpoints", folder / "checkpoints" / "one")
     kdtool.commit(folder, folder / "model", folder / "trained")
     kdtool.commit(folder / "log", folder / "log" / "answers", growing=True)
@@ -93,77 +97,53 @@ def test_damage_to_any_file_discards_what_belongs_to_it_and_nothing_else(tmp_pat
 
 
 def test_what_is_committed_again_or_given_up_counts_as_it_was_last(tmp_path: Path) -> None:
-    file, other = tmp_path / "file", tmp_path / "folder" / "other"
-    other.parent.mkdir()
-    for path in (file, other):
-        path.write_text("first", encoding="utf-8")
+    file, other, lines = tmp_path / "file", tmp_path / "folder" / "other", tmp_path / "lines"
+    _write("first", file, other)
     kdtool.commit(tmp_path, file)
     kdtool.commit(tmp_path, other.parent)
-    file.write_text("second", encoding="utf-8")
+    kdtool.commit(tmp_path, lines, growing=True)
+    _write("second", file, lines)
     kdtool.commit(tmp_path, file)
-    kdtool.commit(tmp_path, gone=[other.parent])
+    kdtool.commit(tmp_path, gone=[other.parent, lines])
     discard_uncommitted(tmp_path, pytest.fail)
     assert _left(tmp_path) == {"file": b"second"}
 
 
-def test_while_a_file_is_replaced_one_of_the_two_counts_at_any_moment(tmp_path: Path) -> None:
-    file, beside = tmp_path / "file", tmp_path / "beside"
-    file.write_text("first", encoding="utf-8")
-    kdtool.commit(tmp_path, file)
-    beside.write_text("second", encoding="utf-8")
-    kdtool.commit(tmp_path, file, pending={file: beside})
-    discard_uncommitted(tmp_path, pytest.fail)
-    assert _left(tmp_path) == {"file": b"first"}
-    beside.write_text("second", encoding="utf-8")
-    kdtool.commit(tmp_path, file, pending={file: beside})
-    beside.replace(file)
-    discard_uncommitted(tmp_path, pytest.fail)
-    assert _left(tmp_path) == {"file": b"second"}
-
-
-def test_each_process_of_a_run_has_a_record_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for rank in ("0", "1"):
-        monkeypatch.setenv("RANK", rank)
-        (tmp_path / rank).write_text(rank, encoding="utf-8")
-        kdtool.commit(tmp_path, tmp_path / rank)
-    with (tmp_path / f"{RECORD}1").open("ab") as file:
-        file.write(b'{"files": {"ha')  # killed while it wrote a line
-    (tmp_path / "more").write_text("more", encoding="utf-8")
-    kdtool.commit(tmp_path, tmp_path / "more")
-    discard_uncommitted(tmp_path, pytest.fail)
-    assert set(_left(tmp_path)) == {"0", "1", "more"}
-
-
-def test_what_one_file_of_a_group_is_replaced_with_leaves_the_others(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).write_text("first", encoding="utf-8")
-    kdtool.commit(tmp_path, tmp_path / "a", tmp_path / "b")
-    (tmp_path / "new").write_text("second", encoding="utf-8")
-    kdtool.commit(tmp_path, tmp_path / "b", pending={tmp_path / "b": tmp_path / "new"})
-    (tmp_path / "new").replace(tmp_path / "b")
-    for _ in range(2):
-        discard_uncommitted(tmp_path, pytest.fail)
-        assert _left(tmp_path) == {"a": b"first", "b": b"second"}
+def test_while_a_file_of_a_group_is_replaced_one_of_the_two_counts_at_any_moment(tmp_path: Path) -> None:
+    a, b, new = tmp_path / "a", tmp_path / "b", tmp_path / "new"
+    _write("first", a, b)
+    kdtool.commit(tmp_path, a, b)
+    for is_replaced, content in ((False, b"first"), (True, b"second")):
+        _write("second", new)
+        kdtool.commit(tmp_path, b, pending={b: new})
+        if is_replaced:
+            new.replace(b)
+        for _ in range(2):
+            discard_uncommitted(tmp_path, pytest.fail)
+            assert _left(tmp_path) == {"a": b"first", "b": content}
     said = list[str]()
-    (tmp_path / "a").write_text("third", encoding="utf-8")
+    _write("third", a)
     discard_uncommitted(tmp_path, said.append)
     assert _left(tmp_path) == {"b": b"second"}
     assert len(said) == 1
 
 
-def test_a_file_that_grows_can_be_given_up(tmp_path: Path) -> None:
-    kdtool.commit(tmp_path, tmp_path / "lines", growing=True)
-    kdtool.commit(tmp_path, gone=[tmp_path / "lines"])
-    (tmp_path / "lines").write_text("half", encoding="utf-8")
+def test_each_process_of_a_run_has_a_record_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        _write(rank, tmp_path / rank)
+        kdtool.commit(tmp_path, tmp_path / rank)
+    with (tmp_path / f"{RECORD}1").open("ab") as file:
+        file.write(b'{"files": {"ha')  # killed while it wrote a line
+    _write("more", tmp_path / "more")
+    kdtool.commit(tmp_path, tmp_path / "more")
     discard_uncommitted(tmp_path, pytest.fail)
-    assert _left(tmp_path) == {}
+    assert set(_left(tmp_path)) == {"0", "1", "more"}
 
 
 def test_what_another_process_gave_up_is_not_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = tmp_path / "checkpoints" / "one"
-    checkpoint.mkdir(parents=True)
-    for name in ("state", "weights"):
-        (checkpoint / name).write_text(name, encoding="utf-8")
+    _write("x", checkpoint / "state", checkpoint / "weights")
     monkeypatch.setenv("RANK", "1")
     kdtool.commit(tmp_path / "checkpoints", checkpoint)
     monkeypatch.setenv("RANK", "0")
@@ -181,14 +161,13 @@ def test_what_is_not_there_cannot_be_committed(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows links files only with special rights")
 def test_a_link_is_removed_and_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "file").write_text("mine", encoding="utf-8")
-    folder = tmp_path / "x"
+    folder, elsewhere = tmp_path / "x", tmp_path / "elsewhere"
+    _write("mine", elsewhere / "file")
     folder.mkdir()
-    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (folder / "link").symlink_to(elsewhere)
     discard_uncommitted(folder, pytest.fail)
     assert not list(folder.iterdir())
-    assert (tmp_path / "elsewhere" / "file").exists()
+    assert (elsewhere / "file").exists()
 
 
 _PLAIN = st.dictionaries(
