@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -32,6 +33,18 @@ def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A second teacher: other weights, and a tokenizer of its own."""
     return make_teacher(tmp_path_factory.mktemp("other"), seed=1, vocabulary=600)
+
+
+@pytest.fixture(scope="session")
+def second_folder(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher with the tokenizer of `teacher_folder` and other weights."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = shutil.copytree(teacher_folder, tmp_path_factory.mktemp("second") / "model")
+    torch.manual_seed(1)
+    LlamaForCausalLM(LlamaConfig.from_pretrained(folder)).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -109,6 +122,18 @@ def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KDTOOL_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def _session_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def shared_store(_working_folder: None, _session_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One store for all whole runs of tests that look at no store: text, rows, signals and students are made once."""
+    monkeypatch.setenv("KDTOOL_STORE", str(_session_store))
+    return _session_store
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -27,13 +27,17 @@ _PRELOADED = [
 
 
 def recipe_with_faults(recipe: Mapping[str, Any], folder: Path) -> Path:
-    """Write a recipe whose tracker is `faults.py`, with a checkpoint every third of 8 steps; return its file."""
-    trainer = {**recipe["trainer"], "checkpoint_every": 3, "log_every": 1, "batch": 4}
+    """Write a recipe whose tracker is `faults.py`, with a checkpoint every third step; return its file.
+
+    A single phase has 8 steps.
+    """
+    trainer = {"checkpoint_every": 3, **recipe["trainer"], "log_every": 1, "batch": 4}
     faults = {"use": f"{Path(__file__).with_name('faults.py')}:Faults"}
     evaluators = {"perplexity": {"documents": 2, "characters": 200}}
-    changed = {"trainer": trainer, "trackers": {"faults": faults}, "evaluators": evaluators}
+    train = {**recipe["train"], "steps": 8} if "losses" in recipe["train"] else recipe["train"]
+    changed = {"trainer": trainer, "trackers": {"faults": faults}, "evaluators": evaluators, "train": train}
     file = folder / "recipe.json"
-    file.write_text(json.dumps({**recipe, **changed, "train": {**recipe["train"], "steps": 8}}), encoding="utf-8")
+    file.write_text(json.dumps({**recipe, **changed}), encoding="utf-8")
     return file
 
 

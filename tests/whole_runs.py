@@ -1,0 +1,69 @@
+"""What tests of whole runs look at: weights, rows, text and values of a finished run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import kdtool
+
+__all__ = ["apart", "lines", "logits", "path_of", "rows_of", "values", "weights", "without"]
+
+
+def without(recipe: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """Return a recipe without some keys."""
+    return {key: value for key, value in recipe.items() if key not in keys}
+
+
+def weights(trained: Path | kdtool.Results, arm: int = 0) -> dict[str, Any]:
+    """Return the weights in a model's folder, or of an arm of a run."""
+    from safetensors.torch import load_file
+
+    folder = trained if isinstance(trained, Path) else trained.arms[arm].path
+    return load_file(folder / "model.safetensors")
+
+
+def apart(one: Path | kdtool.Results, other: Path | kdtool.Results) -> float:
+    """Return the largest difference of a weight of two students."""
+    mine, theirs = weights(one), weights(other)
+    return max(float((mine[name] - theirs[name]).abs().max()) for name in mine)
+
+
+def logits(folder: Path, adapter: Path | None = None, ids: range = range(40, 72)) -> Any:
+    """Compute logits with transformers, and peft where an adapter is given, alone."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter)
+    with torch.no_grad():
+        return model.eval()(input_ids=torch.tensor([list(ids)])).logits
+
+
+def path_of(results: kdtool.Results, stage: str) -> Path:
+    """Return the folder of a stage."""
+    (path,) = (found.path for found in results.stages if found.name == stage)
+    return path
+
+
+def rows_of(results: kdtool.Results, stage: str = "rows") -> list[kdtool.Row]:
+    """Return the rows that a run trained on."""
+    from kdtool._run.stages.row_files import StoredRows
+
+    stored = StoredRows(path_of(results, stage), "")
+    return [stored[number] for number in range(len(stored))]
+
+
+def lines(file: Path) -> list[Any]:
+    """Return the objects of a JSONL file."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def values(results: kdtool.Results, name: str) -> dict[str, float]:
+    """Return the values of a measurement by subject."""
+    return {found.subject: found.value for found in results.measurements if found.name == name}
