@@ -25,7 +25,7 @@ from kdtool_transformers import (
     open_tokenizer,
     source_identity,
 )
-from kdtool_transformers.headers import require_fit
+from kdtool_transformers.weights import require_fit
 from safetensors.torch import load_file, save_file
 
 needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")

@@ -1,9 +1,8 @@
-"""Weights in few bits, adapters, placement, and tokenizers that transformers changes: each against the plain model."""
+"""Sources that cannot be opened, weights in few bits, adapters, placement, and tokenizers that transformers changes."""
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import accelerate
+import huggingface_hub
 import kdtool
 import pytest
 import tokenizers
@@ -18,10 +18,19 @@ import torch
 import transformers
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_starcoder2_tokenizer, save_tiny, tiny_model
-from kdtool_torch import Documents, self_check
-from kdtool_transformers import TransformersRuntime, loading, open_model, open_tokenizer
-from kdtool_transformers.loading import Quantisation, held_bytes, place_head
+from kdtool_torch import Documents, files, self_check
+from kdtool_transformers import (
+    TransformersRuntime,
+    byte_tokenizer,
+    find_source,
+    loading,
+    open_model,
+    open_tokenizer,
+    weights_identity,
+)
 from kdtool_transformers.model import without_weights
+from kdtool_transformers.opening import explain
+from kdtool_transformers.weights import Quantisation, held_bytes, place_head
 
 needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # of peft 0.21
@@ -47,18 +56,10 @@ def _deviation(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @needs_bitsandbytes
-@pytest.mark.parametrize("quantise", ["nf4", "int8"])
-def test_a_quantised_model_can_be_saved(tmp_path: Path, quantise: Quantisation) -> None:
-    save_tiny(tmp_path / "model")
-    open_model(tmp_path / "model", dtype=torch.bfloat16, quantise=quantise).save(tmp_path / "saved")
-    assert (tmp_path / "saved" / "model.safetensors").is_file()
-
-
-@needs_bitsandbytes
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("quantise", "limit"), [("nf4", 0.35), ("int8", 0.05)])
 def test_weights_in_few_bits_are_the_model_and_take_what_was_said(
-    tmp_path: Path, family: str, quantise: Quantisation, limit: float
+    tmp_path: Path, family: str, quantise: Quantisation, limit: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain = save_tiny(tmp_path, family, **SHAPE)
     model = open_model(tmp_path, dtype=torch.float32, quantise=quantise)
@@ -75,6 +76,11 @@ def test_weights_in_few_bits_are_the_model_and_take_what_was_said(
     assert self_check(model, tolerance=0.05) < 0.05  # int8 rounds activations by the rows that share a batch
     (answer,) = TransformersRuntime(model).answer([kdtool.Request("1", "def f", 5)])
     assert answer.tokens_out == 5
+    half = open_model(tmp_path, dtype=torch.bfloat16, quantise=quantise)
+    _logits(half.model)
+    assert "MatMul8bitLt" not in caplog.text, "bitsandbytes says nothing at every layer"
+    half.save(tmp_path / "saved")
+    assert (tmp_path / "saved" / "model.safetensors").is_file()
 
 
 def test_weights_are_read_onto_their_device_and_not_moved_there(
@@ -90,14 +96,6 @@ def test_weights_are_read_onto_their_device_and_not_moved_there(
     assert {weight.device.type for weight in model.model.parameters()} == {"meta"}
 
 
-@needs_bitsandbytes
-def test_bitsandbytes_says_nothing_at_every_layer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    save_tiny(tmp_path, **SHAPE)
-    with caplog.at_level(logging.WARNING):
-        _logits(open_model(tmp_path, dtype=torch.bfloat16, quantise="int8").model)
-    assert "MatMul8bitLt" not in caplog.text
-
-
 def test_libraries_that_are_asked_for_and_absent_are_named_with_what_installs_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,17 +104,101 @@ def test_libraries_that_are_asked_for_and_absent_are_named_with_what_installs_th
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (tmp_path / "adapter" / name).touch()
     monkeypatch.setattr(loading, "find_spec", lambda _: None)
-    monkeypatch.setattr(loading, "find_spec", lambda _: None)
     with pytest.raises(kdtool.UsageError, match=r"pip install bitsandbytes"):
         open_model(tmp_path / "model", quantise="nf4")
     with pytest.raises(kdtool.UsageError, match=r"pip install peft"):
         open_model(tmp_path / "model", adapter=tmp_path / "adapter")
 
 
-def test_an_adapter_in_place_of_a_model_is_told_from_one_with_what_opens_it(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").touch()
-    with pytest.raises(kdtool.UsageError, match=r"holds a PEFT adapter.*--set teacher\.adapter="):
-        open_model(tmp_path)
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("{folder}/absent", "no such folder"),
+        ("{folder}/absent.gguf", "no such file"),
+        ("{folder}", "no config.json"),
+        ("{folder}/adapter", r"holds a PEFT adapter.*--set teacher\.adapter="),
+        ("{folder}/cut", "cut short or damaged"),
+        ("{folder}/pickled", r"only pickled weights .pytorch_model.bin.*convert once"),
+        ("{folder}/own code", "needs Python code from its own repository"),
+        ("owner/name", "hf download owner/name"),
+    ],
+)
+def test_a_source_that_cannot_be_opened_says_why(source: str, words: str, tmp_path: Path) -> None:
+    for name in ("adapter", "cut", "pickled", "own code"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").touch()
+    for name in ("cut", "pickled"):
+        save_tiny(tmp_path / name)
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
+    (tmp_path / "own code" / "config.json").write_text(
+        '{"model_type": "odd", "auto_map": {"AutoConfig": "odd.Config", "AutoModelForCausalLM": "odd.Model"}}', "utf-8"
+    )
+    (tmp_path / "own code" / "odd.py").write_text("raise SystemExit('code was run')", "utf-8")
+    (tmp_path / "own code" / "model.safetensors").touch()
+    with pytest.raises(kdtool.KdtoolError, match=words):
+        open_model(find_source(source.format(folder=tmp_path)).place, offline=True)
+
+
+def test_a_revision_belongs_to_hub_names(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    with pytest.raises(kdtool.UsageError, match="belongs to Hub names"):
+        find_source(str(tmp_path), "main")
+
+
+def test_a_partly_cached_model_of_the_hub_is_to_be_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / ("a" * 40)
+    save_tiny(snapshot)
+    for file in snapshot.glob("*token*"):
+        file.unlink()
+    (refs := tmp_path / "models--owner--name" / "refs").mkdir()
+    (refs / "main").write_text("a" * 40, encoding="utf-8")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(kdtool.ServiceError, match="hf download owner/name"):
+        open_model("owner/name", offline=True)
+
+
+@pytest.mark.parametrize("source", ["absent", "models/absent", "./absent", "a/b/c"])
+def test_the_hub_is_not_asked_for_a_folder_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    with pytest.raises(kdtool.UsageError, match=f"no such folder: {Path(source)}, and it is not a Hub name"):
+        open_tokenizer(source)
+    if source == "absent":  # as the oldest models of the hub are called
+        monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: "held")
+        with pytest.raises(kdtool.ServiceError, match="neither a folder here nor in the local cache"):
+            open_tokenizer(source, offline=True)
+
+
+def test_a_gated_model_is_refused_with_its_page_and_the_way_to_log_in() -> None:
+    name = "mistralai/Mistral-7B-v0.1"
+    error = OSError("config.json cannot be loaded")
+    error.__cause__ = OSError(f"You are trying to access a gated repo.\nMake sure to have access to it at {name}.")
+    page = rf"is gated .*https://huggingface\.co/{name} .*`hf auth login`"
+    for raised, words in ((error, page), (OSError("not found"), "check the name")):
+        with pytest.raises(kdtool.ServiceError, match=words), explain(name, name, offline=False):
+            raise raised
+
+
+def test_weights_are_identified_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        save_tiny(tmp_path / name, seed=seed)
+    identity = {name: weights_identity(tmp_path / name) for name in "abc"}
+    assert identity["a"] == identity["b"] != identity["c"]
+    monkeypatch.setattr(files, "file_digest", None)  # remembered: nothing is read again
+    assert weights_identity(tmp_path / "a") == identity["a"]
+
+
+def test_a_tokenizer_that_transformers_would_open_as_another_is_refused(tmp_path: Path) -> None:
+    model = tiny_model("qwen2")
+    model.save(tmp_path / "right")
+    model.tokenizer = byte_tokenizer("llama")
+    with pytest.raises(kdtool.PluginError, match=r"opens the tokenizer saved in .* as Qwen2Tokenizer"):
+        model.save(tmp_path / "wrong")
 
 
 def _save_adapter(folder: Path, model: Any, targets: list[str]) -> torch.Tensor:
@@ -263,40 +345,6 @@ def test_the_mark_of_a_gap_is_no_token(tmp_path: Path) -> None:
     assert len(transformers.AutoTokenizer.from_pretrained(tmp_path / "student")) == 1500
 
 
-def test_requests_share_a_batch_by_length_and_fill_no_more_than_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kdtool_transformers import generation
-    from kdtool_transformers.generation import Capacity
-
-    monkeypatch.setattr("kdtool_transformers.runtime.capacity_of", lambda *_: Capacity(memory=100))
-    model = tiny_model()
-    requests = [kdtool.Request(str(number), "x" * (5 + 40 * (number % 2)), 5) for number in range(8)]
-    batches = []
-
-    def noted(*arguments: Any) -> Any:
-        batches.append([request.id for request in arguments[-1]])
-        return generate(*arguments)
-
-    generate = generation.generate
-    monkeypatch.setattr("kdtool_transformers.runtime.generate", noted)
-    assert {answer.id for answer in TransformersRuntime(model).answer(requests)} == set("01234567")
-    assert batches == [["1", "3"], ["5", "7"], ["0", "2", "4", "6"]]
-
-
-def test_generation_keeps_what_it_computed_whatever_training_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny_model()
-    model.model.config.use_cache = False
-    lengths: list[int] = []
-    forward = model.model.forward
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        lengths.append(kwargs["input_ids"].shape[1])
-        return forward(*args, **kwargs)
-
-    monkeypatch.setattr(model.model, "forward", counted)
-    list(TransformersRuntime(model).answer([kdtool.Request("1", "def f", 4)]))
-    assert lengths == [5, 1, 1, 1]
-
-
 def _changed_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     content = json.loads(path.read_text("utf-8"))
     change(content)
@@ -320,20 +368,6 @@ TOKENIZER_EDITS: dict[str, Callable[[Path], object]] = {
     ),
     "end of an answer": lambda folder: _changed_json(
         folder / "tokenizer_config.json", lambda content: content.update(eos_token="<fim_pad>")
-    ),
-    "beginning of a text": lambda folder: _changed_json(
-        folder / "tokenizer.json",
-        lambda content: content.update(
-            post_processor={
-                "type": "TemplateProcessing",
-                "single": [
-                    {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
-                    {"Sequence": {"id": "A", "type_id": 0}},
-                ],
-                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-                "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}},
-            }
-        ),
     ),
 }
 

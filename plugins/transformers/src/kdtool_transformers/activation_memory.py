@@ -36,11 +36,11 @@ from kdtool_transformers.attention import (
     has_document_attention,
     replace_attention,
 )
-from kdtool_transformers.causal import CausalModel, causal_of, decoder_layers
+from kdtool_transformers.model import TransformersModel, causal_of, decoder_layers
 
 
 def estimate_activation_memory(
-    student: CausalModel,
+    student: TransformersModel,
     rows: int,
     length: int,
     dtype: torch.dtype,

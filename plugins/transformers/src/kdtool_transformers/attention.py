@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from inspect import signature
 from typing import Any, Literal, cast
 
 import kdtool
@@ -28,8 +29,6 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-
-from kdtool_transformers.causal import causal_of
 
 IMPLEMENTATION = "kdtool"
 """The name under which transformers knows `attend`."""
@@ -153,12 +152,11 @@ def document_masks_skipped() -> Iterator[None]:
         _masks_skipped.reset(token)
 
 
-def use_document_attention(model: Any) -> None:
-    """Switch `model` to attention over packed documents if its family lets its attention be replaced.
+def use_document_attention(causal: Any) -> None:
+    """Switch a causal LM to attention over packed documents if its family lets its attention be replaced.
 
     Others keep their own, which transformers masks by position ids; `self_check` finds those that it cannot.
     """
-    causal = causal_of(model)
     kinds = set(getattr(causal.config, "layer_types", None) or ["full_attention"])
     if getattr(causal, "_supports_attention_backend", False) and kinds <= {"full_attention", "sliding_attention"}:
         causal.set_attn_implementation(IMPLEMENTATION)
@@ -262,6 +260,8 @@ def _attend_with_flash(
     queries, keys, values = (
         states.transpose(1, 2).reshape(batch * length, states.shape[1], -1) for states in (query, key, value)
     )
+    # Before PyTorch 2.12, fewer heads of keys than of queries need not be announced.
+    announced = {"enable_gqa": heads != key.shape[1]} if "enable_gqa" in signature(varlen_attn).parameters else {}
     mixed = varlen_attn(
         queries,
         keys,
@@ -272,7 +272,7 @@ def _attend_with_flash(
         longest,
         scale=scale,
         window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=heads != key.shape[1],
+        **announced,
     )
     return cast("Tensor", mixed).view(batch, length, heads, -1)
 

@@ -21,7 +21,7 @@ from kdtool_torch import Sampler, choose, eval_mode, free_gpu_bytes
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from kdtool_transformers.causal import CausalModel, causal_of, context_of
+from kdtool_transformers.model import TransformersModel, causal_of, context_of
 from kdtool_transformers.prompts import trim_suffix
 from kdtool_transformers.tokenizer import TransformersTokenizer
 
@@ -89,7 +89,7 @@ def generate(
 
 
 def continue_ids(
-    language_model: CausalModel,
+    language_model: TransformersModel,
     prompts: Sequence[Sequence[int]],
     limits: Sequence[int],
     temperature: float,

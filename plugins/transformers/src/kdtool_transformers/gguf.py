@@ -17,7 +17,7 @@ import numpy as np
 from gguf import GGUFReader, GGUFValueType
 from kdtool_torch import cache_folder, complete_folder, content_hash, give_usual_mode, isolated_rng
 
-from kdtool_transformers.causal import no_progress_bar
+from kdtool_transformers.model import no_progress_bar
 
 _FORMAT = 1
 """Increased whenever a conversion writes other files than before, so that old ones are not used."""

@@ -7,9 +7,10 @@ check of recipes.
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import InitVar, dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import kdtool
 import torch
-from kdtool_torch import Documents, give_usual_mode, isolated_rng, select_at_labels, widen
+from kdtool_torch import Documents, give_usual_mode, isolated_rng, layers_among, select_at_labels, widen
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from kdtool_transformers.attention import document_masks_skipped, has_document_attention, use_document_attention
-from kdtool_transformers.causal import CausalModel, causal_of, context_of, layer_outputs, no_progress_bar
 from kdtool_transformers.tokenizer import TransformersTokenizer
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class TransformersFacts(kdtool.ModelFacts):
         return vars(self)["config"]
 
 
-class TransformersModel(CausalModel):
+class TransformersModel(kdtool.LanguageModel):
     """A causal LM of transformers with its tokenizer.
 
     `model` is a `PreTrainedModel` with a language-model head; its attention is switched to kdtool's if possible.
@@ -76,7 +76,7 @@ class TransformersModel(CausalModel):
         self.model = model
         self.tokenizer = tokenizer
         self.copied_layers = tuple(copied_layers)
-        use_document_attention(model)
+        use_document_attention(causal_of(model))
 
     @property
     def facts(self) -> TransformersFacts:
@@ -320,3 +320,63 @@ def outline_of(
         config = AutoConfig.for_model(**config)
     stand_in: Any = AbsentTokenizer(config.get_text_config().vocab_size)
     return TransformersModel(without_weights(config), tokenizer or stand_in, copied_layers)
+
+
+def causal_of(model: Any) -> Any:
+    """Return the causal LM itself, also if an adapter wraps it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def cache_name(model: Any) -> str:
+    """Return the name of the cache among the arguments of a causal LM: `past_key_values` before transformers 5.24."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def context_of(model: Any) -> int:
+    """Return the greatest number of tokens that a model reads, without counting its weights; 0 if it is unknown."""
+    return int(getattr(causal_of(model).config.get_text_config(), "max_position_embeddings", 0))
+
+
+def decoder_layers(causal: Any) -> nn.ModuleList:
+    """Return the decoder layers of a causal LM, under any name."""
+    count = causal.config.get_text_config().num_hidden_layers
+    layers = layers_among(causal.base_model, count)
+    if layers is None:
+        raise kdtool.PluginError(
+            f"{type(causal).__name__} does not keep its {count} layers in a list that kdtool can find"
+        )
+    return layers
+
+
+@contextmanager
+def layer_outputs(causal: Any, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """Collect the outputs of decoder layers while the block runs; other passes run without hooks."""
+    states: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            states[layer] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    modules = decoder_layers(causal) if layers else ()
+    hooks = [modules[layer].register_forward_hook(keep(layer)) for layer in layers]
+    try:
+        yield states
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Keep transformers' bars for loading and saving off the terminal while the block runs."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -20,9 +20,9 @@ import kdtool
 if TYPE_CHECKING:
     import torch
 
-    from kdtool_transformers.loading import Quantisation
     from kdtool_transformers.model import TransformersModel
     from kdtool_transformers.tokenizer import TransformersTokenizer
+    from kdtool_transformers.weights import Quantisation
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
@@ -61,9 +61,8 @@ def open_model(
     import torch
     from kdtool_torch import isolated_rng
 
-    from kdtool_transformers.causal import no_progress_bar
-    from kdtool_transformers.loading import loading_settings, place_head, require_adapter
-    from kdtool_transformers.model import TransformersModel
+    from kdtool_transformers.model import TransformersModel, no_progress_bar
+    from kdtool_transformers.weights import loading_settings, place_head, require_adapter
 
     if adapter is not None:
         require_adapter(adapter)
@@ -102,7 +101,7 @@ def _finish_whole(
 ) -> Any:
     """Put the adapter into a whole model, and keep this process's part on `divided_on`, unless they are None."""
     if adapter is not None:
-        from kdtool_transformers.loading import add_adapter
+        from kdtool_transformers.weights import add_adapter
 
         model = add_adapter(model, adapter, quantise)
     if divided_on is not None:
@@ -126,7 +125,7 @@ def _read_weights(where: Path | str, config: Any, *, revision: str | None, offli
     """Read a causal language model from safetensors. Raises as `require_complete`."""
     from transformers import AutoModelForCausalLM
 
-    from kdtool_transformers.headers import require_complete
+    from kdtool_transformers.weights import require_complete
 
     model, loaded = AutoModelForCausalLM.from_pretrained(
         where,
@@ -216,7 +215,7 @@ def open_config(source: str | Path, *, revision: str | None = None, offline: boo
     """Open the configuration of a folder or Hub name, compared with the weights there. Raises as `open_model`."""
     from transformers import AutoConfig
 
-    from kdtool_transformers.headers import require_fit
+    from kdtool_transformers.weights import require_fit
 
     where = resolve(source)
     with explain(source, where, offline, "/config.json"):
@@ -282,8 +281,8 @@ def _require_safetensors(folder: Path) -> None:
 
 def read_origin(where: Path | str) -> Mapping[str, Any]:
     """Return the metadata in a saved student's folder; empty for other models."""
-    from kdtool_transformers.headers import read_json
     from kdtool_transformers.model import ORIGIN_FILE
+    from kdtool_transformers.weights import read_json
 
     origin = where / ORIGIN_FILE if isinstance(where, Path) else None
     if origin is None or not origin.is_file():
@@ -316,7 +315,7 @@ def _local_folder(where: Path | str, revision: str | None, offline: bool, file: 
     """
     from transformers.utils import cached_file
 
-    from kdtool_transformers.headers import require_plausible
+    from kdtool_transformers.weights import require_plausible
 
     if isinstance(where, Path):
         folder = where

@@ -17,9 +17,9 @@ import kdtool
 import pydantic
 from kdtool_torch import DeviceName, DtypeName, compute_dtype, devices_here, named_device, pick_device
 
-from kdtool_transformers.loading import Quantisation
 from kdtool_transformers.prompts import FimTokens
 from kdtool_transformers.sources import LocatedWeights, Source, source_identity
+from kdtool_transformers.weights import Quantisation
 
 if TYPE_CHECKING:
     import torch
@@ -116,7 +116,7 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_torch import gpu_bytes
 
-        from kdtool_transformers.loading import held_bytes
+        from kdtool_transformers.weights import held_bytes
 
         device, dtype = self._place(), self._dtype()
         shapes = self._shapes(run).model
@@ -215,7 +215,7 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
         return self._outline
 
     def _identity(self, run: kdtool.RunInfo | None) -> str:
-        from kdtool_transformers.loading import adapter_identity
+        from kdtool_transformers.weights import adapter_identity
 
         source = self.find_weights(run) if self._adapted is None else Source(self._adapted)
         if not self._fingerprint:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 import kdtool
 from kdtool import Field
 
-from kdtool_transformers.loading import NF4_BITS
+from kdtool_transformers.weights import NF4_BITS
 
 if TYPE_CHECKING:
     from kdtool_transformers.lora import Adapters

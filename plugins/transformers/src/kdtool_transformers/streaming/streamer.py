@@ -27,8 +27,8 @@ import torch
 from kdtool_torch import choose
 from torch import Tensor
 
-from kdtool_transformers.causal import CausalModel, cache_name, causal_of
 from kdtool_transformers.generation import prompt_ids
+from kdtool_transformers.model import TransformersModel, cache_name, causal_of
 from kdtool_transformers.streaming.answer import PROPOSED, StreamedAnswer, take_pieces
 from kdtool_transformers.streaming.cache import RowCache, new_cache
 from kdtool_transformers.tokenizer import TransformersTokenizer
@@ -73,7 +73,7 @@ class Streamer:
 
     def __init__(
         self,
-        model: CausalModel,
+        model: TransformersModel,
         context: int,
         passes: Callable[[], AbstractContextManager[Any]],
         proposed: int = PROPOSED,
