@@ -17,30 +17,26 @@ import torch
 import transformers as t
 from hypothesis import given
 from hypothesis import strategies as st
+from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import Documents, self_check
-from kdtool_transformers import TransformersModel, TransformersTokenizer, open_model, open_tokenizer
+from kdtool_torch.model import _TOLERANCE, _deviations
+from kdtool_transformers import TransformersModel, open_model, open_tokenizer
 from kdtool_transformers import model as model_module
 from kdtool_transformers.attention import IMPLEMENTATION
-from kdtool_transformers.causal import decoder_layers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-V = 97
-_SIZES = {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
-_GROUPED = {**_SIZES, "num_key_value_heads": 2, "max_position_embeddings": 512, "tie_word_embeddings": True}
-FAMILIES: dict[str, Any] = {
-    "llama": lambda: t.LlamaConfig(**_GROUPED),
-    "qwen2": lambda: t.Qwen2Config(**_GROUPED),
-    "qwen2 window": lambda: t.Qwen2Config(**_GROUPED, use_sliding_window=True, sliding_window=7, max_window_layers=1),
-    "starcoder2": lambda: t.Starcoder2Config(**_GROUPED, sliding_window=None),
-    "starcoder2 window": lambda: t.Starcoder2Config(**_GROUPED, sliding_window=9),
-    "gpt2": lambda: t.GPT2Config(vocab_size=V, n_embd=32, n_layer=3, n_head=4, n_positions=512),
-    "gemma2": lambda: t.Gemma2Config(
-        **_GROUPED, head_dim=8, sliding_window=9, attn_logit_softcapping=5.0, final_logit_softcapping=3.0
-    ),
-    "granite": lambda: t.GraniteConfig(**_GROUPED, logits_scaling=4.0, attention_multiplier=0.3),
-    "cohere": lambda: t.CohereConfig(**_GROUPED, logit_scale=0.25),
+V = 257
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {},
+    "qwen2 window": {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1},
+    "starcoder2": {"sliding_window": None},
+    "starcoder2 window": {"sliding_window": 9},
+    "gpt2": {},
+    "gemma2": {"head_dim": 8, "sliding_window": 9, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
+    "granite": {"logits_scaling": 4.0, "attention_multiplier": 0.3},
+    "cohere": {"logit_scale": 0.25},
 }
 
 
@@ -49,22 +45,8 @@ def without_documents(positions: torch.Tensor, document: torch.Tensor, *_: Any) 
     return torch.arange(positions.shape[1]).expand_as(positions), torch.zeros_like(document)
 
 
-def tokenizer(size: int = V) -> TransformersTokenizer:
-    vocabulary = {"<|endoftext|>": 0, **{chr(0x4E00 + n): n for n in range(1, size)}}
-    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.decoder = decoders.Fuse()
-    return TransformersTokenizer(t.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|endoftext|>"))
-
-
-def model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> TransformersModel:
-    torch.manual_seed(seed)
-    config = FAMILIES[family]()
-    config.pad_token_id = None
-    built = t.AutoModelForCausalLM.from_config(config)
-    for parameter in built.parameters():  # families begin with small weights, whose logits would agree whatever happens
-        torch.nn.init.normal_(parameter, std=0.25)
-    return TransformersModel(built.to(dtype).eval(), tokenizer())
+def model(family: str, **settings: Any) -> TransformersModel:
+    return tiny_model(family.partition(" ")[0], 3, **FAMILIES[family], **settings)
 
 
 def packed(lengths: list[list[int]], length: int, seed: int = 0) -> kdtool.Batch:
@@ -112,8 +94,8 @@ def test_packed_documents_equal_documents_alone_with_gradients(family: str) -> N
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_bfloat16_is_close(family: str) -> None:
-    wrapped, batch = model(family, torch.bfloat16), packed(LENGTHS, 290)
-    exact = model(family)
+    wrapped, exact, batch = model(family), model(family), packed(LENGTHS, 290)
+    wrapped.model.bfloat16()
     with torch.no_grad():
         logits = wrapped.head.logits(wrapped.backbone(batch, kdtool.SignalRequest()).last).float()
         expected = alone(exact, batch, LENGTHS)
@@ -135,11 +117,10 @@ _LLAMA = model("llama")
 
 
 def test_layers_with_a_state_read_one_document_per_row() -> None:
-    config = t.GraniteMoeHybridConfig(
-        **_GROUPED, layer_types=["mamba", "attention", "mamba"], num_local_experts=0, num_experts_per_tok=0,
+    wrapped = tiny_model(
+        "granitemoehybrid", 3, layer_types=["mamba", "attention", "mamba"], num_local_experts=0, num_experts_per_tok=0,
         mamba_n_heads=4, mamba_d_head=16, mamba_d_state=8, mamba_chunk_size=16, shared_intermediate_size=48,
     )  # fmt: skip
-    wrapped = TransformersModel(t.AutoModelForCausalLM.from_config(config).eval(), tokenizer())
     with torch.no_grad():
         assert wrapped.backbone(packed([[20], [12]], 20), kdtool.SignalRequest()).last.shape[0] == 32
         with pytest.raises(kdtool.UsageError, match="state passes from one document of a row to the next"):
@@ -155,11 +136,23 @@ def test_self_check_passes_and_finds_a_wrong_head(family: str) -> None:
         self_check(wrapped)
 
 
-def test_self_check_finds_documents_that_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("frozen", [False, True], ids=["float32", "bfloat16 embeddings"])
+def test_self_check_of_a_model_that_amplifies_rounding(frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     wrapped = model("llama")
-    monkeypatch.setattr(model_module, "Documents", lambda *rows: Documents(*without_documents(*rows)))
-    with pytest.raises(kdtool.PluginError, match="documents see each other"):
-        self_check(wrapped)
+    with torch.no_grad():
+        for name, weight in wrapped.model.named_parameters():
+            weight.mul_(40.0 if "q_proj" in name or "k_proj" in name else 8.0 if "_proj" in name else 1.0)
+    if frozen:
+        embeddings = wrapped.model.get_input_embeddings().weight
+        embeddings.data = embeddings.data.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        monkeypatch.setitem(_TOLERANCE, "bfloat16", 1e-2)
+        assert max(_deviations(wrapped)) > 1e-2, "else this test shows nothing"
+        assert self_check(wrapped) < 1e-3
+        assert wrapped.model.get_input_embeddings().weight.dtype == (torch.bfloat16 if frozen else torch.float32)
+        monkeypatch.setattr(model_module, "Documents", lambda *rows: Documents(*without_documents(*rows)))
+        with pytest.raises(kdtool.PluginError, match="documents see each other"):
+            self_check(wrapped)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
@@ -207,28 +200,6 @@ def test_projections_are_what_a_plain_model_of_each_document_gives_to_attention(
                 side_by_side = expected[0].transpose(0, 1).reshape(size, -1)
                 torch.testing.assert_close(found[row, own], side_by_side, rtol=1e-4, atol=1e-4)
             start += size
-
-
-@pytest.mark.parametrize("family", ["llama", "qwen2", "starcoder2", "gpt2"])
-def test_projections_are_the_modules_own_turned_by_their_positions(family: str) -> None:
-    """Values as they are; queries and keys as they are in GPT-2, and turned in the others, which keeps their lengths."""
-    wrapped, batch = model(family), packed([[11, 9]], 20)
-    kept: dict[str, torch.Tensor] = {}
-    for name, module in decoder_layers(wrapped.model)[1].named_modules():
-        part = name.rpartition(".")[2]
-        module.register_forward_hook(lambda _m, _i, output, part=part: kept.update({part: output}))
-    got = wrapped.backbone(batch, kdtool.SignalRequest(kinds=frozenset({"projections"}), layers=(1,)))
-    queries, keys, values = got.projections[1]
-    if family == "gpt2":
-        torch.testing.assert_close(torch.cat([queries, keys, values], 2), kept["c_attn"])
-        return
-    torch.testing.assert_close(values, kept["v_proj"])
-    for found, name in ((queries, "q_proj"), (keys, "k_proj")):
-        heads, own = (x.reshape(1, 20, -1, 8) for x in (found, kept[name]))
-        torch.testing.assert_close(heads.norm(dim=-1), own.norm(dim=-1))
-        begins = batch.positions[0] == 0
-        torch.testing.assert_close(heads[0, begins], own[0, begins])
-        assert not torch.allclose(heads[0, ~begins], own[0, ~begins])
 
 
 def test_projections_and_maps_of_a_model_with_its_own_attention_are_refused() -> None:
@@ -287,9 +258,8 @@ def test_what_is_collected_goes_with_the_outputs_under_checkpointing_too() -> No
 
 
 def test_dropout_is_honoured() -> None:
-    config = FAMILIES["llama"]()
-    config.attention_dropout = 0.5
-    wrapped = TransformersModel(t.LlamaForCausalLM(config).train(), tokenizer())
+    wrapped = model("llama", attention_dropout=0.5)
+    wrapped.model.train()
     batch = packed([[40]], 40)
     first, second = (wrapped.backbone(batch, kdtool.SignalRequest()).last for _ in range(2))
     assert not torch.equal(first, second)
@@ -319,12 +289,12 @@ def test_a_saved_folder_opens_with_plain_transformers(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_larger_than_the_head_is_refused() -> None:
-    with pytest.raises(kdtool.UsageError, match=r"98 tokens.* only 97 rows"):
-        TransformersModel(t.LlamaForCausalLM(FAMILIES["llama"]()), tokenizer(98))
+    with pytest.raises(kdtool.UsageError, match=r"257 tokens.* only 97 rows"):
+        model("llama", vocabulary=97)
 
 
 def test_padding_of_the_vocabulary_never_reaches_the_logits() -> None:
-    wrapped = TransformersModel(t.LlamaForCausalLM(FAMILIES["llama"]()).eval(), tokenizer(90))
+    wrapped = model("llama", vocabulary=300)
     last = wrapped.backbone(packed([[12]], 12), kdtool.SignalRequest()).last
-    assert wrapped.head.logits(last).shape == (12, 90)
+    assert wrapped.head.logits(last).shape == (12, 257)
     assert self_check(wrapped) < 1e-4

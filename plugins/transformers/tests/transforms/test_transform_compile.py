@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
 import torch
-from kdtool_testing import TransformConformance, make_run
+from kdtool_testing import make_run
 from kdtool_testing.tiny_models import gradients, greatest_difference, tiny_model
 from kdtool_torch import self_check
 from kdtool_transformers import TransformersModel, fast_layers
 from kdtool_transformers.transforms import Compile
+from transform_students import SmallConformance, start
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,19 +32,9 @@ def graphs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("graphs_alone")
-class TestCompileConforms(TransformConformance):
+class TestCompileConforms(SmallConformance):
     component = Compile
     entry_point = "compile"
-
-    def student(self, folder: Path) -> kdtool.LanguageModel:
-        return tiny_model(layers=2)
-
-
-def switch_on(student: TransformersModel, folder: Path) -> Iterator[kdtool.LanguageModel]:
-    """Transform the student; the next step of what is returned finishes."""
-    training = Compile(Compile.Config()).kdtool_transform(student, make_run(folder))
-    next(training)
-    return training
 
 
 @pytest.fixture
@@ -65,7 +56,7 @@ def test_compiled_layers_give_the_same_gradients(tmp_path: Path) -> None:
     student = tiny_model(layers=2)
     expected = gradients(student)
     names = list(student.model.state_dict())
-    training = switch_on(student, tmp_path)
+    training = start(Compile, student, tmp_path)
     found = gradients(student)
     assert greatest_difference(found, expected) < 1e-5
     assert gradients(student) is not found
@@ -82,7 +73,7 @@ def test_every_family_can_be_compiled_for_rows_of_any_length(
     student = tiny_model(family, layers=3, **NO_DROPOUT.get(family, {}))
     lengths = (48, 64, 40, 56, 72, 80, 88, 96, 104, 112)
     expected = {length: gradients(student, length=length) for length in lengths}
-    training = switch_on(student, tmp_path)
+    training = start(Compile, student, tmp_path)
     counts = []
     for length in lengths:
         assert greatest_difference(gradients(student, length=length), expected[length]) < 1e-5
@@ -97,7 +88,7 @@ def test_every_family_can_be_compiled_for_rows_of_any_length(
 def test_checkpointed_layers_are_compiled_inside(family: str, compilations: list[Any], tmp_path: Path) -> None:
     student = tiny_model(family, layers=3, **NO_DROPOUT.get(family, {}))
     expected = gradients(student)
-    switch_on(student, tmp_path)
+    start(Compile, student, tmp_path)
     student.model.activation_checkpointing_enable({"use_reentrant": False})
     kept: list[int] = []
 
@@ -122,7 +113,7 @@ def test_phases_before_do_not_count(compilations: list[Any], tmp_path: Path) -> 
         for phase in range(4):
             student = tiny_model(layers=1, hidden_size=32 + 4 * phase, head_dim=8)
             expected, before = gradients(student), len(compilations)
-            training = switch_on(student, tmp_path)
+            training = start(Compile, student, tmp_path)
             assert greatest_difference(gradients(student), expected) < 1e-5
             assert len(compilations) > before, phase
             next(training, None)
@@ -134,11 +125,11 @@ def test_models_that_cannot_be_compiled_are_explained(tmp_path: Path) -> None:
             self.model = torch.nn.Linear(2, 2)
 
     with pytest.raises(kdtool.UsageError, match="not Linear; remove the transform"):
-        switch_on(Own(), tmp_path)
+        start(Compile, Own(), tmp_path)
     student = tiny_model()
-    switch_on(student, tmp_path)
+    start(Compile, student, tmp_path)
     with pytest.raises(kdtool.UsageError, match="compiled already"):
-        switch_on(student, tmp_path)
+        start(Compile, student, tmp_path)
 
 
 def test_what_the_machine_lacks_is_said_beforehand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ of the kernels themselves. Tests marked `gpu` run the kernels, where there is a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool_testing import TransformConformance, make_run
+from kdtool_testing import make_run
 from kdtool_testing.tiny_models import gradients, greatest_difference, tiny_model
 from kdtool_torch import self_check
-from kdtool_transformers import TransformersModel, fast_layers
+from kdtool_transformers import fast_layers
 from kdtool_transformers.transforms import Liger
 from torch import Tensor
+from transform_students import SmallConformance, start
 
 HAS_KERNELS = torch.cuda.is_available() and find_spec("liger_kernel") is not None
 gpu = pytest.mark.skipif(not HAS_KERNELS, reason="needs a GPU and liger-kernel")
@@ -51,19 +51,9 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("stand_ins")
-class TestLigerConforms(TransformConformance):
+class TestLigerConforms(SmallConformance):
     component = Liger
     entry_point = "liger"
-
-    def student(self, folder: Path) -> kdtool.LanguageModel:
-        return tiny_model()
-
-
-def switch_on(student: TransformersModel, folder: Path) -> Iterator[kdtool.LanguageModel]:
-    """Transform the student; the next step of what is returned finishes."""
-    training = Liger(Liger.Config()).kdtool_transform(student, make_run(folder))
-    next(training)
-    return training
 
 
 @pytest.mark.usefixtures("stand_ins")
@@ -76,7 +66,7 @@ def test_norms_rotations_and_feed_forwards_are_replaced_and_restored(
     expected = gradients(student, layer=1)
     if checkpointing:
         student.model.activation_checkpointing_enable({"use_reentrant": False})
-    training = switch_on(student, tmp_path)
+    training = start(Liger, student, tmp_path)
     replaced = sorted(type(module).__name__ for module in student.model.modules() if "forward" in vars(module))
     norms = 2 * (4 if family == "qwen3" else 2) + 1
     assert [sum(name.endswith(end) for name in replaced) for end in ("RMSNorm", "MLP", "Attention")] == [norms, 2, 2]
@@ -97,7 +87,7 @@ def test_a_rotation_that_is_another_shows(monkeypatch: pytest.MonkeyPatch, tmp_p
     student = tiny_model(layers=2)
     expected = gradients(student, layer=1)
     monkeypatch.setattr(fast_layers, "kernels", lambda: fast_layers.Kernels(rms_norm, swiglu, lambda q, k, *_: (q, k)))
-    switch_on(student, tmp_path)
+    start(Liger, student, tmp_path)
     assert greatest_difference(gradients(student, layer=1), expected) > 0.01
 
 
@@ -105,11 +95,11 @@ def test_a_rotation_that_is_another_shows(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_other_families_are_explained(tmp_path: Path) -> None:
     for family in ("starcoder2", "gemma2"):
         with pytest.raises(kdtool.UsageError, match=f"qwen3 with SwiGLU, not {family}"):
-            switch_on(tiny_model(family), tmp_path)
+            start(Liger, tiny_model(family), tmp_path)
     student = tiny_model()
-    switch_on(student, tmp_path)
+    start(Liger, student, tmp_path)
     with pytest.raises(kdtool.UsageError, match=r"another transform has replaced what a Llama.* computes"):
-        switch_on(student, tmp_path)
+        start(Liger, student, tmp_path)
 
 
 def test_what_the_machine_lacks_is_said_beforehand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -136,7 +126,7 @@ def test_the_kernels_give_the_same_gradients(family: str, checkpointing: bool, t
     expected = gradients(student, layer=1)
     if checkpointing:
         student.model.activation_checkpointing_enable({"use_reentrant": False})
-    training = switch_on(student, tmp_path)
+    training = start(Liger, student, tmp_path)
     assert greatest_difference(gradients(student, layer=1), expected) < 1e-4
     next(training, None)
     assert greatest_difference(gradients(student, layer=1), expected) < 1e-6
@@ -149,6 +139,6 @@ def test_the_kernels_under_autocast_are_as_near_to_float32_as_plain_layers(tmp_p
     exact = gradients(student, layer=1)
     with torch.autocast("cuda", torch.bfloat16):
         plain = greatest_difference(gradients(student, layer=1), exact)
-        switch_on(student, tmp_path)
+        start(Liger, student, tmp_path)
         fused = greatest_difference(gradients(student, layer=1), exact)
     assert fused < 1.5 * plain + 1e-3
