@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -32,6 +32,14 @@ def teacher(served: Served, **settings: Any) -> Iterator[OpenAI]:
         found.kdtool_close()
 
 
+def ask(
+    script: Callable[[Call, int], Reply], requests: Sequence[kdtool.Request] = REQUESTS[:1], **settings: Any
+) -> tuple[list[kdtool.TextAnswer], list[Call]]:
+    """Return the answers of a server, and what was posted to it."""
+    with serving(script) as served, teacher(served, **settings) as asked:
+        return list(asked.kdtool_answer(requests)), served.posts
+
+
 def prompt_of(call: Call) -> str:
     text: str = call.body["messages"][0]["content"]
     return text
@@ -39,24 +47,20 @@ def prompt_of(call: Call) -> str:
 
 def test_many_answers_come_whole_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OWN_API_KEY", KEY)
-    with (
-        serving(lambda call, _: chat(prompt_of(call).upper())) as served,
-        teacher(served, key_variable="OWN_API_KEY") as asked,
-    ):
-        found = {answer.id: answer for answer in asked.kdtool_answer(REQUESTS)}
+    answers, posts = ask(lambda call, _: chat(prompt_of(call).upper()), REQUESTS, key_variable="OWN_API_KEY")
+    found = {answer.id: answer for answer in answers}
     assert {name: answer.text for name, answer in found.items()} == {r.id: r.prompt.upper() for r in REQUESTS}
     assert found["r0"] == kdtool.TextAnswer("r0", "PROMPT 0", "stop", 5, 7)
-    assert len(served.posts) == len(REQUESTS)
-    assert {call.key for call in served.posts} == {f"Bearer {KEY}"}
+    assert len(posts) == len(REQUESTS)
+    assert {call.key for call in posts} == {f"Bearer {KEY}"}
 
 
 def test_what_is_sent_is_what_was_asked() -> None:
     request = kdtool.Request("a", "p", 9, stop=("\n\n",), temperature=0.5, seed=3)
-    with serving(lambda *_: chat("one\n\ntwo")) as served, teacher(served) as asked:
-        (answer,) = asked.kdtool_answer([request])
+    (answer,), (post,) = ask(lambda *_: chat("one\n\ntwo"), [request])
     assert answer.text == "one"
-    assert served.posts[0].path == "/v1/chat/completions"
-    assert served.posts[0].body == {
+    assert post.path == "/v1/chat/completions"
+    assert post.body == {
         "model": "m", "messages": [{"role": "user", "content": "p"}], "max_tokens": 9, "temperature": 0.5, "seed": 3,
         "stop": ["\n\n"],
     }  # fmt: skip
@@ -74,19 +78,14 @@ def test_a_gap_is_filled_by_the_suffix_of_completions(tmp_path: Path) -> None:
     assert served.posts[0].path == "/v1/completions"
     sent = served.posts[0].body
     assert [sent[name] for name in ("prompt", "suffix", "top_p", "top_k")] == ["p", "s", 0.9, 5]
-    with (
-        serving(lambda *_: filled) as served,
-        teacher(served) as asked,
-        pytest.raises(kdtool.UsageError, match="needs `api: completions`"),
-    ):
-        list(asked.kdtool_answer([request]))
+    with pytest.raises(kdtool.UsageError, match="needs `api: completions`"):
+        ask(lambda *_: filled, [request])
 
 
 def test_a_server_gets_four_stop_strings_and_the_answer_is_cut_at_all_of_them() -> None:
     request = kdtool.Request("a", "p", 9, stop=("\nclass", "\ndef", "\n#", "\nif", "\nprint"))
-    with serving(lambda *_: chat("one\nprint(one)\nif", "length")) as served, teacher(served) as asked:
-        (answer,) = asked.kdtool_answer([request])
-    assert served.posts[0].body["stop"] == ["\nclass", "\ndef", "\n#", "\nif"]
+    (answer,), (post,) = ask(lambda *_: chat("one\nprint(one)\nif", "length"), [request])
+    assert post.body["stop"] == ["\nclass", "\ndef", "\n#", "\nif"]
     assert (answer.text, answer.finish) == ("one", "stop")
 
 
@@ -100,8 +99,7 @@ def test_no_more_requests_are_under_way_than_allowed() -> None:
         under_way["now"] -= 1
         return chat("x")
 
-    with serving(script) as served, teacher(served, concurrency=3) as asked:
-        assert len(list(asked.kdtool_answer(REQUESTS))) == 12
+    assert len(ask(script, REQUESTS, concurrency=3)[0]) == 12
     assert 1 < max(most) <= 3
 
 
@@ -119,42 +117,35 @@ def test_no_more_requests_are_under_way_than_allowed() -> None:
 )
 def test_a_request_without_an_answer_is_sent_again(broken: Reply) -> None:
     start = time.monotonic()
-    with (
-        serving(lambda _, number: broken if number < 2 else chat("good")) as served,
-        teacher(served, timeout=1.5 if broken.hang else 20.0, concurrency=1) as asked,
-    ):
-        (answer,) = asked.kdtool_answer(REQUESTS[:1])
-    assert (answer.text, len(served.posts)) == ("good", 3)
+    timeout = 1.5 if broken.hang else 20.0
+    (answer,), posts = ask(lambda _, number: broken if number < 2 else chat("good"), timeout=timeout, concurrency=1)
+    assert (answer.text, len(posts)) == ("good", 3)
     if broken.status == 429:
         assert time.monotonic() - start > 0.4, "Retry-After is waited for"
 
 
 def test_a_date_until_which_a_server_asks_to_wait_is_waited_for() -> None:
-    later = format_datetime(datetime.now(UTC) + timedelta(seconds=3), usegmt=True)
-    start = time.monotonic()
-    with (
-        serving(lambda _, number: Reply(429, {}, {"Retry-After": later}) if number == 0 else chat("good")) as served,
-        teacher(served) as asked,
-    ):
-        assert [answer.text for answer in asked.kdtool_answer(REQUESTS[:1])] == ["good"]
+    start, later = time.monotonic(), format_datetime(datetime.now(UTC) + timedelta(seconds=3), usegmt=True)
+    (answer,), _ = ask(lambda _, number: Reply(429, {}, {"Retry-After": later}) if number == 0 else chat("good"))
+    assert answer.text == "good"
     assert time.monotonic() - start > 1.5, "dates are whole seconds, and a second attempt comes within half a one"
 
 
 @pytest.mark.parametrize(
-    ("broken", "told", "error"),
+    ("broken", "told"),
     [
-        (Reply(500, {"error": {"message": "oh no"}}), "fails with 500 after 3 attempts: oh no", kdtool.ServiceError),
-        (Reply(hang=10), "did not answer within 1 s", kdtool.ServiceError),
-        (Reply(200, {}, cut=True), "cannot be reached", kdtool.ServiceError),
+        (Reply(500, {"error": {"message": "oh no"}}), "fails with 500 after 3 attempts: oh no"),
+        (Reply(hang=10), "did not answer within 1 s"),
+        (Reply(200, {}, cut=True), r"http://127\.0\.0\.1:\d+/v1 cannot be reached"),
     ],
     ids=["500", "hangs", "dropped"],
 )
-def test_a_server_that_stays_broken_is_a_service_that_is_down(broken: Reply, told: str, error: type[Exception]) -> None:
+def test_a_server_that_stays_broken_is_a_service_that_is_down(broken: Reply, told: str) -> None:
     timeout = 1.0 if broken.hang else 20.0
     with (
         serving(lambda *_: broken) as served,
         teacher(served, timeout=timeout) as asked,
-        pytest.raises(error, match=told),
+        pytest.raises(kdtool.ServiceError, match=told),
     ):
         list(asked.kdtool_answer(REQUESTS[:1]))
     assert len(served.posts) == 3
@@ -188,13 +179,8 @@ def test_keys_and_bills_stop_at_once_and_no_key_is_shown(
 
 def test_a_key_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OWN_API_KEY", raising=False)
-    with (
-        serving(lambda *_: chat("x")) as served,
-        teacher(served, key_variable="OWN_API_KEY") as asked,
-        pytest.raises(kdtool.AuthenticationError, match="key_variable: OWN_API_KEY is not set"),
-    ):
-        list(asked.kdtool_answer(REQUESTS))
-    assert served.posts == []
+    with pytest.raises(kdtool.AuthenticationError, match="key_variable: OWN_API_KEY is not set"):
+        ask(lambda *_: chat("x"), key_variable="OWN_API_KEY")
 
 
 def answer_of(choice: Any, **more: Any) -> Reply:
@@ -228,17 +214,14 @@ SAYS_X = {"message": {"content": "x"}}
     ],
 )
 def test_one_bad_answer_is_asked_once_and_loses_no_other(odd: Reply, reason: str) -> None:
-    with (
-        serving(lambda call, _: odd if prompt_of(call) == "prompt 5" else chat("good")) as served,
-        teacher(served) as asked,
-    ):
-        found = {answer.id: answer for answer in asked.kdtool_answer(REQUESTS)}
+    answers, posts = ask(lambda call, _: odd if prompt_of(call) == "prompt 5" else chat("good"), REQUESTS)
+    found = {answer.id: answer for answer in answers}
     assert {name: one.finish for name, one in found.items()} == {
         request.id: "refused" if request.id == "r5" else "stop" for request in REQUESTS
     }
     assert re.search(reason, found["r5"].reason)
     assert {one.reason for name, one in found.items() if name != "r5"} == {""}
-    assert len(served.posts) == len(REQUESTS), "an answer that was received is not asked for again"
+    assert len(posts) == len(REQUESTS), "an answer that was received is not asked for again"
 
 
 @pytest.mark.parametrize(
@@ -257,21 +240,18 @@ def test_one_bad_answer_is_asked_once_and_loses_no_other(odd: Reply, reason: str
     ],
 )
 def test_ends_are_understood_by_whatever_word_a_server_has_for_them(reply: Reply, finish: str) -> None:
-    with serving(lambda *_: reply) as served, teacher(served) as asked:
-        (answer,) = asked.kdtool_answer(REQUESTS[:1])
+    (answer,), _ = ask(lambda *_: reply)
     assert (answer.text, answer.finish, answer.reason) == ("x", finish, "")
     assert {type(answer.tokens_in), type(answer.tokens_out)} == {int}
 
 
 def test_half_a_character_is_replaced_where_an_answer_is_read() -> None:
-    with serving(lambda *_: chat("a\ud83d\ude00b\ud83dc\udc00")) as served, teacher(served) as asked:
-        (answer,) = asked.kdtool_answer(REQUESTS[:1])
+    (answer,), _ = ask(lambda *_: chat("a\ud83d\ude00b\ud83dc\udc00"))
     assert answer.text == "a\N{GRINNING FACE}b\ufffdc\ufffd"
 
 
 def test_a_prompt_that_cannot_be_sent_is_refused_and_no_other() -> None:
-    with serving(lambda *_: chat("x")) as served, teacher(served) as asked:
-        found = [*asked.kdtool_answer([kdtool.Request("half", "\ud83d", 8), *REQUESTS[:1]])]
+    found, _ = ask(lambda *_: chat("x"), [kdtool.Request("half", "\ud83d", 8), *REQUESTS[:1]])
     reasons = {answer.id: answer.reason for answer in found}
     assert reasons.pop("half").startswith("the request contains text that cannot be sent")
     assert reasons == {"r0": ""}
@@ -280,8 +260,7 @@ def test_a_prompt_that_cannot_be_sent_is_refused_and_no_other() -> None:
 def test_reasons_hold_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OWN_API_KEY", KEY)
     for reply in (Reply(400, {"error": {"message": f"not {KEY}"}}), Reply(200, {"error": f"not {KEY}"})):
-        with serving(lambda *_, reply=reply: reply) as served, teacher(served, key_variable="OWN_API_KEY") as asked:
-            (answer,) = asked.kdtool_answer(REQUESTS[:1])
+        (answer,), _ = ask(lambda *_, reply=reply: reply, key_variable="OWN_API_KEY")
         assert answer.reason.endswith("not ***")
 
 
@@ -343,13 +322,3 @@ def test_a_server_of_something_else_is_found_out_before_anything_is_asked(models
     ):
         list(asked.kdtool_answer(REQUESTS))
     assert served.posts == []
-
-
-def test_nobody_there_is_said_with_the_address() -> None:
-    with serving(lambda *_: chat("x")) as served:
-        pass
-    with (
-        teacher(served, retries=0) as asked,
-        pytest.raises(kdtool.ServiceError, match=f"{served.url} cannot be reached"),
-    ):
-        list(asked.kdtool_answer(REQUESTS))

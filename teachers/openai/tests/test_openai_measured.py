@@ -47,20 +47,21 @@ def test_a_server_of_completions_completes_lines(tmp_path: Path) -> None:
     assert all(call.body["stop"] == ["\n"] for call in posts)
 
 
-def test_a_chat_is_not_told_to_continue(tmp_path: Path) -> None:
-    found, said, posts = evaluated(tmp_path, "line_completion", "LineCompletion", "chat", lambda *_: chat("x"))
+@pytest.mark.parametrize(
+    ("package", "evaluator", "api", "settings", "cannot"),
+    [
+        ("line_completion", "LineCompletion", "chat", {}, "continue text, only answer in a chat"),
+        ("humaneval", "HumanEval", "chat", {"form": "base", "problems": 2}, "continue text"),
+        ("humaneval", "HumanEval", "completions", {"form": "chat", "problems": 2}, ""),
+        ("perplexity", "Perplexity", "completions", {}, "score text"),
+    ],
+)
+def test_what_the_protocol_does_not_allow_is_left_out_with_a_line(
+    package: str, evaluator: str, api: str, settings: dict[str, Any], cannot: str, tmp_path: Path
+) -> None:
+    found, said, posts = evaluated(tmp_path, package, evaluator, api, lambda *_: chat("x"), **settings)
     assert (found, posts) == ([], [])
-    assert said == [
-        "line-completion: teacher is left out, it cannot continue text, only answer in a chat",
-    ]
-
-
-@pytest.mark.parametrize(("api", "form"), [("chat", "base"), ("completions", "chat")])
-def test_programs_are_asked_for_in_the_server_s_own_form_alone(api: str, form: str, tmp_path: Path) -> None:
-    settings = {"form": form, "problems": 2}
-    found, said, posts = evaluated(tmp_path, "humaneval", "HumanEval", api, lambda *_: chat("x"), **settings)
-    assert (found, posts) == ([], [])
-    assert "humaneval: teacher is left out, it cannot" in said[0]
+    assert f"{package.replace('_', '-')}: teacher is left out, it cannot {cannot}" in said[0]
 
 
 @pytest.mark.parametrize(("api", "form"), [("chat", "chat"), ("completions", "base")])
@@ -83,12 +84,6 @@ def test_programs_of_servers_are_scored(api: str, form: str, tmp_path: Path) -> 
         assert [message["role"] for message in posts[0].body["messages"]] == ["user"], "no answer is begun for it"
     else:
         assert "def " in posts[0].body["prompt"]
-
-
-def test_likelihoods_are_not_asked_of_a_server(tmp_path: Path) -> None:
-    found, said, posts = evaluated(tmp_path, "perplexity", "Perplexity", "completions", lambda *_: completion("x"))
-    assert (found, posts) == ([], [])
-    assert said == ["perplexity: teacher is left out, it cannot score text"]
 
 
 def test_closing_what_was_opened_leaves_the_teacher_to_teach(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from kdtool_export.gguf.files import write_gguf
 from kdtool_teacher_openai import OpenAI
 from kdtool_teacher_openai._config import local_addresses
 from kdtool_teacher_openai.testing import llama_cpp_server
-from kdtool_testing import ListSource, TeacherConformance, make_run
+from kdtool_testing import TeacherConformance, make_run
 from kdtool_testing.tiny_models import save_tiny
 from kdtool_transformers import TransformersModel, open_model
 from openai_servers import Call, Reply, chat, serving
@@ -122,19 +122,6 @@ def test_llama_cpp_tells_what_the_model_itself_says(running: Running, tmp_path: 
     check_tokens(asked.kdtool_signal(batch, kdtool.SignalRequest(TOP)).sparse, expected(running.model, batch))
     with pytest.raises(kdtool.UsageError, match="leave the loss's temperature at 1"):
         asked.kdtool_signal(batch, kdtool.SignalRequest(TOP, temperature=2.0))
-    asked.kdtool_close()
-
-
-def test_forward_kl_learns_from_it(running: Running, tmp_path: Path) -> None:
-    divergences = pytest.importorskip("kdtool_loss_divergences")
-    asked = teacher(running, tokenizer=str(running.gguf), top_k=20)
-    sparse = asked.kdtool_signal(batch_of(running.model), kdtool.SignalRequest(TOP)).sparse
-    assert sparse is not None
-    student = torch.zeros(len(sparse.ids), 320, requires_grad=True)
-    loss = divergences.top_k_forward_kl(student, sparse.ids, sparse.weights, 1.0)
-    assert bool((loss >= 0).all())
-    torch.autograd.backward(loss.sum())
-    assert student.grad is not None
     asked.kdtool_close()
 
 
@@ -305,48 +292,6 @@ def test_vllm_is_asked_once_a_document(running: Running, tmp_path: Path) -> None
         check_tokens(asked.kdtool_signal(batch, kdtool.SignalRequest(TOP)).sparse, expected(running.model, batch))
         assert len(served.posts) == before + 3, "three documents"
         asked.kdtool_close()
-
-
-class Asking(NamedTuple):
-    """A teacher as a source of signals."""
-
-    teacher: OpenAI
-    want: kdtool.SignalRequest
-
-    def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
-        return self.teacher.kdtool_signal(batch, self.want)
-
-
-def test_its_likeliest_tokens_are_recorded_once_and_recalled_without_the_server(tmp_path: Path) -> None:
-    caches = pytest.importorskip("kdtool_torch.caches")
-    rows_of = pytest.importorskip("kdtool_torch")
-    save_tiny(tmp_path / "model", vocabulary=320, hidden_size=64, head_dim=16)
-    save_tokenizer(tmp_path / "model", 320)
-    ids = torch.randint(320, (3, 12), generator=torch.Generator().manual_seed(1)).tolist()
-    rows = [kdtool.Row(str(n), own, [True] * 12, [0] * 12) for n, own in enumerate(ids)]
-    batch, cache = rows_of.collate(rows), caches.TopK(caches.TopK.Config(k=4))
-    with serving(VLLM(open_model(tmp_path / "model", dtype=torch.float32))) as served:
-        settings: dict[str, Any] = {
-            "model": "m",
-            "tokenizer": str(tmp_path / "model"),
-            "top_k": 6,
-            "api": "completions",
-        }
-        asked = OpenAI(OpenAI.Config(url=served.url, **settings))
-        source = Asking(asked, cache.records(kdtool.SignalRequest(TOP), asked.offers))
-        told = source.signal(batch).sparse
-        before = len(served.posts)
-        run = make_run(tmp_path, say=lambda _: None)
-        (tmp_path / "signals").mkdir()
-        assert cache.kdtool_record(run, ListSource(rows), source, tmp_path / "signals") == 3
-        assert len(served.posts) == before + 3, "each document once"
-        asked.kdtool_close()
-    found = cache.kdtool_recall(batch, kdtool.SignalRequest(TOP), tmp_path / "signals").sparse
-    assert told is not None
-    assert (found.form, found.temperature, found.ids.shape) == ("top-k", 1.0, (33, 4))
-    best = told.weights.topk(4)
-    assert [set(row) for row in found.ids.tolist()] == [set(r) for r in told.ids.gather(1, best.indices).tolist()]
-    torch.testing.assert_close(found.weights.sort(1, descending=True).values, best.values, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize(
