@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import httpx
 import kdtool
@@ -28,45 +28,10 @@ from kdtool_testing import CommandConformance, TeacherConformance, make_run
 from kdtool_testing.tiny_models import packed_batch, save_tiny
 from kdtool_transformers import Source, TransformersModel, open_model, outline_of
 from torch import Tensor
-from vllm_stand_in import StandIn, serving
+from vllm_stand_in import Served, StandIn, serving
 
 LOGITS = kdtool.SignalRequest(frozenset({"logits"}))
 BOTH = kdtool.SignalRequest(frozenset({"logits", "hidden"}), (0, 2))
-
-
-class Served(NamedTuple):
-    """A stand-in that runs, and its model's folder."""
-
-    url: str
-    stand_in: StandIn
-    model: Path
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model")
-    save_tiny(path)
-    return path
-
-
-@pytest.fixture
-def served(folder: Path, tmp_path: Path) -> Iterator[Served]:
-    stand_in = StandIn(open_model(folder), tmp_path / "states", (1, 3, 4))
-    with serving(stand_in) as url:
-        yield Served(url, stand_in, folder)
-
-
-def build(served: Served, **settings: Any) -> VLLM:
-    values = {
-        "url": served.url,
-        "model": str(served.model),
-        "dtype": "float32",
-        "layers": (0, 2),
-        "folder": served.stand_in.folder,
-        "patience": 20,
-        **settings,
-    }
-    return VLLM(VLLM.Config(**values))
 
 
 def own(model: TransformersModel, batch: kdtool.Batch) -> kdtool.ModelOutputs:
@@ -85,17 +50,18 @@ class TestVLLM(TeacherConformance):
         type(self).served = served
 
     def prepare(self, folder: Path) -> Mapping[str, Any]:
+        states = str(self.served.stand_in.folder)
         return {
             "url": self.served.url,
             "model": str(self.served.model),
             "dtype": "float32",
             "layers": [0, 2],
-            "folder": str(self.served.stand_in.folder),
+            "folder": states,
         }
 
 
 def test_signals_are_the_model_s_own(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    teacher, batch = build(served), packed_batch()
+    teacher, batch = served.build(), packed_batch()
     signal, expected = teacher.kdtool_signal(batch, BOTH), own(served.stand_in.model, batch)
     assert signal.lazy is not None
     torch.testing.assert_close(signal.lazy.hidden, expected.last, rtol=1e-5, atol=1e-5)
@@ -169,11 +135,10 @@ def test_states_of_another_distribution_are_refused_with_the_cause(
 ) -> None:
     if reference == "server" and mistake in (take_the_layer_before, swap_layers):
         return  # only the weights know other layers
-    teacher = build(served, reference=reference)
+    teacher = served.build(reference=reference)
     mistake(served, monkeypatch)
     with pytest.raises(kdtool.UsageError, match=cause):
         teacher.kdtool_signal(packed_batch(), LOGITS)
-    teacher.kdtool_close()
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
@@ -195,7 +160,7 @@ def test_a_norm_of_the_other_kind_is_named(family: str, tmp_path: Path, monkeypa
 
     with serving(stand_in) as url:
         monkeypatch.setattr(Readout, "__init__", lambda self, norm, head: init(self, Other(norm), head))
-        teacher = build(Served(url, stand_in, tmp_path / "model"), layers=())
+        teacher = Served(url, stand_in, tmp_path / "model", {"folder": stand_in.folder}).build()
         with pytest.raises(kdtool.UsageError, match="is of the kind that multiplies by"):
             teacher.kdtool_signal(packed_batch(), LOGITS)
         teacher.kdtool_close()
@@ -207,29 +172,27 @@ def test_a_norm_of_the_other_kind_is_named(family: str, tmp_path: Path, monkeypa
 def test_a_server_started_otherwise_is_refused(served: Served, fact: str, value: Any) -> None:
     served.stand_in.facts[fact] = value
     served.stand_in.describe()
-    teacher = build(served, **({"revision": "main"} if fact == "revision" else {}))
+    teacher = served.build(**({"revision": "main"} if fact == "revision" else {}))
     teacher._source = Source(served.model)  # a folder has no revision
     with pytest.raises(kdtool.UsageError, match=f"has {fact} .*kdtool teacher serve"):
         teacher.kdtool_signal(packed_batch(), LOGITS)
-    teacher.kdtool_close()
 
 
 def test_identity_names_all_that_decides_what_states_are(served: Served, tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    base = build(served).kdtool_identity(run)
+    base = served.build().kdtool_identity(run)
     for setting, value in (("dtype", "bfloat16"), ("quantisation", "fp8"), ("lora", "adapter")):
-        assert build(served, **{setting: value}).kdtool_identity(run) != base
+        assert served.build(**{setting: value}).kdtool_identity(run) != base
     others: tuple[dict[str, Any], ...] = ({"url": "http://127.0.0.1:9/v1"}, {"concurrency": 2}, {"folder": tmp_path})
     for settings in others:
-        assert build(served, **settings).kdtool_identity(run) == base
+        assert served.build(**settings).kdtool_identity(run) == base
 
 
 def test_a_document_longer_than_the_server_allows_is_explained(served: Served) -> None:
     served.stand_in.facts["max_model_len"] = 140
-    teacher = build(served)
+    teacher = served.build()
     with pytest.raises(kdtool.UsageError, match="greater --max-model-len, or use shorter rows"):
         teacher.kdtool_signal(packed_batch(1, 400), LOGITS)
-    teacher.kdtool_close()
 
 
 def test_prompts_of_a_server_that_fails_go_to_the_other_one(
@@ -239,7 +202,7 @@ def test_prompts_of_a_server_that_fails_go_to_the_other_one(
     batch, expected = packed_batch(12, 32), own(served.stand_in.model, packed_batch(12, 32))
     really = Station.ask
     with serving(other) as url:
-        teacher = build(served, url=(served.url, url))
+        teacher = served.build(url=(served.url, url))
         teacher.kdtool_signal(packed_batch(), LOGITS)
         checked = len(served.stand_in.asked), len(other.asked)
 
@@ -258,10 +221,9 @@ def test_prompts_of_a_server_that_fails_go_to_the_other_one(
 
 
 def test_without_any_server_the_run_ends_and_says_what_to_do(served: Served) -> None:
-    teacher = build(served, url="http://127.0.0.1:9/v1", patience=0.5)
+    teacher = served.build(url="http://127.0.0.1:9/v1", patience=0.5)
     with pytest.raises(kdtool.ServiceError, match=r"no server answered for 0\.5 s.*run the same command again"):
         teacher.kdtool_signal(packed_batch(), LOGITS)
-    teacher.kdtool_close()
 
 
 def test_answers_to_a_comparison_count_as_answers(served: Served) -> None:
@@ -272,9 +234,8 @@ def test_answers_to_a_comparison_count_as_answers(served: Served) -> None:
         return complete(body)
 
     served.stand_in.complete = slowly  # type: ignore[method-assign]
-    teacher = build(served, url=("http://127.0.0.1:9/v1", served.url), patience=3)
+    teacher = served.build(url=("http://127.0.0.1:9/v1", served.url), patience=3)
     assert teacher.kdtool_signal(packed_batch(1, 16), LOGITS).lazy is not None
-    teacher.kdtool_close()
 
 
 def test_the_first_stop_signal_ends_the_wait_for_a_server_that_fails(served: Served) -> None:
@@ -288,7 +249,7 @@ def test_the_first_stop_signal_ends_the_wait_for_a_server_that_fails(served: Ser
         if "fails, its prompts" in line:
             os.kill(os.getpid(), signal.SIGINT)
 
-    teacher = build(served, url="http://127.0.0.1:9/v1", patience=60)
+    teacher = served.build(url="http://127.0.0.1:9/v1", patience=60)
     teacher._say = stop
     signal.signal(signal.SIGINT, note)
     try:
@@ -297,12 +258,11 @@ def test_the_first_stop_signal_ends_the_wait_for_a_server_that_fails(served: Ser
     finally:
         signal.signal(signal.SIGINT, before)
     assert noted == [signal.SIGINT]
-    teacher.kdtool_close()
 
 
 @pytest.mark.parametrize("damage", ["delete", "cut", "other"])
 def test_lost_states_are_asked_for_again(served: Served, damage: str) -> None:
-    teacher, batch = build(served), packed_batch()
+    teacher, batch = served.build(), packed_batch()
     teacher.kdtool_signal(batch, LOGITS)
     write, left = served.stand_in._write, [2]
 
@@ -323,7 +283,6 @@ def test_lost_states_are_asked_for_again(served: Served, damage: str) -> None:
     assert signal.lazy is not None
     torch.testing.assert_close(signal.lazy.hidden, own(served.stand_in.model, batch).last, rtol=1e-5, atol=1e-5)
     assert left == [0]
-    teacher.kdtool_close()
 
 
 @contextmanager
@@ -340,13 +299,11 @@ def test_a_companion_sends_states_and_deletes_them(served: Served, monkeypatch: 
     monkeypatch.setenv("VLLM_API_KEY", "secret")
     batch = packed_batch()
     with companion(served.stand_in.folder, key="secret") as url:
-        teacher = build(served, folder=None, companion=url, key_variable="VLLM_API_KEY")
+        teacher = served.build(folder=None, companion=url, key_variable="VLLM_API_KEY")
         signal = teacher.kdtool_signal(batch, BOTH)
-        teacher.kdtool_close()
-        refused = build(served, folder=None, companion=url)
+        refused = served.build(folder=None, companion=url)
         with pytest.raises(kdtool.AuthenticationError, match="key_variable"):
             refused.kdtool_signal(batch, BOTH)
-        refused.kdtool_close()
     assert signal.lazy is not None
     torch.testing.assert_close(signal.lazy.hidden, own(served.stand_in.model, batch).last, rtol=1e-5, atol=1e-5)
     assert not list(served.stand_in.folder.glob("*.safetensors*"))
@@ -384,23 +341,15 @@ def _raw(host: str, port: int, path: str) -> bytes:
 
 
 def test_a_companion_for_other_machines_needs_a_key(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-I",
-        str(SERVER / "kdtool_companion.py"),
-        str(tmp_path),
-        "--host",
-        "0.0.0.0",  # noqa: S104 - refused
-        "--port",
-        "0",
-    ]
+    words = [str(SERVER / "kdtool_companion.py"), str(tmp_path), "--host", "0.0.0.0", "--port", "0"]  # noqa: S104 - refused
+    command = [sys.executable, "-I", *words]
     done = subprocess.run(command, capture_output=True, text=True, env={"PATH": ""}, check=False, timeout=60)
     assert done.returncode == 2
     assert "set VLLM_API_KEY" in done.stderr
 
 
 def test_text_and_scores_come_from_the_server(served: Served, tmp_path: Path) -> None:
-    teacher = build(served)
+    teacher = served.build()
     (answer,) = teacher.kdtool_answer([kdtool.Request("a", "write", 4)])
     assert answer.text == "pass"
     run = make_run(tmp_path)
@@ -413,7 +362,6 @@ def test_text_and_scores_come_from_the_server(served: Served, tmp_path: Path) ->
     assert runtime.model is not None
     assert runtime.model.facts.layers == 4, "those who need the layers open the weights"
     runtime.close()
-    teacher.kdtool_close()
 
 
 def recipe_of(served: Served, folder: Path) -> Path:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import kdtool
 import pydantic
@@ -17,35 +16,15 @@ from kdtool_teacher_vllm.command import teacher as command
 from kdtool_testing import TeacherConformance
 from kdtool_testing.tiny_models import packed_batch, save_tiny
 from kdtool_torch import chosen_tokens
-from kdtool_transformers import open_model
 from torch import Tensor
-from vllm_stand_in import StandIn, serving
+from vllm_stand_in import Served
 
+CHOSEN = True
 SPOILT = {
     "row": lambda scores: scores.roll(1, 0),
     "scale": lambda scores: scores * 0.9,
     "nan": lambda scores: scores * torch.nan,
 }
-
-
-class Served(NamedTuple):
-    url: str
-    stand_in: StandIn
-    model: Path
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    save_tiny(tmp_path / "model")
-    stand_in = StandIn(open_model(tmp_path / "model"), tmp_path / "states")
-    stand_in.writes_states = False
-    with serving(stand_in) as url:
-        yield Served(url, stand_in, tmp_path / "model")
-
-
-def build(served: Served, **settings: Any) -> VLLM:
-    own = {"url": served.url, "model": str(served.model), "dtype": "float32", "chosen": "server", "patience": 20}
-    return VLLM(VLLM.Config(**{**own, **settings}))
 
 
 def ids_for(batch: kdtool.Batch, width: int = 5) -> Tensor:
@@ -68,12 +47,11 @@ class TestChosenByServer(TeacherConformance):
         type(self).served = served
 
     def prepare(self, folder: Path) -> dict[str, Any]:
-        served = self.served
-        return {"url": served.url, "model": str(served.model), "dtype": "float32", "chosen": "server"}
+        return {"url": self.served.url, "model": str(self.served.model), "dtype": "float32", "chosen": "server"}
 
 
 def test_scores_are_the_model_s_own(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    teacher, batch = build(served), packed_batch()
+    teacher, batch = served.build(), packed_batch()
     want = kdtool.SignalRequest(frozenset({"chosen"}), chosen=ids_for(batch))
     found = teacher.kdtool_signal(batch, want).chosen
     model = served.stand_in.model
@@ -97,13 +75,13 @@ def test_other_scores_are_refused(served: Served, reference: str, spoil: Any) ->
     batch = packed_batch()
     want = kdtool.SignalRequest(frozenset({"chosen"}), chosen=ids_for(batch))
     with pytest.raises(kdtool.UsageError, match="scores chosen tokens otherwise than the server's own: by"):
-        build(served, reference=reference).kdtool_signal(batch, want)
+        served.build(reference=reference).kdtool_signal(batch, want)
 
 
 def test_a_server_with_other_weights_is_refused(served: Served, tmp_path: Path) -> None:
     save_tiny(tmp_path / "other", seed=3)
     batch = packed_batch()
-    teacher = build(served, model=str(tmp_path / "other"), reference="weights")
+    teacher = served.build(model=str(tmp_path / "other"), reference="weights")
     with pytest.raises(kdtool.UsageError, match="otherwise than those of transformers: by"):
         teacher.kdtool_signal(batch, kdtool.SignalRequest(frozenset({"chosen"}), chosen=ids_for(batch)))
 
@@ -119,17 +97,17 @@ def test_a_server_without_the_interface_is_explained(
     batch = packed_batch()
     want = kdtool.SignalRequest(frozenset({"chosen"}), chosen=ids_for(batch))
     with pytest.raises(kdtool.UsageError, match=r"returns no prompt_token_id_logprobs .* needs vLLM 0\.32 or newer"):
-        build(served).kdtool_signal(batch, want)
+        served.build().kdtool_signal(batch, want)
 
 
 def test_a_server_that_writes_states_and_other_temperatures_are_refused(served: Served) -> None:
     batch = packed_batch()
     warm = kdtool.SignalRequest(frozenset({"chosen"}), temperature=2.0, chosen=ids_for(batch))
     with pytest.raises(kdtool.UsageError, match="set the loss's temperature to 1, or `chosen: states`"):
-        build(served).kdtool_signal(batch, warm)
+        served.build().kdtool_signal(batch, warm)
     served.stand_in.writes_states = True
     with pytest.raises(kdtool.UsageError, match="writes hidden states, which `chosen: server` does not read"):
-        build(served).kdtool_signal(batch, kdtool.SignalRequest(frozenset({"chosen"}), chosen=ids_for(batch)))
+        served.build().kdtool_signal(batch, kdtool.SignalRequest(frozenset({"chosen"}), chosen=ids_for(batch)))
 
 
 def test_settings_of_states_are_refused() -> None:

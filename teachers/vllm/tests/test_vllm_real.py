@@ -25,7 +25,6 @@ import kdtool
 import pytest
 import torch
 from kdtool_teacher_vllm import VLLM
-from kdtool_teacher_vllm._served import Readout
 from kdtool_teacher_vllm.command import server_command
 from kdtool_teacher_vllm.rollouts import RolloutServer
 from kdtool_testing.tiny_models import packed_batch, save_tiny
@@ -107,14 +106,6 @@ def test_the_served_distribution_is_the_model_s(settings: dict[str, Any], capsys
     found = re.search(r"mean KL (\S+) nats per token from transformers", capsys.readouterr().out)
     assert found
     assert float(found[1]) <= 1e-6
-
-
-def test_a_readout_without_the_norm_is_refused(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Readout, "forward", lambda _, states: states)
-    teacher = VLLM(VLLM.Config(**settings))
-    with pytest.raises(kdtool.UsageError, match="The final norm is missing"):
-        teacher.kdtool_signal(packed_batch(), LOGITS)
-    teacher.kdtool_close()
 
 
 INTERPRETED = """

@@ -16,7 +16,6 @@ import kdtool
 import pytest
 from kdtool_teacher_openai.client import RefusedError
 from kdtool_teacher_vllm.rollouts import RolloutServer
-from kdtool_testing.tiny_models import save_tiny
 from test_vllm_kills import STAND_IN, free_port
 
 STEPS = 6
@@ -79,13 +78,6 @@ class Served:
 
 def weights(results: kdtool.Results) -> bytes:
     return (results.arms[0].path / "model.safetensors").read_bytes()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model")
-    save_tiny(path)
-    return path
 
 
 @pytest.fixture(scope="module")

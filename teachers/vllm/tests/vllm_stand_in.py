@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import kdtool
 import numpy as np
 import torch
+from kdtool_teacher_vllm import VLLM
 from kdtool_transformers import TransformersModel, open_model
 from safetensors.torch import save_file
 from torch import Tensor
@@ -131,6 +133,23 @@ class StandIn:
     def _write(self, path: Path, lock: Any, states: Tensor, ids: list[int]) -> None:
         with lock:
             save_file({"hidden_states": self.spoil(states).contiguous(), "token_ids": torch.tensor(ids)}, path)
+
+
+@dataclass
+class Served:
+    """A stand-in that runs, its model's folder, and teachers that ask it, which are closed after the test."""
+
+    url: str
+    stand_in: StandIn
+    model: Path
+    settings: dict[str, Any]
+    built: list[VLLM] = field(default_factory=list)
+
+    def build(self, **settings: Any) -> VLLM:
+        """Return a teacher that asks the stand-in."""
+        given = {"url": self.url, "model": str(self.model), "dtype": "float32", "patience": 20}
+        self.built.append(VLLM(VLLM.Config(**{**given, **self.settings, **settings})))
+        return self.built[-1]
 
 
 @contextmanager
