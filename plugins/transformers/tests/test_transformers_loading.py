@@ -23,9 +23,9 @@ from kdtool_transformers import (
     TransformersRuntime,
     byte_tokenizer,
     find_source,
-    loading,
     open_model,
     open_tokenizer,
+    weights,
     weights_identity,
 )
 from kdtool_transformers.model import without_weights
@@ -103,7 +103,7 @@ def test_libraries_that_are_asked_for_and_absent_are_named_with_what_installs_th
     (tmp_path / "adapter").mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (tmp_path / "adapter" / name).touch()
-    monkeypatch.setattr(loading, "find_spec", lambda _: None)
+    monkeypatch.setattr(weights, "find_spec", lambda _: None)
     with pytest.raises(kdtool.UsageError, match=r"pip install bitsandbytes"):
         open_model(tmp_path / "model", quantise="nf4")
     with pytest.raises(kdtool.UsageError, match=r"pip install peft"):
