@@ -12,7 +12,7 @@ from kdtool._plugins.registry import GROUPS
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from plugin_site import forget_installed, install
+from plugin_site import forget_installed, forget_modules, install
 from toy_recipe import toy_recipe
 
 
@@ -27,6 +27,16 @@ def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test works in a folder of its own and finds no user's store."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KDTOOL_STORE", str(tmp_path / "store"))
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on `sys.path`, to install distributions in."""
+    folder = tmp_path / "site"
+    monkeypatch.syspath_prepend(folder)
+    yield folder
+    forget_modules(folder)
+    forget_installed()
 
 
 @pytest.fixture(scope="session")

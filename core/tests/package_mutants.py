@@ -84,41 +84,35 @@ RAISERS = (
     "MemoryError()", "BaseException()", "StopIteration()", "Mute()",
 )  # fmt: skip
 VALIDATORS = (
-    "@pydantic.model_validator(mode='{mode}')\ndef check(self_or_cls, *args):\n    raise {error}",
-    "@pydantic.field_validator('*')\ndef check(cls, value):\n    raise {error}",
-    "def model_post_init(self, context):\n    raise {error}",
-    "def __init__(self, **given):\n    raise {error}",
-    "@pydantic.model_serializer\ndef dump(self):\n    raise {error}",
-    "@pydantic.computed_field\ndef late(self) -> int:\n    raise {error}",
-    "def model_dump(self, **given):\n    raise {error}",
-    "@classmethod\ndef __get_pydantic_core_schema__(cls, source, handler):\n    raise {error}",
-    "@classmethod\ndef __get_pydantic_json_schema__(cls, core, handler):\n    raise {error}",
-    "@classmethod\ndef model_validate_json(cls, *args, **given):\n    raise {error}",
+    *(f"{head}:\n    raise {{error}}" for head in (
+        "@pydantic.model_validator(mode='{mode}')\ndef check(self_or_cls, *args)",
+        "@pydantic.field_validator('*')\ndef check(cls, value)", "def model_post_init(self, context)",
+        "def __init__(self, **given)", "@pydantic.model_serializer\ndef dump(self)", "def __repr__(self)",
+        "@pydantic.computed_field\ndef late(self) -> int", "def model_dump(self, **given)",
+        "@classmethod\ndef __get_pydantic_core_schema__(cls, source, handler)",
+        "@classmethod\ndef __get_pydantic_json_schema__(cls, core, handler)",
+        "@classmethod\ndef model_validate_json(cls, *args, **given)",
+    )),
     "@classmethod\ndef model_validate_json(cls, *args, **given):\n    return 3",
-    "def __repr__(self):\n    raise {error}",
 )  # fmt: skip
 METHODS = (
-    "def __init__(self):\n    pass", "def __init__(self, config):\n    raise {error}",
-    "def __new__(cls, config):\n    return 3", "def __new__(cls, config):\n    raise {error}",
-    "def __init_subclass__(cls):\n    raise {error}", "def __getattr__(self, name):\n    raise {error}",
-    "def __repr__(self):\n    raise {error}", "def __eq__(self, other):\n    raise {error}",
-    "def __hash__(self):\n    raise {error}", "def __getattribute__(self, name):\n    raise {error}",
-    "def {hook}():\n    return None", "def {hook}(self):\n    return None", "def {hook}(self, *args):\n    return None",
-    "def {hook}(self, run=3):\n    return None", "def {hook}(self, *, run):\n    return None",
-    "def {hook}(self, run, /):\n    return None", "async def {hook}(self{args}):\n    return 1",
-    "def {hook}(self, rum):\n    return None", "def {hook}s(self, run):\n    return None",
-    "@staticmethod\ndef {hook}(run):\n    return None", "@classmethod\ndef {hook}(cls, run):\n    return 1",
-    "@property\ndef {hook}(self):\n    raise {error}", "@functools.cache\ndef {hook}(self{args}):\n    return None",
-    "@plain\ndef {hook}(self{args}):\n    return None", "def {hook}(self{args}):\n    return 3",
-    "def {hook}(self{args}):\n    return 'text'", "def {hook}(self{args}):\n    return [3]",
-    "def {hook}(self{args}):\n    return {'a': 3}", "def {hook}(self{args}):\n    raise {error}",
-    "def {hook}(self{args}):\n    return self", "def {hook}(self{args}):\n    yield 3",
-    "def {hook}(self{args}):\n    return iter(())", "def {hook}(self{args}):\n    return Mute",
-    "def {hook}(self{args}):\n    return toy.Unigram({}).facts",
-    "def {hook}(self, run: 'Nothing') -> 'Nothing':\n    return None",
-    "def {hook}(self{args}):\n    run.say('a'); run.say(3)",
-    "def {hook}(self{args}):\n    return run.hook.{hook}(run)", "def {hook}(self{args}):\n    run.stage = 3",
-    "def kdtool_close(self):\n    raise {error}", "def kdtool_nothing(self):\n    pass",
+    *(f"def {head}:\n    raise {{error}}" for head in (
+        "__init__(self, config)", "__new__(cls, config)", "__init_subclass__(cls)", "__getattr__(self, name)",
+        "__repr__(self)", "__eq__(self, other)", "__hash__(self)", "__getattribute__(self, name)", "kdtool_close(self)",
+    )),
+    *(f"def {{hook}}{arguments}:\n    return None" for arguments in (
+        "()", "(self)", "(self, *args)", "(self, run=3)", "(self, *, run)", "(self, run, /)", "(self, rum)", "s(self, run)",
+        "(self, run: 'Nothing') -> 'Nothing'",
+    )),
+    *(f"def {{hook}}(self{{args}}):\n    {body}" for body in (
+        "return 3", "return 'text'", "return [3]", "return {'a': 3}", "raise {error}", "return self", "yield 3",
+        "return iter(())", "return Mute", "return toy.Unigram({}).facts", "run.say('a'); run.say(3)",
+        "return run.hook.{hook}(run)", "run.stage = 3",
+    )),
+    "def __init__(self):\n    pass", "def __new__(cls, config):\n    return 3", "def kdtool_nothing(self):\n    pass",
+    "async def {hook}(self{args}):\n    return 1", "@staticmethod\ndef {hook}(run):\n    return None",
+    "@classmethod\ndef {hook}(cls, run):\n    return 1", "@property\ndef {hook}(self):\n    raise {error}",
+    "@functools.cache\ndef {hook}(self{args}):\n    return None", "@plain\ndef {hook}(self{args}):\n    return None",
     "def kdtool_estimate(self, run, ahead):\n    return kdtool.Estimate(3)",
     "@property\ndef licence_terms(self):\n    return kdtool.LicenceTerms('MIT', restrictions='one')",
     "def kdtool_identity(self, run):\n    return {3: 3}",
@@ -170,8 +164,8 @@ def plain(function):
 """
 
 
-_PLACES = ("base", "config", "class", "import", "value", "entries", "metadata", *("attribute", "validator") * 2)
-_PLACES += ("method",) * 6 + ("field",) * 3
+_PLACES = ["base", "config", "class", "import", "value", "entries", "metadata", *["attribute", "validator"] * 2]
+_PLACES += ["method"] * 6 + ["field"] * 3
 
 
 @st.composite

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 
 from kdtool._plugins import distributions, registry
@@ -19,6 +20,16 @@ def install(site: Path, name: str, entry_points: str, files: dict[str, str], met
         file = site / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
+    forget_installed()
+
+
+def forget_modules(folder: Path) -> None:
+    """Have the next import of a module from this folder read it again, as a new process would."""
+    for name, module in [*sys.modules.items()]:
+        spec = getattr(module, "__spec__", None)
+        places = [getattr(spec, "origin", None), *(getattr(spec, "submodule_search_locations", None) or ())]
+        if any(str(place).startswith(str(folder)) for place in places):
+            del sys.modules[name]
 
 
 def forget_installed() -> None:

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
-from kdtool._assembly.assemble import assemble
 from kdtool._cli import call
 from kdtool._plugins import registry
 from kdtool._plugins.distributions import find_misplaced, points
 from kdtool._recipe.parser import load_recipe
-from plugin_site import forget_installed, install
+from plugin_site import install
+from toy_recipe import Recipe
 
 DEFAULTS = "[kdtool.defaults]\ntracker = x_shown:Seen\nreporter = x_shown:Paper\ntrainer = x_shown:Train\n"
 NAMES = (
     "[kdtool.trackers]\nx-seen = x_shown:Seen\nx-other = x_shown:Other\n[kdtool.reporters]\nx-paper = x_shown:Paper\n"
 )
-SOURCE = '''
+SOURCE = """
 import kdtool
 
 
 class Seen(kdtool.Tracker):
-    """Shows the run."""
-
     begun = []
 
     def kdtool_run_start(self, run):
@@ -35,48 +33,37 @@ class Seen(kdtool.Tracker):
 
 
 class Other(Seen):
-    """Another one."""
+    pass
 
 
 class Paper(kdtool.Reporter):
-    """Writes nothing but a title."""
-
     def kdtool_report(self, run, results):
         path = run.folder / "paper.txt"
         path.write_text(results.name, encoding="utf-8")
         return path
-'''
+"""
 
 
 @pytest.fixture
-def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+def put(site: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     """Install distributions; no others have plugins."""
-    site = tmp_path / "site"
-    monkeypatch.syspath_prepend(site)
-
-    def add(name: str, entry_points: str) -> None:
-        install(site, name, entry_points, {f"{name.replace('-', '_')}.py": SOURCE})
-        forget_installed()
 
     def ours() -> tuple[Any, ...]:
         return tuple(point for point in points() if point.value.startswith("x_"))
 
     monkeypatch.setattr(registry, "points", ours)
-    yield add
-    monkeypatch.undo()
-    forget_installed()
-    sys.modules.pop("x_shown", None)
+    return lambda name, entry_points: install(site, name, entry_points, {f"{name.replace('-', '_')}.py": SOURCE})
 
 
-def list_shown(recipe: dict[str, Any]) -> list[str]:
+def list_shown(recipe: Recipe) -> list[str]:
     return [f"{spec.path} {spec.use}" for spec in load_recipe(recipe).shared if spec.kind in {"tracker", "reporter"}]
 
 
-def test_a_recipe_without_tracker_and_reporter_gets_the_defaults(
-    recipe: dict[str, Any], put: Callable[..., None]
-) -> None:
-    put("x-shown", DEFAULTS + NAMES)
+def test_a_recipe_without_tracker_and_reporter_gets_the_defaults(recipe: Recipe, put: Callable[..., None]) -> None:
     plain = {key: value for key, value in recipe.items() if key not in {"trackers", "reporter"}}
+    put("x-names", NAMES)
+    assert list_shown(plain) == [], "nothing is a default where none is installed"
+    put("x-shown", DEFAULTS)
     assert list_shown(plain) == ["trackers.x-seen x-seen", "reporter x-paper"]
     assert "x_shown" not in sys.modules, "a default is found without importing it"
     assert list_shown({**plain, "trackers": [], "reporter": None}) == []
@@ -88,7 +75,7 @@ def test_a_recipe_without_tracker_and_reporter_gets_the_defaults(
         load_recipe(plain)  # only plugins that show a run have defaults
 
 
-def test_defaults_change_no_fingerprint_and_no_result(recipe: dict[str, Any], put: Callable[..., None]) -> None:
+def test_defaults_change_no_fingerprint_and_no_result(recipe: Recipe, put: Callable[..., None]) -> None:
     recipe |= {"trackers": [], "reporter": None}
     before = kdtool.run(recipe)
     put("x-shown", DEFAULTS + NAMES)
@@ -101,7 +88,7 @@ def test_defaults_change_no_fingerprint_and_no_result(recipe: dict[str, Any], pu
 
 
 def test_two_defaults_of_a_kind_are_none(
-    recipe: dict[str, Any], put: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    recipe: Recipe, put: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     put("x-shown", DEFAULTS + NAMES)
     put("x-rival", "[kdtool.defaults]\ntracker = x_rival:Seen\n[kdtool.trackers]\nx-rival = x_rival:Seen\n")
@@ -112,7 +99,7 @@ def test_two_defaults_of_a_kind_are_none(
 
 
 def test_a_run_ends_with_the_commands_that_use_it(
-    recipe: dict[str, Any], put: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Recipe, put: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put("x-uses", "[kdtool.commands]\nx-try = x_uses:try_it\nx-other = x_uses:other\n")
     put("x-more", "[kdtool.defaults]\ncommand-x-try = x_uses:try_it\n")
@@ -123,11 +110,3 @@ def test_a_run_ends_with_the_commands_that_use_it(
     assert not any("x-other" in line for line in lines)
     assert call(["run", str(tmp_path / "toy.yaml"), "--out", str(tmp_path / "out")]) == 0
     assert f"next: kdtool x-try {tmp_path / 'out' / 'toy'}" in capsys.readouterr().out.splitlines()
-
-
-def test_nothing_is_default_where_nothing_is_installed(recipe: dict[str, Any], put: Callable[..., None]) -> None:
-    put("x-shown", NAMES)
-    del recipe["trackers"], recipe["reporter"]
-    with assemble(load_recipe(recipe)) as assembly:
-        assert not assembly.of_kind("tracker")
-        assert not assembly.of_kind("reporter")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import kdtool
 import pytest
 from kdtool._cli import call
 from kdtool._results.files import read_results
-from plugin_site import forget_installed, install
+from plugin_site import install
+from toy_recipe import Recipe
 
 OPENER = """
 import json
@@ -26,7 +26,7 @@ class Opener(Export):
 
 
 @pytest.fixture
-def measuring(recipe: dict[str, Any], tmp_path: Path) -> list[str]:
+def measuring(recipe: Recipe, tmp_path: Path) -> list[str]:
     """A finished run "toy" with two seeds, and what `kdtool eval` needs to open its students and measure them."""
     (tmp_path / "opener.py").write_text(OPENER, encoding="utf-8")
     (tmp_path / "toy.yaml").write_text(json.dumps({**recipe, "require": {"nats.nats": "< 0"}}), encoding="utf-8")
@@ -63,7 +63,7 @@ def test_teachers_that_were_measured_alone_are_compared(
     assert "Against second, first is not shown to differ in nats" in capsys.readouterr().out
 
 
-def test_a_seed_in_the_name_of_a_run_is_no_seed(recipe: dict[str, Any], measuring: list[str]) -> None:
+def test_a_seed_in_the_name_of_a_run_is_no_seed(recipe: Recipe, measuring: list[str]) -> None:
     for name in ("one-seed0", "two-seed0"):
         kdtool.run({**recipe, "name": name, "seeds": [0], "control": False})
     assert call(["eval", "one-seed0", "two-seed0", *measuring, "--name", "both"]) == 0
@@ -74,26 +74,32 @@ def test_a_seed_in_the_name_of_a_run_is_no_seed(recipe: dict[str, Any], measurin
     assert ("one-seed0", "two-seed0") in {(compared.arm, compared.against) for compared in found.comparisons}
 
 
-def test_two_models_of_one_name_are_refused(
-    measuring: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (["toy", "models/toy"], "two models are called 'toy'"),
+        (["teacher=toy"], "are called 'teacher'; give the model another name, such as my-teacher=FOLDER"),
+    ],
+)
+def test_models_of_one_name_are_refused(
+    measuring: list[str], tmp_path: Path, models: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "models" / "toy").mkdir(parents=True)
-    assert call(["eval", "toy", "models/toy", *measuring]) == 2
-    assert "two models are called 'toy'" in capsys.readouterr().err
+    assert call(["eval", *models, *measuring]) == 2
+    assert message in capsys.readouterr().err
 
 
-def test_a_model_of_a_teacher_s_name_is_refused(measuring: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(["eval", "teacher=toy", *measuring]) == 2
-    assert "are called 'teacher'; give the model another name, such as my-teacher=FOLDER" in capsys.readouterr().err
-
-
-def test_second_call_measures_nothing_again(measuring: list[str]) -> None:
+def test_second_call_measures_nothing_again_and_other_evaluators_have_results_of_their_own(
+    measuring: list[str],
+) -> None:
     assert call(["eval", "toy", *measuring]) == 0
     assert call(["eval", "toy", *measuring]) == 0
     again = read_results(Path("runs/eval-toy").absolute())
     assert again.stages
     assert all(stage.reused for stage in again.stages)
-    assert [path.parent.name for path in Path("runs").glob("*/graph.json")].count("eval-toy") == 1
+    assert call(["eval", "toy", *measuring, "--with", "nats"]) == 0
+    assert call(["eval", "toy", *measuring, "--with", "nats", "--name", "own"]) == 0
+    assert {path.parent.name for path in Path("runs").glob("eval*/results.json")} == {"eval-toy", "eval-toy-nats"}
 
 
 def test_a_run_alone_is_measured_with_its_own_text_teacher_and_evaluators(measuring: list[str], tmp_path: Path) -> None:
@@ -126,9 +132,7 @@ class Apart(kdtool.Filter):
 """
 
 
-def test_the_text_is_filtered_by_all_evaluators_of_the_recipe_and_made_once(
-    recipe: dict[str, Any], tmp_path: Path
-) -> None:
+def test_the_text_is_filtered_by_all_evaluators_of_the_recipe_and_made_once(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "opener.py").write_text(OPENER, encoding="utf-8")
     (tmp_path / "filter.py").write_text(FILTER, encoding="utf-8")
     recipe |= {"control": False, "filters": {"apart": {"use": "./filter.py:Apart"}}}
@@ -141,21 +145,9 @@ def test_the_text_is_filtered_by_all_evaluators_of_the_recipe_and_made_once(
     assert "leaked" not in {stage.name.partition("-")[0] for stage in results.stages}
 
 
-def test_other_evaluators_leave_the_results_of_the_first_ones_alone(measuring: list[str]) -> None:
-    assert call(["eval", "toy", *measuring]) == 0
-    assert call(["eval", "toy", *measuring, "--with", "nats"]) == 0
-    assert call(["eval", "toy", *measuring, "--with", "nats", "--name", "own"]) == 0
-    assert {path.parent.name for path in Path("runs").glob("eval*/results.json")} == {"eval-toy", "eval-toy-nats"}
-
-
 def test_an_exporter_that_cannot_be_imported_is_named(
-    measuring: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    measuring: list[str], site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    entry = "[kdtool.exporters]\nx-broken = x_broken:X\n"
-    install(tmp_path / "site", "x-broken", entry, {"x_broken.py": "import tree_nope"})
-    with monkeypatch.context() as patched:
-        patched.syspath_prepend(tmp_path / "site")
-        forget_installed()
-        assert call(["eval", "toy", *measuring]) == 0
-    forget_installed()
+    install(site, "x-broken", "[kdtool.exporters]\nx-broken = x_broken:X\n", {"x_broken.py": "import tree_nope"})
+    assert call(["eval", "toy", *measuring]) == 0
     assert "models that only the exporter 'x-broken' opens cannot be measured: " in capsys.readouterr().err

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import kdtool
 import pytest
 from kdtool._plugins.distributions import missing_extra
-from plugin_site import forget_installed, install
+from plugin_site import install
+from toy_recipe import Recipe
 
 CODE = """
 import toy
 
 
 class Heavy(toy.Trainer):
-    "Needs a library that only an extra brings."
-
     extra = "x-heavy"
 
 
 class Light(toy.Trainer):
-    "Needs nothing more."
+    pass
 """
 ABOUT = """\
 Metadata-Version: 2.1
@@ -40,14 +37,9 @@ Requires-Dist: pluggy>=1; extra == "x-light"
 
 
 @pytest.fixture(autouse=True)
-def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    site = tmp_path / "site"
+def _installed(site: Path) -> None:
     points = "[kdtool.trainers]\nx-heavy = x_extras:Heavy\nx-light = x_extras:Light\n"
     install(site, "x-extras", points, {"x_extras.py": CODE}, metadata=ABOUT)
-    monkeypatch.syspath_prepend(str(site))
-    forget_installed()
-    yield
-    forget_installed()
 
 
 def test_what_an_extra_lacks_is_named_with_the_command_that_brings_it() -> None:
@@ -58,15 +50,13 @@ def test_what_an_extra_lacks_is_named_with_the_command_that_brings_it() -> None:
     assert missing_extra("x-extras", "x-light") == missing_extra("x-extras", "") == ""
 
 
-def test_a_class_in_a_local_file_that_extends_one_with_an_extra_is_built(
-    recipe: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_local_class_that_extends_one_with_an_extra_is_built(recipe: Recipe, tmp_path: Path) -> None:
     code = 'import x_extras\n\n\nclass Mine(x_extras.Heavy):\n    "Counts."\n'
     (tmp_path / "mine.py").write_text(code, encoding="utf-8")
     kdtool.check({**recipe, "trainer": f"{tmp_path / 'mine.py'}:Mine"})
 
 
-def test_the_recipe_is_refused_with_its_other_problems(recipe: dict[str, Any]) -> None:
+def test_the_recipe_is_refused_with_its_other_problems(recipe: Recipe) -> None:
     with pytest.raises(kdtool.RecipeError) as caught:
         kdtool.check({**recipe, "trainer": "x-heavy"}, {"rows.no_such_setting": 1})
     said = str(caught.value)

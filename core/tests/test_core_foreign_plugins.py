@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import kdtool
@@ -20,17 +18,10 @@ ENTRY = "[kdtool.losses]\nx-bad = x_bad:X\n"
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def site(site: Path) -> Path:
     """A folder on `sys.path` with the good distribution x-good 1.0."""
-    folder = tmp_path / "site"
-    install(folder, "x-good", "[kdtool.losses]\nx-good = x_good:X\n", {"x_good.py": GOOD})
-    monkeypatch.syspath_prepend(folder)
-    forget_installed()
-    yield folder
-    for name in ("x_bad", "x_good"):
-        sys.modules.pop(name, None)
-    monkeypatch.undo()
-    forget_installed()
+    install(site, "x-good", "[kdtool.losses]\nx-good = x_good:X\n", {"x_good.py": GOOD})
+    return site
 
 
 def _bad(site: Path, source: str = GOOD, entry: str = ENTRY, metadata: str | None = None, **files: bytes) -> None:

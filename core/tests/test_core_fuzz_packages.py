@@ -65,11 +65,11 @@ def test_a_mutated_package_works_or_is_named(
     shutil.rmtree(work, ignore_errors=True)
     site = work / "site"
     module = package.name.replace("-", "_")
-    install(site, package.name, package.entry_points, {f"{module}.py": package.source}, package.metadata)
     with monkeypatch.context() as patch:
+        work.mkdir()
         patch.chdir(work)
         patch.syspath_prepend(site)
-        forget_installed()
+        install(site, package.name, package.entry_points, {f"{module}.py": package.source}, package.metadata)
         try:
             OUTCOMES[_try(package, recipe)] += 1
         finally:
