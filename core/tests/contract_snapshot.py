@@ -43,9 +43,7 @@ def current() -> dict[str, str]:
 def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """Return what breaks plugins written for `old`, and what is merely new."""
     breaking = [f"{key} is gone (it was: {text})" for key, text in old.items() if key not in new]
-    breaking += [
-        f"{key} is now: {new[key]} (it was: {text})" for key, text in old.items() if new.get(key, text) != text
-    ]
+    breaking += [f"{key} is now: {new[key]} (it was: {old[key]})" for key in old if new.get(key, old[key]) != old[key]]
     additions: list[str] = []
     for key, text in new.items():
         if key not in old:
@@ -118,18 +116,14 @@ def _function(name: str, function: Any) -> Iterator[tuple[str, str]]:
     for place, parameter in enumerate(inspect.signature(function).parameters.values()):
         if parameter.name not in {"self", "cls"}:
             where = "by name" if parameter.kind is parameter.KEYWORD_ONLY else f"{place}"
-            optional = parameter.default is not parameter.empty or parameter.kind in {
-                parameter.VAR_POSITIONAL,
-                parameter.VAR_KEYWORD,
-            }
+            several = parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}
+            optional = several or parameter.default is not parameter.empty
             text = f"{where}: {parameter.annotation}{_default(parameter.default)}"
             yield f"{name}({parameter.name})", ("" if optional else REQUIRED) + text
 
 
 def _arguments(function: Any) -> list[str]:
-    return [
-        f"{parameter.name}: {parameter.annotation}" for parameter in inspect.signature(function).parameters.values()
-    ]
+    return [f"{name}: {each.annotation}" for name, each in inspect.signature(function).parameters.items()]
 
 
 def _returned(function: Any) -> str:

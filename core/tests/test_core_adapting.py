@@ -13,20 +13,15 @@ import kdtool
 import pytest
 from kdtool._store.artefacts import clean
 from kdtool._store.shared import GRAPH, OWN_KINDS, SHARED_KINDS
-
-TOY = Path(__file__).with_name("toy.py")
-
-
-def use(name: str, **options: Any) -> dict[str, Any]:
-    return {"use": f"{TOY}:{name}", **options}
+from toy_recipe import Recipe, use
 
 
-def phase(**more: Any) -> dict[str, Any]:
+def phase(**more: Any) -> Recipe:
     return {"trains": "teacher", "losses": {"count": use("Count")}, "steps": 3, **more}
 
 
 @pytest.fixture
-def adapting(recipe: dict[str, Any]) -> dict[str, Any]:
+def adapting(recipe: Recipe) -> Recipe:
     """The toy recipe with a teacher that is trained first."""
     train = {"adapt": phase(), "distil": recipe["train"]}
     return {**recipe, "seeds": [0], "teacher": use("Scholar"), "train": train}
@@ -40,32 +35,39 @@ def nats(results: kdtool.Results) -> dict[str, float]:
     return {found.subject: found.value for found in results.measurements}
 
 
-def test_teacher_teaches_what_it_learnt_and_is_measured_before_and_after(adapting: dict[str, Any]) -> None:
+def counts(results: kdtool.Results, stage: str, file: str) -> dict[str, float]:
+    (folder,) = (each.path for each in results.stages if each.name == stage)
+    found: dict[str, float] = json.loads((folder / file).read_text(encoding="utf-8"))
+    return found
+
+
+def nodes(results: kdtool.Results) -> dict[str, Any]:
+    return dict(json.loads((results.folder / GRAPH).read_text(encoding="utf-8"))["nodes"])
+
+
+def test_teacher_teaches_what_it_learnt_and_is_measured_before_and_after(adapting: Recipe) -> None:
     results = kdtool.run(adapting)
-    counts = next(stage.path for stage in results.stages if stage.name == "teachers/teacher-adapt") / "model"
-    learnt = json.loads((counts / "counts.json").read_text(encoding="utf-8"))
-    told = next(stage.path for stage in results.stages if stage.name == "signals/teacher") / "signal.json"
-    assert json.loads(told.read_text(encoding="utf-8")) == learnt
+    learnt = counts(results, "teachers/teacher-adapt", "model/counts.json")
+    assert counts(results, "signals/teacher", "signal.json") == learnt
     assert nats(results)["teacher"] != nats(results)["teacher.unadapted"]
+    places = {(node["in"], node["path"].partition("/")[0]) for node in nodes(results).values()}
+    shared = {("store", kind) for kind in (*SHARED_KINDS, "scores")}  # scores of teachers
+    assert places == {*shared, *(("run", kind) for kind in OWN_KINDS)}, "where cleaning looks"
     plain = kdtool.run({**adapting, "name": "plain", "train": adapting["train"]["distil"]})
     assert nats(plain)["teacher"] == nats(results)["teacher.unadapted"]
     assert "teacher.unadapted" not in nats(plain)
 
 
-def test_stages_leave_artefacts_where_cleaning_looks(adapting: dict[str, Any]) -> None:
-    graph = json.loads((kdtool.run(adapting).folder / GRAPH).read_text(encoding="utf-8"))
-    places = {(node["in"], node["path"].partition("/")[0]) for node in graph["nodes"].values()}
-    shared = {("store", kind) for kind in (*SHARED_KINDS, "scores")}  # scores of teachers
-    assert places == {*shared, *(("run", kind) for kind in OWN_KINDS)}
-
-
-def test_results_hold_the_phase_once_for_all_seeds(adapting: dict[str, Any]) -> None:
+def test_results_hold_the_phase_once_for_all_seeds_and_controls_leave_it_out(adapting: Recipe) -> None:
     results = kdtool.run(adapting, {"seeds": [3, 5]})
     (teacher,) = (arm for arm in results.arms if arm.arm == "teacher")
     assert (teacher.seed, list(teacher.phases), teacher.phases["adapt"].steps) == (0, ["adapt"], 3)
     assert len(teacher.histories["adapt"]) == 3
     assert results.arms[0].arm == "student"
     assert results.arms[0].artifacts
+    assert [list(arm.phases) for arm in results.arms if arm.arm == "control"] == [["distil"]] * 2
+    inputs = nodes(results)["phases/control-time-seed3-distil"]["inputs"]
+    assert inputs["the time of teachers/teacher-adapt"] == "teachers/teacher-adapt", "charged to equal time"
 
 
 DEPENDING = ("teachers", "signals", "phases", "exports", "scores")
@@ -78,9 +80,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("key", CHANGES)
-def test_what_depends_on_the_teacher_is_redone_and_what_it_depends_on_is_not(
-    adapting: dict[str, Any], key: str
-) -> None:
+def test_what_depends_on_the_teacher_is_redone_and_what_it_depends_on_is_not(adapting: Recipe, key: str) -> None:
     value, expected = CHANGES[key]
     first = kdtool.run(adapting)
     plan = kdtool.plan(adapting, {key: value})
@@ -91,59 +91,41 @@ def test_what_depends_on_the_teacher_is_redone_and_what_it_depends_on_is_not(
     assert "scores/nats-teacher.unadapted" in made(first) - made(second)
 
 
-def test_several_phases_follow_each_other_and_each_has_text_of_its_own(adapting: dict[str, Any]) -> None:
-    train = {
-        "first": phase(),
-        "second": phase(corpus=use("Corpus", documents=6)),
-        "distil": adapting["train"]["distil"],
-    }
-    results = kdtool.run({**adapting, "train": train})
-    first, second = (
-        sum(json.loads((stage.path / "model" / "counts.json").read_text(encoding="utf-8")).values())
-        for stage in results.stages
-        if stage.name.startswith("teachers/")
-    )
-    assert second > first
+def test_several_phases_follow_each_other_and_each_has_text_of_its_own(adapting: Recipe) -> None:
+    second = phase(corpus=use("Corpus", documents=6))
+    adapting["train"] = {"first": phase(), "second": second, "distil": adapting["train"]["distil"]}
+    results = kdtool.run(adapting)
+    learnt = [counts(results, f"teachers/teacher-{name}", "model/counts.json") for name in ("first", "second")]
+    assert sum(learnt[1].values()) > sum(learnt[0].values())
     assert {"text/second", "rows/second"} <= made(results)
     (teacher,) = (arm for arm in results.arms if arm.arm == "teacher")
     assert list(teacher.phases) == ["first", "second"]
-    again = kdtool.run({**adapting, "train": train}, {"train.second.steps": 5})
-    assert "teachers/teacher-second" in made(again)
-    assert "teachers/teacher-first" not in made(again)
+    again = made(kdtool.run(adapting, {"train.second.steps": 5}))
+    assert "teachers/teacher-second" in again
+    assert "teachers/teacher-first" not in again
 
 
-def test_teachers_are_kept_apart(adapting: dict[str, Any]) -> None:
-    teachers = {"big": use("Scholar"), "small": use("Scholar")}
-    losses = {
-        "imitate": use("Imitate", teacher="small"),
-        "other": use("Imitate", teacher="big"),
-        "count": use("Count"),
-    }
-    train = {"adapt": phase(trains="big"), "distil": {**adapting["train"]["distil"], "losses": losses}}
-    recipe = {**adapting, "teachers": teachers, "train": train}
-    del recipe["teacher"]
-    results = kdtool.run(recipe)
-    found = nats(results)
+def test_teachers_are_kept_apart(adapting: Recipe) -> None:
+    losses = {"imitate": use("Imitate", teacher="small"), "other": use("Imitate", teacher="big"), "count": use("Count")}
+    adapting["teachers"] = {"big": use("Scholar"), "small": adapting.pop("teacher")}
+    adapting["train"] = {"adapt": phase(trains="big"), "distil": {**adapting["train"]["distil"], "losses": losses}}
+    found = nats(kdtool.run(adapting))
     assert found["teachers.small"] == found["teachers.big.unadapted"] != found["teachers.big"]
-    again = kdtool.run(recipe, {"train.adapt.steps": 5})
-    assert "signals/teachers.big" in made(again)
-    assert "signals/teachers.small" not in made(again)
+    again = made(kdtool.run(adapting, {"train.adapt.steps": 5}))
+    assert "signals/teachers.big" in again
+    assert "signals/teachers.small" not in again
 
 
-@pytest.mark.parametrize("own", [True, False])
-def test_text_that_the_teacher_says_is_said_with_what_it_learnt(adapting: dict[str, Any], own: bool) -> None:
-    text = {"corpus": use("Corpus")} if own else {}
-    train = {"adapt": phase(**text), "distil": adapting["train"]["distil"]}
-    recipe = {**adapting, "corpus": use("Sayings"), "train": train}
-    results = kdtool.run(recipe)
-    said = {stage.name: stage.path for stage in results.stages if stage.name.startswith("text")}
-    assert set(said) == {"text", "text/adapt"}
+def test_text_that_the_teacher_says_is_said_with_what_it_learnt(adapting: Recipe) -> None:
+    recipe = {**adapting, "corpus": use("Sayings")}
+    said = {stage.name for stage in kdtool.run(recipe).stages if stage.name.startswith("text")}
+    assert said == {"text", "text/adapt"}
     again = made(kdtool.run(recipe, {"train.adapt.steps": 5}))
     assert "text" in again
     assert "text/adapt" not in again
 
 
-def test_without_a_store_of_signals_the_phase_itself_depends_on_it(adapting: dict[str, Any]) -> None:
+def test_without_a_store_of_signals_the_phase_itself_depends_on_it(adapting: Recipe) -> None:
     recipe = {**adapting, "signals": False}
     before = kdtool.run(recipe)
     after = kdtool.run(recipe, {"train.adapt.steps": 5})
@@ -152,25 +134,15 @@ def test_without_a_store_of_signals_the_phase_itself_depends_on_it(adapting: dic
     assert "input changed: training of teacher, phase adapt" in why["phases/student-seed0-distil"]
 
 
-def test_control_for_equal_time_is_charged_for_it(adapting: dict[str, Any]) -> None:
-    results = kdtool.run(adapting)
-    graph = json.loads((results.folder / "graph.json").read_text(encoding="utf-8"))
-    inputs = graph["nodes"]["phases/control-time-seed0-distil"]["inputs"]
-    assert inputs["the time of teachers/teacher-adapt"] == "teachers/teacher-adapt"
-
-
-def test_killed_meanwhile_it_goes_on_and_the_plan_says_so(adapting: dict[str, Any]) -> None:
+def test_killed_meanwhile_it_goes_on_and_the_plan_says_so(adapting: Recipe, tmp_path: Path) -> None:
     file = Path("recipe.json")
     file.write_text(json.dumps(adapting), encoding="utf-8")
-    command = [sys.executable, "-m", "kdtool", "run", str(file)]
-    environment = {**os.environ, "TOY_DIE_AT": "teacher:2"}
+    command, environment = [sys.executable, "-m", "kdtool", "run", str(file)], {**os.environ, "TOY_DIE_AT": "teacher:2"}
     assert subprocess.run(command, env=environment, check=False, capture_output=True).returncode == 9
     planned = {stage.name: stage.action for stage in kdtool.plan(file)}
     assert planned["teachers/teacher-adapt"] == "continue"
-    graph = json.loads(Path("runs/toy/graph.json").read_text(encoding="utf-8"))
-    assert graph["nodes"]["teachers/teacher-adapt"]["in"] == "store"
-    (partial,) = Path("store").absolute().glob("teachers/*.partial")
-    assert partial not in {found.path for found in clean(Path("store").absolute()).found}, "the run goes on in it"
+    (partial,) = (tmp_path / "store").glob("teachers/*.partial")
+    assert partial not in {found.path for found in clean(tmp_path / "store").found}, "the run goes on in it"
     results = kdtool.run(file)
     (teacher,) = (arm for arm in results.arms if arm.arm == "teacher")
     assert [report.step for report in teacher.histories["adapt"]] == [1, 2, 3]
@@ -181,23 +153,18 @@ def test_killed_meanwhile_it_goes_on_and_the_plan_says_so(adapting: dict[str, An
     [
         ({"train.adapt.trains": "techer"}, r"train.adapt.trains: 'techer' is not a teacher .*did you mean 'teacher'"),
         ({"train.adapt.trains": 3}, r"train.adapt.trains: must be the name of a teacher"),
-        (
-            {"teacher": use("Teacher")},
-            r"cannot be trained: it does not implement kdtool_trainable and kdtool_load_weights",
-        ),
+        ({"teacher": use("Teacher")}, r"cannot be trained: it does not implement kdtool_trainable and kdtool_load_w"),
         ({"train.adapt.losses.imitate": use("Imitate")}, r"train.adapt.losses.imitate: needs a teacher, but this"),
         ({"train.distil": False}, r"train: trains no student"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_runs(
-    adapting: dict[str, Any], settings: dict[str, Any], message: str
-) -> None:
+def test_what_cannot_be_is_refused_before_anything_runs(adapting: Recipe, settings: Recipe, message: str) -> None:
     with pytest.raises(kdtool.RecipeError, match=message.replace(" .*", r"(.|\n)*")):
         kdtool.run(adapting, settings)
     assert not Path("runs").exists()
 
 
-def test_a_recipe_that_extends_another_adds_the_phase_behind_and_it_comes_first(recipe: dict[str, Any]) -> None:
+def test_a_recipe_that_extends_another_adds_the_phase_behind_and_it_comes_first(recipe: Recipe) -> None:
     Path("base.json").write_text(json.dumps({**recipe, "seeds": [0], "teacher": use("Scholar")}), encoding="utf-8")
     results = kdtool.run({"extends": "base.json", "train": {"adapt": phase()}})
     names = [stage.name for stage in results.stages]
@@ -205,13 +172,6 @@ def test_a_recipe_that_extends_another_adds_the_phase_behind_and_it_comes_first(
     assert list(results.data["phases"]) == ["adapt", "train"]
 
 
-def test_check_says_that_it_does_not_predict_the_phase(adapting: dict[str, Any]) -> None:
+def test_check_says_that_it_does_not_predict_the_phase(adapting: Recipe) -> None:
     (line,) = (line for line in kdtool.check(adapting)["forecast"]["unknown"] if "'adapt'" in line)
     assert "which trains teacher" in line
-
-
-def test_control_leaves_the_phase_out(adapting: dict[str, Any]) -> None:
-    results = kdtool.run(adapting, {"control": "tokens"})
-    (control,) = (arm for arm in results.arms if arm.arm == "control")
-    assert list(control.phases) == ["distil"]
-    assert not Path("runs/toy/phases").joinpath("control-seed0-adapt").exists()

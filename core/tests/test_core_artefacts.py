@@ -41,9 +41,7 @@ Artefacts(Path(sys.argv[1])).make("kind", "label", "f" * 64, build=build, waitin
 """
 
 
-@pytest.mark.skipif(
-    sys.platform == "win32", reason="kill -9 is POSIX; TerminateProcess is covered by the trainer's tests"
-)
+@pytest.mark.skipif(sys.platform == "win32", reason="the trainer's tests cover TerminateProcess")
 def test_killed_anywhere_an_artefact_is_whole_or_absent(tmp_path: Path) -> None:
     generator, in_the_middle = random.Random(0), 0
     for attempt in range(12):
@@ -58,29 +56,23 @@ def test_killed_anywhere_an_artefact_is_whole_or_absent(tmp_path: Path) -> None:
         process.stdout.close()
         found = Artefacts(root).find("kind", "label", "f" * 64)
         if found is not None:
-            assert sorted(path.name for path in found.path.iterdir()) == sorted(
-                ["manifest.json", *(f"part{number}" for number in range(20))]
-            )
+            parts = {f"part{number}" for number in range(20)}
+            assert {path.name for path in found.path.iterdir()} == {"manifest.json", *parts}
     assert in_the_middle
     subprocess.run([sys.executable, "-c", WORK, str(tmp_path / "0")], check=True)
     assert Artefacts(tmp_path / "0").find("kind", "label", "f" * 64) is not None
 
 
-def _row(draw_values: list[int], number: int) -> kdtool.Row:
-    flags = [value % 2 == 0 for value in draw_values]
-    return kdtool.Row(f"r{number}", draw_values, flags, [number] * len(draw_values), {"class": draw_values[::-1]})
+TOKEN = st.integers(0, 2**31 - 1)
 
 
-def _tokens(length: int) -> st.SearchStrategy[list[int]]:
-    return st.lists(st.integers(0, 2**31 - 1), min_size=length, max_size=length)
+def _row(values: list[int], number: int) -> kdtool.Row:
+    flags = [value % 2 == 0 for value in values]
+    return kdtool.Row(f"r{number}", values, flags, [number] * len(values), {"class": values[::-1]})
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    rows=st.integers(1, 6).flatmap(
-        lambda n: st.lists(st.lists(st.integers(0, 2**31 - 1), min_size=n, max_size=n), min_size=1)
-    )
-)
+@given(rows=st.integers(1, 6).flatmap(lambda n: st.lists(st.lists(TOKEN, min_size=n, max_size=n), min_size=1)))
 def test_rows_are_read_back_as_written(tmp_path: Path, rows: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kdtool._run.stages.row_files._SHARD_TOKENS", 10)
     written = [_row(values, number) for number, values in enumerate(rows)]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import kdtool
+from toy_recipe import Recipe
 
-TOY = Path(__file__).with_name("toy.py")
-OWN = '''
+OWN = """
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +18,6 @@ import toy
 
 
 class Cut(toy.Student):
-    """A student whose only layer is copied from the teacher's layer with the number of its seed."""
-
     uses_seed = True
     derives_from = {"teacher": "weights"}
 
@@ -55,13 +52,13 @@ class Trainer(toy.Trainer):
         layers = [term.layers for term in phase.terms if term.layers]
         Path(f"layers-{run.seed}.json").write_text(json.dumps(layers))
         return super().kdtool_train(run, phase, student)
-'''
+"""
 
 
 def test_signals_have_the_layers_of_the_students_of_all_seeds_and_each_learns_from_its_own(
-    recipe: dict[str, Any], tmp_path: Path
+    recipe: Recipe, tmp_path: Path
 ) -> None:
-    (tmp_path / "own.py").write_text(f"import sys\nsys.path.append({str(TOY.parent)!r})\n{OWN}", encoding="utf-8")
+    (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
     recipe |= {"seeds": [1, 2], "student": {"use": "./own.py:Cut"}, "signals": {"use": "./own.py:Cache"}}
     recipe |= {"trainer": {"use": "./own.py:Trainer"}, "control": False}
     recipe["train"]["losses"]["imitate"]["use"] = "./own.py:Imitate"

@@ -7,42 +7,31 @@ from typing import Any
 
 import kdtool
 import pytest
+from toy_recipe import Recipe, use
 
-TOY = Path(__file__).with_name("toy.py")
-OWN = '''
+OWN = """
 import kdtool
 import toy
 
 
 class Wordy(toy.Scholar):
-    """A teacher with a setting that decides what it says, and one that does not."""
-
     class Config(kdtool.Config):
         words: int = 1
         shown: int = kdtool.Field(default=1, json_schema_extra=kdtool.does_not_affect_results())
 
 
-class Named(toy.Bytes):
-    """A tokenizer with a fingerprint of its own."""
-
-    def __init__(self, fingerprint):
-        self.fingerprint = fingerprint
-
-
 class Spelling(toy.Scholar):
-    """A teacher with a tokenizer of its own."""
-
     class Config(kdtool.Config):
         words: int = 1
         tokenizer: str = "bytes"
 
     def kdtool_tokenizer(self, run):
-        return Named(self.config.tokenizer)
+        tokenizer = toy.Bytes()
+        tokenizer.fingerprint = self.config.tokenizer
+        return tokenizer
 
 
 class Spells(kdtool.Evaluator):
-    """Measures a teacher's tokenizer."""
-
     def kdtool_evaluate(self, run, subjects):
         value = float(len(run.component("teachers.big", kdtool.Teacher).kdtool_tokenizer(run).fingerprint))
         for subject in subjects:
@@ -50,8 +39,6 @@ class Spells(kdtool.Evaluator):
 
 
 class Cut(toy.Student):
-    """A student that is cut from a teacher."""
-
     class Config(kdtool.Config):
         source: str = "teachers.big"
         declared: bool = True
@@ -67,16 +54,12 @@ class Cut(toy.Student):
 
 
 class Spelled(toy.Student):
-    """A student that starts from nothing but a teacher's tokenizer."""
-
     def kdtool_build_student(self, run):
         run.component("teachers.big", kdtool.Teacher).kdtool_tokenizer(run)
         return super().kdtool_build_student(run)
 
 
 class All(toy.Nats):
-    """Measures all subjects in one call."""
-
     measures_jointly = True
 
     def kdtool_evaluate(self, run, subjects):
@@ -85,8 +68,6 @@ class All(toy.Nats):
 
 
 class Likeness(kdtool.Evaluator):
-    """Compares subjects with what it wrote of the teachers."""
-
     compares_with_teachers = True
 
     def kdtool_evaluate(self, run, subjects):
@@ -99,8 +80,6 @@ class Likeness(kdtool.Evaluator):
 
 
 class Bench(kdtool.Evaluator):
-    """Has problems of its own, and perhaps a judge."""
-
     class Config(kdtool.Config):
         judge: str = ""
         declared: bool = True
@@ -119,15 +98,15 @@ class Bench(kdtool.Evaluator):
             list(run.component(self.config.judge, kdtool.Teacher).kdtool_answer([kdtool.Request("a", "b", 1)]))
         for subject in subjects:
             yield kdtool.Measurement("bench", subject.name, "points", 1.0, 1, True)
-'''
+"""
 
 
 @pytest.fixture
-def two(recipe: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+def two(recipe: Recipe, tmp_path: Path) -> Recipe:
     """The toy recipe with two teachers, of which the second teaches, and a student that is cut from the first."""
     (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
     own = "./own.py:"
-    losses = {"imitate": {"use": f"{TOY}:Imitate", "teacher": "small"}, "count": {"use": f"{TOY}:Count"}}
+    losses = {"imitate": use("Imitate", teacher="small"), "count": use("Count")}
     del recipe["teacher"]
     return {
         **recipe,
@@ -135,9 +114,9 @@ def two(recipe: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
         "teachers": {"big": {"use": f"{own}Wordy"}, "small": {"use": f"{own}Wordy", "words": 2}},
         "student": {"use": f"{own}Cut"},
         "train": {"losses": losses, "steps": 2},
-        "control": {"match": ["tokens"], "losses": {"count": {"use": f"{TOY}:Count"}}},
+        "control": {"match": ["tokens"], "losses": {"count": use("Count")}},
         "evaluators": {
-            "nats": {"use": f"{TOY}:Nats"},
+            "nats": use("Nats"),
             "bench": {"use": f"{own}Bench"},
             "all": {"use": f"{own}All"},
         },
@@ -176,20 +155,20 @@ def to_run(recipe: dict[str, Any], settings: dict[str, Any]) -> set[str]:
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_setting_of_a_teacher_makes_anew_what_uses_it_and_nothing_else(two: dict[str, Any], name: str) -> None:
+def test_a_setting_of_a_teacher_makes_anew_what_uses_it_and_nothing_else(two: Recipe, name: str) -> None:
     settings, expected = CHANGES[name]
     kdtool.run(two)
     assert to_run(two, settings) == expected
     assert {stage.name for stage in kdtool.run(two, settings).stages if not stage.reused} == expected
 
 
-def test_a_student_with_a_teachers_tokenizer_does_not_depend_on_its_other_settings(two: dict[str, Any]) -> None:
+def test_a_student_with_a_teachers_tokenizer_does_not_depend_on_its_other_settings(two: Recipe) -> None:
     two["student"] = {"use": "./own.py:Spelled"}
     kdtool.run(two)
     assert to_run(two, {"teachers.big.words": 3}) == of_teacher("teachers.big")
 
 
-def test_other_text_does_not_measure_again_what_reads_none(two: dict[str, Any]) -> None:
+def test_other_text_does_not_measure_again_what_reads_none(two: Recipe) -> None:
     two["control"], two["evaluators"]["late"] = False, {"use": "./own.py:Bench", "judge": "teachers.small"}
     kdtool.run(two)
     found = to_run(two, {"corpus.documents": 9})
@@ -214,15 +193,20 @@ def test_other_text_does_not_measure_again_what_reads_none(two: dict[str, Any]) 
         ),
     ],
 )
-def test_what_asks_a_teacher_without_saying_so_is_refused(
-    two: dict[str, Any], setting: dict[str, Any], message: str
-) -> None:
+def test_what_asks_a_teacher_without_saying_so_is_refused(two: Recipe, setting: dict[str, Any], message: str) -> None:
     with pytest.raises(kdtool.PluginError, match=message):
         kdtool.run(two, setting)
 
 
-def test_scores_depend_on_the_tokenizers_of_teachers_that_are_not_asked(two: dict[str, Any]) -> None:
-    two["student"], two["control"] = {"use": f"{TOY}:Student"}, False
+def test_a_judge_that_is_not_there_and_text_that_an_evaluator_does_not_read_are_refused(two: Recipe) -> None:
+    with pytest.raises(kdtool.RecipeError, match=r"asks the teacher 'teachers\.tall', which is not in this recipe"):
+        kdtool.plan(two, {"evaluators.bench.judge": "teachers.tall"})
+    with pytest.raises(LookupError, match="the text of split 'test' does not exist yet"):
+        kdtool.run(two, {"evaluators.bench.reads": True})
+
+
+def test_scores_depend_on_the_tokenizers_of_teachers_that_are_not_asked(two: Recipe) -> None:
+    two["student"], two["control"] = use("Student"), False
     two["teachers"]["big"] = {"use": "./own.py:Spelling"}
     two["evaluators"] = {"spells": {"use": "./own.py:Spells"}}
     for name in ("bytes", "other tokenizer"):
@@ -230,22 +214,17 @@ def test_scores_depend_on_the_tokenizers_of_teachers_that_are_not_asked(two: dic
         assert {one.value for one in results.measurements} == {len(name)}
 
 
-def test_a_teacher_that_only_a_source_of_the_stage_asked_is_refused(two: dict[str, Any]) -> None:
+def test_a_teacher_that_only_a_source_of_the_stage_asked_is_refused(two: Recipe) -> None:
     bench = {"use": "./own.py:Bench", "judge": "teachers.small", "declared": False}
     two["teachers"], two["evaluators"] = {"small": two["teachers"]["small"]}, {"bench": bench}
-    two["student"] = {"use": f"{TOY}:Student"}
+    two["student"] = use("Student")
     with pytest.raises(
         kdtool.PluginError, match=r"measuring bench of student, seed 0: asks teachers\.small, which none .*`asks`"
     ):
         kdtool.run(two)
 
 
-def test_a_judge_that_is_not_there_is_refused_at_once(two: dict[str, Any]) -> None:
-    with pytest.raises(kdtool.RecipeError, match=r"asks the teacher 'teachers\.tall', which is not in this recipe"):
-        kdtool.plan(two, {"evaluators.bench.judge": "teachers.tall"})
-
-
-def test_a_subject_is_compared_with_what_was_written_of_the_teachers(two: dict[str, Any]) -> None:
+def test_a_subject_is_compared_with_what_was_written_of_the_teachers(two: Recipe) -> None:
     two |= {"evaluators": {"likeness": {"use": "./own.py:Likeness"}}, "seeds": [0, 1]}
     results = kdtool.run(two)
     found = {each.subject: each.settings["with"] for each in results.measurements}
@@ -262,8 +241,3 @@ def test_a_subject_is_compared_with_what_was_written_of_the_teachers(two: dict[s
     assert again & scores == {"scores/likeness-student-seed0", "scores/likeness-student-seed1"}
     changed = to_run(two, {"teachers.big.words": 3})
     assert changed & scores == {"scores/likeness-teachers.big", *of_arms}
-
-
-def test_an_evaluator_that_reads_no_text_gets_none(two: dict[str, Any]) -> None:
-    with pytest.raises(LookupError, match="the text of split 'test' does not exist yet"):
-        kdtool.run(two, {"evaluators.bench.reads": True})

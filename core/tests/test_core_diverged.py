@@ -13,8 +13,9 @@ import pytest
 from kdtool._api import report
 from kdtool._cli import call
 from kdtool._results.files import read_results
+from toy_recipe import Recipe
 
-DIVERGED = '''
+DIVERGED = """
 import json
 import re
 from math import exp
@@ -22,8 +23,6 @@ import kdtool
 
 
 class Diverged(kdtool.Evaluator):
-    """Gives perplexities, of which the student's with seed 0 is beyond all bounds."""
-
     def kdtool_evaluate(self, run, subjects):
         for subject in subjects:
             nats = 120.0 if (subject.role, subject.seed) == ("student", 0) else 5.0
@@ -34,26 +33,24 @@ class Diverged(kdtool.Evaluator):
             yield kdtool.Measurement(
                 "perplexity", subject.name, "per token", value, 4, False, value / 2, value * 2, {}, items, "exp"
             )
-'''
+"""
 
 
 @pytest.fixture
-def diverged(recipe: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
-    file = tmp_path / "diverged.py"
-    file.write_text(DIVERGED, encoding="utf-8")
-    return {**recipe, "evaluators": {"diverged": {"use": f"{file}:Diverged"}}}
+def diverged(recipe: Recipe, tmp_path: Path) -> Recipe:
+    """The toy recipe, in which the student's perplexity with seed 0 is beyond all bounds."""
+    (tmp_path / "diverged.py").write_text(DIVERGED, encoding="utf-8")
+    return {**recipe, "evaluators": {"diverged": {"use": "./diverged.py:Diverged"}}}
 
 
 def _no_constant(name: str) -> Any:
     raise AssertionError(f"{name} is no JSON")
 
 
-def test_the_run_has_results_that_are_read_again_and_a_report(
-    diverged: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    require = {"diverged.perplexity": "better than control"}
+def test_the_run_has_results_that_are_read_again_and_a_report(diverged: Recipe) -> None:
+    diverged["require"] = {"diverged.perplexity": "better than control"}
     with pytest.raises(kdtool.TargetMissedError, match=r"interval of the difference -100\.0% to \+∞"):
-        kdtool.run({**diverged, "require": require})
+        kdtool.run(diverged)
     folder = Path("runs/toy").absolute()
     plain = json.loads((folder / "results.json").read_text(encoding="utf-8"), parse_constant=_no_constant)
     results = read_results(folder)
@@ -66,7 +63,7 @@ def test_the_run_has_results_that_are_read_again_and_a_report(
     assert "to +∞" in (folder / results.arms[0].artifacts[0].path.parent / "README.md").read_text(encoding="utf-8")
 
 
-def test_it_stands_beside_other_runs(diverged: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_stands_beside_other_runs(diverged: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
     kdtool.run(diverged)
     kdtool.run({**diverged, "name": "again", "trainer": {**diverged["trainer"], "factor": 3.0}})
     capsys.readouterr()
@@ -77,6 +74,5 @@ def test_it_stands_beside_other_runs(diverged: dict[str, Any], capsys: pytest.Ca
     assert " +4.39e+51 % (-100 to +∞) " in shown
     assert call(["compare", "toy", "again", "--json"]) == 0
     plain = json.loads(capsys.readouterr().out, parse_constant=_no_constant)
-    assert [one["high"] for each in plain["values"].values() for one in each if one["arm"] == "student"] == [
-        "Infinity"
-    ] * 2
+    students = [one for each in plain["values"].values() for one in each if one["arm"] == "student"]
+    assert [one["high"] for one in students] == ["Infinity"] * 2

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 from kdtool import LogLikelihood, PluginError, Request, Runtime, Subject, TextAnswer
 from kdtool._run.ranks import divide, take_part
 
@@ -36,13 +35,6 @@ class Upper(Runtime):
 
     def close(self) -> None:
         self.closed = True
-
-
-class Counted(Upper):
-    context = 7
-
-    def count(self, text: str) -> int:
-        return len(text)
 
 
 def requests(count: int) -> list[Request]:
@@ -111,15 +103,12 @@ def test_scores_come_in_order_whoever_made_them(tmp_path: Path) -> None:
     assert ranks.other.done
 
 
-def test_two_subjects_are_open_at_once(tmp_path: Path) -> None:
+def test_two_subjects_are_open_at_once_and_rank_0_does_all_where_no_other_comes(tmp_path: Path) -> None:
     with Ranks(tmp_path), divide(Upper(), SUBJECT, tmp_path, 2) as one:
         with divide(Upper(), Subject("base", "base"), tmp_path, 2) as other:
             pairs = zip(one.score(["a", "bcd"]), other.score(["a", "bcd"]), strict=True)
             assert [first == second for first, second in pairs] == [True, True]
         assert len(list(one.score(["a"]))) == 1
-
-
-def test_rank_0_does_all_where_no_other_rank_comes(tmp_path: Path) -> None:
     with divide(Upper(), SUBJECT, tmp_path, 8) as runtime:
         assert len(list(runtime.answer(requests(100)))) == 100
 
@@ -133,13 +122,19 @@ def test_a_rank_that_cannot_open_the_subject_fails(tmp_path: Path) -> None:
     assert "process 1 cannot open student" in str(ranks.errors[0])
 
 
-@pytest.mark.parametrize("inner", [Upper(), Counted()])
-def test_what_a_runtime_knows_is_kept(inner: Upper, tmp_path: Path) -> None:
-    runtime = divide(inner, SUBJECT, tmp_path, 2)
-    assert runtime.abilities == inner.abilities
-    assert runtime.model is None
-    assert getattr(runtime, "context", 0) == getattr(inner, "context", 0)
-    assert hasattr(runtime, "count") == hasattr(inner, "count")
-    assert "".join(piece.text for piece in runtime.stream(requests(1)[0])) == "PROMPT 0"
-    runtime.unload()
-    assert inner.closed
+def test_what_a_runtime_knows_is_kept(tmp_path: Path) -> None:
+    class Counted(Upper):
+        context = 7
+
+        def count(self, text: str) -> int:
+            return len(text)
+
+    for inner in (Upper(), Counted()):
+        runtime = divide(inner, SUBJECT, tmp_path, 2)
+        assert runtime.abilities == inner.abilities
+        assert runtime.model is None
+        assert getattr(runtime, "context", 0) == getattr(inner, "context", 0)
+        assert hasattr(runtime, "count") == hasattr(inner, "count")
+        assert "".join(piece.text for piece in runtime.stream(requests(1)[0])) == "PROMPT 0"
+        runtime.unload()
+        assert inner.closed

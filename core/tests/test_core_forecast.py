@@ -8,15 +8,10 @@ from typing import Any
 
 import kdtool
 import pytest
+from toy_recipe import Recipe, use
 
-TOY = Path(__file__).with_name("toy.py")
-ESTIMATING = f"""
-import sys
-
+ESTIMATING = """
 import kdtool
-
-sys.path.append({str(TOY.parent)!r})
-
 import toy
 
 
@@ -43,7 +38,7 @@ class Export(toy.Export):
 
 
 @pytest.fixture
-def estimating(recipe: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+def estimating(recipe: Recipe, tmp_path: Path) -> Recipe:
     """The toy recipe with two phases, and components that estimate one byte in each stage that they make."""
     (tmp_path / "estimating.py").write_text(ESTIMATING, encoding="utf-8")
     use = "./estimating.py"
@@ -59,9 +54,9 @@ def stages_with(found: Mapping[str, Any], part: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("own_text", "recordings"), [(False, 1), (True, 2)])
-def test_a_forecast_has_the_stages_of_the_run(estimating: dict[str, Any], own_text: bool, recordings: int) -> None:
+def test_a_forecast_has_the_stages_of_the_run(estimating: Recipe, own_text: bool, recordings: int) -> None:
     if own_text:
-        second = {**estimating["train"]["second"], "corpus": {"use": f"{TOY}:Corpus", "documents": 9}}
+        second = {**estimating["train"]["second"], "corpus": use("Corpus", documents=9)}
         estimating["train"] = {**estimating["train"], "second": second}
     found = kdtool.check(estimating)
     assert found["stages"] == {stage.name: stage.title for stage in kdtool.plan(estimating)}
@@ -76,7 +71,7 @@ def test_a_forecast_has_the_stages_of_the_run(estimating: dict[str, Any], own_te
     assert recorded == [100] * recordings
 
 
-def test_a_stage_holds_what_its_own_component_needs(estimating: dict[str, Any]) -> None:
+def test_a_stage_holds_what_its_own_component_needs(estimating: Recipe) -> None:
     moments = kdtool.check(estimating)["forecast"]["memory"]["moments"]
     for stage in ("exports/json", "exports/other", "scores/nats-student-seed0", "scores/again-student-seed1"):
         assert {part: size for part, size in moments[stage].items() if size == 1} in (

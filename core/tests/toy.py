@@ -20,9 +20,7 @@ class Corpus(kdtool.Corpus):
 
     class Config(kdtool.Config):
         documents: int = Field(12, ge=1)
-        """Number of documents."""
         letter: str = "d"
-        """First letter of ids."""
 
     config: Config
 
@@ -42,7 +40,6 @@ class Lines(kdtool.Corpus):
 
     class Config(kdtool.Config):
         file: Path
-        """The file to read."""
 
     config: Config
 
@@ -100,7 +97,6 @@ class Packer(kdtool.Packer):
 
     class Config(kdtool.Config):
         length: int = Field(16, ge=2)
-        """Tokens in a row."""
 
     config: Config
     columns = frozenset({"twice"})
@@ -113,6 +109,10 @@ class Packer(kdtool.Packer):
             columns = {name: values[: len(ids)] for name, values in example.annotations.items()}
             columns["twice"] = [2 * index for index in ids]
             yield Row(example.id, ids, [True] * len(ids), [0] * len(ids), columns)
+
+
+def read_counts(file: Path) -> dict[str, float]:
+    return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 class Unigram(kdtool.LanguageModel):
@@ -174,7 +174,7 @@ class Student(kdtool.Student):
     def kdtool_open(self, run: RunInfo, subject: Subject) -> kdtool.Runtime | None:
         if subject.path is None or subject.role == "artifact":
             return None
-        return Runtime(Unigram(json.loads((subject.path / "counts.json").read_text(encoding="utf-8"))))
+        return Runtime(Unigram(read_counts(subject.path / "counts.json")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +192,7 @@ class Teacher(kdtool.Teacher):
 
     offers = frozenset({"logits"})
     licence_terms = kdtool.LicenceTerms("Apache-2.0", "https://example.org")
+    _counts: Mapping[str, float] = _ALPHABET
 
     def kdtool_tokenizer(self, run: RunInfo) -> kdtool.Tokenizer:
         return Bytes()
@@ -200,26 +201,16 @@ class Teacher(kdtool.Teacher):
         return Unigram({}).facts
 
     def kdtool_signal(self, batch: Any, want: SignalRequest) -> kdtool.Signal:
-        return Alphabet("alphabet", counts=_ALPHABET)
+        return Alphabet("alphabet", counts=self._counts)
 
     def kdtool_open(self, run: RunInfo, subject: Subject) -> kdtool.Runtime | None:
-        return Runtime(Unigram(_ALPHABET)) if subject.role == "teacher" else None
+        return Runtime(Unigram(self._counts)) if subject.role == "teacher" else None
 
 
 class Scholar(Teacher):
     """A teacher that can learn: what it counts is what it says."""
 
     offers = frozenset({"logits", "text"})
-
-    def __init__(self, config: kdtool.Config) -> None:
-        super().__init__(config)
-        self._counts: Mapping[str, float] = _ALPHABET
-
-    def kdtool_signal(self, batch: Any, want: SignalRequest) -> kdtool.Signal:
-        return Alphabet("alphabet", counts=self._counts)
-
-    def kdtool_open(self, run: RunInfo, subject: Subject) -> kdtool.Runtime | None:
-        return Runtime(Unigram(self._counts)) if subject.role == "teacher" else None
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         for request in requests:
@@ -229,8 +220,7 @@ class Scholar(Teacher):
         return Runtime(Unigram(self._counts))
 
     def kdtool_load_weights(self, run: RunInfo, folder: Path | None) -> None:
-        text = "" if folder is None else (folder / "counts.json").read_text(encoding="utf-8")
-        self._counts = json.loads(text) if text else _ALPHABET
+        self._counts = _ALPHABET if folder is None else read_counts(folder / "counts.json")
 
 
 class Former(Teacher):
@@ -238,7 +228,6 @@ class Former(Teacher):
 
     class Config(kdtool.Config):
         before: str = ""
-        """The phase."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -250,7 +239,7 @@ class Former(Teacher):
 
     def kdtool_signal(self, batch: Any, want: SignalRequest) -> kdtool.Signal:
         assert self._folder is not None, "asked without a student"
-        return Alphabet("former", counts=json.loads((self._folder / "counts.json").read_text(encoding="utf-8")))
+        return Alphabet("former", counts=read_counts(self._folder / "counts.json"))
 
     def kdtool_open(self, run: RunInfo, subject: Subject) -> kdtool.Runtime | None:
         return None
@@ -270,7 +259,7 @@ class Cache(kdtool.Cache):
         return len(rows)
 
     def kdtool_recall(self, batch: Any, want: SignalRequest, folder: Path) -> kdtool.Signal:
-        return Alphabet("alphabet", counts=json.loads((folder / "signal.json").read_text(encoding="utf-8")))
+        return Alphabet("alphabet", counts=read_counts(folder / "signal.json"))
 
 
 class Count(kdtool.TokenLoss):
@@ -299,7 +288,6 @@ class Trainer(kdtool.Trainer):
 
     class Config(kdtool.Config):
         factor: float = Field(1.0, gt=0)
-        """Counts for each byte."""
 
     config: Config
 
@@ -361,7 +349,7 @@ class Export(kdtool.Exporter):
     def kdtool_open(self, run: RunInfo, subject: Subject) -> kdtool.Runtime | None:
         if subject.role != "artifact" or subject.path is None:
             return None
-        return Runtime(Unigram(json.loads(subject.path.read_text(encoding="utf-8"))))
+        return Runtime(Unigram(read_counts(subject.path)))
 
 
 class Events(kdtool.Tracker):
