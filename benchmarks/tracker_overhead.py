@@ -30,7 +30,7 @@ from kdtool._contract.run_info import Owner
 from kdtool._plugins import events
 from kdtool._plugins.events import Events, TrackerThread
 from kdtool._plugins.hooks import ComponentHooks
-from kdtool._run.event_log import EventLog
+from kdtool._results.files import EventLog
 from kdtool_testing import make_run
 
 ALLOWED = 1000.0

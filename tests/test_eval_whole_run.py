@@ -35,18 +35,8 @@ def test_models_are_measured_compared_and_not_measured_again(
 ) -> None:
     teacher = {"use": "causal-lm", "model": teacher_folder, "dtype": "float32"}
     with_teacher = [word for key, value in teacher.items() for word in ("--set", f"teacher.{key}={value}")]
-    command = [
-        "eval",
-        "plain",
-        "worse=noisy",
-        "--with",
-        "perplexity,agreement",
-        *TEXT,
-        *SMALL,
-        *with_teacher,
-        "--name",
-        "two",
-    ]
+    command = ["eval", "plain", "worse=noisy", "--with", "perplexity,agreement", *TEXT, *SMALL, "--name", "two"]
+    command += with_teacher
     assert call(command) == 0
     shown = capsys.readouterr().out
     assert "perplexity ↓, per token " in shown

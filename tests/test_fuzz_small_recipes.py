@@ -125,11 +125,7 @@ def outcome(mutant: Mutant, bases: tuple[Any, ...]) -> str:
 @settings(fuzzing.QUICK, max_examples=MUTANTS)
 @given(data=st.data())
 def test_what_check_accepts_can_be_trained(
-    bases: tuple[Any, ...],
-    prepared_only: None,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    data: st.DataObject,
+    bases: tuple[Any, ...], prepared_only: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
 ) -> None:
     mutant = data.draw(mutants(bases))
     work = tmp_path / "work"

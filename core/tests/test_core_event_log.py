@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from io import FileIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import kdtool
 import pytest
-from kdtool._run.event_log import EventLog
+from kdtool._results.files import EventLog
 from kdtool_testing import make_run
+from toy_recipe import Recipe
 
 REPORT = kdtool.StepReport(3, 10, 6144, 4.2, float("nan"), 1e-3, 0.5, {"ce": kdtool.TermReport(2.5, 1.0, None)})
 HOOKS = [name for name in vars(kdtool.Tracker) if name.startswith("kdtool_")]
@@ -80,7 +82,7 @@ def test_lines_are_there_when_the_process_is_killed(tmp_path: Path) -> None:
         "import os, sys\n"
         "from pathlib import Path\n"
         "from kdtool_testing import make_run\n"
-        "from kdtool._run.event_log import EventLog\n"
+        "from kdtool._results.files import EventLog\n"
         "log, run = EventLog(Path(sys.argv[1]), {}, print), make_run(Path(sys.argv[1]))\n"
         "log.write('kdtool_run_start', {'run': run, 'stages': ()})\n"
         "log.write('kdtool_message', {'run': run, 'text': 'last words'})\n"
@@ -90,28 +92,24 @@ def test_lines_are_there_when_the_process_is_killed(tmp_path: Path) -> None:
     assert [line["event"] for line in lines(tmp_path)] == ["run_start", "message"]
 
 
-class _Full:
+class _Full(FileIO):
     """A disk that takes a part of a line and then nothing, until there is room again."""
 
-    def __init__(self, file: Any) -> None:
-        self.file, self.room = file, 10
+    room = 10
 
-    def write(self, content: bytes) -> int:
+    def write(self, content: Any) -> int:
         taken = content[: self.room]
         self.room -= len(taken)
         if not taken:
             raise OSError(28, "No space left on device")
-        return int(self.file.write(taken))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.file, name)
+        return super().write(taken)
 
 
 def test_a_full_disk_is_told_once_and_later_events_are_written_again(tmp_path: Path) -> None:
     said: list[str] = []
     log, run = EventLog(tmp_path, {}, said.append), make_run(tmp_path)
     log.write("kdtool_message", {"run": run, "text": "before"})
-    disk = log._file = _Full(log._file)  # type: ignore[assignment]
+    disk = log._file = _Full(tmp_path / "events.jsonl", "ab")
     for text in ("lost", "lost too"):
         log.write("kdtool_message", {"run": run, "text": text})
     disk.room = 10**6
@@ -123,14 +121,14 @@ def test_a_full_disk_is_told_once_and_later_events_are_written_again(tmp_path: P
 
 
 def test_a_run_whose_log_cannot_be_written_says_so_once_and_goes_on(
-    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "runs" / "toy" / "events.jsonl").mkdir(parents=True)
+    Path("runs/toy/events.jsonl").mkdir(parents=True)
     assert kdtool.run({**recipe, "seeds": [0], "control": False}).verdict
     assert capsys.readouterr().err.count("lacks events of this run") == 1
 
 
-def test_every_run_has_a_log_also_one_that_fails_and_one_that_only_measures(recipe: dict[str, Any]) -> None:
+def test_every_run_has_a_log_also_one_that_fails_and_one_that_only_measures(recipe: Recipe) -> None:
     short = {**recipe, "seeds": [0], "control": False, "trackers": []}
     folder = kdtool.run(short).folder
     first = lines(folder)
@@ -144,11 +142,6 @@ def test_every_run_has_a_log_also_one_that_fails_and_one_that_only_measures(reci
     assert lines(folder) == first
     kdtool.run(short)
     assert [each["event"] for each in lines(folder)].count("run_start") == 2
-    measured = kdtool.evaluate([], recipe=_file(short), name="measured").folder
+    Path("recipe.json").write_text(json.dumps(short), encoding="utf-8")
+    measured = kdtool.evaluate([], recipe="recipe.json", name="measured").folder
     assert lines(measured)[-1]["event"] == "run_end"
-
-
-def _file(recipe: dict[str, Any]) -> Path:
-    path = Path("recipe.json")
-    path.write_text(json.dumps(recipe), encoding="utf-8")
-    return path

@@ -11,9 +11,8 @@ from typing import Any, cast
 
 import kdtool
 import pytest
-from kdtool._plugins.attribution import describe, owner_of
 from kdtool._plugins.hook_specs import SPECS
-from kdtool._plugins.hooks import ComponentHooks
+from kdtool._plugins.hooks import ComponentHooks, describe, owner_of
 from toy_recipe import Recipe
 
 WAYS = {
@@ -98,18 +97,14 @@ class Filter(File):
 class Breaking(Filter):
     def kdtool_message(self, run, text):
         raise ValueError("no filter")
-
-
-class Licensed(toy.Teacher):
-    licence_terms = kdtool.LicenceTerms("Apache-2.0", "https://example.org/terms")
 """
 
 
 @pytest.fixture
 def beside(recipe: Recipe, tmp_path: Path) -> Recipe:
-    """The toy recipe, its teacher licensed, its trackers left to the test."""
+    """The toy recipe, its trackers left to the test."""
     (tmp_path / "beside.py").write_text(BESIDE, encoding="utf-8")
-    return {**recipe, "teacher": {"use": "beside.py:Licensed"}}
+    return recipe
 
 
 def test_a_failing_tracker_is_disabled_in_all_later_phases_arms_and_seeds(
@@ -126,7 +121,7 @@ def test_a_failing_tracker_is_disabled_in_all_later_phases_arms_and_seeds(
     assert Path("heard").read_text(encoding="utf-8").splitlines().count("step") == 1
 
 
-TERMS = "https://example.org/terms"
+TERMS = "https://example.org"
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,8 @@ import kdtool
 import pytest
 from kdtool._cli import call
 from kdtool._plugins import distributions
-from kdtool._plugins.attribution import owner_of
 from kdtool._plugins.hook_specs import BASES, KINDS, SPECS, mistakes
-from kdtool._plugins.hooks import ComponentHooks
+from kdtool._plugins.hooks import ComponentHooks, owner_of
 from kdtool._plugins.registry import GROUPS, entries_by_name
 
 

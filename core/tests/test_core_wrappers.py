@@ -7,9 +7,8 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._plugins.attribution import owner_of
 from kdtool._plugins.hook_specs import mistakes
-from kdtool._plugins.hooks import ComponentHooks
+from kdtool._plugins.hooks import ComponentHooks, owner_of
 
 
 class Doubles(kdtool.TokenLoss):

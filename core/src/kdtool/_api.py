@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdtool._errors import UsageError, resumable
-from kdtool._plugins.attribution import translate_errors
+from kdtool._plugins.hooks import translate_errors
 from kdtool._text.terminal import print_line
 
 if TYPE_CHECKING:

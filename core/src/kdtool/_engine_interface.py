@@ -11,9 +11,9 @@ from kdtool._evaluate import evaluate as evaluate
 from kdtool._evaluate import open_models as open_models
 from kdtool._results.runs import compare as compare
 from kdtool._run.answers import open_answers as open_answers
+from kdtool._run.context import open_subject as open_subject
 from kdtool._run.plan import PlannedStage as PlannedStage
 from kdtool._run.plan import RecordedSignals as RecordedSignals
-from kdtool._run.ranks import open_subject as open_subject
 from kdtool._statistics import interval_of as interval_of
 from kdtool._store.files import commit as commit
 from kdtool._store.files import seal_line as seal_line

@@ -24,18 +24,17 @@ from kdtool._contract.language_model import Runtime
 from kdtool._contract.reporting import Results
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import KdtoolError, RecipeError, UsageError, resumable
-from kdtool._plugins.attribution import translate_errors
+from kdtool._plugins.hooks import translate_errors
 from kdtool._plugins.registry import entries_by_name, load
 from kdtool._recipe.layers import compose, read_layers, settings_layer
 from kdtool._recipe.model import REFERENCE, Recipe
 from kdtool._recipe.parser import Parser
 from kdtool._recipe.yaml import Node, Place, as_node
 from kdtool._results.files import CARD, find_run, read_results, with_whole_paths
-from kdtool._run.context import Context
+from kdtool._run.context import UNADAPTED, Context, open_subject
 from kdtool._run.execute import begin, results_of, session, write_report
 from kdtool._run.graph import Graph
 from kdtool._run.preflight import identify, refuse
-from kdtool._run.ranks import UNADAPTED, open_subject
 from kdtool._run.stages.data import add_texts
 from kdtool._run.stages.scores import Measured, add_scores, subjects_of
 from kdtool._run.stages.text import StoredTexts

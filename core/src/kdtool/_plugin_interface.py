@@ -21,7 +21,6 @@ from kdtool._contract.data import Row as Row
 from kdtool._contract.data import RowSource as RowSource
 from kdtool._contract.data import Split as Split
 from kdtool._contract.data import Text as Text
-from kdtool._contract.data import Tokenizer as Tokenizer
 from kdtool._contract.data import parts_of as parts_of
 from kdtool._contract.evaluation import ArmValue as ArmValue
 from kdtool._contract.evaluation import Artifact as Artifact
@@ -40,6 +39,7 @@ from kdtool._contract.language_model import Request as Request
 from kdtool._contract.language_model import Runtime as Runtime
 from kdtool._contract.language_model import TextAnswer as TextAnswer
 from kdtool._contract.language_model import TextPiece as TextPiece
+from kdtool._contract.language_model import Tokenizer as Tokenizer
 from kdtool._contract.language_model import TokenLogprob as TokenLogprob
 from kdtool._contract.licences import LicenceTerms as LicenceTerms
 from kdtool._contract.licences import Licensed as Licensed
@@ -51,14 +51,6 @@ from kdtool._contract.loss import StepView as StepView
 from kdtool._contract.loss import TokenChunk as TokenChunk
 from kdtool._contract.loss import TokenLoss as TokenLoss
 from kdtool._contract.loss import Weighting as Weighting
-from kdtool._contract.plans import Estimate as Estimate
-from kdtool._contract.plans import LossTerm as LossTerm
-from kdtool._contract.plans import PlannedPhase as PlannedPhase
-from kdtool._contract.plans import PlannedSignals as PlannedSignals
-from kdtool._contract.plans import RunForecast as RunForecast
-from kdtool._contract.plans import Saving as Saving
-from kdtool._contract.plans import Schedule as Schedule
-from kdtool._contract.plans import TermReport as TermReport
 from kdtool._contract.reporting import ArmResult as ArmResult
 from kdtool._contract.reporting import ComponentRecord as ComponentRecord
 from kdtool._contract.reporting import Exporter as Exporter
@@ -66,8 +58,16 @@ from kdtool._contract.reporting import Reporter as Reporter
 from kdtool._contract.reporting import Results as Results
 from kdtool._contract.reporting import StageRecord as StageRecord
 from kdtool._contract.reporting import Tracker as Tracker
+from kdtool._contract.run_info import Estimate as Estimate
 from kdtool._contract.run_info import Hooks as Hooks
+from kdtool._contract.run_info import LossTerm as LossTerm
+from kdtool._contract.run_info import PlannedPhase as PlannedPhase
+from kdtool._contract.run_info import PlannedSignals as PlannedSignals
+from kdtool._contract.run_info import RunForecast as RunForecast
 from kdtool._contract.run_info import RunInfo as RunInfo
+from kdtool._contract.run_info import Saving as Saving
+from kdtool._contract.run_info import Schedule as Schedule
+from kdtool._contract.run_info import TermReport as TermReport
 from kdtool._contract.signals import ChosenTokens as ChosenTokens
 from kdtool._contract.signals import DenseTokens as DenseTokens
 from kdtool._contract.signals import Head as Head

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate, zip_longest
 from typing import Literal
 
-from kdtool._contract.data import Tokenizer
+from kdtool._contract.language_model import Tokenizer
 
 _SHOWN = 3
 _PROBE = """\

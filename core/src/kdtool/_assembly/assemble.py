@@ -23,11 +23,10 @@ from kdtool._contract.component import Component, Config
 from kdtool._contract.reporting import Tracker
 from kdtool._contract.run_info import Owner
 from kdtool._errors import PluginError, Problem, RecipeError, UsageError
-from kdtool._plugins.attribution import describe, using
 from kdtool._plugins.distributions import missing_extra
 from kdtool._plugins.events import Events
 from kdtool._plugins.hook_specs import attribute_problem, form_of, mistakes, offer_problem
-from kdtool._plugins.hooks import ComponentHooks
+from kdtool._plugins.hooks import ComponentHooks, describe, using
 from kdtool._plugins.registry import load
 from kdtool._recipe.model import COMPONENT_KEYS, ComponentSpec, PhaseSpec, Recipe, problem_at
 from kdtool._recipe.parser import invalid

@@ -12,10 +12,9 @@ from kdtool._contract.component import Component
 from kdtool._contract.reporting import Tracker
 from kdtool._contract.run_info import Owner
 from kdtool._errors import Problem, cause_of
-from kdtool._plugins.attribution import using
 from kdtool._plugins.events import TrackerThread
 from kdtool._plugins.hook_specs import implements
-from kdtool._plugins.hooks import ComponentHooks
+from kdtool._plugins.hooks import ComponentHooks, using
 from kdtool._plugins.registry import Loaded
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, problem_at
 from kdtool._recipe.yaml import KeyPath

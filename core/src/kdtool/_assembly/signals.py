@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from kdtool._assembly.built import Built, BuiltRecipe
 from kdtool._contract.loss import Loss, TokenLoss, Weighting
-from kdtool._contract.plans import Schedule
+from kdtool._contract.run_info import Schedule
 from kdtool._contract.signals import FIXED_AT_CAPTURE, Needs, SignalKind, SignalRequest, alternatives
 from kdtool._contract.sources import Cache
 from kdtool._contract.training import Trainer

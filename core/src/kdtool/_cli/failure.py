@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import click
 
 from kdtool._errors import KdtoolError, Problem, RecipeError, cause_of, is_interrupt, is_resumable, list_problems
-from kdtool._plugins.attribution import describe, owner_of, place_of, translate_errors
+from kdtool._plugins.hooks import describe, owner_of, place_of, translate_errors
 from kdtool._text.names import TRACKER_THREAD
 from kdtool._text.terminal import escape_controls as escape
 

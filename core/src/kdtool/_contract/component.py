@@ -19,8 +19,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo
 
 from kdtool._contract.language_model import LanguageModel, ModelFacts
 from kdtool._contract.licences import LicenceTerms, Transfer
-from kdtool._contract.plans import Estimate, RunForecast
-from kdtool._contract.run_info import RunInfo
+from kdtool._contract.run_info import Estimate, RunForecast, RunInfo
 
 
 class Config(pydantic.BaseModel):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kdtool._contract.component import Component, hook
 from kdtool._contract.data import Batch, Example
 from kdtool._contract.language_model import ModelFacts
-from kdtool._contract.plans import TermReport
+from kdtool._contract.run_info import TermReport
 from kdtool._contract.signals import ChosenTokens, DenseTokens, Head, ModelOutputs, Needs, Signal, SparseTokens
 
 if TYPE_CHECKING:

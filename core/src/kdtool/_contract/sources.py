@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kdtool._contract.component import Component, hook
-from kdtool._contract.data import Batch, Example, Row, RowSource, Tokenizer
+from kdtool._contract.data import Batch, Example, Row, RowSource
 from kdtool._contract.evaluation import Subject
-from kdtool._contract.language_model import ModelFacts, Request, Runtime, TextAnswer
+from kdtool._contract.language_model import ModelFacts, Request, Runtime, TextAnswer, Tokenizer
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signals import Signal, SignalKind, SignalRequest, checking_signals
 

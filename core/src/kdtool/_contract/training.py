@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdtool._contract.component import Component, hook
-from kdtool._contract.data import RowSource, Tokenizer
+from kdtool._contract.data import RowSource
 from kdtool._contract.evaluation import Subject
-from kdtool._contract.language_model import LanguageModel, Runtime
-from kdtool._contract.plans import LossTerm, Saving, TermReport
-from kdtool._contract.run_info import RunInfo
+from kdtool._contract.language_model import LanguageModel, Runtime, Tokenizer
+from kdtool._contract.run_info import LossTerm, RunInfo, Saving, TermReport
 from kdtool._contract.signals import SignalRequest
 from kdtool._contract.sources import SignalSource
 

@@ -14,8 +14,16 @@ from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks import taken_by
 from kdtool._contract.component import Component
 from kdtool._contract.language_model import LanguageModel, ModelFacts
-from kdtool._contract.plans import Estimate, PlannedPhase, PlannedSignals, RunForecast, bytes_of_weights
-from kdtool._contract.run_info import Hooks, Owner, RunInfo
+from kdtool._contract.run_info import (
+    Estimate,
+    Hooks,
+    Owner,
+    PlannedPhase,
+    PlannedSignals,
+    RunForecast,
+    RunInfo,
+    bytes_of_weights,
+)
 from kdtool._contract.sources import Packer
 from kdtool._contract.training import Student, Transform
 from kdtool._errors import KdtoolError, ServiceError, UsageError

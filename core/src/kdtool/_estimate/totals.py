@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kdtool._contract.language_model import ModelFacts
-from kdtool._contract.plans import RunForecast
-from kdtool._contract.run_info import RunInfo
+from kdtool._contract.run_info import RunForecast, RunInfo
 from kdtool._estimate.forecast import AttributedEstimate, ForecastCache, ask, describe, forecast_of
 from kdtool._recipe.model import ARMS, SELF
 from kdtool._run.context import Context

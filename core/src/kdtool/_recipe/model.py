@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, WrapValidator
 
 from kdtool._contract.component import Config
-from kdtool._contract.plans import Schedule
+from kdtool._contract.run_info import Schedule
 from kdtool._errors import Problem
 from kdtool._recipe.layers import as_written
 from kdtool._recipe.yaml import KeyPath, Place

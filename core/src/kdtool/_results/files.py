@@ -1,8 +1,9 @@
-"""Files of a finished run: its record `results.json`, exported models under `exports/NAME`, and model cards.
+"""Files of a run: its record `results.json`, its events, exported models under `exports/NAME`, and model cards.
 
 The record is written at the end, and read again by other commands. Others may see it, so its places are relative to the run,
 with `store:` for the store and `~` for the home. Only `graph.json` holds the store's path on this machine; no tracker or
-report reads it.
+report reads it. `events.jsonl` is written by every run: a line at once and whole, so that a killed process loses at most the
+one that it was writing.
 
 `exports/NAME` are hard links, without fingerprints in their paths. A model card is README.md in an artefact's folder, or
 next to its file. It does not belong to the artefact: measuring comes later, and another evaluator changes the card and not
@@ -19,18 +20,23 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 
 from kdtool._assembly.built import Built
 from kdtool._contract.evaluation import Artifact
 from kdtool._contract.reporting import ComponentRecord, Results, export_link
-from kdtool._errors import StorageError, UsageError
-from kdtool._store.files import read_sealed, write_beside, write_sealed
-from kdtool._store.shared import GRAPH, RESULTS
+from kdtool._contract.run_info import RunInfo
+from kdtool._errors import StorageError, UsageError, cause_of
+from kdtool._plugins.hook_specs import PREFIX
+from kdtool._store.files import append_line, read_sealed, write_beside, write_sealed
+from kdtool._store.shared import EVENTS, GRAPH, RESULTS
 from kdtool._text.names import did_you_mean
 
 PLAIN: TypeAdapter[Any] = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="strings"))
@@ -203,3 +209,73 @@ def write_card(artifact: Artifact, text: str | None = None) -> None:
     """Write the card of an artefact that has one, as the exporter wrote it or completed as `text`."""
     if artifact.card:
         write_beside(card_of(artifact), (text or artifact.card).rstrip("\n") + "\n")
+
+
+class EventLog:
+    """Appends events to `events.jsonl` in `folder`.
+
+    Events that cannot be written are left out, with one line to `complain`; the run continues. `recipe` goes into the line
+    of `run_start`. Places are written as in `Places`.
+    """
+
+    def __init__(
+        self, folder: Path, recipe: Mapping[str, Any], complain: Callable[[str], None], store: Path | None = None
+    ) -> None:
+        self._path = folder / EVENTS
+        self._places = Places(folder, store)
+        self._recipe = recipe
+        self._complain = complain
+        self._file: FileIO | None = None
+        self._failed = False
+
+    def write(self, hook: str, values: Mapping[str, Any]) -> None:
+        """Append the call of a tracker's hook; `values` are its arguments by name."""
+        try:
+            self._append(self._line(hook, values))
+        except Exception as error:
+            if not self._failed:
+                self._failed = True
+                self._complain(
+                    f"{self._path} lacks events of this run: {cause_of(error)}; the run continues. Make room or the file "
+                    "writable; later events are then written again"
+                )
+
+    def close(self) -> None:
+        """Close the file; safe to call twice."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _line(self, hook: str, values: Mapping[str, Any]) -> bytes:
+        run: RunInfo = values["run"]
+        line = {
+            "event": hook.removeprefix(PREFIX),
+            "time": datetime.fromtimestamp(run.time, UTC).isoformat(timespec="milliseconds"),
+            **{key: getattr(run, key) for key in _PLACE},
+            **{name: value for name, value in values.items() if name != "run"},
+        }
+        if hook == "kdtool_run_start":
+            line["recipe"] = self._recipe
+        text = json.dumps(to_jsonable_python(line, fallback=_plain))
+        plain = self._places.hide(json.loads(text, parse_constant=str))  # "NaN" for NaN, which JSON does not have
+        return json.dumps(plain, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"  # halves of surrogates
+
+    def _append(self, line: bytes) -> None:
+        if self._file is None:
+            self._file = self._path.open("ab", buffering=0)
+            _mend(self._path)
+        append_line(self._file, line)
+
+
+def _plain(value: object) -> object:
+    """Return a mapping other than a dict as one, and anything else that JSON does not have as text."""
+    return dict(value) if isinstance(value, Mapping) else str(value)
+
+
+def _mend(path: Path) -> None:
+    """Cut off the last line if a killed process left it without its end."""
+    os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+
+
+_PLACE = ("stage", "label", "stage_title", "phase", "arm", "seed")
+"""Fields of `RunInfo` in each event."""

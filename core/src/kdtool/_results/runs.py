@@ -17,7 +17,7 @@ from typing import Any, Literal
 from kdtool._contract.evaluation import ArmValue, Comparison, Measurement, Subject
 from kdtool._contract.reporting import Results
 from kdtool._errors import KdtoolError, UsageError
-from kdtool._plugins.attribution import translate_errors
+from kdtool._plugins.hooks import translate_errors
 from kdtool._results.comparisons import arm_of, compare_all, side_by_side
 from kdtool._results.files import find_run, read_results
 from kdtool._store.shared import GRAPH, HOLDER, PLACES, RESULTS, TASKS, bytes_below, known_runs, worker_of

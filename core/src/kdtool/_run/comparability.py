@@ -14,7 +14,7 @@ from contextlib import nullcontext, suppress
 from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks import taken_by
 from kdtool._assembly.signals import on_policy_key, teachers_of
-from kdtool._contract.data import Tokenizer
+from kdtool._contract.language_model import Tokenizer
 from kdtool._contract.loss import Loss, SequenceLoss
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.training import Trainer

@@ -18,12 +18,16 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from kdtool._assembly.assemble import Assembly
-from kdtool._contract.data import Example, Split, TextSource, Tokenizer
+from kdtool._contract.data import Example, Split, TextSource
 from kdtool._contract.evaluation import Subject
-from kdtool._contract.language_model import ModelFacts, Runtime
+from kdtool._contract.language_model import (
+    ModelFacts,
+    Runtime,
+    Tokenizer,
+)
 from kdtool._contract.licences import Licensed
 from kdtool._contract.reporting import StageRecord
-from kdtool._contract.run_info import Hooks, RunInfo
+from kdtool._contract.run_info import Hooks, Named, RunInfo
 from kdtool._contract.sources import Teacher
 from kdtool._contract.training import Student
 from kdtool._errors import KdtoolError, PluginError, ServiceError, UsageError
@@ -31,7 +35,7 @@ from kdtool._plugins.distributions import STORES, install_command, points
 from kdtool._plugins.registry import import_point
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.graph import Node, component_part, tokenizer_part
-from kdtool._run.ranks import invite_ranks, may_join, rank_and_world, wait_for
+from kdtool._run.ranks import divide, invite_ranks, may_join, rank_and_world, wait_for
 from kdtool._run.stages.text import StoredTexts
 from kdtool._store.artefacts import Artefact, Artefacts, verify
 from kdtool._store.shared import MODEL, Remote, address_of, is_led
@@ -288,3 +292,33 @@ def open_remote(store: Path) -> Remote:
         )
     remote: Remote = import_point("store", point.name, point)[0](address, store)
     return remote
+
+
+UNADAPTED = ".unadapted"
+"""Suffix of a teacher's name: the subject is the teacher as it was before phases of the run trained it."""
+
+
+def open_subject(run: RunInfo, subject: Subject) -> Named[Runtime] | None:
+    """Open a subject and return (name, value): the component that opened it, and the runtime; None if none can.
+
+    A teacher or reference is opened by its own component, which it is named after, perhaps with the suffix `UNADAPTED`. All
+    other subjects are opened by the first component that can. For a model in memory the name is "". The caller closes the
+    runtime. While several processes measure (`run.world`), all of them answer its requests and score its texts.
+    """
+    if (runtime := subject.open_runtime()) is not None:
+        return Named("", runtime)
+    opened = open_here(run, subject)
+    if opened is None or run.world == 1 or run.stage != "scores":
+        return opened
+    return Named(opened.name, divide(opened.value, subject, run.folder, run.world))
+
+
+def open_here(run: RunInfo, subject: Subject) -> Named[Runtime] | None:
+    """Open a subject for this process only."""
+    owner = run.hook.owner
+    name = subject.name if owner(subject.name) else subject.name.removesuffix(UNADAPTED)
+    if subject.role in ("teacher", "reference") and owner(name):
+        runtime = run.component(name, Teacher).kdtool_open(run, replace(subject, role="teacher"))
+        return None if runtime is None else Named(name, runtime)
+    opened: Named[Runtime] | None = run.hook.kdtool_open(run, subject)
+    return opened

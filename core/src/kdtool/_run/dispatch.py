@@ -30,7 +30,7 @@ from kdtool._contract.executor import Executor, Submitted, Task
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.training import StepReport
 from kdtool._errors import KdtoolError, RecipeError, ServiceError, StorageError, UsageError, cause_of
-from kdtool._plugins.attribution import describe, owner_of
+from kdtool._plugins.hooks import describe, owner_of
 from kdtool._recipe.model import Recipe
 from kdtool._run.answers import lend_answers, lent_file, take_back_answers
 from kdtool._run.context import Context

@@ -24,9 +24,10 @@ from kdtool._contract.licences import Licensed, licence_lines
 from kdtool._contract.reporting import Exporter, Reporter, Results, StageRecord
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError, StorageError, cause_of, is_interrupt
-from kdtool._plugins.attribution import owner_of, translate_errors
+from kdtool._plugins.hooks import owner_of, translate_errors
 from kdtool._results.comparisons import arm_values, compare_all, side_by_side, verdict
 from kdtool._results.files import (
+    EventLog,
     card_of,
     component_record,
     environment,
@@ -44,7 +45,6 @@ from kdtool._run.comparability import (
 )
 from kdtool._run.context import Context, refuse_executor, refuse_network
 from kdtool._run.dispatch import Needs, make_all
-from kdtool._run.event_log import EventLog
 from kdtool._run.graph import Graph, Node
 from kdtool._run.plan import RunGraph, check_and_build_graph
 from kdtool._run.preflight import identify, licences_of, refusals_with_places, refuse, refuse_empty_text

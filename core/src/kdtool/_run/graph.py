@@ -25,7 +25,7 @@ import pydantic
 
 from kdtool._assembly.built import Built
 from kdtool._contract.component import does_not_affect_results
-from kdtool._contract.data import Tokenizer
+from kdtool._contract.language_model import Tokenizer
 from kdtool._contract.reporting import StageRecord
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import StorageError

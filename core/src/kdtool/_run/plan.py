@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdtool._assembly.assemble import Assembly
-from kdtool._contract.data import RowSource, Tokenizer
-from kdtool._contract.language_model import ModelFacts, facts_in
+from kdtool._contract.data import RowSource
+from kdtool._contract.language_model import ModelFacts, Tokenizer, facts_in
 from kdtool._contract.reporting import ComponentRecord
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signals import SignalRequest

@@ -28,7 +28,7 @@ from kdtool._contract.licences import LicenceTerms, Licensed, Objection, Transfe
 from kdtool._contract.run_info import Hooks, RunInfo
 from kdtool._contract.sources import Packer
 from kdtool._errors import PluginError, Problem, RecipeError, ServiceError, UsageError
-from kdtool._plugins.attribution import describe, owner_of, using
+from kdtool._plugins.hooks import describe, owner_of, using
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, acknowledgements, of_kind, problem_at
 from kdtool._run.context import Context
 from kdtool._run.graph import Node

@@ -20,7 +20,7 @@ from typing import Any
 
 from kdtool._assembly.assemble import assemble
 from kdtool._errors import StorageError, UsageError, cause_of, is_interrupt
-from kdtool._plugins.attribution import translate_errors
+from kdtool._plugins.hooks import translate_errors
 from kdtool._recipe.parser import load_recipe
 from kdtool._run.context import Context
 from kdtool._run.dispatch import TaskLog, events_file, read_request

@@ -4,12 +4,42 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import kdtool
+import pytest
+from kdtool._cli import call
 from kdtool._results.files import write_results
 from kdtool_testing import make_results
 
 CARD = "---\nlicense: apache-2.0\nlibrary_name: {}\ntags: [code]\n---\n# small\n\nA student.\n"
+
+
+class Outcome(NamedTuple):
+    """An exit code, and what was printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Push:
+    """`kdtool push small` with further arguments."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str) -> Outcome:
+        """Run the command."""
+        code = call(["push", "small", *arguments])
+        return Outcome(code, *self._capsys.readouterr())
+
+    def refuses(self, *arguments: str, said: str, code: int = 2) -> Outcome:
+        """Run the command, which must fail with this code and these words."""
+        found = self(*arguments)
+        assert found.code == code, found.err
+        assert said in found.err
+        return found
 
 
 def write_run(folder: Path, **changes: object) -> kdtool.Results:

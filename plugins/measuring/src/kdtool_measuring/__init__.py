@@ -8,8 +8,7 @@
   text, with `Account` for their sums and `Pace` for lines on progress
 - `Templates` finds, checks and renders the Jinja templates of a recipe; `Turns` is a rendered request
 - `Priced` is the base class of teachers whose answers cost money, and `priced_teacher` finds them
-- `Ledger` stores paid answers with attempts, batches and money; `read_summary` reads it from outside, and `mend_ledger`
-  repairs it
+- `Ledger` stores paid answers with attempts, batches and money; `read_summary` reads it from outside
 - `bytes_of_exact_heads` predicts the memory of the head for logits in float32
 """
 
@@ -19,34 +18,26 @@ from kdtool_measuring.answers import (
     Answer,
     Counting,
     bytes_to_answer,
-    cannot,
     collect_answers,
     file_of,
     fit_prompt,
     measure_missing_answers,
-    open_for_measuring,
     seed_of,
 )
 from kdtool_measuring.benchmarks import Kind, check_fields, choose, read_and_hash, records_of
 from kdtool_measuring.journals import Journal, journal
 from kdtool_measuring.ledger import About, Attempt, Batch, Ledger
-from kdtool_measuring.ledger_checks import (
-    Mended,
-    Summary,
-    Unanswered,
-    check_ledger,
-    has_answer,
-    mend_ledger,
-    read_summary,
-)
+from kdtool_measuring.ledger_checks import Summary, Unanswered, check_ledger, has_answer, read_summary
 from kdtool_measuring.measurements import (
     Document,
     DocumentEvaluator,
     Item,
     bytes_of_exact_heads,
+    cannot,
     digest,
     held_out,
     make_measurement,
+    open_for_measuring,
     score_texts,
     text_of,
     unfit_to_score,
@@ -68,7 +59,6 @@ __all__ = [
     "Journal",
     "Kind",
     "Ledger",
-    "Mended",
     "Pace",
     "Priced",
     "Summary",
@@ -93,7 +83,6 @@ __all__ = [
     "kept_answers",
     "make_measurement",
     "measure_missing_answers",
-    "mend_ledger",
     "open_for_measuring",
     "priced_teacher",
     "read_and_hash",

@@ -6,8 +6,7 @@ A resumed run asks for the rest.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -16,14 +15,8 @@ from typing import Protocol, runtime_checkable
 import kdtool
 
 from kdtool_measuring.journals import journal
+from kdtool_measuring.measurements import cannot, open_for_measuring
 
-_ABILITIES: Mapping[kdtool.Ability, str] = {
-    "continue": "continue text, only answer in a chat",
-    "converse": "answer in a chat, only continue text",
-    "prefill": "continue the beginning of an answer",
-    "score": "score text",
-    "infill": "infill, because its tokenizer has no FIM tokens",
-}
 _WITHOUT = "which are longer than its context or refused by its server"
 _TEXTS_AT_ONCE, _TOKENS_AT_ONCE = 32, 16384
 """Largest batch that a model of transformers answers; a longer text is a separate batch."""
@@ -129,11 +122,6 @@ def measure_missing_answers(
         )
 
 
-def cannot(ability: kdtool.Ability) -> str:
-    """Return the clause "it cannot …" for a missing ability, as the reason why a subject is left out."""
-    return f"it cannot {_ABILITIES[ability]}"
-
-
 def _needed(requests: Iterable[kdtool.Request]) -> set[kdtool.Ability]:
     return {_ability_for(request) for request in requests}
 
@@ -142,28 +130,6 @@ def _ability_for(request: kdtool.Request) -> kdtool.Ability:
     if request.turns:
         return "prefill" if request.prompt else "converse"
     return "continue" if request.suffix is None else "infill"
-
-
-@contextmanager
-def open_for_measuring(
-    run: kdtool.RunInfo,
-    subject: kdtool.Subject,
-    evaluator: str,
-    unfit: Callable[[kdtool.Runtime], str] | None = None,
-) -> Iterator[kdtool.Runtime | None]:
-    """Open a subject for the block; None, with a message to the user, if nothing opens it or it is unfit."""
-    opened = kdtool.open_subject(run, subject)
-    if opened is None:
-        run.say(
-            f"{evaluator}: {subject.name} is left out, no component opens it; its component must implement kdtool_open"
-        )
-        yield None
-        return
-    with opened.value as runtime:
-        reason = unfit(runtime) if unfit else ""
-        if reason:
-            run.say(f"{evaluator}: {subject.name} is left out, {reason}")
-        yield None if reason else runtime
 
 
 def seed_of(seed: int, name: str) -> int:

@@ -62,17 +62,13 @@ class Checker(HTMLParser):
             self.problems.append("a drawing without words")
 
     def _attribute(self, tag: str, name: str, value: str) -> None:
-        if name == "xlink:href" and value.startswith("#"):
-            self.references.append(value.removeprefix("#"))
-        elif name in {"src", "srcset", "xlink:href", "poster", "data", "action"} or name.startswith("on"):
+        is_link = name in {"href", "xlink:href"}
+        fetches = name in {"src", "srcset", "poster", "data", "action"} or (is_link and not value.startswith("#"))
+        if fetches or name.startswith("on") or "url(" in value:
             self.problems.append(f"<{tag} {name}={value!r}>")
-        if name == "href" and not value.startswith("#"):
-            self.problems.append(f"<{tag} href={value!r}>")
-        if "url(" in value:
-            self.problems.append(f"<{tag} {name}> fetches")
         if name == "id":
             self.ids.append(value)
-        if name in {"href", "aria-labelledby"}:
+        if is_link or name == "aria-labelledby":
             self.references.append(value.removeprefix("#"))
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -130,18 +126,14 @@ def test_a_whole_run_is_shown(sample_page: str) -> None:
 
 
 def test_a_control_that_trained_on_other_tokens_is_not_called_one_of_equal_tokens(sample: kdtool.Results) -> None:
-    def longer(arm: kdtool.ArmResult) -> kdtool.ArmResult:
-        phases = {
-            name: dataclasses.replace(one, tokens=one.tokens + (arm.seed == 1)) for name, one in arm.phases.items()
-        }
-        return dataclasses.replace(arm, phases=phases) if arm.arm == "control" else arm
-
-    html = page(dataclasses.replace(sample, arms=tuple(map(longer, sample.arms)), verdict="", recipe_text=""))
+    arms = []
+    for arm in sample.arms:
+        more = (arm.arm, arm.seed) == ("control", 1)
+        phases = {name: dataclasses.replace(one, tokens=one.tokens + more) for name, one in arm.phases.items()}
+        arms.append(dataclasses.replace(arm, phases=phases))
+    html = page(dataclasses.replace(sample, arms=tuple(arms), verdict="", recipe_text=""))
     assert "equal tokens" not in html.lower()
     assert "Distillation pays on the same rows: the student is better in perplexity" in html
-    for shown in ("on the same rows", "Control, same rows", "Control, same rows, seed 1, distil", "control (rows)"):
-        assert shown in html
-    assert "Control, equal time" in html
 
 
 def test_missing_parts_leave_a_valid_page(sample: kdtool.Results) -> None:
@@ -164,7 +156,7 @@ def test_one_seed_is_called_one_seed(sample: kdtool.Results) -> None:
     assert "seeds: 1" not in text
 
 
-def test_hostile_keys_and_names_stay_text(sample: kdtool.Results) -> None:
+def test_hostile_keys_names_and_answers_stay_text(sample: kdtool.Results, tmp_path: Path) -> None:
     """The suite of reporters has hostile text in all other places."""
     measured = [dataclasses.replace(one, subject=one.subject + HOSTILE) for one in sample.measurements]
     compared = [
@@ -183,6 +175,10 @@ def test_hostile_keys_and_names_stay_text(sample: kdtool.Results) -> None:
     checker = check(page(dataclasses.replace(sample, **hostile)))
     assert checker.scripts == 1
     assert "".join(checker.texts).count(HOSTILE) > 10
+    found = answered(tmp_path, "student", [False], f"</pre>{HOSTILE}\ud800\u202e")
+    checker = check(page(dataclasses.replace(sample, measurements=(found,), comparisons=())))
+    assert checker.scripts == 1
+    assert f"</pre>{HOSTILE}" in "".join(checker.texts)
 
 
 def page_of(reports: Iterable[kdtool.StepReport]) -> str:
@@ -225,12 +221,10 @@ def test_intervals_are_those_of_the_results_values(sample: kdtool.Results) -> No
 def test_an_interval_without_end_is_drawn_to_the_edge(sample: kdtool.Results, tmp_path: Path) -> None:
     """So it is where a seed diverged."""
     found = next(one for one in sample.comparisons if one.measurement == "perplexity" and one.against == "control")
-    endless = dataclasses.replace(
-        found, difference=4e49, low=-1.0, high=float("inf"), verdict="no evidence of a difference"
-    )
+    open_end: Any = {"difference": 4e49, "low": -1.0, "high": math.inf, "verdict": "no evidence of a difference"}
+    endless = dataclasses.replace(found, **open_end)
     write_results(dataclasses.replace(sample, comparisons=(endless,), folder=tmp_path))
-    html = page(read_results(tmp_path))
-    assert "+4.00e+51 % −100 % to +∞" in text_of(html).replace("\u00a0", " ")
+    assert "+4.00e+51 % −100 % to +∞" in text_of(page(read_results(tmp_path))).replace("\u00a0", " ")
     (drawn,) = forest([endless], {"perplexity": "per token"}, {"perplexity": False})
     (row,) = drawn.rows
     assert 0 < row.low < row.at < row.high == 100
@@ -258,16 +252,11 @@ def test_the_page_names_no_folder_of_this_machine(tmp_path: Path, sample: kdtool
 
 
 def answered(folder: Path, subject: str, passed: list[bool], answer: str) -> kdtool.Measurement:
-    file = folder / f"{subject}.jsonl"
-    lines = [
-        {"item": f"task/{number}", "sum": float(one), "weight": 1.0, "shown": {"answer": answer, "verdict": "passed"}}
-        for number, one in enumerate(passed)
-    ]
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    file, shown = folder / f"{subject}.jsonl", {"answer": answer, "verdict": "passed"}
+    items = ({"item": f"task/{n}", "sum": float(one), "weight": 1.0, "shown": shown} for n, one in enumerate(passed))
+    file.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
     share = sum(passed) / len(passed)
-    return kdtool.Measurement(
-        "bench.pass@1", subject, "fraction", share, len(passed), higher_is_better=True, items=file
-    )
+    return kdtool.Measurement("bench.pass@1", subject, "fraction", share, len(passed), True, items=file)
 
 
 def test_answers_of_all_subjects_stand_together(sample: kdtool.Results, tmp_path: Path) -> None:
@@ -357,13 +346,6 @@ def test_one_item_is_shown_however_large_and_what_is_cut_is_counted(sample: kdto
     html = page(dataclasses.replace(sample, measurements=tuple(found), comparisons=()))
     assert "… 100 more" in html
     assert "with the worst results" not in html
-
-
-def test_answers_are_text_and_nothing_else(sample: kdtool.Results, tmp_path: Path) -> None:
-    found = answered(tmp_path, "student", [False], f"</pre>{HOSTILE}\ud800\u202e")
-    checker = check(page(dataclasses.replace(sample, measurements=(found,), comparisons=())))
-    assert checker.scripts == 1
-    assert f"</pre>{HOSTILE}" in "".join(checker.texts)
 
 
 def test_losses_of_other_terms_are_not_drawn_on_one_axis(sample_page: str) -> None:

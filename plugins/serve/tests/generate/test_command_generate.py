@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import kdtool
 import pytest
@@ -71,6 +72,10 @@ class Slow(kdtool.Runtime):
         return 2_000_000
 
 
+def open_runtime(subject):
+    return Slow(subject.name) if subject.role != "teacher" else None
+
+
 class Opener(kdtool.Exporter):
     """Opens any folder."""
 
@@ -78,25 +83,17 @@ class Opener(kdtool.Exporter):
         raise NotImplementedError
 
     def kdtool_open(self, run, subject):
-        return Slow(subject.name) if subject.role != "teacher" else None
+        return open_runtime(subject)
 '''
+TINY = """
 
+def open_runtime(subject):
+    from kdtool_transformers import TransformersRuntime
+    from kdtool_testing.tiny_models import tiny_model
 
-TINY = '''
-import kdtool
-from kdtool_transformers import TransformersRuntime
-from kdtool_testing.tiny_models import tiny_model
-
-
-class Opener(kdtool.Exporter):
-    """Opens tiny models of transformers."""
-
-    def kdtool_export(self, run, trained):
-        raise NotImplementedError
-
-    def kdtool_open(self, run, subject):
-        return TransformersRuntime(tiny_model(layers=1))
-'''
+    return TransformersRuntime(tiny_model(layers=1))
+"""
+"""Added to the opener: models of transformers."""
 
 
 class TestGenerate(CommandConformance):
@@ -118,21 +115,35 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "small"
 
 
-def _run(*arguments: str) -> int:
-    return call(["generate", *arguments])
+class Generated:
+    """Runs `kdtool generate` on that run, and returns what it prints."""
+
+    def __init__(self, run: str, capsys: pytest.CaptureFixture[str]) -> None:
+        self._run, self._capsys = run, capsys
+
+    def __call__(self, *arguments: str) -> tuple[str, str]:
+        assert call(["generate", self._run, *arguments]) == 0
+        return tuple(self._capsys.readouterr())  # type: ignore[return-value]
+
+    def lines(self, *arguments: str) -> list[Any]:
+        """Return the lines of JSON."""
+        return [json.loads(line) for line in self(*arguments, "--json")[0].splitlines()]
 
 
-def test_one_answer_is_all_of_the_output(run: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _run(run, "count", "--max-tokens", "3") == 0
-    out, err = capsys.readouterr()
+@pytest.fixture
+def generated(run: str, capsys: pytest.CaptureFixture[str]) -> Generated:
+    return Generated(run, capsys)
+
+
+def test_one_answer_is_all_of_the_output(generated: Generated) -> None:
+    out, err = generated("count", "--max-tokens", "3")
     assert out == "student 0\nstudent 1\nstudent 2\n\n"
     assert "student: 3 tokens, first after" in err
     assert "2 MB" in err
 
 
-def test_json_has_a_line_for_each_model(run: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _run(run, "count", "--max-tokens", "2", "--json", "--model", "control", "--model", "student") == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+def test_json_has_a_line_for_each_model(generated: Generated) -> None:
+    lines = generated.lines("count", "--max-tokens", "2", "--model", "control", "--model", "student")
     assert [line["model"] for line in lines] == ["control", "student"]
     assert lines[0]["text"] == "control 0\ncontrol 1\n"
     assert (lines[0]["tokens_in"], lines[0]["tokens_out"], lines[0]["finish"]) == (3, 2, "length")
@@ -140,77 +151,52 @@ def test_json_has_a_line_for_each_model(run: str, capsys: pytest.CaptureFixture[
     assert lines[0]["memory"] == 2_000_000
 
 
-def test_an_answer_ends_with_the_function_unless_it_is_raw(run: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _run(run, "def one():") == 0
-    out, err = capsys.readouterr()
+def test_an_answer_ends_with_the_function_unless_it_is_raw(generated: Generated) -> None:
+    out, err = generated("def one():")
     assert out == "\n    return 1\n"
     assert err.rstrip().endswith("stopped: the definition ended")
-    assert _run(run, "def one():", "--raw") == 0
-    out, err = capsys.readouterr()
+    out, err = generated("def one():", "--raw")
     assert out == "\n    return 1\n\nprint(2)\n\n"
     assert "stopped" not in err
-    assert _run(run, "def one():", "--json") == 0
-    line = json.loads(capsys.readouterr().out)
+    (line,) = generated.lines("def one():")
     assert (line["text"], line["finish"], line["reason"]) == ("\n    return 1", "stop", "the definition ended")
 
 
-def test_an_export_that_completes_prompts_differently_says_so(
-    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_export_that_completes_prompts_differently_says_so(generated: Generated, tmp_path: Path) -> None:
     results = kdtool.load(tmp_path / "runs" / "small")
     subject = kdtool.Subject("student-gguf", "artifact", tmp_path / "runs" / "small" / "student")
     texts = {"student": {"a": "1", "b": "2"}, "student-gguf": {"a": "1", "b": "3"}, "control": {"a": "4"}}
     measured = tuple(kdtool.Measurement("samples", name, "", 1.0, 2, True, texts=own) for name, own in texts.items())
     write_results(replace(results, subjects=(*results.subjects, subject), measurements=measured))
-    assert _run(run, "count", "--max-tokens", "1", "--model", "student-gguf", "--model", "control") == 0
-    err = capsys.readouterr().err
+    _, err = generated("count", "--max-tokens", "1", "--model", "student-gguf", "--model", "control")
     assert err.count("differently from") == 1
     assert "student-gguf completed 1 of 2 sample prompts differently from student: weights" in err
 
 
-def test_a_draft_in_16_bits_says_once_that_answers_may_differ(
-    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for dtype, lines in (("torch.bfloat16", 1), ("None", 0)):
-        code = TINY.replace("import kdtool\n", "import kdtool\nimport torch\n").replace(
-            "layers=1)", f"layers=1), {dtype}"
-        )
-        (tmp_path / "opener.py").write_text(code, encoding="utf-8")
-        assert _run(run, "x = ", "--max-tokens", "2", "--model", "control", "--draft", "student") == 0
-        note = "control computes in bfloat16: with --draft, a greedy answer can differ from its own"
-        assert capsys.readouterr().err.count(note) == lines
+@pytest.mark.parametrize(("dtype", "lines"), [("torch.bfloat16", 1), ("None", 0)])
+def test_a_draft_in_16_bits_says_once_that_answers_may_differ(generated: Generated, dtype: str, lines: int) -> None:
+    code = "import torch\n" + OPENER + TINY.replace("layers=1)", f"layers=1), {dtype}")
+    Path("opener.py").write_text(code, encoding="utf-8")
+    _, err = generated("x = ", "--max-tokens", "2", "--model", "control", "--draft", "student")
+    note = "control computes in bfloat16: with --draft, a greedy answer can differ from its own"
+    assert err.count(note) == lines
 
 
-def test_a_model_of_the_run_drafts_for_another(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "opener.py").write_text(TINY, encoding="utf-8")
-    words = [run, "x = ", "--max-tokens", "10", "--json", "--model", "control", "--model", "student"]
-    assert _run(*words) == 0
-    alone = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert _run(*words, "--draft", "student") == 0
-    drafted = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+def test_a_model_of_the_run_drafts_for_another(generated: Generated) -> None:
+    Path("opener.py").write_text(OPENER + TINY, encoding="utf-8")
+    words = ["x = ", "--max-tokens", "10", "--model", "control"]
+    alone = generated.lines(*words, "--model", "student")
+    drafted = generated.lines(*words, "--model", "student", "--draft", "student")
     assert [line["text"] for line in drafted] == [line["text"] for line in alone]
     assert [line.get("tokens_per_step") for line in drafted] == [5.0, None]  # the draft itself answers alone
-    assert _run(*words[:4], "--model", "control", "--draft", "student") == 0
-    assert "5.00 tokens per step" in capsys.readouterr().err
-    assert _run(run, "x = ", "--max-tokens", "5", "--json", "--model", "control", "--draft", "student") == 0
-    (line,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert "5.00 tokens per step" in generated(*words, "--draft", "student")[1]
+    (line,) = generated.lines("x = ", "--max-tokens", "5", "--model", "control", "--draft", "student")
     assert (line["tokens_out"], line["tokens_per_second"]) == (5, None), "all came at once"
 
 
-def test_a_model_that_cannot_be_drafted_for_is_refused(run: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _run(run, "a", "--model", "control", "--draft", "student") == 2
-    assert "is not a model of transformers" in " ".join(capsys.readouterr().err.split())
-    assert _run(run, "a", "--draft", "student") == 2
-    assert "would draft for itself" in " ".join(capsys.readouterr().err.split())
-    assert _run(run, "a", "--draft", "studnet") == 2
-    assert "did you mean 'student'" in capsys.readouterr().err
-
-
-def test_a_gap_is_split_and_a_chat_has_turns(run: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _run(run, "a <FILL_ME>+b", "--fim", "--max-tokens", "1") == 0
-    assert capsys.readouterr().out.startswith("student+b 0")
-    assert _run(run, "why?", "--chat", "--max-tokens", "1") == 0
-    assert capsys.readouterr().out.startswith("student1 0")
+def test_a_gap_is_split_and_a_chat_has_turns(generated: Generated) -> None:
+    assert generated("a <FILL_ME>+b", "--fim", "--max-tokens", "1")[0].startswith("student+b 0")
+    assert generated("why?", "--chat", "--max-tokens", "1")[0].startswith("student1 0")
 
 
 @pytest.mark.parametrize(
@@ -226,23 +212,22 @@ def test_a_gap_is_split_and_a_chat_has_turns(run: str, capsys: pytest.CaptureFix
         (["small", "--file", "latin.txt"], "latin.txt is not UTF-8 text"),
         (["small", "a", "--interactive", "--json"], "leave one out"),
         (["small", "a", "--seed", str(2**63)], "is not in the range"),
+        (["small", "a <FILL_ME>", "--fim"], "no FIM tokens"),
+        (["small", "a", "--chat"], "no chat template"),
+        (["small", "a", "--model", "control", "--draft", "student"], "is not a model of transformers"),
+        (["small", "a", "--draft", "student"], "would draft for itself"),
+        (["small", "a", "--draft", "studnet"], "did you mean 'student'"),
     ],
 )
 def test_a_wrong_call_is_one_sentence(
     run: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if message.startswith("no "):
+        Path("opener.py").write_text(OPENER.replace('"infill", "converse"', ""), encoding="utf-8")
     Path("x.txt").write_text("x", encoding="utf-8")
     Path("latin.txt").write_bytes(b"\xe9")
-    assert _run(*arguments) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_a_model_that_cannot_infill_says_so(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "opener.py").write_text(OPENER.replace('"infill", "converse"', ""), encoding="utf-8")
-    assert _run(run, "a <FILL_ME>", "--fim") == 2
-    assert "no FIM tokens" in capsys.readouterr().err
-    assert _run(run, "a", "--chat") == 2
-    assert "no chat template" in capsys.readouterr().err
+    assert call(["generate", *arguments]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 @contextmanager
@@ -329,21 +314,6 @@ def test_a_pipe_gets_neither_colours_nor_carriage_returns(run: str) -> None:
         assert not {"\r", "\x1b"} & {*_said(out)}
 
 
-def test_a_session_without_a_place_for_its_history_goes_on(run: str, tmp_path: Path) -> None:
-    (tmp_path / "state").write_text("a file where a folder should be")
-    with _session(run) as (session, out), create_pipe_input() as typed:
-        typed.send_text("count\r\x04")
-        converse(session, "python", typed, DummyOutput())
-        assert "student 1" in _said(out)
-
-
-def test_models_that_fail_side_by_side_show_why(run: str) -> None:
-    with _session(run, chosen=("student", "control")) as (session, out):
-        with pytest.raises(kdtool.UsageError, match="no model answered"):
-            session.ask("[full]")
-        assert _said(out).count("no memory [/x]") == 2
-
-
 def test_a_chat_side_by_side_goes_on_from_the_first_model_that_answered(run: str) -> None:
     with _session(run, chosen=("student", "control")) as (session, _):
         session.handle("/chat")
@@ -354,35 +324,39 @@ def test_a_chat_side_by_side_goes_on_from_the_first_model_that_answered(run: str
         assert session._turns == (("user", "count"), ("assistant", answered[1].text))
 
 
-def test_several_models_answer_side_by_side(run: str) -> None:
+def test_several_models_answer_or_fail_side_by_side(run: str) -> None:
     with _session(run, chosen=("student", "control")) as (session, out):
         found = session.ask("count")
         shown = _said(out)
-    assert {name: answer.text for name, answer in found.items()} == {
-        "student": "student 0\nstudent 1\n", "control": "control 0\ncontrol 1\n",
-    }  # fmt: skip
+        with pytest.raises(kdtool.UsageError, match="no model answered"):
+            session.ask("[full]")
+        assert _said(out).count("no memory [/x]") == 2
+    assert found["student"].text == "student 0\nstudent 1\n"
+    assert found["control"].text == "control 0\ncontrol 1\n"
     (line,) = [line for line in shown.splitlines() if "student 1" in line]
     assert "control 1" in line
 
 
-def test_a_session_reads_what_is_typed(run: str) -> None:
+@pytest.mark.parametrize("keeps_history", [True, False])
+def test_a_session_reads_what_is_typed(run: str, keeps_history: bool) -> None:
+    if not keeps_history:
+        Path("state").write_text("a file where a folder should be")
     with _session(run) as (session, out), create_pipe_input() as typed:
         typed.send_text("two\x1b\rlines\r/model control\rthird\r\x04")
         converse(session, "python", typed, DummyOutput())
         shown = _said(out)
         assert session._last == "third"
     assert shown.index("student 1") < shown.index("* control") < shown.index("control 1")
-    assert Path("state/kdtool/generate-history").stat().st_mode & 0o077 == 0
+    if keeps_history:
+        assert Path("state/kdtool/generate-history").stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a pseudo-terminal needs a POSIX system")
 def test_ctrl_c_stops_an_answer_and_the_session_goes_on(run: str) -> None:
     primary, secondary = pty.openpty()
-    as_in_a_terminal = (
-        "import signal, os, sys; signal.signal(2, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])"
-    )
+    heeds_ctrl_c = "import signal, os, sys; signal.signal(2, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])"
     command = [sys.executable, "-m", "kdtool", "generate", run, "--max-tokens", "1000000"]
-    arguments = [sys.executable, "-c", as_in_a_terminal, *command]  # a job in the background ignores Ctrl-C
+    arguments = [sys.executable, "-c", heeds_ctrl_c, *command]  # a job in the background ignores it
     done = subprocess.Popen(arguments, stdin=secondary, stdout=secondary, stderr=secondary, start_new_session=True)
     os.close(secondary)
     try:
@@ -438,16 +412,12 @@ def _screen(written: str) -> str:
     return "\n".join(line.rpartition("\r")[2] for line in plain.split("\n"))
 
 
-def test_a_line_that_tabs_make_wrap_is_not_written_again() -> None:
+def test_a_line_that_tabs_make_wrap_is_not_written_again_and_others_are_coloured() -> None:
     out = io.StringIO()
-    CodeStream(out, "go", 80).write("\t" * 4 + "x" * 71 + "\n")
+    stream = CodeStream(out, "go", 80)
+    stream.write("\t" * 4 + "x" * 71 + "\n")
     assert "\r" not in out.getvalue()
-
-
-def test_complete_lines_are_coloured() -> None:
-    out = io.StringIO()
-    stream = CodeStream(out, "python", 80)
-    stream.write("def area(a):")
+    stream.write("func area()")
     assert "\x1b" not in out.getvalue()
     stream.write("\n")
     assert "\x1b[" in out.getvalue()

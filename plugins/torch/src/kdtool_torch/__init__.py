@@ -73,7 +73,6 @@ from kdtool_torch.files import (
     write_safetensors,
 )
 from kdtool_torch.model import (
-    eval_mode,
     give_back_memory,
     layers_among,
     pair_layers,
@@ -88,6 +87,7 @@ from kdtool_torch.numerics import (
     at_least_float32,
     both_sides,
     chosen_tokens,
+    eval_mode,
     exact_head,
     exact_logits,
     in_chunks,

@@ -25,8 +25,7 @@ from torch import Tensor
 
 from kdtool_torch.batch import NO_LABEL, batch_rows, collate, compute_on_host, loss_labels, map_tensors, move
 from kdtool_torch.head import Projection
-from kdtool_torch.model import eval_mode
-from kdtool_torch.numerics import autocast_to
+from kdtool_torch.numerics import autocast_to, eval_mode
 
 
 class RowsInOrder(torch.utils.data.Dataset[kdtool.Row]):

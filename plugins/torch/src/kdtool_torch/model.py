@@ -21,29 +21,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import kdtool
 
-from kdtool_torch.numerics import product_dtype
+from kdtool_torch.numerics import eval_mode, product_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-
-@contextmanager
-def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Run without dropout and gradients; afterwards each module is in the mode it was in.
-
-    Not inference_mode: what a model keeps of a pass, such as its rotary frequencies, must serve in training too.
-    """
-    import torch
-
-    training = [each for each in module.modules() if each.training]  # few or none: setting a mode is slow
-    for each in training:
-        each.training = False
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for each in training:
-            each.training = True
 
 
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 2e-2}

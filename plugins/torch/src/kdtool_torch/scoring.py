@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import kdtool
 
 from kdtool_torch.batch import NO_LABEL, move
-from kdtool_torch.model import eval_mode
-from kdtool_torch.numerics import exact_head, exact_logits, log_likelihood
+from kdtool_torch.numerics import eval_mode, exact_head, exact_logits, log_likelihood
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -63,6 +63,8 @@ class TransformersModel(kdtool.LanguageModel):
     reads it as `base`, which is not written again: trained weights are no longer that model.
     """
 
+    model: Any
+    tokenizer: TransformersTokenizer
     built_from = ""
     base = ""
 

@@ -17,12 +17,13 @@ from typing import Any, cast
 from kdtool._assembly.checks import taken_by
 from kdtool._assembly.signals import labelling
 from kdtool._contract.component import Component
-from kdtool._contract.data import Example, Row, Tokenizer
+from kdtool._contract.data import Example, Row
+from kdtool._contract.language_model import Tokenizer
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signals import SignalKind, SignalRequest
 from kdtool._contract.sources import Cache, Packer, Teacher
 from kdtool._errors import PluginError
-from kdtool._plugins.attribution import blame
+from kdtool._plugins.hooks import blame
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, of_kind
 from kdtool._run.answers import Ask, cache_answers, lent_file
 from kdtool._run.context import Context

@@ -15,8 +15,7 @@ from pydantic import TypeAdapter
 
 from kdtool._contract.language_model import LanguageModel, Runtime
 from kdtool._contract.loss import Weighting
-from kdtool._contract.plans import LossTerm
-from kdtool._contract.run_info import Owner, RunInfo
+from kdtool._contract.run_info import LossTerm, Owner, RunInfo
 from kdtool._contract.sources import SignalSource
 from kdtool._contract.training import Phase, StepReport, Student, Trained, Trainer, Transform
 from kdtool._errors import PluginError

@@ -24,16 +24,14 @@ from kdtool._assembly.signals import labelling
 from kdtool._contract.data import Row
 from kdtool._contract.evaluation import Subject
 from kdtool._contract.language_model import Runtime
-from kdtool._contract.plans import LossTerm
 from kdtool._contract.reporting import ArmResult
-from kdtool._contract.run_info import RunInfo
+from kdtool._contract.run_info import LossTerm, RunInfo
 from kdtool._contract.sources import Corpus, Teacher
 from kdtool._contract.training import Trained, Trainer
 from kdtool._errors import PluginError
 from kdtool._recipe.model import ARMS, SELF, ComponentSpec, PhaseSpec
-from kdtool._run.context import Context
+from kdtool._run.context import Context, open_subject
 from kdtool._run.graph import Graph, Node
-from kdtool._run.ranks import open_subject
 from kdtool._run.stages.data import Materials, add_rows, add_texts, corpora_of, pack, packing_parts, rows_of
 from kdtool._run.stages.phase_training import PhaseTraining, read_history, read_trained
 from kdtool._run.stages.row_files import StoredRows, write_rows

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdtool._contract.component import Component
-from kdtool._contract.data import Example, Row, RowSource, Tokenizer, parts_of
+from kdtool._contract.data import Example, Row, RowSource, parts_of
+from kdtool._contract.language_model import Tokenizer
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError, StorageError
-from kdtool._plugins.attribution import blame
+from kdtool._plugins.hooks import blame
 from kdtool._store.artefacts import check_file
 from kdtool._tokenizers import BYTE_END, BYTE_START, byte_spans, whole_characters
 

@@ -27,9 +27,9 @@ from kdtool._contract.training import Student
 from kdtool._errors import PluginError
 from kdtool._recipe.model import REFERENCE
 from kdtool._results.files import card_of
-from kdtool._run.context import Context
+from kdtool._run.context import UNADAPTED, Context, open_here
 from kdtool._run.graph import Graph, Node
-from kdtool._run.ranks import UNADAPTED, has_ended, open_here, take_part
+from kdtool._run.ranks import has_ended, take_part
 from kdtool._run.stages.data import reuse_answers
 from kdtool._run.stages.phases import TrainedModel
 from kdtool._store.artefacts import check_file

@@ -16,7 +16,7 @@ from kdtool._assembly.checks import taken_by
 from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.training import Student
-from kdtool._plugins.attribution import blame
+from kdtool._plugins.hooks import blame
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node
 from kdtool._store.artefacts import check_file

@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING
 
 from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.signals import shares_in_words, teachers_of
-from kdtool._contract.data import Batch, Example, Messages, Row, Tokenizer
-from kdtool._contract.language_model import ModelFacts
+from kdtool._contract.data import Batch, Example, Messages, Row
+from kdtool._contract.language_model import ModelFacts, Tokenizer
 from kdtool._contract.loss import Loss, SequenceLoss
-from kdtool._contract.plans import LossTerm
-from kdtool._contract.run_info import Hooks
+from kdtool._contract.run_info import Hooks, LossTerm
 from kdtool._contract.signals import FIXED_AT_CAPTURE, Signal, SignalKind, SignalRequest, alternatives, check_rows
 from kdtool._contract.sources import Cache, Teacher
 from kdtool._errors import PluginError, UsageError
-from kdtool._plugins.attribution import blame
+from kdtool._plugins.hooks import blame
 from kdtool._recipe.model import PhaseSpec, of_kind
 from kdtool._run.context import Context
 from kdtool._tokenizers import Vocabularies

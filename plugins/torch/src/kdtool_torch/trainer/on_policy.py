@@ -30,8 +30,7 @@ import torch
 from kdtool_torch.batch import NO_LABEL, collate
 from kdtool_torch.device import max_over_ranks
 from kdtool_torch.machine import dtype_name
-from kdtool_torch.model import eval_mode
-from kdtool_torch.numerics import autocast_to, exact_logits, log_likelihood
+from kdtool_torch.numerics import autocast_to, eval_mode, exact_logits, log_likelihood
 from kdtool_torch.trainer.checkpoint import checkpoint_step, list_checkpoints
 from kdtool_torch.trainer.settings import OnPolicy, Rollouts
 
