@@ -230,6 +230,8 @@ def test_the_document_is_recovered_from_its_parts(
     assert ids is not None
     end = tokenizer.end_of_text if family == "starcoder2" else tokenizer.encode("▁<EOT>")[-1]
     assert ids[-1] == end
+    assert end in tokenizer.infilling_ends
+    assert (end in tokenizer.end_ids) == (family == "starcoder2")
     prefix, suffix, gap = (ids.index(tokenizer.encode(mark)[-1]) for mark in (fim.prefix, fim.suffix, fim.middle))
     assert prefix == 0
 

@@ -7,7 +7,6 @@ import os
 import struct
 import warnings
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -27,8 +26,6 @@ from kdtool_transformers import (
 )
 from kdtool_transformers.weights import require_fit
 from safetensors.torch import load_file, save_file
-
-needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +57,9 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"num_key_value_heads": 4}, r"by config.json \S+k_proj.weight has the shape \(64, 64\), but \(32, 64\) is stored"),
     ({"hidden_size": "64"}, "'hidden_size' expected int, got str"),
-    ({"hidden_size": None}, "'hidden_size' expected int, got NoneType"),
-    ({"hidden_size": 1.5}, "'hidden_size' expected int, got float"),
     ({"hidden_size": -1}, "hidden size"),
     ({"hidden_size": 10_000_000}, r"has the shape \(258, 10000000\), but \(258, 64\) is stored"),
-    ({"vocab_size": 10**12}, r"has the shape \(1000000000000, 64\)"),
     ({"num_attention_heads": 0}, "ZeroDivisionError"),
-    ({"num_key_value_heads": 0}, "ZeroDivisionError"),
     ({"num_hidden_layers": 5}, "it claims 5 layers, but the names of the weights have 4"),
     ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1000000, expected 10,000 at most"),
     ({"num_hidden_layers": 10**9, "model_type": "qwen2"}, "num_hidden_layers is 1000000000"),
@@ -276,8 +269,7 @@ ADAPTERS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.fixture(scope="module")
 def saved_adapter(sound_files: Path) -> Path:
-    import peft
-
+    peft = pytest.importorskip("peft")
     opened = open_model(sound_files / "model", offline=True).model
     with warnings.catch_warnings():  # peft 0.21 asks for an attribute that transformers renamed
         warnings.simplefilter("ignore", FutureWarning)
@@ -291,7 +283,6 @@ def adapter(saved_adapter: Path, tmp_path: Path) -> Path:
     return Path(copytree(saved_adapter, tmp_path / "adapter"))
 
 
-@needs_peft
 @pytest.mark.parametrize(("values", "reason"), ADAPTERS, ids=str)
 def test_an_adapter_that_lies_is_refused(model: Path, adapter: Path, values: dict[str, Any], reason: str) -> None:
     open_model(model, offline=True, adapter=adapter)
@@ -300,7 +291,6 @@ def test_an_adapter_that_lies_is_refused(model: Path, adapter: Path, values: dic
         open_model(model, offline=True, adapter=adapter)
 
 
-@needs_peft
 @pytest.mark.parametrize(
     "selecting",
     [{"target_modules": "(.*)*(.*)*(.*)*x$"}, {"target_modules": r".*\.[qv]_proj", "exclude_modules": "(a+)+$"}],
@@ -313,7 +303,6 @@ def test_modules_of_an_adapter_are_those_of_its_weights(model: Path, adapter: Pa
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-@needs_peft
 def test_patterns_of_an_adapter_of_another_kind_are_refused(model: Path, adapter: Path) -> None:
     save_file({"elsewhere": torch.ones(4, 4)}, adapter / "adapter_model.safetensors")
     _change(adapter / "adapter_config.json", target_modules="(.*)*(.*)*(.*)*x$")
@@ -321,7 +310,6 @@ def test_patterns_of_an_adapter_of_another_kind_are_refused(model: Path, adapter
         open_model(model, offline=True, adapter=adapter)
 
 
-@needs_peft
 def test_an_adapter_without_its_weights_is_refused(model: Path, adapter: Path) -> None:
     save_file({}, adapter / "adapter_model.safetensors")
     with pytest.raises(kdtool.UsageError, match=r"adapter_model\.safetensors holds no weights"):

@@ -1,4 +1,4 @@
-"""Scores against the plain model in float64, answers against its plain decoding, and how many texts share a batch."""
+"""Scores against float64, and answers and text that a student writes against plain decoding, whatever shares a batch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_testing.tiny_models import begin_texts_with, save_code_llama_tokenizer, tiny_model
+from kdtool_testing import generate_plainly
+from kdtool_testing.tiny_models import (
+    begin_texts_with,
+    gradients,
+    greatest_difference,
+    save_code_llama_tokenizer,
+    tiny_model,
+)
 from kdtool_torch import windows
 from kdtool_transformers import TransformersModel, TransformersRuntime, generation, open_tokenizer
 from kdtool_transformers.generation import Capacity, capacity_of, gpu_capacity
 from transformers import LlamaConfig
-from transformers.cache_utils import DynamicLayer
 
 MODEL = tiny_model()
 TEXTS = ["def f(x):\n    return x\n", "", "é 漢\t\n", "x" * 300, "a", "print(1)\n" * 20]
@@ -195,23 +201,63 @@ def test_generation_keeps_what_it_computed_whatever_training_left_behind(monkeyp
     assert lengths == [5, 1, 1, 1]
 
 
-@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16], ids=["autocast", "as stored"])
-def test_keys_are_cached_in_the_dtype_of_the_weights_and_values_in_no_wider_one(
-    weights: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """transformers 5.23 widens values to the dtype of keys; 5.24 stores them as they are computed."""
-    keys, values = set[torch.dtype](), set[torch.dtype]()
-    update = DynamicLayer.update
+PROMPTS = [list(b"def f(x):"), [7], list(b"a much longer prompt than all of the others"), list(b"x = ")]
+LIMITS = [9, 3, 1, 14]
 
-    def record(self: Any, *arguments: Any, **more: Any) -> Any:
-        result = update(self, *arguments, **more)
-        keys.add(self.keys.dtype)
-        values.add(self.values.dtype)
-        return result
 
-    monkeypatch.setattr(DynamicLayer, "update", record)
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "gemma2", "cohere"])
+def test_the_likeliest_tokens_are_those_of_backbone_and_head(family: str) -> None:
+    model = tiny_model(family)
+    found = model.generate(PROMPTS, LIMITS, 0.0, [0] * 4)
+    assert found == generate_plainly(model, PROMPTS, LIMITS, 0.0, [0] * 4)
+    assert [len(new) for new in found] == LIMITS or any(new[-1] == model.tokenizer.end_of_text for new in found)
+
+
+def test_draws_keep_to_the_nucleus() -> None:
+    model, count = tiny_model(), 300
+    likeliest = model.generate([[120]], [1], 0.0, [0])
+    assert model.generate([[120]] * count, [1] * count, 2.0, list(range(count)), 1e-3) == likeliest * count
+    assert model.generate([[120]] * count, [1] * count, 2.0, list(range(count)), 0.5) != likeliest * count
+
+
+def test_the_context_bounds_what_is_written() -> None:
     model = tiny_model()
-    model.model.to(weights)
-    list(TransformersRuntime(model, torch.bfloat16).answer([kdtool.Request("1", "def f", 3)]))
-    assert keys == {weights}
-    assert values <= {weights, torch.bfloat16}
+    assert len(model.generate([[5] * 510], [9], 0.0, [0])[0]) <= 2
+    with pytest.raises(kdtool.UsageError, match="prompt 1 has 512 tokens; the model's context of 512 leaves no room"):
+        model.generate([[5], [5] * 512], [1, 1], 0.0, [0, 0])
+    assert model.generate([], [], 1.0, []) == []
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_it_learns_afterwards_as_it_would_have(family: str) -> None:
+    """Nothing that was computed without gradients stays behind, in the model or in autocast's store of cast weights."""
+    model = tiny_model(family)
+    expected = gradients(model)
+    model.model.activation_checkpointing_enable({"use_reentrant": False})
+    model.model.config.use_cache = False
+    layer = model.model.base_model.get_submodule("layers.1")
+    layer.eval()
+    modes = [module.training for module in model.model.modules()]
+    settings = model.model.generation_config
+    with torch.autocast("cpu", torch.bfloat16):
+        halves = model.generate(PROMPTS, LIMITS, 1.0, [1, 2, 3, 4])
+    assert [module.training for module in model.model.modules()] == modes
+    assert model.model.generation_config is settings
+    assert greatest_difference(gradients(model), expected) < 1e-5
+    assert all(0 < len(new) <= limit for new, limit in zip(halves, LIMITS, strict=True))
+
+
+def test_what_was_interrupted_leaves_the_mode_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    model.model.train()
+    monkeypatch.setattr(model.model, "generate", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        TransformersModel.generate(model, PROMPTS, LIMITS, 1.0, [0] * 4)
+    assert all(module.training for module in model.model.modules())
+
+
+def test_texts_that_end_at_the_context_share_no_batch_with_longer_answers() -> None:
+    model = tiny_model("gpt2", max_position_embeddings=64)
+    prompts, limits = [[1] * 60, [2, 3]], [4, 62]
+    alone = [model.generate([prompt], [limit], 1.0, [7])[0] for prompt, limit in zip(prompts, limits, strict=True)]
+    assert model.generate(prompts, limits, 1.0, [7, 7]) == alone

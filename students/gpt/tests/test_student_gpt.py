@@ -1,10 +1,11 @@
-"""The student `gpt`: the shape it finds for a count, what it refuses, and that it is an ordinary model."""
+"""The student `gpt`: counts, the shape that it finds for one, what it refuses, and that it is an ordinary model."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import kdtool
@@ -14,8 +15,8 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_student_gpt import TOLERANCE, Gpt, LlamaShape
-from kdtool_student_gpt._llama import _shapes, solve
+from kdtool_student_gpt import TOLERANCE, Gpt, LlamaShape, ParameterCount, readable_count, uses_of
+from kdtool_student_gpt._llama import _shapes, llama_config, solve
 from kdtool_testing import StudentConformance, make_run
 from kdtool_torch import isolated_rng
 from kdtool_transformers import byte_tokenizer
@@ -38,10 +39,6 @@ class TestGpt(StudentConformance):
 
     def companions(self, folder: Path) -> Mapping[str, kdtool.Component]:
         return {"teacher": Source(Source.Config())}
-
-
-class TestGptWithAShapeThatIsFound(TestGpt):
-    settings: ClassVar[dict[str, Any]] = {"parameters": "300k", "tied": False, "context": 128}
 
 
 def _run(folder: Path, **fields: Any) -> kdtool.RunInfo:
@@ -80,37 +77,23 @@ def test_a_count_is_met_or_refused_with_the_nearest(wanted: int, vocabulary: int
 )
 def test_usual_counts_get_usual_shapes(wanted: int, vocabulary: int, shape: LlamaShape) -> None:
     assert solve(wanted, vocabulary, True) == shape
-    with isolated_rng(), torch.device("meta"):
-        model = transformers.LlamaForCausalLM(
-            transformers.LlamaConfig(
-                vocab_size=vocabulary,
-                hidden_size=shape.hidden,
-                intermediate_size=shape.feed_forward,
-                num_hidden_layers=shape.layers,
-                num_attention_heads=shape.heads,
-                num_key_value_heads=shape.kv_heads,
-                tie_word_embeddings=True,
-            )
-        )
-    built = sum(parameter.numel() for parameter in model.parameters())
-    assert built == shape.parameters(vocabulary, True)
-    assert abs(built / wanted - 1) <= TOLERANCE
+    assert abs(shape.parameters(vocabulary, tied=True) / wanted - 1) <= TOLERANCE
 
 
 def test_it_opens_plainly_and_says_its_shape_once(tmp_path: Path) -> None:
     said: list[str] = []
     run = _run(tmp_path, say=said.append)
-    student = Gpt(Gpt.Config(parameters=300_000))
+    student = Gpt(Gpt.Config(parameters=300_000, context=128, tied=False))
     facts = student.kdtool_describe(run).facts
     built = student.kdtool_build_student(run)
     assert facts == built.facts
     assert abs(facts.parameters / 300_000 - 1) <= TOLERANCE
-    assert said[0].startswith(f"student: {facts.parameters:,} parameters, {257 * facts.hidden:,} of them (")
-    assert len([line for line in said if "tied embeddings for 257 tokens" in line]) == 1
+    assert said[0].startswith(f"student: {facts.parameters:,} parameters, {2 * 257 * facts.hidden:,} of them (")
+    assert len([line for line in said if "embeddings for 257 tokens" in line]) == 1
     built.save(tmp_path / "student")
     plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "student", trust_remote_code=False)
     assert type(plain).__module__.startswith("transformers.")
-    assert plain.config.eos_token_id == built.tokenizer.end_of_text
+    assert (plain.config.eos_token_id, plain.config.max_position_embeddings) == (built.tokenizer.end_of_text, 128)
     for name, weight in built.model.state_dict().items():
         assert torch.equal(weight, plain.state_dict()[name])
 
@@ -145,10 +128,87 @@ def test_contradictory_settings_are_refused(settings: dict[str, Any], told: str)
 
 
 def test_what_cannot_be_had_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(kdtool.UsageError, match=r"teachers.big is not a teacher of this recipe.* or give tokenizer"):
+    with pytest.raises(kdtool.UsageError, match=r"teachers.big is not .*there are: teacher, or give tokenizer"):
         Gpt(Gpt.Config(parameters=300_000, source="teachers.big")).kdtool_tokenizer(_run(tmp_path))
     with pytest.raises(kdtool.UsageError, match="no such folder"):
         Gpt(Gpt.Config(parameters=300_000, tokenizer="./absent")).kdtool_tokenizer(_run(tmp_path))
     told = r"within 2% of 1,000: embeddings for 257 tokens take 16.45k at width 64 .* The nearest is parameters: \d+ "
     with pytest.raises(kdtool.UsageError, match=told):
         Gpt(Gpt.Config(parameters=1000)).kdtool_describe(_run(tmp_path))
+
+
+COUNT: pydantic.TypeAdapter[int] = pydantic.TypeAdapter(ParameterCount)
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> LlamaShape:
+    kv_heads = draw(st.integers(1, 6))
+    heads = kv_heads * draw(st.integers(1, 4))
+    hidden = heads * 2 * draw(st.integers(1, 40))
+    return LlamaShape(draw(st.integers(1, 5)), hidden, heads, kv_heads, draw(st.integers(1, 900)))
+
+
+@given(shapes(), st.booleans())
+def test_a_shape_counts_what_transformers_builds(shape: LlamaShape, tied: bool) -> None:
+    tokenizer = byte_tokenizer()
+    with isolated_rng(), torch.device("meta"):
+        model = transformers.LlamaForCausalLM(llama_config(shape, tokenizer, context=64, tied=tied))
+    embeddings = {id(p): p.numel() for p in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}
+    assert shape.parameters(257, tied) == sum(parameter.numel() for parameter in model.parameters())
+    assert shape.embedding_parameters(257, tied) == sum(embeddings.values())
+    assert (model.config.eos_token_id, model.config.bos_token_id) == (tokenizer.end_of_text, None)
+
+
+def test_a_shape_says_what_kernels_and_quantised_formats_do_not_like() -> None:
+    assert list(LlamaShape(12, 768, 12, 12, 2048).notes()) == []
+    kernels, quants = LlamaShape(18, 1152, 16, 4, 3328).notes()
+    assert kernels.startswith("head size 72 is not a multiple of 64")
+    assert quants.startswith("hidden 1152 is not a multiple of 256")
+    assert "hidden 100 and feed_forward 300 are not" in " ".join(LlamaShape(1, 100, 2, 2, 300).notes())
+    assert list(LlamaShape(18, 1152, 16, 4, 3328).notes(gpu=False, gguf=False)) == []
+    assert LlamaShape(18, 1152, 16, 4, 3328).sentence(32_000, True) == (
+        "303,654,528 parameters, 36,864,000 of them (12%) tied embeddings for 32,000 tokens, 266.8M in layers: 18 × 1152, "
+        "16 heads of 72 on 4 KV heads, feed-forward 3,328"
+    )
+
+
+class GGUF(kdtool.Exporter):
+    """Stands for the exporter `gguf`."""
+
+    def kdtool_export(self, run: kdtool.RunInfo, trained: Path) -> kdtool.Artifact:
+        raise NotImplementedError
+
+
+def test_only_a_run_with_a_gguf_exporter_or_a_gpu_has_notes_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdtool_torch.pick_device", lambda: torch.device("cpu"))
+    run = make_run(tmp_path, {"exporters.q4": GGUF(GGUF.Config())})
+    assert uses_of(run) == {"gpu": False, "gguf": False}
+    monkeypatch.setattr(type(run.hook), "owner", lambda *_: SimpleNamespace(use="gguf"))
+    assert uses_of(run) == {"gpu": False, "gguf": True}
+    monkeypatch.setattr("kdtool_torch.pick_device", lambda: torch.device("cuda"))
+    assert uses_of(make_run(tmp_path)) == {"gpu": True, "gguf": False}
+
+
+@pytest.mark.parametrize(
+    ("written", "count"),
+    [("125M", 125_000_000), ("1.2B", 1_200_000_000), (" 64 k ", 64_000), ("0.5m", 500_000), ("7b", 7_000_000_000)],
+)
+def test_counts_are_read_as_they_are_written(written: str, count: int) -> None:
+    assert COUNT.validate_python(written) == count
+    assert COUNT.validate_json(f'"{written}"', strict=True) == count
+
+
+@given(st.integers(1, 10**11))
+def test_counts_are_whole_numbers_too_and_said_briefly(count: int) -> None:
+    assert COUNT.validate_python(count, strict=True) == count
+    assert len(readable_count(count)) <= 6
+    if count >= 1000:
+        assert COUNT.validate_python(readable_count(count)) == pytest.approx(count, rel=1e-3)
+
+
+@pytest.mark.parametrize("written", ["", "125 million", "M", "-3M", "1e6", "125T", "0", "0M", 0, 10**12, "1000B", 1.5])
+def test_what_is_no_count_is_refused(written: Any) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        COUNT.validate_python(written, strict=True)

@@ -11,14 +11,12 @@ import kdtool
 import pytest
 import torch
 import transformers
+from cut_source import run_on
 from kdtool_student_pruned import Pruned
-from kdtool_student_pruned._anatomy import Shape
-from kdtool_student_pruned._cut import grouped_heads
 from kdtool_student_pruned._importance import Importance, measure
-from kdtool_testing import make_run
 from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import self_check
-from kdtool_transformers import TransformersModel, TransformersRuntime, decoder_layers
+from kdtool_transformers import TransformersModel, decoder_layers
 from torch import Tensor, nn
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -39,31 +37,8 @@ GONE = torch.tensor([1, 5, 6, 20, 21, 22, 23, 31])
 KEPT = torch.tensor([channel for channel in range(32) if channel not in GONE])
 
 
-class Source(kdtool.Teacher):
-    """A teacher on a model that is given."""
-
-    def __init__(self, model: TransformersModel) -> None:
-        super().__init__(self.Config())
-        self.model = model
-
-    def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
-        return self.model.tokenizer
-
-    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
-        return self.model.facts
-
-    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
-        return TransformersRuntime(self.model)
-
-
 def _model(family: str) -> TransformersModel:
     return tiny_model(family.partition("-")[0], 3, **FAMILIES[family])
-
-
-def _run(folder: Path, model: TransformersModel, **fields: Any) -> kdtool.RunInfo:
-    text = "def f(x):\n    return x\n\nclass C:\n    a = {'b': [1, 2]}\n"
-    examples = [kdtool.Example("1", kdtool.Text(text * 3)), kdtool.Example("2", kdtool.Text(text[::-1]))]
-    return make_run(folder, {"teacher": Source(model)}, examples, **fields)
 
 
 def _logits(model: Any) -> Tensor:
@@ -77,7 +52,7 @@ def _logits(model: Any) -> Tensor:
 def _build(folder: Path, model: TransformersModel, **settings: Any) -> TransformersModel:
     """Build a student, and see that it is as described."""
     student = Pruned(Pruned.Config(calibration_length=64, **settings))
-    run = _run(folder, model)
+    run = run_on(folder, model)
     built = student.kdtool_build_student(run)
     described = student.kdtool_describe(run).facts
     assert replace(described, copied_layers=built.facts.copied_layers) == built.facts
@@ -151,7 +126,7 @@ def test_layers_widths_and_their_importance_go_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["llama", "starcoder2", "qwen2"])
 def test_importance_is_what_a_plain_loop_finds(family: str, tmp_path: Path) -> None:
     source = _model(family)
-    run = _run(tmp_path, source)
+    run = run_on(tmp_path, source)
     found = measure(source, run.texts.examples("train"), 1, 24, widths=True)
     text = next(run.texts.examples("train")).body
     assert isinstance(text, kdtool.Text)
@@ -211,25 +186,11 @@ def _is_wanted(name: str) -> bool:
     return last.endswith("norm") or last in ("o_proj", "down_proj", "c_proj") or last.isdigit()
 
 
-def test_heads_leave_with_their_groups() -> None:
-    whole = Shape(1, 32, 6, 3, 48)
-    importance = torch.tensor([1.0, 2.0, 9.0, 0.0, 3.0, 4.0])  # groups (1, 2), (9, 0), (3, 4)
-    for (heads, kv_heads), (left, groups) in {
-        (4, 2): ([2, 3, 4, 5], [1, 2]),
-        (2, 1): ([2, 3], [1]),
-        (3, 3): ([1, 2, 5], [0, 1, 2]),
-        (2, 2): ([2, 5], [1, 2]),
-        (1, 1): ([2], [1]),
-    }.items():
-        found = grouped_heads(importance, whole, Shape(1, 32, heads, kv_heads, 48))
-        assert [part.tolist() for part in found] == [left, groups]
-
-
 def test_the_size_of_heads_stays_when_the_hidden_size_goes(tmp_path: Path) -> None:
     for family in ("llama", "qwen2", "starcoder2"):
         said: list[str] = []
         student = Pruned(Pruned.Config(hidden=20))
-        built = student.kdtool_build_student(_run(tmp_path, _model(family), say=said.append))
+        built = student.kdtool_build_student(run_on(tmp_path, _model(family), say=said.append))
         assert built.model.config.head_dim == 8
         assert ("llama.cpp opens" in " ".join(said)) == (family != "llama")
         assert any("parameters, " in line and "of teacher" in line and "embeddings" in line for line in said)

@@ -11,15 +11,16 @@ import pydantic
 import pytest
 import torch
 import transformers
+from cut_source import Source, run_on
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_student_pruned import Pruned
-from kdtool_student_pruned._cut import Kept, cut, most_important, uniform
+from kdtool_student_pruned._cut import Kept, cut, uniform
 from kdtool_student_pruned._importance import _rows, measure
 from kdtool_testing import StudentConformance, make_run
 from kdtool_testing.tiny_models import begin_texts_with, tiny_model
 from kdtool_torch import self_check
-from kdtool_transformers import TransformersModel, TransformersRuntime, byte_tokenizer, decoder_layers
+from kdtool_transformers import TransformersModel, byte_tokenizer, decoder_layers
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": False},
@@ -27,26 +28,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "starcoder2": {"sliding_window": None},
     "gpt2": {},
 }
-
-
-class Source(kdtool.Teacher):
-    """A teacher on a model that is given."""
-
-    def __init__(self, model: TransformersModel) -> None:
-        super().__init__(self.Config())
-        self.model = model
-
-    def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
-        return self.model.tokenizer
-
-    def kdtool_identity(self, run: kdtool.RunInfo) -> dict[str, str]:
-        return {"weights": "w"}
-
-    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
-        return self.model.facts
-
-    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
-        return TransformersRuntime(self.model) if subject.role == "teacher" else None
 
 
 class TestPruned(StudentConformance):
@@ -58,34 +39,18 @@ class TestPruned(StudentConformance):
         return {"teacher": Source(tiny_model("llama", 4))}
 
 
-class TestPrunedWithItsOwnHead(TestPruned):
-    settings: ClassVar[dict[str, Any]] = {"keep": [0, 3]}
-
-    def companions(self, folder: Path) -> Mapping[str, kdtool.Component]:
-        return {"teacher": Source(tiny_model("qwen2", 4, tie_word_embeddings=False))}
-
-
 class TestPrunedByWidth(TestPruned):
     settings: ClassVar[dict[str, Any]] = {"layers": 3, "hidden": 24, "heads": 2, "kv_heads": 1, "feed_forward": 32}
 
     def make_run(self, folder: Path, **fields: Any) -> kdtool.RunInfo:
-        return _run(folder, tiny_model("starcoder2", 4), **fields)
-
-
-def _run(folder: Path, model: TransformersModel, **fields: Any) -> kdtool.RunInfo:
-    examples = [
-        kdtool.Example("1", kdtool.Text("def f(x):\n    return x\n" * 3)),
-        kdtool.Example("2", kdtool.Completion("def g(", "y): pass\n")),
-        kdtool.Example("3", kdtool.Messages((("user", "hi"), ("assistant", "print(1)")))),
-    ]
-    return make_run(folder, {"teacher": Source(model)}, examples, **fields)
+        return run_on(folder, tiny_model("starcoder2", 4), **fields)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_kept_layers_are_the_sources_and_all_opens_plainly(family: str, tmp_path: Path) -> None:
     source = tiny_model(family, 5, **FAMILIES[family])
     student = Pruned(Pruned.Config(keep=(0, 2, 4)))
-    run = _run(tmp_path, source)
+    run = run_on(tmp_path, source)
     built = student.kdtool_build_student(run)
     assert built.facts.copied_layers == (0, 2, 4)
     assert student.kdtool_describe(run).facts == built.facts
@@ -124,12 +89,12 @@ def test_the_layers_that_change_most_stay(tmp_path: Path) -> None:
     for layer in (1, 3):  # these hardly change what passes through
         for name in ("self_attn.o_proj", "mlp.down_proj"):
             torch.nn.init.normal_(decoder_layers(source.model)[layer].get_parameter(f"{name}.weight"), std=1e-4)
-    run = _run(tmp_path, source)
+    run = run_on(tmp_path, source)
     influence = measure(source, run.texts.examples("train"), 4, 32, widths=False).layers
     assert max(influence[1], influence[3]) < 1e-4 < min(influence[0], influence[2], influence[4])
     said: list[str] = []
     student = Pruned(Pruned.Config(layers=3, calibration_length=32))
-    built = student.kdtool_build_student(_run(tmp_path, source, say=said.append))
+    built = student.kdtool_build_student(run_on(tmp_path, source, say=said.append))
     assert built.facts.copied_layers == (0, 2, 4)
     assert said == ["student: layers 0, 2, 4 of the 5 of teacher"]
 
@@ -139,7 +104,7 @@ def test_building_draws_no_random_numbers_and_leaves_the_source(tmp_path: Path) 
     before = {name: weight.clone() for name, weight in source.model.state_dict().items()}
     state = torch.random.get_rng_state()
     student = Pruned(Pruned.Config(layers=2, hidden=16, heads=2, feed_forward=16))
-    first, second = (student.kdtool_build_student(_run(tmp_path, source)) for _ in range(2))
+    first, second = (student.kdtool_build_student(run_on(tmp_path, source)) for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), state)
     for name, weight in first.model.state_dict().items():
         assert torch.equal(weight, second.model.state_dict()[name])
@@ -156,14 +121,6 @@ def test_uniform_keeps_different_layers_in_order(sizes: tuple[int, int]) -> None
     assert list(kept) == sorted(set(kept))
     assert kept[0] == 0
     assert count == 1 or kept[-1] == layers - 1
-
-
-@given(st.lists(st.floats(0, 2), min_size=1, max_size=30), st.data())
-def test_no_layer_left_out_matters_more_than_one_kept(influence: list[float], data: st.DataObject) -> None:
-    kept = most_important(influence, data.draw(st.integers(1, len(influence))))
-    out = [influence[layer] for layer in range(len(influence)) if layer not in kept]
-    assert list(kept) == sorted(set(kept))
-    assert not out or max(out) <= min(influence[layer] for layer in kept)
 
 
 @pytest.mark.parametrize(
@@ -208,14 +165,14 @@ def test_contradictory_settings_are_refused(settings: dict[str, Any], told: str)
 def test_what_the_source_cannot_give_is_refused_before_weights_load(
     settings: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
-    run = _run(tmp_path, tiny_model("llama", 4))
+    run = run_on(tmp_path, tiny_model("llama", 4))
     for hook in ("kdtool_describe", "kdtool_build_student"):
         with pytest.raises(kdtool.UsageError, match=told):
             getattr(Pruned(Pruned.Config(**settings)), hook)(run)
 
 
 def test_widths_of_other_classes_are_refused(tmp_path: Path) -> None:
-    run = _run(tmp_path, tiny_model("gpt2", 4))
+    run = run_on(tmp_path, tiny_model("gpt2", 4))
     for config in (Pruned.Config(parameters=20_000), Pruned.Config(hidden=16)):
         with pytest.raises(
             kdtool.UsageError, match=r"teacher is of class gpt2, .* Llama, Qwen2, Starcoder2: set only layers"

@@ -5,11 +5,10 @@ Random weights and tokenizers of the right sizes: they prove shapes and parity, 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 import huggingface_hub
 import kdtool
@@ -25,26 +24,20 @@ SIZES = {
     "7B-instruct": (6_738_546_688, 32_016),
     "13B-base": (13_016_028_160, 32_016),
     "13B-python": (13_015_864_320, 32_000),
-    "13B-instruct": (13_016_028_160, 32_016),
     "34B-base": (33_743_970_304, 32_000),
-    "34B-python": (33_743_970_304, 32_000),
-    "34B-instruct": (33_743_970_304, 32_000),
 }
+
+
+FOLDER = TemporaryDirectory()
+"""Removed at the end."""
 
 
 @cache
 def _model() -> Path:
-    folder = Path(mkdtemp())
+    folder = Path(FOLDER.name)
     save_code_llama_tokenizer(folder, 32_016, 6_000_000, infilling=True)
     save_reduced(folder, published_config("codellama/CodeLlama-7b-hf"))
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _tidy() -> object:
-    yield
-    if _model.cache_info().currsize:
-        shutil.rmtree(_model())
 
 
 @pytest.fixture(autouse=True)
@@ -105,17 +98,6 @@ def test_prompts_of_the_instruct_model_are_wrapped(tmp_path: Path) -> None:
     assert teacher.render_prompt("Add two numbers.\n") == "[INST] Add two numbers. [/INST]"
     request = kdtool.Request("1", "a", 4, suffix="b")
     assert teacher.render(request) == request
-
-
-def test_models_without_the_marks_refuse_a_gap(tmp_path: Path) -> None:
-    folder = tmp_path / "python"
-    folder.mkdir()
-    save_code_llama_tokenizer(folder, 2000, 1_000_000, infilling=False)
-    save_reduced(folder, published_config("codellama/CodeLlama-7b-Python-hf"), vocab_size=2000)
-    teacher = _teacher(tmp_path, weights=str(folder), variant="python")
-    assert open_tokenizer(folder).vocabulary == 2000
-    with pytest.raises(kdtool.UsageError, match="none of the FIM tokens"):
-        list(teacher.kdtool_answer([kdtool.Request("1", "a", 4, suffix="b")]))
 
 
 def test_its_licence_lets_it_teach_its_own_family_only() -> None:

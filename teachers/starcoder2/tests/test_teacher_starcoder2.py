@@ -5,11 +5,10 @@ Random weights and a tokenizer of the right size: they prove shapes and parity, 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 import huggingface_hub
 import kdtool
@@ -17,26 +16,23 @@ import pytest
 import torch
 from kdtool_teacher_starcoder2 import StarCoder2
 from kdtool_testing import TeacherConformance, make_run
-from kdtool_testing.tiny_models import save_reduced, save_starcoder2_tokenizer, save_tiny
+from kdtool_testing.tiny_models import save_reduced, save_starcoder2_tokenizer
 from kdtool_transformers import TransformersModel, open_tokenizer, published_config
 
 VOCABULARY = 49_152
 SIZES = {"3B": 3_030_371_328, "7B": 7_173_923_840, "15B": 15_957_889_024}
 
 
+FOLDER = TemporaryDirectory()
+"""Removed at the end."""
+
+
 @cache
 def _model() -> Path:
-    folder = Path(mkdtemp())
+    folder = Path(FOLDER.name)
     save_starcoder2_tokenizer(folder, VOCABULARY, 12_000_000)
     save_reduced(folder, published_config("bigcode/starcoder2-3b"))
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _tidy() -> object:
-    yield
-    if _model.cache_info().currsize:
-        shutil.rmtree(_model())
 
 
 @pytest.fixture(autouse=True)
@@ -76,11 +72,8 @@ def test_weights_that_are_not_there_are_asked_for_by_name(tmp_path: Path) -> Non
 def test_a_gap_is_written_with_its_marks_and_filled(tmp_path: Path) -> None:
     teacher = StarCoder2(StarCoder2.Config(weights=str(_model()), dtype="float32"))
     teacher.kdtool_tokenizer(make_run(tmp_path))
-    tokenizer = open_tokenizer(_model())
-    ids = tokenizer.encode_infilling_prompt("def f(x):\n    return ", "\n\nf(1)\n")
-    assert ids == tokenizer.encode("<fim_prefix>def f(x):\n    return <fim_suffix>\n\nf(1)\n<fim_middle>")
+    ids = open_tokenizer(_model()).encode_infilling_prompt("def f(x):\n    return ", "\n\nf(1)\n")
     assert [ids.count(mark) for mark in (1, 2, 3)] == [1, 1, 1]
-    assert tokenizer.decode(ids) == "def f(x):\n    return \n\nf(1)\n"
     assert teacher.render_prompt("def f(x):\n") == "def f(x):\n"
     (answer,) = teacher.kdtool_answer([kdtool.Request("1", "def f(x):\n    return ", 4, suffix="\n\nf(1)\n")])
     assert answer.tokens_in == len(ids)
@@ -98,17 +91,6 @@ def test_an_answer_ends_where_the_model_begins_another_file(tmp_path: Path) -> N
         model.lm_head.weight[6] = 100 * states
     (answer,) = runtime.answer([kdtool.Request("1", "x = 1\n", 20)])
     assert (answer.finish, answer.text, answer.tokens_out) == ("stop", "", 0)
-
-
-def test_other_weights_cannot_fill_gaps_if_they_have_no_marks(tmp_path: Path) -> None:
-    save_tiny(tmp_path / "bytes", "starcoder2")
-    teacher = StarCoder2(StarCoder2.Config(weights=str(tmp_path / "bytes")))
-    teacher.kdtool_tokenizer(make_run(tmp_path))
-    with pytest.raises(kdtool.UsageError, match="none of the FIM tokens"):
-        list(teacher.kdtool_answer([kdtool.Request("1", "a", 4, suffix="b")]))
-    for weights, told in (("absent.gguf", "no such file"), (str(tmp_path / "absent"), "no such folder")):
-        with pytest.raises(kdtool.UsageError, match=told):
-            StarCoder2(StarCoder2.Config(weights=weights)).kdtool_identity(make_run(tmp_path))
 
 
 def test_its_licence_binds_what_is_distilled_from_it() -> None:

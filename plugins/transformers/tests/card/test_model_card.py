@@ -1,4 +1,4 @@
-"""Cards: complete, in the Hub's form, true to the results, and without anything that is to be edited."""
+"""Cards: complete, in the Hub's form, true to the results, without anything to edit; and Modelfiles of Ollama."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gguf
 import kdtool
 import pytest
 from huggingface_hub import ModelCard, ModelCardData, parse_eval_result_entries
@@ -110,10 +111,7 @@ def test_a_benchmark_has_its_data_set_interval_and_percent_of_the_teacher(tmp_pa
         safe_load(eval_results(change(make_results(tmp_path)), [CardFile(_artifact(tmp_path), ".")]))
     )
     assert (entry.dataset_id, entry.value) == ("openai/openai_humaneval", 0.5)
-
-
-def test_without_a_known_benchmark_there_is_no_file_of_scores(tmp_path: Path) -> None:
-    assert eval_results(make_results(tmp_path), [CardFile(_artifact(tmp_path), ".")]) == ""
+    assert eval_results(make_results(tmp_path), [CardFile(_artifact(tmp_path), ".")]) == "", "no known benchmark"
 
 
 def test_what_was_not_measured_is_named_as_such(tmp_path: Path) -> None:
@@ -218,10 +216,6 @@ def test_a_gguf_file_has_lines_for_llama_cpp_and_ollama(tmp_path: Path) -> None:
     )
 
 
-def test_the_same_results_give_the_same_card(tmp_path: Path) -> None:
-    assert _complete(tmp_path) == _complete(tmp_path)
-
-
 def test_the_model_before_training_is_a_column_before_the_teacher(tmp_path: Path) -> None:
     def change(results: kdtool.Results) -> kdtool.Results:
         base = kdtool.Subject("base", "base")
@@ -242,3 +236,46 @@ def test_the_base_model_is_the_one_that_weights_were_taken_from(tmp_path: Path) 
     card = _complete(tmp_path, change)
     assert _data(card).base_model == "Qwen/Qwen3-0.6B"
     assert "[bigcode/starcoder2-3b](https://huggingface.co/bigcode/starcoder2-3b)" in _section(card, "Citation")
+
+
+TOKENS = ["a", "<|end|>", "<fim_prefix>", "<fim_suffix>", "<fim_middle>"]
+GAP = '''\
+TEMPLATE """{{ if .Suffix }}<fim_prefix>{{ .Prompt }}<fim_suffix>{{ .Suffix }}<fim_middle>{{ else }}{{ .Prompt }}{{ end }}"""
+PARAMETER stop "<|end|>"
+PARAMETER stop "<fim_prefix>"
+PARAMETER stop "<fim_suffix>"
+PARAMETER stop "<fim_middle>"
+'''
+
+
+def _written(folder: Path, *, fim: bool = True, template: str = "", kind: str = "gpt2") -> str:
+    path = folder / "small.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model(kind)
+    writer.add_token_list(TOKENS)
+    writer.add_eos_token_id(1)
+    if fim:
+        for number, part in enumerate(("pre", "suf", "mid"), 2):
+            writer.add_uint32(f"tokenizer.ggml.fim_{part}_token_id", number)
+    if template:
+        writer.add_chat_template(template)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    artifact = kdtool.Artifact(path, "gguf", path.stat().st_size)
+    return modelfile(make_results(folder), CardFile(artifact, path.name))
+
+
+def test_a_model_with_fim_tokens_is_asked_for_the_text_in_a_gap(tmp_path: Path) -> None:
+    first = "FROM ./small.gguf\nPARAMETER num_ctx 2048\nPARAMETER temperature 0\n"
+    assert _written(tmp_path) == first + GAP
+    assert _written(tmp_path, fim=False) == first
+
+
+def test_a_chat_template_of_the_file_stays(tmp_path: Path) -> None:
+    assert "TEMPLATE" not in _written(tmp_path, template="{{ messages }}")
+
+
+def test_tokens_of_sentencepiece_are_not_spelled(tmp_path: Path) -> None:
+    assert "TEMPLATE" not in _written(tmp_path, kind="llama")

@@ -1,11 +1,10 @@
-"""Speculative answers against the target's own: tokens, ends, distributions, and what is refused."""
+"""Speculative answers against the target's own: tokens, ends, distributions, what is refused, and the models of a run."""
 
 from __future__ import annotations
 
 import copy
 import threading
 from collections import Counter
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,9 +13,8 @@ import pytest
 import torch
 from kdtool_testing.tiny_models import tiny_model
 from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer, byte_tokenizer
-from kdtool_transformers.streaming import SpeculativeRuntime, StreamingRuntime
-from kdtool_transformers.streaming.speculative import keep_likeliest, keep_samples
-from torch import Tensor
+from kdtool_transformers.streaming import SpeculativeRuntime, StreamedModels, StreamingRuntime
+from kdtool_transformers.streaming.speculative import keep_samples
 
 REQUESTS = [
     kdtool.Request("plain", "def f", 40),
@@ -25,7 +23,6 @@ REQUESTS = [
     kdtool.Request("one", "print(", 1),
     kdtool.Request("context", "x = 1\n" * 83, 40),
     kdtool.Request("too long", "x = 1\n" * 90, 40),
-    kdtool.Request("likelihoods", "x = ", 12, logprobs=2),
 ]
 
 
@@ -168,63 +165,22 @@ def test_log_probabilities_are_the_targets() -> None:
     assert [one.logprob for one in found] == pytest.approx([one.logprob for one in own], abs=1e-4)
 
 
-def test_the_rule_keeps_what_agrees_and_one_token_of_the_target() -> None:
-    logits = torch.eye(5)[[3, 1, 4]]
-    assert keep_likeliest([3, 1], logits) == [3, 1, 4]
-    assert keep_likeliest([3, 2], logits) == [3, 1]
-    assert keep_likeliest([0, 1], logits) == [3]
-    assert keep_likeliest([], logits[:1]) == [3]
-
-
 P = torch.tensor([[0.5, 0.2, 0.2, 0.1, 0.0], [0.1, 0.1, 0.1, 0.3, 0.4], [0.2, 0.2, 0.2, 0.2, 0.2]])
 Q = torch.tensor([[0.1, 0.1, 0.2, 0.3, 0.3], [0.6, 0.1, 0.1, 0.1, 0.1]])
 
 
-def _draws(rule: Any, number: int = 20_000) -> Tensor:
-    """Return counts [V, V] of the first two tokens, drawn with fixed seeds; a missing second token is drawn from P."""
-    generator = torch.Generator().manual_seed(7)
-    counts = torch.zeros(5, 5)
+def test_drawn_tokens_have_the_targets_distribution() -> None:
+    """Of the first two tokens, drawn with fixed seeds; a missing second token is drawn from P."""
+    generator, counts, number = torch.Generator().manual_seed(7), torch.zeros(5, 5), 20_000
     for _ in range(number):
         drafted = [int(torch.multinomial(q, 1, generator=generator)) for q in Q]
-        kept = rule(drafted, list(Q), list(P), generator)
+        kept = keep_samples(drafted, list(Q), list(P), generator)
         second = kept[1] if len(kept) > 1 else int(torch.multinomial(P[1], 1, generator=generator))
         counts[kept[0], second] += 1
-    return counts
-
-
-def _chi_square(counts: Tensor, expected: Tensor) -> float:
-    """Return Pearson's statistic; where nothing is expected, a single draw makes it infinite."""
-    expected = expected * counts.sum()
-    found = (counts - expected).square() / expected
-    return float(found[(counts > 0) | (expected > 0)].sum())
-
-
-EXPECTED = P[0][:, None] * P[1]
-CRITICAL = 43.8
-"""Of 19 degrees of freedom, at a level of 0.001: 20 cells can occur."""
-
-
-def test_drawn_tokens_have_the_targets_distribution() -> None:
-    assert _chi_square(_draws(keep_samples), EXPECTED) < CRITICAL
-
-
-def _always_accept(drafted: Sequence[int], *_: Any) -> list[int]:
-    return list(drafted)
-
-
-def _replace_from_target(
-    drafted: Sequence[int], drafts: Sequence[Tensor], targets: Sequence[Tensor], generator: torch.Generator
-) -> list[int]:
-    """A wrong rule, which draws from p instead of max(0, p - q)."""
-    for at, (token, q, p) in enumerate(zip(drafted, drafts, targets, strict=False)):
-        if torch.rand((), generator=generator) * q[token] >= p[token]:
-            return [*drafted[:at], int(torch.multinomial(p, 1, generator=generator))]
-    return list(drafted)
-
-
-@pytest.mark.parametrize("wrong", [_always_accept, _replace_from_target])
-def test_the_test_of_the_distribution_finds_wrong_rules(wrong: Any) -> None:
-    assert _chi_square(_draws(wrong), EXPECTED) > CRITICAL
+    expected = number * P[0][:, None] * P[1]
+    found = (counts - expected).square() / expected  # where nothing is expected, a single draw makes it infinite
+    statistic = float(found[(counts > 0) | (expected > 0)].sum())
+    assert statistic < 43.8, "of 19 degrees of freedom at a level of 0.001: 20 cells can occur"
 
 
 @pytest.mark.parametrize("cut", [{}, {"top_k": 3}, {"top_p": 0.7}])
@@ -274,3 +230,33 @@ def test_both_models_are_counted_and_closed() -> None:
         target.memory()
     with pytest.raises(kdtool.UsageError, match="closed"):
         both.memory()
+
+
+class _Models(kdtool.Models):
+    """A student and a teacher of transformers, and a server."""
+
+    def __init__(self) -> None:
+        self.subjects = {name: kdtool.Subject(name, "artifact") for name in ("student", "teacher", "server")}
+        self.results = None
+        self.server = _Foreign()
+
+    def open(self, name: str) -> kdtool.Runtime:
+        return self.server if name == "server" else TransformersRuntime(tiny_model())
+
+
+def test_models_of_transformers_stream_and_others_stay_as_they_are() -> None:
+    models = _Models()
+    streamed = StreamedModels(models)
+    assert streamed.open("server") is models.server
+    with streamed.open("student") as student:
+        assert isinstance(student, StreamingRuntime)
+        assert len(list(student.stream(kdtool.Request("1", "x = ", 8)))) > 1
+
+
+def test_only_what_is_drafted_is_opened_with_the_draft() -> None:
+    models = StreamedModels(_Models(), "student", ["student", "teacher", "server"])
+    with models.open("teacher") as teacher, models.open("student") as student:
+        assert isinstance(teacher, SpeculativeRuntime)
+        assert isinstance(student, StreamingRuntime)
+    with pytest.raises(kdtool.UsageError, match="is not a model of transformers"):
+        models.open("server")
