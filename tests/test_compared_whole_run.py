@@ -1,114 +1,119 @@
-"""A run with a control on the student's own samples and a reference with another tokenizer, on tiny models."""
+"""Whole runs that compare: with self-distillation and a reference, by line, over a sweep, and with a profiler."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
 from kdtool_essentials.gate import decide
-from kdtool_measuring import seed_of
+from kdtool_essentials.sweep import sweep
+from whole_runs import apart, without
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store")]
 
-TEMPERATURE, TOP_P = 0.7, 0.9
+PROFILE = Path(__file__).resolve().parent.parent / "docs" / "profile.md"
 
 
 def test_own_samples_and_a_reference(recipe: dict[str, Any], other_teacher_folder: Path) -> None:
-    kept = {key: recipe[key] for key in ("name", "teacher", "corpus", "signals", "student", "trainer", "train")}
+    """The control learns the student's own samples; the reference has another tokenizer."""
     compared = {
-        **kept,
+        **without(recipe, "exporters", "trackers"),
         "rows": {"use": "packed", "length": 64, "maximum_tokens": 768},
-        "control": {"self": {"temperature": TEMPERATURE, "top_p": TOP_P}},
+        "control": {"self": {"temperature": 0.7, "top_p": 0.9}},
         "reference": {"use": "causal-lm", "model": str(other_teacher_folder), "dtype": "float32"},
         "evaluators": {"perplexity": {"documents": 8, "characters": 300}},
-        "reporter": "html",
     }
     planned = {stage.name for stage in kdtool.plan(compared)}
     assert {"rows/self-train", "phases/control-self-seed0-train", "scores/perplexity-reference"} <= planned
-    found = kdtool.check(compared)
-    assert "the time to sample as many tokens" in str(found)
+    assert "the time to sample as many tokens" in str(kdtool.check(compared))
 
     results = kdtool.run(compared)
     against = {(pair.against, pair.measurement) for pair in results.comparisons if pair.arm == "student"}
-    assert against >= {
-        ("control-self", "perplexity"),
-        ("control-self", "bits-per-byte"),
-        ("reference", "bits-per-byte"),
-    }
+    wanted = {("control-self", "perplexity"), ("control-self", "bits-per-byte"), ("reference", "bits-per-byte")}
+    assert against >= wanted
     assert ("reference", "perplexity") not in against, "tokens of another tokenizer"
-    assert "perplexity: student and reference are not compared, they were measured in different ways: tokenizer" in (
-        results.notes
-    )
-    assert "Against the same student tuned on its own samples, on about as many tokens, the distilled student is " in (
-        results.verdict
-    )
+    different = "perplexity: student and reference are not compared, they were measured in different ways: tokenizer"
+    assert different in results.notes
+    tuned = "Against the same student tuned on its own samples, on about as many tokens, the distilled student is "
+    assert tuned in results.verdict
     assert "Against the reference, an existing model, the distilled student is " in results.verdict
     page = (results.folder / "report.html").read_text(encoding="utf-8")
     for words in ("against self-distillation at equal tokens", "Against the reference, an existing model", "Reference"):
         assert words in page
-    assert [each.against for each in decide(results, ["bits-per-byte"]).compared] == [
-        "control", "control-self", "reference",
-    ]  # fmt: skip
-    tokens = {arm.arm: arm.phases["train"].tokens for arm in results.arms}
-    steps = {arm.arm: arm.phases["train"].steps for arm in results.arms}
-    assert tokens["control"] == tokens["student"]
-    assert tokens["control-self"] == pytest.approx(
-        tokens["student"], abs=tokens["control-self"] / steps["control-self"]
-    )
-    _check_samples({stage.name: stage.path for stage in results.stages})
+    gate = [each.against for each in decide(results, ["bits-per-byte"]).compared]
+    assert gate == ["control", "control-self", "reference"]
+    trained = {arm.arm: arm.phases["train"] for arm in results.arms}
+    own = trained["control-self"]
+    assert trained["control"].tokens == trained["student"].tokens
+    assert own.tokens == pytest.approx(trained["student"].tokens, abs=own.tokens / own.steps)
 
 
-def _check_samples(paths: dict[str, Path]) -> None:
-    """Rows hold samples that the untrained student gives at the recipe's temperature, and at no other."""
-    lines = (paths["rows/self-train"] / "self-samples.jsonl").read_bytes().splitlines(keepends=True)
-    stored = {sample["id"]: sample for sample in filter(None, map(kdtool.unseal_line, lines))}
-    read = map(json.loads, (paths["text"] / "train.jsonl").read_text(encoding="utf-8").splitlines())
-    texts = {example["id"]: example["text"] for example in read}
-    with kdtool.open_models(paths["students"] / "model") as models, models.open(next(iter(models.subjects))) as student:
-        assert student.tokenizer is not None
-        prompts: dict[str, str] = {}
-        for prompt, completion in _documents(paths["rows/self-train"], student.tokenizer):
-            if any(text.startswith(prompt) for text in texts.values()):  # else it continues a sample of the row before
-                prompts[_find(completion, prompt, stored, texts)] = prompt
-        assert len(prompts) > 3
-        for temperature, equal in ((TEMPERATURE, True), (1.4, False)):
-            requests = [
-                kdtool.Request(
-                    name,
-                    prompt,
-                    stored[name]["tokens_out"],
-                    temperature=temperature,
-                    top_p=TOP_P,
-                    seed=seed_of(0, name),
-                )
-                for name, prompt in prompts.items()
-            ]
-            same = [answer.text == stored[answer.id]["text"] for answer in student.answer(requests)]
-            # a batch of another size rounds differently, which decides a token now and then
-            assert sum(same) > len(same) // 2 if equal else not any(same)
+CODES = [f"<s> import m{i} <EOL> def f{i} ( x ) : <EOL> return x + {i} </s>" for i in range(4)]
+LINES = [{"input": f"<s> import m{i} <EOL> def f{i}", "gt": "( x ) :"} for i in range(4)]
 
 
-def _find(completion: bytes, prompt: str, stored: Mapping[str, Any], texts: Mapping[str, str]) -> str:
-    """Return the id of the sample after this prompt that begins with these bytes, the end of the row at most."""
-    return next(
-        name
-        for name, sample in stored.items()
-        if texts[name.rpartition("#")[0]].startswith(prompt) and sample["text"].encode().startswith(completion)
-    )
+def test_every_arm_completes_the_same_lines_and_is_compared(recipe: dict[str, Any]) -> None:
+    Path("test.txt").write_text("\n".join(CODES), encoding="utf-8")
+    Path("test.json").write_text("\n".join(map(json.dumps, LINES)), encoding="utf-8")
+    recipe["evaluators"] = {
+        "line-completion": {"documents": 3, "places": 2, "maximum_tokens": 8},
+        "codexglue": {"line_completion": "test.json", "token_completion": "test.txt"},
+    }
+    results = kdtool.run(recipe)
+    lines = [f"{of}.{what}" for of in ("line-completion", "codexglue.python.line") for what in METRICS]
+    names = {*lines, "codexglue.python.token-accuracy"}
+    subjects = {subject.name for subject in results.subjects}
+    assert {"teacher", "student", "student-safetensors"} < subjects
+    measured = {(found.name, found.subject): found.value for found in results.measurements}
+    assert measured.keys() == {(name, subject) for name in names for subject in subjects}
+    for name in names:
+        assert measured[name, "student"] == measured[name, "student-safetensors"]
+        pairs = {(one.arm, one.against) for one in results.comparisons if one.measurement == name}
+        assert ("student", "control") in pairs
+    assert {stage.action for stage in kdtool.plan(recipe)} == {"reuse"}
+    Path("test.txt").write_text("\n".join(CODES[:3]), encoding="utf-8")
+    changed = {stage.name for stage in kdtool.plan(recipe) if stage.action != "reuse"}
+    assert changed, "another file is measured again"
+    assert all("codexglue" in name for name in changed)
 
 
-def _documents(folder: Path, tokenizer: kdtool.Tokenizer) -> Iterator[tuple[str, bytes]]:
-    """Yield prompt and completion of each document of the rows: its tokens without and with labels."""
-    from safetensors.numpy import load_file
+METRICS = ("exact-match", "edit-similarity")
 
-    rows = load_file(folder / "rows-00000.safetensors")
-    for ids, labelled, document in zip(rows["input_ids"], rows["labelled"], rows["document"], strict=True):
-        for number in sorted(set(document.tolist())):
-            of_flag = [ids[(document == number) & (labelled == flag)].tolist() for flag in (0, 1)]
-            prompt, completion = (b"".join(tokenizer.pieces(found)) for found in of_flag)
-            if completion:
-                yield prompt.decode(errors="replace"), completion
+
+def test_a_sweep_pays_the_teacher_once_and_puts_everything_into_one_table(recipe: dict[str, Any]) -> None:
+    evaluators = {key: recipe["evaluators"][key] for key in ("perplexity", "agreement")}
+    swept = {**without(recipe, "exporters"), "control": "tokens", "evaluators": evaluators}
+    found = sweep(swept, {"trainer.learning_rate": ["1e-2", "1e-5"]}, {"seeds": [0, 1], "train.steps": 8})
+    first, second = (point.results for point in found.points)
+    assert first is not None
+    assert second is not None
+    reused = {stage.name.partition("/")[0] for stage in second.stages if stage.reused}
+    assert reused >= {"text", "rows", "students", "signals"}
+    stages = [stage for run in (first, second) for stage in run.stages]
+    assert len({stage.fingerprint for stage in stages if stage.name.startswith("signals")}) == 1
+
+    tables = {table["measurement"]: table for table in found.tables}
+    assert tables["perplexity"]["columns"] == ["teacher", "student", "control"]
+    assert tables["top-1-agreement-with-teacher"]["higher_is_better"]
+    standings = {row["point"]: row["standing"] for row in tables["perplexity"]["rows"]}
+    assert standings == {"learning_rate-0_01": "best", "learning_rate-1e-05": "not shown to differ"}  # of two seeds
+    assert all(row["cells"]["student"].low is not None for row in tables["perplexity"]["rows"])
+    assert "learning_rate-0_01/report.html" in (found.folder / "sweep.md").read_text(encoding="utf-8")
+
+
+def test_a_trace_of_training_changes_no_weight(recipe: dict[str, Any]) -> None:
+    found = re.search(r"```python\n# file: profiler.py\n(.*?)```", PROFILE.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    Path("profiler.py").write_text(found[1], encoding="utf-8")
+    short = without(recipe, "signals", "control", "evaluators")  # the teacher runs alongside the student
+    plain = kdtool.run(short)
+    tracker = {"use": "./profiler.py:Profiler", "wait": 1, "traced": 2}
+    traced = kdtool.run({**short, "name": "traced", "trackers": {"profiler": tracker}})
+    assert apart(traced, plain) == 0
+    (trace,) = (traced.folder / "traces").iterdir()
+    names = {event.get("name") for event in json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]}
+    assert {"ProfilerStep#2", "ProfilerStep#3", "teacher.kdtool_signal", "_ChunkedHead", "aten::mm"} <= names
