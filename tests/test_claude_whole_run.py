@@ -1,4 +1,4 @@
-"""A whole run that learns Claude's answers, by one setting of a recipe, from a server on this machine."""
+"""Whole runs that learn Claude's answers, from a server on this machine; what `check` and `data plan` say of the money."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ast
 import html
 import json
 import re
+import socket
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import kdtool
 import pytest
 import yaml
 from click.testing import CliRunner
-from kdtool._cli import cli
+from kdtool._cli import call, cli
 from kdtool_measuring import read_summary
 from kdtool_programs import missing
 from kdtool_report.html.wording import money
@@ -22,6 +24,7 @@ from kdtool_teacher_claude.testing import serve
 from kdtool_teacher_claude.testing_replies import MODEL
 from kdtool_teacher_claude.testing_server import KEY, MessagesServer
 from test_recipes import RECIPES, SHORT, tiny
+from whole_runs import lines, path_of, without
 
 _TERMS = "Anthropic Commercial Terms of Service"
 EVALUATORS = '''
@@ -74,9 +77,8 @@ def asking(recipe: dict[str, Any], server: MessagesServer, teacher_folder: Path)
     library = {"use": "python-source", "train_files": 4, "validation_files": 1, "test_files": 2}
     answers = {"use": "answers", "ask": "teacher", "corpus": "corpora.library", "prefix_lines": 3, "max_tokens": 300}
     answers["form"] = "text"  # parts of files are not functions to complete
-    kept = {name: value for name, value in recipe.items() if name not in {"corpus", "signals", "control", "exporters"}}
     return {
-        **kept,
+        **without(recipe, "corpus", "signals", "control", "exporters"),
         "corpora": {"library": library, "answers": answers},
         "teacher": {"use": "claude", "url": server.url, "model": MODEL, "budget_usd": 5},
         "terms_acknowledged": {"teacher": _TERMS},
@@ -89,11 +91,11 @@ def asking(recipe: dict[str, Any], server: MessagesServer, teacher_folder: Path)
 
 def test_a_student_learns_answers_that_are_paid_for_once(asking: dict[str, Any], server: MessagesServer) -> None:
     results = kdtool.run(asking)
-    (text,) = (stage.path for stage in results.stages if stage.name == "text")
-    lines = [json.loads(line) for line in (text / "train.jsonl").read_text("utf-8").splitlines()]
-    assert len(lines) == len(server.bodies) == 4
+    text = path_of(results, "text")
+    rows = lines(text / "train.jsonl")
+    assert len(rows) == len(server.bodies) == 4
     store = text.parents[1]
-    assert sum(int(line["meta"]["picodollars"]) for line in lines) == server.bill.picodollars
+    assert sum(int(row["meta"]["picodollars"]) for row in rows) == server.bill.picodollars
     assert read_summary(store / "answers.sqlite").spent == server.bill.picodollars
     with closing(kdtool.open_answers(store / "answers.sqlite", read_only=True)) as database:
         kept = [kdtool.TextAnswer(**json.loads(text)) for (text,) in database.execute("SELECT answer FROM answer")]
@@ -152,10 +154,9 @@ def test_the_small_recipe_takes_claude_by_one_setting(
     said = "".join(capsys.readouterr())
     assert f"{rows} answers of teachers.answers, for ${price:.4f}: ${price / rows:.6f} each" in said
     assert f"{account['cut_characters']:,} characters around the code were cut" in said
-    (stored,) = (stage.path for stage in results.stages if stage.name == "text")
-    lines = [json.loads(line) for line in (stored / "train.jsonl").read_text("utf-8").splitlines()]
-    assert len(lines) == rows
-    assert all(ast.parse(line["prompt"] + line["completion"]) for line in lines)
+    written = lines(path_of(results, "text") / "train.jsonl")
+    assert len(written) == rows
+    assert all(ast.parse(line["prompt"] + line["completion"]) for line in written)
     text = report_of(results)
     assert f"corpora.answers 4 {money(server.bill.picodollars)}" in text
     assert f"{money(-(-server.bill.picodollars // rows))} an accepted row" in text
@@ -200,25 +201,6 @@ def test_the_small_recipe_for_instruction_data_shows_money_and_rejections(
     assert any("text: all 24 answers are stored" in line for line in unknown), (
         "the forecast makes the run's own requests"
     )
-
-
-def test_the_server_for_tests_plays_the_judge_of_the_small_recipe(server: MessagesServer, teacher_folder: Path) -> None:
-    model = {"use": "causal-lm", "model": str(teacher_folder), "dtype": "float32"}
-    settings: dict[str, Any] = {
-        **SHORT, "teachers.claude.url": server.url, "teachers.base": model, "student.layers": 4,
-        "corpora.instruct.rows": 24, "corpora.instruct.tested": [], "rows.length": 64, "train.steps": 2,
-        "evaluators": {"perplexity": {"documents": 2, "characters": 200}},
-        "filters.judge": {"ask": "teachers.claude"},
-    }  # fmt: skip
-    results = kdtool.run(RECIPES / "small" / "claude-instruct.yaml", settings)
-    (text,) = (stage.path for stage in results.stages if stage.name == "text")
-    (file,) = (text / "judge").glob("*.jsonl")
-    verdicts = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-    reasons = {verdict["rejected"] for verdict in verdicts}
-    assert {""} < reasons <= {"", "correctness below 4", "clarity below 3"}, "all are readable, and some are low"
-    assert results.data["accounts"]["corpora.instruct"]["rows"] == 24
-    spent = results.data["accounts"]["corpora.instruct"]["picodollars"] + sum(one["picodollars"] for one in verdicts)
-    assert spent == server.bill.picodollars
 
 
 def report_of(results: kdtool.Results) -> str:
@@ -301,5 +283,54 @@ def test_the_report_shows_dollars_for_each_evaluator_of_a_paid_teacher(
 
 def ledger_of(results: kdtool.Results) -> Path:
     """Return the ledger of a run's store."""
-    (text,) = (stage.path for stage in results.stages if stage.name == "text")
-    return text.parents[1] / "answers.sqlite"
+    return path_of(results, "text").parents[1] / "answers.sqlite"
+
+
+@pytest.fixture
+def planned(asking: dict[str, Any]) -> str:
+    """A recipe file whose twelve rows Claude writes."""
+    library = asking["corpora"]["library"]
+    instruct = {"use": "instruct", "rows": 12, "languages": ["python"], "tasks": ["generate"], "max_tokens": 100}
+    written = {**asking, "corpora": {"instruct": instruct, "library": library}}
+    Path("recipe.json").write_text(json.dumps(written), encoding="utf-8")
+    return "recipe.json"
+
+
+def test_a_plan_sends_nothing_and_needs_no_key(
+    planned: str, server: MessagesServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    connected = threading.Event()
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: connected.set())
+    for words in (["data", "plan", planned], ["check", planned], ["run", planned, "--plan"]):
+        capsys.readouterr()
+        assert call(words) == 0
+        said = capsys.readouterr().out
+        assert words[0] != "data" or "12 rows in 3 cells; 12 to 48 requests to teacher" in said
+    assert not connected.is_set()
+    assert not Path("store").exists()
+
+
+def test_plan_and_check_warn_of_a_small_budget_and_state_the_same_tokens(
+    planned: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    price = kdtool.check(planned)["forecast"]["picodollars"]
+    assert "warning" not in capsys.readouterr().err
+    most = "30 of 48 requests, the most after rejections: the run may stop there; raise budget_usd to continue"
+    for budget, words in (
+        (0.5, "pay for 6 of 12 requests: the run would stop there; raise budget_usd, or ask for less"),
+        (2.5, f"pay for {most}"),
+        (4.0, ""),
+    ):
+        for command in ("check", "data plan"):
+            limit = f"teacher.budget_usd={budget * price / 1e12}"
+            assert call([*command.split(), planned, "--set", limit]) == 0
+            said = capsys.readouterr().err
+            assert f"of budget_usd that are left {words}\n" in said if words else "warning" not in said
+            assert said.count("warning: text: ") == bool(words)
+    stated = []
+    for command in ("check", "data plan"):
+        assert call([*command.split(), planned, "--set", "teacher.system=Write short programs."]) == 0
+        stated += re.findall(r"[\d,]+ tokens in\b", capsys.readouterr().out.partition("learned from")[0])
+    assert len(stated) == 2
+    assert stated[0] == stated[1]
