@@ -81,6 +81,11 @@ class Window:
         self.type(prompt)
         self.page.keyboard.press("Control+Enter")
 
+    def ask(self, prompt: str) -> None:
+        """Run a prompt to its end."""
+        self.run(prompt)
+        self.wait()
+
     def type(self, prompt: str) -> None:
         """Fill in the prompt."""
         self.page.get_by_label("Prompt: code").fill(prompt)
@@ -89,6 +94,11 @@ class Window:
         """Wait for the end of the run."""
         self.page.wait_for_selector("#run:not([data-running])")
         self.page.wait_for_selector("#status:not(:has-text('…'))", state="attached")
+
+    @property
+    def alert(self) -> str:
+        """The words of the only error."""
+        return self.page.get_by_role("alert").inner_text()
 
     @property
     def status(self) -> str:

@@ -1,4 +1,4 @@
-"""The command: address, ready lines, errors and exit codes."""
+"""The command: address, ready lines, errors and exit codes; and `--static`, which serves a folder's page to this machine."""
 
 from __future__ import annotations
 
@@ -96,11 +96,12 @@ def test_a_second_ctrl_c_ends_a_server_that_hangs_as_it_ends() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 130
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - as AirPlay of macOS
 def test_a_port_in_use_is_refused_if_it_was_asked_for_and_else_the_next_one_is_taken(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
+        other.bind((address, 0))
         other.listen()
         taken = other.getsockname()[1]
         assert call(["serve", "model", "--port", str(taken)]) == 2
@@ -110,27 +111,22 @@ def test_a_port_in_use_is_refused_if_it_was_asked_for_and_else_the_next_one_is_t
             assert found.getsockname()[1] > taken
 
 
-def test_a_port_that_is_answered_on_all_addresses_counts_as_in_use() -> None:
-    with socket.socket() as other:  # as AirPlay of macOS, beside which 127.0.0.1 can be bound
-        other.bind(("0.0.0.0", 0))  # noqa: S104
-        other.listen()
-        with pytest.raises(kdtool.UsageError, match="it is in use"):
-            server.listen("127.0.0.1", other.getsockname()[1])
-
-
-def test_an_address_of_another_machine_is_refused() -> None:
-    with pytest.raises(kdtool.UsageError, match=r"--host 192.0.2.1: this machine cannot listen there"):
-        server.listen("192.0.2.1", 0)
-
-
+@pytest.mark.parametrize(
+    "arguments_and_words",
+    [
+        ("--host 0.0.0.0", "--host 0.0.0.0: others may reach the server only with a key"),
+        ("--key-variable MINE", "MINE is not set"),
+        ("--host 192.0.2.1 --key-variable GIVEN", "--host 192.0.2.1: this machine cannot listen there"),
+    ],
+)
 def test_others_reach_the_server_only_with_a_key(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments_and_words: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    arguments, words = arguments_and_words
     monkeypatch.delenv("KDTOOL_SERVE_KEY", raising=False)
-    assert call(["serve", "model", "--host", "0.0.0.0"]) == 2  # noqa: S104
-    assert "--host 0.0.0.0: others may reach the server only with a key" in capsys.readouterr().err
-    assert call(["serve", "model", "--key-variable", "MINE"]) == 2
-    assert "MINE is not set" in capsys.readouterr().err
+    monkeypatch.setenv("GIVEN", "key")
+    assert call(["serve", "model", *arguments.split()]) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_what_is_not_a_finished_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,6 +183,37 @@ def test_a_draft_is_for_teachers_on_offer() -> None:
     assert command._find_teachers(models, "student", ["student", "teacher"]) == ["teacher"]
 
 
-def test_help_does_not_import_torch() -> None:
-    code = "import sys; from kdtool._cli import call; call(['serve', '--help']); assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-P", "-c", code], check=True, capture_output=True)
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of Windows end the process at once")
+def test_it_serves_the_page_until_ctrl_c(tmp_path: Path) -> None:
+    (tmp_path / "runtime").mkdir()
+    (tmp_path / "index.html").write_text("<title>student</title>", encoding="utf-8")
+    (tmp_path / "runtime" / "ort.mjs").write_text("export {};", encoding="utf-8")
+    (tmp_path / "runtime" / "ort.wasm").write_bytes(b"\0asm")
+    command = [sys.executable, "-m", "kdtool", "serve", "--static", str(tmp_path), "--port", "0"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout
+        url = process.stdout.readline().removeprefix("page  ").split()[0]
+        assert url.startswith("http://127.0.0.1:")
+        page = httpx.get(url, timeout=60)
+        assert page.text == "<title>student</title>"
+        kinds = {"": "text/html", "runtime/ort.mjs": "text/javascript", "runtime/ort.wasm": "application/wasm"}
+        for path, kind in kinds.items():
+            answer = httpx.get(url + path, timeout=60)
+            assert answer.headers["content-type"].partition(";")[0] == kind
+            assert answer.headers["cross-origin-opener-policy"] == "same-origin"
+            assert answer.headers["cross-origin-embedder-policy"] == "require-corp"
+        assert httpx.get(url + "../secret", timeout=60).status_code == 404
+        assert httpx.get(url, headers={"Host": "evil.example"}, timeout=60).status_code == 400
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+
+
+def test_a_folder_without_a_page_and_other_machines_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["serve", "--static", str(tmp_path)]) == 2
+    assert f"--static: {tmp_path} has no index.html; expected a folder that the exporter web" in capsys.readouterr().err
+    (tmp_path / "index.html").write_text("", encoding="utf-8")
+    assert call(["serve", "--static", str(tmp_path), "--host", "0.0.0.0"]) == 2  # noqa: S104
+    assert "--host 0.0.0.0: --static serves this machine only; expected 127.0.0.1" in capsys.readouterr().err

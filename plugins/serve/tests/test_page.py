@@ -19,8 +19,7 @@ CODE = "    return width * height\n"
 def test_a_prompt_is_answered_with_highlighted_code_and_figures(browser: Browser) -> None:
     served = models()
     with open_window(browser, served) as window:
-        window.run(PROMPT)
-        window.wait()
+        window.ask(PROMPT)
         assert window.answer() == CODE
         assert window.colours(".out")["return"] == "keyword"
         assert window.colours("#copy")["def"] == "keyword"
@@ -34,20 +33,25 @@ def test_a_prompt_is_answered_with_highlighted_code_and_figures(browser: Browser
     assert (asked.prompt, asked.suffix, asked.max_tokens, asked.temperature) == (PROMPT, None, 128, 0.2)
 
 
-def test_code_appears_while_it_is_written_and_esc_stops_it(browser: Browser) -> None:
+@pytest.mark.parametrize("way", ["Escape", "button"])
+def test_code_appears_while_it_is_written_and_can_be_stopped(browser: Browser, way: str) -> None:
     served = models(pause=3)
     with open_window(browser, served) as window:
-        window.run(PROMPT)
+        window.type(PROMPT)
+        window.page.click("#run")
         expect(window.page.locator(".out")).to_have_text("return width")
         expect(window.page.locator("#run")).to_have_text(re.compile(r"Stop\s*Esc"))
-        window.page.keyboard.press("Escape")
+        if way == "button":
+            window.page.get_by_role("button", name="Stop").click()
+        else:
+            window.page.keyboard.press(way)
         window.wait()
         served["student"].gate.set()
         assert window.page.inner_text(".state") == "3 tokens, stopped"
         assert window.answer().strip() == "return width"
+        assert window.page.evaluate("document.activeElement.id") == "run"
         assert window.problems == []
-        window.run(PROMPT)
-        window.wait()
+        window.ask(PROMPT)
         assert window.answer() == CODE
 
 
@@ -74,26 +78,6 @@ def test_a_long_prompt_is_drawn_and_answered_soon(browser: Browser) -> None:
     assert served["student"].asked[0].prompt == prompt * 4
 
 
-def test_lines_that_are_inserted_one_by_one_are_drawn_together(browser: Browser) -> None:
-    with open_window(browser) as window:
-        window.page.evaluate(
-            "let draw = drawPrompt; window.drawn = 0; drawPrompt = () => { window.drawn += 1; draw() }"
-        )
-        window.type("a = 1\n" * 200)
-        expect(window.page.locator("#copy")).to_contain_text("a = 1")
-        assert window.page.evaluate("window.drawn") < 20
-
-
-def test_stop_is_a_button_too_and_keeps_the_focus(browser: Browser) -> None:
-    with open_window(browser, served := models(pause=1)) as window:
-        window.page.click("#run")
-        window.page.get_by_role("button", name="Stop").click()
-        window.wait()
-        served["student"].gate.set()
-        assert "stopped" in window.page.inner_text(".state")
-        assert window.page.evaluate("document.activeElement.id") == "run"
-
-
 @pytest.mark.parametrize(
     "init",
     ["", "Object.defineProperty(navigator, 'clipboard', {value: undefined})", "Clipboard.prototype.writeText = null"],
@@ -102,8 +86,7 @@ def test_copy_gives_the_answer_alone(browser: Browser, init: str) -> None:
     code = f"    return {len(init)}  # another one each time: tabs share the clipboard\n"
     rights = ["clipboard-read", "clipboard-write"]
     with open_window(browser, {"student": Model(code)}, tab={"permissions": rights, "init": init}) as window:
-        window.run(PROMPT)
-        window.wait()
+        window.ask(PROMPT)
         window.page.get_by_role("button", name="Copy").click()
         expect(window.page.locator(".copy")).to_have_text("Copied")
         window.type("")
@@ -113,8 +96,7 @@ def test_copy_gives_the_answer_alone(browser: Browser, init: str) -> None:
 
 def test_an_answer_is_added_to_the_prompt(browser: Browser) -> None:
     with open_window(browser) as window:
-        window.run(f"{PROMPT}<FILL_ME>\nprint(area(1, 2))\n")
-        window.wait()
+        window.ask(f"{PROMPT}<FILL_ME>\nprint(area(1, 2))\n")
         window.page.get_by_role("button", name="Add to prompt").click()
         assert window.page.input_value("#prompt") == f"{PROMPT}{CODE}\nprint(area(1, 2))\n"
 
@@ -122,13 +104,12 @@ def test_an_answer_is_added_to_the_prompt(browser: Browser) -> None:
 def test_an_example_fills_the_prompt(browser: Browser) -> None:
     with open_window(browser, served := models()) as window:
         window.page.get_by_role("button", name="Write a class").click()
-        expect(window.page.get_by_role("button", name="Fill in the middle")).to_have_count(
-            0
-        )  # not known before it is loaded
+        gap = window.page.get_by_role("button", name="Fill in the middle")
+        expect(gap).to_have_count(0)  # not known before the model is loaded
         window.page.keyboard.press("Control+Enter")
         window.wait()
         window.open()
-        window.page.get_by_role("button", name="Fill in the middle").click()
+        gap.click()
         assert "return <FILL_ME>\n" in window.page.input_value("#prompt")
         window.page.keyboard.press("Control+Enter")
         window.wait()
@@ -142,10 +123,8 @@ def test_a_gap_is_filled_from_both_sides(browser: Browser) -> None:
         window.type("def area(width, height):\n    return \n\nprint(area(1, 2))\n")
         window.page.evaluate("document.getElementById('prompt').setSelectionRange(36, 36)")
         window.page.keyboard.press("Control+i")
-        assert (
-            window.page.input_value("#prompt")
-            == "def area(width, height):\n    return <FILL_ME>\n\nprint(area(1, 2))\n"
-        )
+        prompt = "def area(width, height):\n    return <FILL_ME>\n\nprint(area(1, 2))\n"
+        assert window.page.input_value("#prompt") == prompt
         assert window.colours("#copy")["<FILL_ME>"] == "gap"
         window.page.keyboard.press("Control+Enter")
         window.wait()
@@ -164,8 +143,7 @@ def test_there_is_one_gap_and_models_without_fim_tokens_say_how_they_fill_it(bro
         window.page.keyboard.press("Control+Enter")
         window.wait()
         assert "It has no FIM tokens, and continued the text before the gap" in window.page.inner_text(".state")
-        window.run("a")
-        window.wait()
+        window.ask("a")
         assert "FIM" not in window.page.inner_text(".state")
 
 
@@ -174,42 +152,30 @@ def test_accepted_completions_of_editors_are_shown(browser: Browser) -> None:
         assert window.page.locator("#completions").is_hidden()
         for prefix in ("x = ", "x =     return width * height\n    y"):
             window.server.post("/infill", input_prefix=prefix, n_predict=9)
-        window.run("a")
-        window.wait()
+        window.ask("a")
         expect(window.page.locator("#completions")).to_contain_text("student 2 asked for, 2 shown, 1 accepted.")
 
 
-def test_a_question_is_asked_as_a_conversation(browser: Browser) -> None:
-    answer = "Like **this**:\n\n```python\nreturn width\n```\n\nand <b>no</b> more.\n"
-    with open_window(browser, served := {"teacher": Model(answer)}) as window:
-        window.page.get_by_label("Prompt is").select_option("a question")
-        window.run("What is an area?")
-        window.wait()
-        assert window.answer() == f"What is an area?\n\n{answer}"
-        colours = window.colours(".out")
-        assert (colours["return"], colours["Like **this**:"]) == ("keyword", "prose")
-    assert served["teacher"].asked[0].turns == (("user", "What is an area?"),)
-
-
 def test_a_conversation_has_several_turns_until_a_new_one_begins(browser: Browser) -> None:
-    served = {"student": Model("Yes."), "teacher": Model("Width by height.")}
+    answer = "Like **this**:\n\n```python\nreturn width\n```\n\nand <b>no</b> more.\n"
+    served = {"student": Model(answer), "teacher": Model("Width by height.")}
     with open_window(browser, served) as window:
         window.show("Compare")
         window.page.get_by_label("Prompt is").select_option("a question")
         for question in ("What is an area?", "And of a circle?"):
-            window.run(question)
-            window.wait()
+            window.ask(question)
             expect(window.page.get_by_label("Prompt: code")).to_have_value("")
         assert window.answer(1) == "What is an area?\n\nWidth by height.\n\nAnd of a circle?\n\nWidth by height."
         window.page.get_by_text("New conversation").click()
         expect(window.page.locator(".out")).to_have_count(0)
-        window.run("Why?")
-        window.wait()
-        assert window.answer(1) == "Why?\n\nWidth by height."
+        window.ask("Why?")
+        assert [window.answer(number) for number in (0, 1)] == [f"Why?\n\n{answer}", "Why?\n\nWidth by height."]
+        colours = window.colours(".out")
+        assert (colours["return"], colours["Like **this**:"]) == ("keyword", "prose")
     for model in served.values():
         first, second, third = (request.turns for request in model.asked)
         assert [role for role, _ in second] == ["user", "assistant", "user"]
-        assert second[:1] == first
+        assert second[:1] == first == (("user", "What is an area?"),)
         assert third == (("user", "Why?"),)
 
 
@@ -223,8 +189,7 @@ def test_an_answer_that_was_stopped_is_no_turn(browser: Browser) -> None:
         model.gate.set()
         window.wait()
         expect(window.page.get_by_label("Prompt: code")).to_have_value("What?")
-        window.run("What?")
-        window.wait()
+        window.ask("What?")
     assert model.asked[-1].turns == (("user", "What?"),)
 
 
@@ -240,19 +205,16 @@ def test_compare_runs_all_at_once_and_ends_with_a_sentence(browser: Browser) -> 
             model.pause = -1
             model.gate.set()
         window.wait()
-        window.run(PROMPT)
-        window.wait()
+        window.ask(PROMPT)
         sentence, conditions = window.status.split("\n")
-        found = re.fullmatch(
-            r"The student is ([\d.]+)× faster than the teacher and takes 0\.27 of its memory\.", sentence
-        )
+        faster = r"The student is ([\d.]+)× faster than the teacher and takes 0\.27 of its memory\."
+        found = re.fullmatch(faster, sentence)
         assert found is not None, sentence
         assert 1.5 < float(found[1]) < 8
         assert conditions.startswith("Measured at once")
         assert window.page.locator(".memory").all_inner_texts() == ["538 MB", "538 MB", "2.0 GB"]
-        shares = window.page.locator(".pane").evaluate_all(
-            "all => all.map(one => Number(one.style.getPropertyValue('--share')))"
-        )
+        share = "all => all.map(one => Number(one.style.getPropertyValue('--share')))"
+        shares = window.page.locator(".pane").evaluate_all(share)
         assert max(shares) == 1
         assert 0 < shares[2] < 0.5
         assert window.problems == []
@@ -262,12 +224,10 @@ def test_repeated_runs_show_warm_medians(browser: Browser) -> None:
     with open_window(browser, models()) as window:
         window.show("Compare")
         for repeats in ("", "", "medians of 2 runs", "medians of 3 runs"):
-            window.run(PROMPT)
-            window.wait()
+            window.ask(PROMPT)
             assert ("medians" in window.status) == bool(repeats)
             assert repeats in window.status
-        window.run(PROMPT + " ")
-        window.wait()
+        window.ask(PROMPT + " ")
         assert "medians" not in window.status
 
 
@@ -317,8 +277,7 @@ class Whole(Model):
 
 def test_a_model_that_answers_in_one_piece_has_a_speed(browser: Browser) -> None:
     with open_window(browser, {"student": Whole("")}) as window:
-        window.run(PROMPT)
-        window.wait()
+        window.ask(PROMPT)
         assert 1 < float(window.page.inner_text(".speed")) < 50
         assert window.page.inner_text(".state") == "10 tokens, finished"
 
@@ -327,80 +286,57 @@ def test_a_column_that_fails_leaves_the_others(browser: Browser) -> None:
     served: dict[str, Any] = {**models(), "control": kdtool.UsageError("control lacks its tokenizer; export it again")}
     with open_window(browser, served) as window:
         window.show("Compare")
-        window.run(PROMPT)
-        window.wait()
+        window.ask(PROMPT)
         assert window.page.inner_text(".error:visible") == "Control lacks its tokenizer; export it again."
         assert window.status.startswith("The student is ")
 
 
-def test_a_full_queue_tells_when_to_try_again(browser: Browser) -> None:
-    served = {"student": Model(CODE, pause=0, streams=1)}
-    with open_window(browser, served, limits=Limits(queue=0)) as window, open_tab(browser, window.server) as other:
+def test_a_full_queue_tells_when_to_try_again_and_a_long_prompt_what_to_shorten(browser: Browser) -> None:
+    served = {"student": Model(CODE, pause=0, streams=1, context=10)}
+    limits = Limits(queue=0, body=1000)
+    with open_window(browser, served, limits=limits) as window, open_tab(browser, window.server) as other:
         window.run(PROMPT)
         expect(window.page.locator(".state")).to_have_text("loading the model…")
         other.run(PROMPT)
         expect(other.page.get_by_role("alert")).to_have_text("The queue is full: press Run again in 1 s.")
         served["student"].gate.set()
         window.wait()
+        window.ask("a " * 20)
+        assert window.alert.endswith("Shorten the prompt or “Length”, then press Run.")
+        window.ask("a" * 2000)
+        assert window.alert == "The prompt is too long for this server: shorten it, then press Run."
 
 
-def test_a_prompt_that_is_too_long_says_what_to_shorten(browser: Browser) -> None:
-    with open_window(browser, {"student": Model(CODE, context=10)}, limits=Limits(body=1000)) as window:
-        window.run("a " * 20)
-        window.wait()
-        assert window.page.get_by_role("alert").inner_text().endswith("Shorten the prompt or “Length”, then press Run.")
-        window.run("a" * 2000)
-        window.wait()
-        assert window.page.get_by_role("alert").inner_text() == (
-            "The prompt is too long for this server: shorten it, then press Run."
-        )
-
-
-def test_a_server_that_has_gone_is_named_and_found_again_is_used(browser: Browser) -> None:
+@pytest.mark.parametrize("path", ["models", "completions"])
+def test_a_server_that_has_gone_is_named_and_found_again_is_used(browser: Browser, path: str) -> None:
     with open_window(browser) as window:
-        window.page.route("**/v1/completions", lambda route: route.abort("connectionrefused"))
-        window.run(PROMPT)
-        window.wait()
-        assert window.page.get_by_role("alert").inner_text() == (
-            "The server does not answer: start it again with “kdtool serve”, then press Run."
-        )
-        window.page.unroute("**/v1/completions")
-        window.page.click("#run")
-        window.wait()
-        assert window.answer() == CODE
-
-
-def test_a_page_whose_server_was_gone_loads_the_models_at_the_next_run(browser: Browser) -> None:
-    with open_window(browser) as window:
-        window.page.route("**/v1/models", lambda route: route.abort("connectionrefused"))
-        window.open()
-        assert window.status.startswith("The server does not answer")
-        window.page.unroute("**/v1/models")
-        window.run(PROMPT)
-        expect(window.page.locator(".out")).to_have_text(CODE.strip())  # the models are fetched before the run begins
-
-
-BROKEN = 'data: {"choices":[{"text":"retu"}]}\n\n'
+        window.page.route(f"**/v1/{path}", lambda route: route.abort("connectionrefused"))
+        said = "The server does not answer: start it again with “kdtool serve”, then press Run."
+        if path == "models":
+            window.open()
+            assert window.status == said
+        else:
+            window.ask(PROMPT)
+            assert window.alert == said
+        window.page.unroute(f"**/v1/{path}")
+        window.run(PROMPT)  # fetches the models first if they are missing
+        expect(window.page.locator(".out")).to_have_text(CODE.strip())
 
 
 @pytest.mark.parametrize(
-    ("body", "sentence"),
+    ("rest", "sentence"),
     [
-        (BROKEN, "The server broke off: look at its terminal, then press Run."),
-        (
-            BROKEN
-            + 'data: {"error":{"message":"the memory does not suffice; ask a smaller model"}}\n\ndata: [DONE]\n\n',
-            "The memory does not suffice; ask a smaller model.",
-        ),
+        ("", "The server broke off: look at its terminal, then press Run."),
+        ('data: {"error":{"message":"ask a smaller model"}}\n\ndata: [DONE]\n\n', "Ask a smaller model."),
     ],
 )
-def test_a_stream_that_fails_keeps_its_text_and_says_why(browser: Browser, body: str, sentence: str) -> None:
+def test_a_stream_that_fails_keeps_its_text_and_says_why(browser: Browser, rest: str, sentence: str) -> None:
     with open_window(browser) as window:
+        body = 'data: {"choices":[{"text":"retu"}]}\n\n' + rest
         answer = {"status": 200, "content_type": "text/event-stream", "body": body}
         window.page.route("**/v1/completions", lambda route: route.fulfill(**answer))
-        window.run(PROMPT)
-        window.wait()
-        assert window.page.get_by_role("alert").inner_text() == sentence
+        window.ask(PROMPT)
+        assert window.alert == sentence
         assert window.answer() == "retu"
 
 
@@ -428,13 +364,11 @@ def test_nothing_to_run_is_said(browser: Browser) -> None:
 def test_markup_that_a_model_writes_stays_text(browser: Browser) -> None:
     attack = "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script> </pre><b>&amp;</b> 'open"
     with open_window(browser, {"student": Model(attack)}) as window:
-        window.run(PROMPT)
-        window.wait()
+        window.ask(PROMPT)
         assert window.answer() == attack
         assert window.page.evaluate("window.hacked") is None
-        assert (
-            window.page.evaluate("new Set([...document.querySelectorAll('.out *')].map(one => one.tagName)).size") == 1
-        )
+        tags = window.page.evaluate("new Set([...document.querySelectorAll('.out *')].map(one => one.tagName)).size")
+        assert tags == 1
         window.page.get_by_role("button", name="Add to prompt").click()
         assert window.page.text_content("#copy") == PROMPT + attack + "\n"
         assert window.problems == []
@@ -443,8 +377,7 @@ def test_markup_that_a_model_writes_stays_text(browser: Browser) -> None:
 def test_the_page_asks_nobody_but_its_server(browser: Browser) -> None:
     with open_window(browser) as window:
         window.show("Compare")
-        window.run(PROMPT)
-        window.wait()
+        window.ask(PROMPT)
         page = {window.server.url + path for path in ("/", "/v1/models", "/v1/completions")}
         assert {address for address in window.requests if not address.startswith("data:")} == page
         assert window.page.evaluate("fetch('https://example.org').then(() => 'sent', () => 'blocked')") == "blocked"
@@ -455,17 +388,19 @@ def test_settings_are_remembered(browser: Browser) -> None:
         window.page.get_by_label("Temperature").fill("1.1")
         window.page.get_by_label("Length").fill("5")
         window.page.get_by_label("Language").select_option("Rust")
+        background = "getComputedStyle(document.body).backgroundColor"
+        light = window.page.evaluate(background)
         window.page.get_by_role("button", name="Dark").click()
         window.show("Compare")
         window.page.get_by_label("control").uncheck(force=True)
         window.open()
         assert window.page.locator(".settings output").all_inner_texts() == ["1.1", "32"]
         assert window.page.get_by_label("Language").input_value() == "rust"
-        assert window.page.evaluate("document.documentElement.dataset.theme") == "dark"
-        assert window.page.locator("#models :checked").evaluate_all("all => all.map(one => one.value)") == [
-            "student",
-            "teacher",
-        ]
+        assert window.page.evaluate(background) != light
+        window.page.get_by_role("button", name="Light").click()
+        assert window.page.evaluate(background) == light
+        chosen = window.page.locator("#models :checked").evaluate_all("all => all.map(one => one.value)")
+        assert chosen == ["student", "teacher"]
 
 
 @pytest.mark.parametrize(
@@ -477,7 +412,6 @@ def test_settings_are_remembered(browser: Browser) -> None:
 )
 def test_the_page_works_without_what_it_remembers(browser: Browser, init: str) -> None:
     with open_window(browser, tab={"init": init}) as window:
-        window.run(PROMPT)
-        window.wait()
+        window.ask(PROMPT)
         assert window.answer() == CODE
         assert window.problems == []

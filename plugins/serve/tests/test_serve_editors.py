@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-from kdtool_serve.requests import shorten
 from running import Running, running
 from scripted import ScriptedModels, StreamingRuntime
 
@@ -94,14 +93,6 @@ def test_a_gap_in_a_long_file_is_filled_from_the_text_next_to_it(student: Stream
     assert asked.suffix
     assert asked.suffix.startswith("\nnext late")
     assert "other" not in asked.prompt
-
-
-def test_text_around_a_gap_is_shortened_from_afar() -> None:
-    texts = list(shorten("p" * 200 + "q" * 50, "s" * 100))
-    lengths = [(len(before), len(after)) for before, after in texts]
-    assert lengths[:3] == [(250, 100), (125, 50), (62, 25)]
-    assert sum(lengths[-1]) <= 64
-    assert all(before.endswith("q" * 10) for before, _ in texts)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ import kdtool
 import psutil
 import pytest
 from kdtool_serve import Limits
-from kdtool_serve.engine import Engine, Workers
 from running import Running, running
 from scripted import ScriptedModels, StreamingRuntime
 
@@ -29,10 +28,13 @@ def _loaded(server: Running) -> list[str]:
     return [name for name, engine in server.pool.engines.items() if engine.runtime is not None]
 
 
-def test_no_more_answers_are_generated_at_once_than_the_model_can() -> None:
+def test_a_model_loads_once_and_generates_no_more_answers_at_once_than_it_can() -> None:
     student = StreamingRuntime(streams=3, seconds=0.01)
-    with running(ScriptedModels({"student": student})) as server:
+    models = ScriptedModels({"student": student})
+    with running(models) as server:
+        assert models.opened == []
         assert {response.status_code for response in _ask(server, 12)} == {200}
+    assert models.opened == ["student"]
     assert student.most_open == 3
 
 
@@ -51,13 +53,9 @@ def test_a_request_beyond_the_queue_gets_429_and_the_time_to_wait() -> None:
         assert int(refused.headers["retry-after"]) >= 1
         assert refused.json()["error"]["type"] == "rate_limit_error"
         assert server.post("/v1/completions", prompt="x").status_code == 200, "and then there is room again"
+        never = server.post("/v1/completions", prompt="x", n=4)
+        assert (never.status_code, never.json()["error"]["param"]) == (400, "n")
         assert 'kdtool_responses_total{path="/v1/completions",status="429"} 5.0' in server.get("/metrics").text
-
-
-def test_more_choices_than_the_queue_can_ever_hold_are_refused() -> None:
-    with running(ScriptedModels({"student": StreamingRuntime(streams=1)}), limits=Limits(queue=2)) as server:
-        refused = server.post("/v1/completions", prompt="x", n=4)
-        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "n")
 
 
 def test_an_answer_that_takes_too_long_ends_with_an_error() -> None:
@@ -70,16 +68,6 @@ def test_an_answer_that_takes_too_long_ends_with_an_error() -> None:
         assert streamed[-1] == "data: [DONE]"
         time.sleep(0.2)
         assert not student.open
-
-
-def test_a_model_loads_once_when_it_is_first_asked() -> None:
-    models = ScriptedModels({"student": StreamingRuntime(), "control": StreamingRuntime()})
-    with running(models) as server:
-        assert models.opened == []
-        _ask(server, 4)
-        assert models.opened == ["student"]
-        server.post("/v1/completions", prompt="x", model="control")
-        assert models.opened == ["student", "control"]
 
 
 def test_a_model_that_the_memory_does_not_hold_is_refused_and_others_serve(
@@ -134,39 +122,31 @@ def test_the_model_that_was_not_asked_for_longest_is_unloaded() -> None:
         assert runtimes["control"].closed
 
 
-def test_models_asked_at_once_are_unloaded_when_they_are_done() -> None:
-    runtimes = {name: StreamingRuntime(seconds=0.02) for name in ("student", "control", "teacher")}
-    with running(ScriptedModels(runtimes), limits=Limits(keep=1)) as server, ThreadPoolExecutor(3) as threads:
-        asked = threads.map(lambda name: server.post("/v1/completions", prompt="x", model=name), runtimes)
-        assert [response.status_code for response in asked] == [200] * 3
-        assert sum(card["kdtool"]["loaded"] for card in server.get("/v1/models").json()["data"]) == 1
-
-
-@pytest.mark.parametrize("reason", ["the model refuses", "the client leaves"])
-def test_models_are_unloaded_though_no_answer_began(reason: str) -> None:
+@pytest.mark.parametrize("reason", ["they are done", "the model refuses", "the client leaves"])
+def test_models_that_are_asked_at_once_are_unloaded_when(reason: str) -> None:
     class Slow(ScriptedModels):
         def open(self, name: str) -> kdtool.Runtime:
             time.sleep(0.3)
             return super().open(name)
 
-    leaves = reason == "the client leaves"
-    abilities: frozenset[kdtool.Ability] = frozenset({"continue"} if leaves else {"infill"})
-    models = Slow({name: StreamingRuntime(abilities=abilities) for name in ("student", "control", "teacher")})
+    status = {"they are done": 200, "the model refuses": 400, "the client leaves": 0}[reason]
+    abilities: frozenset[kdtool.Ability] = frozenset({"infill"} if status == 400 else {"continue"})
+    names = ("student", "control", "teacher")
+    models = Slow({name: StreamingRuntime(abilities=abilities, seconds=0.02) for name in names})
 
     def ask(name: str) -> int:
         try:
             body = {"prompt": "x", "model": name}
-            return httpx.post(f"{server.url}/v1/completions", json=body, timeout=0.1 if leaves else 20).status_code
+            return httpx.post(f"{server.url}/v1/completions", json=body, timeout=20 if status else 0.1).status_code
         except httpx.TimeoutException:
             return 0
 
     with running(models, limits=Limits(keep=1)) as server, ThreadPoolExecutor(3) as threads:
-        assert set(threads.map(ask, models.subjects)) == {0 if leaves else 400}
+        assert set(threads.map(ask, models.subjects)) == {status}
         end = time.monotonic() + 10
         while (len(models.opened) < 3 or len(_loaded(server)) > 1) and time.monotonic() < end:
             time.sleep(0.02)
-        assert len(models.opened) == 3
-        assert len(_loaded(server)) == 1
+        assert (len(models.opened), len(_loaded(server))) == (3, 1)
 
 
 def test_a_model_that_fails_to_close_holds_up_no_other(capsys: pytest.CaptureFixture[str]) -> None:
@@ -268,14 +248,3 @@ def _state() -> dict[str, int]:
     process = psutil.Process()
     files = process.num_fds() if hasattr(process, "num_fds") else process.num_handles()
     return {"threads": threading.active_count(), "files": files, "memory": process.memory_info().rss}
-
-
-def test_only_a_stream_gets_its_answer_in_pieces() -> None:
-    async def answered(whole: bool) -> list[tuple[str, str | None]]:
-        engine = Engine("m", lambda: StreamingRuntime(lambda _: "a b c d "), queue=4, loader=Workers("loader", 1))
-        request = kdtool.Request("1", "x", 10)
-        (answer,) = await engine.start([request], lambda text: 3 if len(text) > 4 else None, whole=whole)
-        return [(piece.text, piece.finish) async for piece in answer]
-
-    assert asyncio.run(answered(whole=True)) == [("a b", "stop")]
-    assert asyncio.run(answered(whole=False)) == [("a ", None), ("b ", None), ("", "stop")]
