@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the stand-in, also in other tests of the repository
 
-from finished_run import write_run
+from finished_run import Push, write_run
 from hub_stand_in import TOKEN, Hub
 
 
@@ -37,3 +37,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr(f"{_http.__name__}.time.sleep", lambda _: None)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield hub
+
+
+@pytest.fixture
+def push(results: kdtool.Results, hub: Hub, capsys: pytest.CaptureFixture[str]) -> Push:
+    """The command on that run, with the stand-in."""
+    return Push(capsys)
