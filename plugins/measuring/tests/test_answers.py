@@ -14,11 +14,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from kdtool_measuring import (
     Answer,
+    Pace,
+    Priced,
+    bytes_of_exact_heads,
     bytes_to_answer,
     collect_answers,
     fit_prompt,
     measure_missing_answers,
-    open_for_measuring,
+    priced_teacher,
 )
 from kdtool_testing import ByteTokenizer, OneRuntime, make_run
 
@@ -137,12 +140,6 @@ def test_the_reason_of_the_first_refusal_is_told(tmp_path: Path) -> None:
     assert all("or refused by its server (the first: 400: no room)" in line for line in said)
 
 
-def test_who_answers_nothing_is_left_out(tmp_path: Path) -> None:
-    said: list[str] = []
-    assert ask(tmp_path, Choosy("a", "b", "c"), said) is None
-    assert "student/seed 0 is left out, it answers none of the 3 prompts" in said[0]
-
-
 def test_what_cannot_be_asked_whole_is_not_asked_and_has_no_answer(tmp_path: Path) -> None:
     runtime = Echo()
     run = make_run(tmp_path, {"any": OneRuntime(runtime)})
@@ -154,14 +151,6 @@ def test_what_cannot_be_asked_whole_is_not_asked_and_has_no_answer(tmp_path: Pat
     assert runtime.asked == ["short"]
     assert found is not None
     assert [(one.id, one.missing) for one in found] == [("long", True), ("short", False)]
-
-
-def test_what_is_opened_is_closed_behind_the_block(tmp_path: Path) -> None:
-    runtime = Echo()
-    with open_for_measuring(make_run(tmp_path, {"any": OneRuntime(runtime)}), SUBJECT, "test") as found:
-        assert found is runtime
-        assert not runtime.closed
-    assert runtime.closed
 
 
 @dataclass
@@ -213,3 +202,42 @@ def test_keys_and_values_are_in_the_dtype_of_the_weights_that_are_measured(
     phase = kdtool.PlannedPhase("train", "train", "student", 1, (), 8, None, replace(facts, trainable=trainable))
     ahead = kdtool.RunForecast({"student": facts}, "student", phases=(phase,))
     assert bytes_to_answer(ahead, 100) == weights * 1000 + cache * 2 * 2 * 2 * 8 * 32 * 100
+
+
+def test_heads_in_half_precision_are_copied_in_float32() -> None:
+    assert bytes_of_exact_heads(kdtool.RunForecast({"student": FACTS}, "student")) == 0
+    half = replace(FACTS, dtype="bfloat16")
+    assert bytes_of_exact_heads(kdtool.RunForecast({"student": half}, "student")) == 4 * 257 * 32
+
+
+def test_the_time_left_is_that_of_the_speed_since_the_last_line() -> None:
+    now, said = 100.0, list[str]()
+    pace = Pace(said.append, lambda: now)
+    assert not pace.is_due()
+    for seconds, text, share in (
+        (30, "90 of 100", 0.9),  # found in a cache at once
+        (60, "91 of 100", 0.91),
+        (3600, "91 of 100", 0.91),
+        (3600, "92 of 100", 0.92),
+        (30, "110 of 100", 1.1),
+    ):
+        now += seconds
+        assert pace.is_due()
+        pace.show(text, share)
+        assert not pace.is_due()
+    assert said == [
+        "90 of 100, 0 min left at this speed",
+        "91 of 100, 9 min left at this speed",
+        "91 of 100",
+        "92 of 100, 8 h 00 min left at this speed",
+        "110 of 100, 0 min left at this speed",
+    ]
+
+
+def test_only_teachers_with_a_price_are_found(tmp_path: Path) -> None:
+    paid = type("Paid", (kdtool.Teacher, Priced), {})(kdtool.Config())
+    run = make_run(tmp_path, {"free": kdtool.Teacher(kdtool.Config()), "paid": paid})
+    found = priced_teacher(run, "paid")
+    assert found is not None
+    assert found.estimate_answers == paid.estimate_answers
+    assert [priced_teacher(run, name) for name in ("free", "missing")] == [None, None]

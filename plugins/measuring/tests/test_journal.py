@@ -95,14 +95,6 @@ def test_a_damaged_line_is_taken_out_and_said_and_costs_no_other(tmp_path: Path,
         assert [*kept.values()] == [*others, RECORDS[place]]
 
 
-def test_several_damaged_lines_are_counted(tmp_path: Path) -> None:
-    path, said = tmp_path / "kept", list[str]()
-    path.write_bytes(b"".join(DAMAGE.values()) + write(path))
-    with journal(path, Kept, said.append) as kept:
-        assert [*kept.values()] == RECORDS
-    assert f"{len(DAMAGE)} lines are damaged and were removed" in said[0]
-
-
 def test_what_is_outdated_is_taken_out_without_a_word(tmp_path: Path) -> None:
     path = tmp_path / "kept"
     write(path)

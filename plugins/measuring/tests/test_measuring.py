@@ -11,7 +11,7 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_measuring import Document, Item, held_out, make_measurement, text_of
+from kdtool_measuring import Document, Item, held_out, make_measurement
 from kdtool_testing import make_run
 
 SUBJECT = kdtool.Subject("student/seed 0", "student", seed=0)
@@ -97,11 +97,7 @@ def test_the_value_lies_within_its_interval_or_at_its_edge(
 
 @pytest.mark.parametrize(
     ("items", "message"),
-    [
-        ([], "nothing to measure"),
-        ([Item("x", math.nan, 1)], "on 'x'.*diverged"),
-        ([Item("x", 1e6, 1)], "too large"),
-    ],
+    [([], "nothing to measure"), ([Item("x", math.nan, 1)], "on 'x'.*diverged"), ([Item("x", 1e6, 1)], "too large")],
 )
 def test_what_cannot_be_measured_is_an_error_with_its_name(tmp_path: Path, items: list[Item], message: str) -> None:
     with pytest.raises(kdtool.PluginError, match=f"perplexity of student/seed 0.*{message}"):
@@ -126,9 +122,3 @@ def test_a_share_that_all_documents_have_is_no_certainty(tmp_path: Path, share: 
     items = [Item(str(number), 4 * share, 4.0) for number in range(64)] + [Item("without a line", 0.0, 0.0)]
     found = measure(make_run(tmp_path), items, unit="fraction", transform="identity")
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-5)
-
-
-def test_a_body_is_one_text() -> None:
-    assert text_of(kdtool.Text("a")) == "a"
-    assert text_of(kdtool.Completion("a(", "b)")) == "a(b)"
-    assert text_of(kdtool.Messages((("user", "a"), ("assistant", "b")))) == "a\nb"

@@ -25,10 +25,7 @@ def templates(folder: Path, text: str, **others: str) -> Templates:
 )
 def test_a_value_is_inserted_as_it_is(tmp_path: Path, seed: str) -> None:
     own = templates(tmp_path, "You write: {{ seed }}\nWell?\n=== user ===\nLike {{ seed }}.")
-    assert own.render("own", {"seed": seed}) == (
-        ("system", f"You write: {seed}\nWell?"),
-        ("user", f"Like {seed}."),
-    )
+    assert own.render("own", {"seed": seed}) == (("system", f"You write: {seed}\nWell?"), ("user", f"Like {seed}."))
     alone = templates(tmp_path, "Like {{ seed }}.")
     assert alone.render("own", {"seed": seed}) == (("user", f"Like {seed}."),)
 

@@ -34,10 +34,7 @@ def test_files_are_read_packed_or_not(tmp_path: Path) -> None:
     packed.write_bytes(gzip.compress(content))
     assert read_and_hash(plain, "key") == read_and_hash(packed, "key")
     found = list(records_of(packed, "key", {"a": "text or number"}, "a file"))
-    assert found == [
-        (f"key: {packed}, line 1", {"a": "x\u2028y"}),
-        (f"key: {packed}, line 3", {"a": 2, "b": 3}),
-    ]
+    assert found == [(f"key: {packed}, line 1", {"a": "x\u2028y"}), (f"key: {packed}, line 3", {"a": 2, "b": 3})]
 
 
 @pytest.mark.parametrize(

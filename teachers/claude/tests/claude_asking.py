@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,6 @@ import kdtool
 from kdtool_measuring import Summary, read_summary
 from kdtool_teacher_claude import Claude
 from kdtool_teacher_claude.testing_replies import MODEL
-
-__all__ = ["count_requests_after_answers", "opened", "requests", "summary"]
 
 
 def requests(number: int, *, max_tokens: int = 256, first: int = 0) -> list[kdtool.Request]:
@@ -32,15 +31,32 @@ def opened(url: str, folder: Path, **settings: Any) -> Iterator[Claude]:
         teacher.kdtool_close()
 
 
-def summary(folder: Path) -> Summary:
-    """Return what the ledger in `folder` holds."""
-    return read_summary(folder / "ledger.sqlite")
+@dataclass(frozen=True)
+class Ask:
+    """Asks the server at `url`, a new teacher each time; the ledger is in `folder`."""
 
+    url: str
+    folder: Path
 
-def count_requests_after_answers(folder: Path) -> int:
-    """Return the number of attempts that began when the answer to their request was stored already."""
-    query = """SELECT COUNT(*) FROM attempt AS later JOIN attempt AS first ON later.key = first.key
-        WHERE first.state = 'answered' AND later.id > first.id"""
-    with closing(sqlite3.connect(folder / "ledger.sqlite")) as database:
-        (count,) = database.execute(query).fetchone()
-        return int(count)
+    def __call__(self, asked: int | Sequence[kdtool.Request], **settings: Any) -> list[kdtool.TextAnswer]:
+        """Return the answers to requests, or to so many of them."""
+        with self.opened(**settings) as teacher:
+            return list(teacher.kdtool_answer(requests(asked) if isinstance(asked, int) else asked))
+
+    def opened(self, **settings: Any) -> AbstractContextManager[Claude]:
+        """Return a teacher."""
+        return opened(self.url, self.folder, **settings)
+
+    @property
+    def ledger(self) -> Summary:
+        """What the ledger holds."""
+        return read_summary(self.folder / "ledger.sqlite")
+
+    @property
+    def repeats(self) -> int:
+        """Number of attempts that began when the answer to their request was stored already."""
+        query = """SELECT COUNT(*) FROM attempt AS later JOIN attempt AS first ON later.key = first.key
+            WHERE first.state = 'answered' AND later.id > first.id"""
+        with closing(sqlite3.connect(self.folder / "ledger.sqlite")) as database:
+            (count,) = database.execute(query).fetchone()
+            return int(count)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from kdtool_teacher_claude.testing import serve
 from kdtool_teacher_claude.testing_server import KEY, MessagesServer
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+if TYPE_CHECKING:
+    from claude_asking import Ask
 
 
 @pytest.fixture(autouse=True)
@@ -26,3 +30,11 @@ def server() -> Iterator[MessagesServer]:
     """A server of this test."""
     with serve() as running:
         yield running
+
+
+@pytest.fixture
+def ask(server: MessagesServer, tmp_path: Path) -> Ask:
+    """Asks the server of this test."""
+    from claude_asking import Ask
+
+    return Ask(server.url, tmp_path)

@@ -13,7 +13,7 @@ from typing import Any
 import kdtool
 import pytest
 from aiohttp import web
-from claude_asking import opened, requests, summary
+from claude_asking import Ask, requests
 from kdtool_teacher_claude import _messages
 from kdtool_teacher_claude._client import counting
 from kdtool_teacher_claude._config import ClaudeConfig
@@ -45,21 +45,13 @@ def of_message(request: web.Request) -> bool:
 
 
 @pytest.mark.parametrize("status", [302, 401, 403, 404, 407])
-def test_a_proxy_s_web_page_does_not_blame_the_key_or_the_model(
-    server: MessagesServer, tmp_path: Path, status: int
-) -> None:
+def test_a_proxy_s_web_page_does_not_blame_the_key_or_the_model(ask: Ask, server: MessagesServer, status: int) -> None:
     replace_answers(server, lambda request: page(status))
-    with (
-        opened(server.url, tmp_path, retries=0) as teacher,
-        pytest.raises(kdtool.ServiceError, match="a web page, perhaps of a proxy"),
-    ):
-        list(teacher.kdtool_answer(requests(3)))
+    with pytest.raises(kdtool.ServiceError, match="a web page, perhaps of a proxy"):
+        ask(3, retries=0)
     replace_answers(server, lambda request: page(status) if of_message(request) else None)
-    with (
-        opened(server.url, tmp_path, retries=0) as teacher,
-        pytest.raises(kdtool.ServiceError, match="a web page, perhaps of a proxy") as stopped,
-    ):
-        list(teacher.kdtool_answer(requests(3)))
+    with pytest.raises(kdtool.ServiceError, match="a web page, perhaps of a proxy") as stopped:
+        ask(3, retries=0)
     assert "html" not in str(stopped.value)
     assert server.bodies == []
 
@@ -76,50 +68,41 @@ def test_a_proxy_s_web_page_does_not_blame_the_key_or_the_model(
     ],
 )
 def test_money_is_held_for_what_may_have_been_charged_alone(
-    server: MessagesServer, tmp_path: Path, fault: str, state: str
+    ask: Ask, server: MessagesServer, fault: str, state: str
 ) -> None:
     setattr(server.faults, fault, 1.0)
-    with opened(server.url, tmp_path, retries=0) as teacher, suppress(kdtool.ServiceError):
-        list(teacher.kdtool_answer(requests(1)))
-    seen = summary(tmp_path)
+    with suppress(kdtool.ServiceError):
+        ask(1, retries=0)
+    seen = ask.ledger
     assert (seen.attempts, seen.held > 0) == ({state: 1}, state == "unknown")
 
 
-def test_an_attempt_is_on_disk_before_it_is_sent(server: MessagesServer, tmp_path: Path) -> None:
+def test_an_attempt_is_on_disk_before_it_is_sent(ask: Ask, server: MessagesServer) -> None:
     open_attempts: list[int] = []
 
     def look(request: web.Request) -> None:
         if of_message(request):
-            open_attempts.append(summary(tmp_path).attempts.get("open", 0))
+            open_attempts.append(ask.ledger.attempts.get("open", 0))
 
     replace_answers(server, look)
-    with opened(server.url, tmp_path, concurrency=1) as teacher:
-        list(teacher.kdtool_answer(requests(20)))
+    ask(20, concurrency=1)
     assert open_attempts == [1] * 20
 
 
-def test_stored_answers_among_missing_ones_are_found(server: MessagesServer, tmp_path: Path) -> None:
-    with opened(server.url, tmp_path) as teacher:
-        list(teacher.kdtool_answer(requests(5, first=5)))
-        assert len(list(teacher.kdtool_answer(requests(15)))) == 15
-    assert max(server.bill.charges.values()) == 1
-
-
-def test_a_small_budget_makes_requests_wait_for_each_other_s_reservations(
-    server: MessagesServer, tmp_path: Path
-) -> None:
+def test_a_small_budget_makes_requests_wait_for_each_other_s_reservations(ask: Ask, server: MessagesServer) -> None:
     server.faults = Faults(delay=0.01)
-    with opened(server.url, tmp_path, budget_usd="0.0085") as teacher:  # two requests at a time
+    with ask.opened(budget_usd="0.0085") as teacher:  # two requests at a time
         assert len(list(teacher.kdtool_answer(requests(10)))) == 10
     assert server.bill.most_under_way <= 2
-    assert summary(tmp_path).spent == server.bill.picodollars
+    assert ask.ledger.spent == server.bill.picodollars
 
 
 @pytest.mark.parametrize("mode", ["messages", "batches"])
-def test_no_answer_costs_more_than_was_reserved_for_it(server: MessagesServer, tmp_path: Path, mode: str) -> None:
+def test_no_answer_costs_more_than_was_reserved_for_it(
+    ask: Ask, server: MessagesServer, tmp_path: Path, mode: str
+) -> None:
     asked = [kdtool.Request(f"r{i}", f"long {i} " * 2000, 4) for i in range(4)]
-    with opened(server.url, tmp_path, mode=mode, system="Answer well. " * 500, cache="1h") as teacher:
-        assert len(list(teacher.kdtool_answer(asked))) == 4
+    assert len(ask(asked, mode=mode, system="Answer well. " * 500, cache="1h")) == 4
     with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as database:
         moves = database.execute("SELECT reserved, cost FROM attempt").fetchall()
     assert sum(cost for _, cost in moves) == server.bill.picodollars
@@ -128,18 +111,18 @@ def test_no_answer_costs_more_than_was_reserved_for_it(server: MessagesServer, t
 
 def test_what_never_left_this_machine_is_not_held_against_the_budget(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        server = stack.enter_context(serve())
-        with opened(server.url, tmp_path, retries=0) as teacher:
+        ask = Ask(stack.enter_context(serve()).url, tmp_path)
+        with ask.opened(retries=0) as teacher:
             assert len(list(teacher.kdtool_answer(requests(1)))) == 1
             stack.close()
             time.sleep(0.2)  # until the connection is known to be closed
             with pytest.raises(kdtool.ServiceError, match="cannot be reached"):
                 list(teacher.kdtool_answer(requests(2)))
-    seen = summary(tmp_path)
+    seen = ask.ledger
     assert (seen.attempts, seen.held) == ({"answered": 1, "failed": 1}, 0)
 
 
-def test_a_redirection_is_not_followed_so_that_the_key_stays_here(server: MessagesServer, tmp_path: Path) -> None:
+def test_a_redirection_is_not_followed_so_that_the_key_stays_here(ask: Ask, server: MessagesServer) -> None:
     seen: list[str] = []
 
     def redirect(request: web.Request) -> web.Response | None:
@@ -149,22 +132,18 @@ def test_a_redirection_is_not_followed_so_that_the_key_stays_here(server: Messag
         )
 
     replace_answers(server, redirect)
-    with (
-        opened(server.url, tmp_path, concurrency=1) as teacher,
-        pytest.raises(kdtool.ServiceError, match=r"answers 307 .*not as the API does"),
-    ):
-        list(teacher.kdtool_answer(requests(1)))
+    with pytest.raises(kdtool.ServiceError, match=r"answers 307 .*not as the API does"):
+        ask(1, concurrency=1)
     assert seen == [f"/v1/models/{MODEL}", "/v1/messages"]
-    assert summary(tmp_path).held == 0
+    assert ask.ledger.held == 0
 
 
 @pytest.mark.parametrize("status", [200, 502])
-def test_a_web_page_in_place_of_an_answer_is_asked_again(server: MessagesServer, tmp_path: Path, status: int) -> None:
+def test_a_web_page_in_place_of_an_answer_is_asked_again(ask: Ask, server: MessagesServer, status: int) -> None:
     number = count()
     replace_answers(server, lambda request: page(status) if of_message(request) and next(number) < 2 else None)
-    with opened(server.url, tmp_path, retries=3, concurrency=1) as teacher:
-        assert len(list(teacher.kdtool_answer(requests(2)))) == 2
-    unknown = summary(tmp_path).unknown
+    assert len(ask(2, retries=3, concurrency=1)) == 2
+    unknown = ask.ledger.unknown
     assert len(unknown) == 2, "a 200 or a 5xx may have been charged"
     assert all("a web page" in one.reason for one in unknown)
 
@@ -172,7 +151,7 @@ def test_a_web_page_in_place_of_an_answer_is_asked_again(server: MessagesServer,
 @pytest.mark.parametrize("mode", ["messages", "batches"])
 @pytest.mark.parametrize("status", [408, 409, 425])
 def test_a_transient_refusal_is_tried_again_and_costs_nothing(
-    server: MessagesServer, tmp_path: Path, status: int, mode: str
+    ask: Ask, server: MessagesServer, status: int, mode: str
 ) -> None:
     number = count()
     refusal = {"error": {"type": "api_error", "message": "later"}}
@@ -182,9 +161,8 @@ def test_a_transient_refusal_is_tried_again_and_costs_nothing(
         return web.json_response(refusal, status=status) if asks else None
 
     replace_answers(server, refuse_twice)
-    with opened(server.url, tmp_path, mode=mode, retries=3, concurrency=1) as teacher:
-        assert [one.finish for one in teacher.kdtool_answer(requests(2))] == ["stop", "stop"]
-    assert (summary(tmp_path).spent, summary(tmp_path).held) == (server.bill.picodollars, 0)
+    assert [one.finish for one in ask(2, mode=mode, retries=3, concurrency=1)] == ["stop", "stop"]
+    assert (ask.ledger.spent, ask.ledger.held) == (server.bill.picodollars, 0)
 
 
 @pytest.mark.parametrize(
@@ -199,48 +177,43 @@ def test_a_transient_refusal_is_tried_again_and_costs_nothing(
     ],
 )
 def test_a_message_that_lacks_what_the_ledger_needs_is_no_answer(
-    server: MessagesServer, tmp_path: Path, changed: dict[str, Any], reason: str
+    ask: Ask, server: MessagesServer, changed: dict[str, Any], reason: str
 ) -> None:
     number = count()
     replace_answers(
         server, lambda request: message("x", **changed) if of_message(request) and not next(number) else None
     )
-    with opened(server.url, tmp_path, concurrency=1) as teacher:
-        (found,) = teacher.kdtool_answer(requests(1))
+    (found,) = ask(1, concurrency=1)
     assert found.text.startswith("answer")
-    assert [one for one in summary(tmp_path).unknown if reason in one.reason]
+    assert [one for one in ask.ledger.unknown if reason in one.reason]
 
 
-def test_an_answer_may_be_empty_or_hold_any_character(server: MessagesServer, tmp_path: Path) -> None:
+def test_an_answer_may_be_empty_or_hold_any_character(ask: Ask, server: MessagesServer) -> None:
     texts = iter(["", "\0\x85\u2028\ud800 \U0001f600", "x" * 5_000_000])
     replace_answers(server, lambda request: message(next(texts)) if of_message(request) else None)
-    with opened(server.url, tmp_path, concurrency=1) as teacher:
+    with ask.opened(concurrency=1) as teacher:
         first = [one.text for one in teacher.kdtool_answer(requests(3))]
         assert [one.text for one in teacher.kdtool_answer(requests(3))] == first
     assert first == ["", "\0\x85\u2028\N{REPLACEMENT CHARACTER} \U0001f600", "x" * 5_000_000]
 
 
-def test_refusals_for_the_rate_are_waited_for_and_are_no_failures(server: MessagesServer, tmp_path: Path) -> None:
+def test_refusals_for_the_rate_are_waited_for_and_are_no_failures(ask: Ask, server: MessagesServer) -> None:
     number = count()
     storm = server._error(429, "rate_limit_error", "too many")
     replace_answers(server, lambda request: _copy(storm) if of_message(request) and next(number) < 4 else None)
-    with opened(server.url, tmp_path, retries=0, concurrency=1) as teacher:
-        assert len(list(teacher.kdtool_answer(requests(1)))) == 1
-    seen = summary(tmp_path)
+    assert len(ask(1, retries=0, concurrency=1)) == 1
+    seen = ask.ledger
     assert (seen.attempts, seen.held) == ({"answered": 1, "failed": 4}, 0)
 
 
 def test_refusals_for_the_rate_without_an_end_end_the_run(
-    server: MessagesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ask: Ask, server: MessagesServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_messages, "_LONGEST_SILENCE", 0.3)
     storm = server._error(429, "rate_limit_error", "too many")
     replace_answers(server, lambda request: _copy(storm) if of_message(request) else None)
-    with (
-        opened(server.url, tmp_path) as teacher,
-        pytest.raises(kdtool.ServiceError, match=r"attempts: 429: too many; run again later") as stopped,
-    ):
-        list(teacher.kdtool_answer(requests(3)))
+    with pytest.raises(kdtool.ServiceError, match=r"attempts: 429: too many; run again later") as stopped:
+        ask(3)
     assert stopped.value.exit_code == 5
 
 
@@ -248,93 +221,76 @@ def _copy(response: web.Response) -> web.Response:
     return web.Response(status=response.status, body=response.body, content_type=response.content_type)
 
 
-def test_pages_among_the_answers_about_batches_are_asked_again(server: MessagesServer, tmp_path: Path) -> None:
+def test_pages_among_the_answers_about_batches_are_asked_again(ask: Ask, server: MessagesServer) -> None:
     number = count()
     replace_answers(server, lambda request: page(200) if "/batches/" in request.path and next(number) < 2 else None)
-    with opened(server.url, tmp_path, mode="batches") as teacher:
-        assert len(list(teacher.kdtool_answer(requests(5)))) == 5
+    assert len(ask(5, mode="batches")) == 5
     assert (server.bill.batches, next(number) > 2) == (1, True)
 
 
-def test_line_ends_of_unicode_do_not_cut_the_lines_of_results(server: MessagesServer, tmp_path: Path) -> None:
+def test_line_ends_of_unicode_do_not_cut_the_lines_of_results(ask: Ask) -> None:
     asked = [kdtool.Request(f"r{i}", f"a\u2028b\x85c\x0bd {i}", 99) for i in range(3)]
-    with opened(server.url, tmp_path, mode="batches") as teacher:
-        found = list(teacher.kdtool_answer(asked))
+    found = ask(asked, mode="batches")
     assert all("a\u2028b\x85c\x0bd" in one.text for one in found)
-    assert summary(tmp_path).attempts == {"answered": 3}
+    assert ask.ledger.attempts == {"answered": 3}
 
 
-def test_a_batch_whose_results_are_gone_is_unknown_and_asked_again(server: MessagesServer, tmp_path: Path) -> None:
-    with opened(server.url, tmp_path, mode="batches") as teacher:
+def test_a_batch_whose_results_are_gone_is_unknown_and_asked_again(ask: Ask, server: MessagesServer) -> None:
+    with ask.opened(mode="batches") as teacher:
         replace_answers(server, lambda request: page(502) if "/batches/" in request.path else None)
         teacher.config = teacher.config.model_copy(update={"retries": 0})
         with pytest.raises(kdtool.ServiceError, match="Nothing is lost"):
             list(teacher.kdtool_answer(requests(4)))
     server._batches.clear()
     replace_answers(server, lambda request: None)
-    with opened(server.url, tmp_path, mode="batches", on_unknown="skip") as teacher:
-        assert {one.finish for one in teacher.kdtool_answer(requests(4))} == {"refused"}
-    with opened(server.url, tmp_path, mode="batches") as teacher:
-        assert {one.finish for one in teacher.kdtool_answer(requests(4))} == {"stop"}
-    assert summary(tmp_path).attempts == {"unknown": 4, "answered": 4}
+    assert {one.finish for one in ask(4, mode="batches", on_unknown="skip")} == {"refused"}
+    assert {one.finish for one in ask(4, mode="batches")} == {"stop"}
+    assert ask.ledger.attempts == {"unknown": 4, "answered": 4}
 
 
-def test_a_list_of_batches_that_is_refused_loses_nothing(server: MessagesServer, tmp_path: Path) -> None:
+def test_a_list_of_batches_that_is_refused_loses_nothing(ask: Ask, server: MessagesServer) -> None:
     server.faults = Faults(batch_reset_after=1.0)
     refusal = server._error(400, "invalid_request_error", "no list")
     replace_answers(
         server,
         lambda request: _copy(refusal) if request.method == "GET" and request.path.endswith("/batches") else None,
     )
-    with (
-        opened(server.url, tmp_path, mode="batches", retries=0) as teacher,
-        pytest.raises(
-            kdtool.ServiceError, match=r"cannot be collected: 400: no list; run again later. Nothing is lost"
-        ),
+    with pytest.raises(
+        kdtool.ServiceError, match=r"cannot be collected: 400: no list; run again later. Nothing is lost"
     ):
-        list(teacher.kdtool_answer(requests(4)))
+        ask(4, mode="batches", retries=0)
     replace_answers(server, lambda request: None)
-    with opened(server.url, tmp_path, mode="batches") as teacher:
-        assert len(list(teacher.kdtool_answer(requests(4)))) == 4
+    assert len(ask(4, mode="batches")) == 4
     assert server.bill.batches == 1
 
 
-def test_expired_requests_of_a_batch_cost_and_hold_nothing(server: MessagesServer, tmp_path: Path) -> None:
+def test_expired_requests_of_a_batch_cost_and_hold_nothing(ask: Ask, server: MessagesServer) -> None:
     server.faults = Faults(batch_expired=0.5)
-    with opened(server.url, tmp_path, mode="batches") as teacher:
-        assert len(list(teacher.kdtool_answer(requests(20)))) == 20
-    seen = summary(tmp_path)
+    assert len(ask(20, mode="batches")) == 20
+    seen = ask.ledger
     assert (seen.held, seen.unknown, seen.spent) == (0, (), server.bill.picodollars)
     assert seen.attempts["failed"] > 0
 
 
 @pytest.mark.parametrize("key", ["sk-one\nsk-two", "sk-\u2026", "sk-\x7f"])
-def test_a_key_that_no_header_holds_is_refused_at_once(
-    server: MessagesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
-) -> None:
+def test_a_key_that_no_header_holds_is_refused_at_once(ask: Ask, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", key)
     begun = time.monotonic()
-    with (
-        opened(server.url, tmp_path) as teacher,
-        pytest.raises(kdtool.AuthenticationError, match=r"key in ANTHROPIC_API_KEY has characters.*copy it") as stopped,
-    ):
-        list(teacher.kdtool_answer(requests(1)))
+    with pytest.raises(
+        kdtool.AuthenticationError, match=r"key in ANTHROPIC_API_KEY has characters.*copy it"
+    ) as stopped:
+        ask(1)
     assert "sk-" not in str(stopped.value)
     assert time.monotonic() - begun < 5
 
 
-def test_a_key_of_the_keyring_that_is_refused_is_named_as_such(
-    server: MessagesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_key_of_the_keyring_that_is_refused_is_named_as_such(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     import keyring
 
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     monkeypatch.setattr(keyring, "get_password", lambda service, name: "sk-other")
-    with (
-        opened(server.url, tmp_path, keyring="mine") as teacher,
-        pytest.raises(kdtool.AuthenticationError, match=r"the key in keyring 'mine' is refused \(401") as stopped,
-    ):
-        list(teacher.kdtool_answer(requests(1)))
+    with pytest.raises(kdtool.AuthenticationError, match=r"the key in keyring 'mine' is refused \(401") as stopped:
+        ask(1, keyring="mine")
     assert "sk-other" not in str(stopped.value)
 
 
@@ -355,20 +311,18 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, monkeypatch: pytest.
     jumps, real, begun = cycle([0, 10**8, -(10**8)]), time.time, time.monotonic()
     monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
     with serve_process(Faults(overloaded=0.1, batch_seconds=0.5)) as server:
-        with opened(server.url, tmp_path, mode=mode) as teacher:
-            assert len(list(teacher.kdtool_answer(requests(40)))) == 40
-        assert summary(tmp_path).spent == server.bill().picodollars
+        ask = Ask(server.url, tmp_path)
+        assert len(ask(40, mode=mode)) == 40
+        assert ask.ledger.spent == server.bill().picodollars
     assert time.monotonic() - begun < 60
 
 
 def test_a_stored_answer_that_was_changed_is_named_and_bought_again(
-    server: MessagesServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ask: Ask, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with opened(server.url, tmp_path) as teacher:
-        list(teacher.kdtool_answer(requests(2)))
+    ask(2)
     with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as database, database:
         database.execute("UPDATE answer SET answer = answer || ' ' WHERE rowid = 1")
-    with opened(server.url, tmp_path) as teacher:
-        assert len(list(teacher.kdtool_answer(requests(2)))) == 2
+    assert len(ask(2)) == 2
     assert "claude: 1 answers in ledger.sqlite were changed on disk" in capsys.readouterr().out
-    assert summary(tmp_path).attempts == {"answered": 3}
+    assert ask.ledger.attempts == {"answered": 3}

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import kdtool
 import pytest
-from claude_asking import count_requests_after_answers, opened, requests, summary
+from claude_asking import Ask, requests
 from kdtool_teacher_claude.testing import serve_process
 from kdtool_teacher_claude.testing_server import Faults, MessagesServer
 
 KILLS = 30 if os.environ.get("KDTOOL_FULL_FAULTS") else 5
 
 
-def test_batches_cost_half_and_auto_takes_them_for_many(server: MessagesServer, tmp_path: Path) -> None:
-    with opened(server.url, tmp_path, mode="auto", batch_from=20, batch_size=25) as teacher:
+def test_batches_cost_half_and_auto_takes_them_for_many(ask: Ask, server: MessagesServer) -> None:
+    with ask.opened(mode="auto", batch_from=20, batch_size=25) as teacher:
         few = list(teacher.kdtool_answer(requests(19)))
         assert (len(few), server.bill.batches) == (19, 0)
         paid = server.bill.picodollars
@@ -26,17 +26,17 @@ def test_batches_cost_half_and_auto_takes_them_for_many(server: MessagesServer, 
     assert server.bill.batches == 2, "41 were missing"
     assert {one.id: one for one in few}.items() <= many.items()
     assert len(many) == 60
-    assert summary(tmp_path).spent == server.bill.picodollars
+    assert ask.ledger.spent == server.bill.picodollars
     assert server.bill.picodollars - paid == sum(many[f"r{i}"].picodollars for i in range(19, 60))
     assert many["r59"].picodollars < 0.6 * many["r0"].picodollars
 
 
 def test_a_line_shows_what_is_reserved_while_a_batch_is_waited_for(
-    server: MessagesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ask: Ask, server: MessagesServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kdtool_teacher_claude._money._SECONDS", 0.0)
     server.faults, said = Faults(batch_seconds=1.5), list[str]()
-    with opened(server.url, tmp_path, mode="batches") as teacher:
+    with ask.opened(mode="batches") as teacher:
         teacher._say = said.append
         list(teacher.kdtool_answer(requests(10)))
     waiting = [line for line in said if line.startswith("claude: 0 answers, $0.00 spent and $0.0")]
@@ -44,37 +44,34 @@ def test_a_line_shows_what_is_reserved_while_a_batch_is_waited_for(
     assert all(" reserved of $100.00, " in line for line in waiting)
 
 
-def test_expired_errored_and_missing_results_are_handled(server: MessagesServer, tmp_path: Path) -> None:
+def test_expired_errored_and_missing_results_are_handled(ask: Ask, server: MessagesServer) -> None:
     server.faults = Faults(batch_errored=0.1, batch_expired=0.1, batch_missing=0.4, cut=0.3, reset_before=0.1)
-    with opened(server.url, tmp_path, mode="batches", batch_size=50) as teacher:
-        found = list(teacher.kdtool_answer(requests(100)))
+    found = ask(100, mode="batches", batch_size=50)
     errored = [one for one in found if one.finish == "refused"]
     assert len(found) == 100
     assert errored
     assert all("prompt is too long" in one.reason for one in errored)
-    seen = summary(tmp_path)
+    seen = ask.ledger
     assert seen.answers == 100 - len(errored)
     assert server.bill.picodollars <= seen.spent + seen.held
-    assert count_requests_after_answers(tmp_path) == 0
+    assert ask.repeats == 0
 
 
-def test_a_lost_reply_makes_no_second_batch(server: MessagesServer, tmp_path: Path) -> None:
+def test_a_lost_reply_makes_no_second_batch(ask: Ask, server: MessagesServer) -> None:
     server.faults = Faults(batch_reset_after=1.0, batch_seconds=0.3)
-    with opened(server.url, tmp_path, mode="batches") as teacher:
-        assert len(list(teacher.kdtool_answer(requests(30)))) == 30
+    assert len(ask(30, mode="batches")) == 30
     assert server.bill.batches == 1
-    assert summary(tmp_path).spent == server.bill.picodollars
+    assert ask.ledger.spent == server.bill.picodollars
 
 
-def test_the_budget_holds_for_batches(server: MessagesServer, tmp_path: Path) -> None:
+def test_the_budget_holds_for_batches(ask: Ask, server: MessagesServer) -> None:
     settings = {"mode": "batches", "budget_usd": "0.03", "batch_size": 10}
-    with opened(server.url, tmp_path, **settings) as teacher, pytest.raises(kdtool.BudgetError):
-        list(teacher.kdtool_answer(requests(500)))
-    assert 10 < summary(tmp_path).answers < 500
-    assert summary(tmp_path).spent == server.bill.picodollars <= 3 * 10**10
-    with opened(server.url, tmp_path, mode="batches") as teacher:
-        assert len(list(teacher.kdtool_answer(requests(500)))) == 500
-    assert summary(tmp_path).spent == server.bill.picodollars
+    with pytest.raises(kdtool.BudgetError):
+        ask(500, **settings)
+    assert 10 < ask.ledger.answers < 500
+    assert ask.ledger.spent == server.bill.picodollars <= 3 * 10**10
+    assert len(ask(500, mode="batches")) == 500
+    assert ask.ledger.spent == server.bill.picodollars
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
@@ -82,43 +79,41 @@ def test_kills_around_submission_and_collection_make_no_second_batch(tmp_path: P
     draw = random.Random(0)
     faults = Faults(batch_seconds=0.15, batch_reset_after=0.2, reset_before=0.1)
     with serve_process(faults) as server:
+        ask = Ask(server.url, tmp_path)
         for kill in range(KILLS):
             pid = os.fork()
             if not pid:
                 try:
-                    with opened(server.url, tmp_path, mode="batches", batch_size=20) as teacher:
-                        list(teacher.kdtool_answer(requests(20 * (kill + 1))))
+                    ask(20 * (kill + 1), mode="batches", batch_size=20)
                 finally:
                     os._exit(0)
             time.sleep(draw.uniform(0.1, 0.7))
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-        with opened(server.url, tmp_path, mode="batches", batch_size=20) as teacher:
-            found = list(teacher.kdtool_answer(requests(20 * KILLS)))
+        found = ask(20 * KILLS, mode="batches", batch_size=20)
         bill = server.bill()
     assert len(found) == 20 * KILLS
     assert max(bill.charges.values()) == 1, "no request was in two batches"
     assert bill.batches == KILLS
-    assert summary(tmp_path).spent == bill.picodollars
-    assert summary(tmp_path).held == 0
+    assert ask.ledger.spent == bill.picodollars
+    assert ask.ledger.held == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 def test_a_batch_of_a_killed_run_is_collected_in_any_mode(tmp_path: Path) -> None:
     with serve_process(Faults(batch_seconds=2.0)) as server:
+        ask = Ask(server.url, tmp_path)
         pid = os.fork()
         if not pid:
             try:
-                with opened(server.url, tmp_path, mode="batches") as teacher:
-                    list(teacher.kdtool_answer(requests(30)))
+                ask(30, mode="batches")
             finally:
                 os._exit(0)
         while not server.bill().batches:
             time.sleep(0.02)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        with opened(server.url, tmp_path) as teacher:
-            assert len(list(teacher.kdtool_answer(requests(40)))) == 40
+        assert len(ask(40)) == 40
         bill = server.bill()
     assert (bill.batches, max(bill.charges.values()), len(bill.charges)) == (1, 1, 40)
-    assert summary(tmp_path).spent == bill.picodollars
+    assert ask.ledger.spent == bill.picodollars

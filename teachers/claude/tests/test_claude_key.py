@@ -14,7 +14,7 @@ from urllib.parse import quote
 import kdtool
 import pytest
 from aiohttp import web
-from claude_asking import opened, requests
+from claude_asking import Ask
 from kdtool_teacher_claude import testing_server
 from kdtool_teacher_claude.testing_server import Faults, MessagesServer
 
@@ -75,14 +75,14 @@ def test_no_process_writes_the_key(server: MessagesServer, tmp_path: Path, fault
     assert found_in(tmp_path, said) == []
 
 
-def test_a_service_that_repeats_the_key_is_not_quoted(server: MessagesServer, tmp_path: Path) -> None:
+def test_a_service_that_repeats_the_key_is_not_quoted(ask: Ask, server: MessagesServer, tmp_path: Path) -> None:
     for form in FORMS[:4] + FORMS[5:]:
         error = {"type": "authentication_error", "message": f"wrong: {form}."}
         server._refuse = lambda request, error=error: (  # type: ignore[misc, method-assign]
             web.json_response({"type": "error", "error": error}, status=401)
         )
-        with opened(server.url, tmp_path) as teacher, pytest.raises(kdtool.AuthenticationError) as stopped:
-            list(teacher.kdtool_answer(requests(3)))
+        with pytest.raises(kdtool.AuthenticationError) as stopped:
+            ask(3)
         raised: BaseException | None = stopped.value
         said = ""
         while raised is not None:

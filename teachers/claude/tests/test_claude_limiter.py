@@ -59,7 +59,7 @@ class Service:
         return allowed, {**(shown if self._headers else {}), **({} if allowed else {"retry-after": "1"})}
 
 
-def work(service: Service, clock: Clock, limiter: Limiter, workers: int, until: float) -> Coroutine[Any, Any, None]:
+async def work(service: Service, clock: Clock, limiter: Limiter, workers: int, until: float) -> None:
     async def worker() -> None:
         number = count()
         while clock.now < until:
@@ -70,10 +70,7 @@ def work(service: Service, clock: Clock, limiter: Limiter, workers: int, until: 
             else:
                 limiter.count_refusal(permit, headers)
 
-    async def everybody() -> None:
-        await asyncio.gather(*(worker() for _ in range(workers)))
-
-    return everybody()
+    await asyncio.gather(*(worker() for _ in range(workers)))
 
 
 def measured(service: Service, first: float, last: float) -> tuple[float, float]:
@@ -82,56 +79,53 @@ def measured(service: Service, first: float, last: float) -> tuple[float, float]
     return sum(found) / (last - first) * 60, 1 - sum(found) / len(found)
 
 
-@pytest.mark.parametrize("burst", [10, 600])
-def test_it_uses_the_rate_of_the_headers_and_is_not_refused(burst: int) -> None:
+def on_clock(check: Callable[[Clock, Limiter], Coroutine[Any, Any, None]], *, own: int | None = None) -> None:
+    """Run `check` with a limiter on a simulated clock."""
     clock = Clock()
-    service = Service(clock, lambda: 600, burst)
-    asyncio.run(clock.run(work(service, clock, Limiter(64, now=lambda: clock.now, sleep=clock.sleep), 64, 240)))
-    rate, refused = measured(service, 60, 240)
-    assert rate >= 0.95 * 600
-    assert refused <= 0.005
+    asyncio.run(clock.run(check(clock, Limiter(64, own, now=lambda: clock.now, sleep=clock.sleep))))
 
 
-def test_without_headers_a_burst_of_refusals_counts_once_and_the_rate_is_found() -> None:
-    clock = Clock()
-    service = Service(clock, lambda: 600, 10, headers=False)
-    asyncio.run(clock.run(work(service, clock, Limiter(64, now=lambda: clock.now, sleep=clock.sleep), 64, 240)))
-    rate, refused = measured(service, 60, 240)
-    assert rate >= 0.5 * 600
-    assert refused <= 0.1
+@pytest.mark.parametrize(
+    ("burst", "headers", "least", "most_refused"),
+    [(10, True, 0.95, 0.005), (600, True, 0.95, 0.005), (10, False, 0.5, 0.1)],
+    ids=["steady", "bursts", "a burst of refusals counts once without headers"],
+)
+def test_it_finds_and_uses_the_permitted_rate(burst: int, headers: bool, least: float, most_refused: float) -> None:
+    async def check(clock: Clock, limiter: Limiter) -> None:
+        service = Service(clock, lambda: 600, burst, headers=headers)
+        await work(service, clock, limiter, 64, 240)
+        rate, refused = measured(service, 60, 240)
+        assert rate >= least * 600
+        assert refused <= most_refused
+
+    on_clock(check)
 
 
 def test_it_shares_an_account_and_uses_what_others_leave() -> None:
-    clock = Clock()
-    service = Service(clock, lambda: 300 if clock.now < 120 else 600, 10)
-    limiter = Limiter(64, now=lambda: clock.now, sleep=clock.sleep)
-    asyncio.run(clock.run(work(service, clock, limiter, 64, 300)))
-    assert measured(service, 60, 120)[0] >= 0.95 * 300
-    assert measured(service, 200, 300)[0] >= 0.95 * 600
+    async def check(clock: Clock, limiter: Limiter) -> None:
+        service = Service(clock, lambda: 300 if clock.now < 120 else 600, 10)
+        await work(service, clock, limiter, 64, 300)
+        assert measured(service, 60, 120)[0] >= 0.95 * 300
+        assert measured(service, 200, 300)[0] >= 0.95 * 600
+
+    on_clock(check)
 
 
 def test_your_own_limit_holds_and_retry_after_is_obeyed() -> None:
-    clock = Clock()
-    limiter = Limiter(64, 60, now=lambda: clock.now, sleep=clock.sleep)
-    service = Service(clock, lambda: 6000, 6000)
-    asyncio.run(clock.run(work(service, clock, limiter, 8, 120)))
-    assert 0.95 * 60 <= measured(service, 10, 120)[0] <= 61
-
-    async def obey() -> None:
-        permit = await limiter.acquire(1, 1)
-        limiter.count_refusal(permit, {"retry-after": "17"})
+    async def check(clock: Clock, limiter: Limiter) -> None:
+        service = Service(clock, lambda: 6000, 6000)
+        await work(service, clock, limiter, 8, 120)
+        assert 0.95 * 60 <= measured(service, 10, 120)[0] <= 61
+        limiter.count_refusal(await limiter.acquire(1, 1), {"retry-after": "17"})
         before = clock.now
         limiter.count_answer(await limiter.acquire(1, 1), {}, 1, 1)
         assert clock.now - before >= 17
 
-    asyncio.run(clock.run(obey()))
+    on_clock(check, own=60)
 
 
 def test_failures_in_a_row_open_the_circuit() -> None:
-    clock = Clock()
-    limiter = Limiter(64, now=lambda: clock.now, sleep=clock.sleep)
-
-    async def fail() -> None:
+    async def check(clock: Clock, limiter: Limiter) -> None:
         for number in range(24):
             await limiter.acquire(1, 1)
             limiter.count_failure()
@@ -140,35 +134,26 @@ def test_failures_in_a_row_open_the_circuit() -> None:
         assert clock.now >= 2 + 4 + 8
         assert limiter.openings == 0
 
-    asyncio.run(clock.run(fail()))
+    on_clock(check)
 
 
 def test_tokens_a_minute_are_limited_and_estimates_corrected() -> None:
-    clock = Clock()
-    limiter = Limiter(64, now=lambda: clock.now, sleep=clock.sleep)
     spent: list[tuple[float, int]] = []
     headers = {"anthropic-ratelimit-input-tokens-limit": "60000", "anthropic-ratelimit-input-tokens-remaining": "500"}
 
-    async def worker() -> None:
-        while clock.now < 180:
-            permit = await limiter.acquire(1000, 10)
-            spent.append((clock.now, 500))
-            await clock.sleep(0.3)
-            limiter.count_answer(permit, headers, 500, 10)
+    async def check(clock: Clock, limiter: Limiter) -> None:
+        async def worker() -> None:
+            while clock.now < 180:
+                permit = await limiter.acquire(1000, 10)
+                spent.append((clock.now, 500))
+                await clock.sleep(0.3)
+                limiter.count_answer(permit, headers, 500, 10)
 
-    async def everybody() -> None:
         await asyncio.gather(*(worker() for _ in range(16)))
 
-    asyncio.run(clock.run(everybody()))
+    on_clock(check)
     used = sum(tokens for at, tokens in spent if at >= 60) / 2
     assert 0.93 * 60000 <= used <= 60000 * 1.03
-
-
-def on_clock(check: Callable[[Clock, Limiter], Coroutine[Any, Any, None]], *, own: int | None = None) -> None:
-    """Run `check` with a limiter on a clock of its own."""
-    clock = Clock()
-    limiter = Limiter(64, own, now=lambda: clock.now, sleep=clock.sleep)
-    asyncio.run(clock.run(check(clock, limiter)))
 
 
 def test_of_a_burst_of_refusals_only_the_first_counts() -> None:
@@ -258,8 +243,7 @@ def test_no_more_are_sent_when_none_remains() -> None:
     async def check(clock: Clock, limiter: Limiter) -> None:
         name = "anthropic-ratelimit-requests"
         await clock.sleep(100)
-        headers = {f"{name}-limit": "60", f"{name}-remaining": "0"}
-        limiter.count_answer(await limiter.acquire(1, 1), headers, 1, 1)
+        limiter.count_answer(await limiter.acquire(1, 1), {f"{name}-limit": "60", f"{name}-remaining": "0"}, 1, 1)
         before = clock.now
         await limiter.acquire(1, 1)
         assert clock.now - before >= 1

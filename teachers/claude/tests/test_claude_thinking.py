@@ -9,7 +9,7 @@ from typing import Any
 import kdtool
 import pydantic
 import pytest
-from claude_asking import opened, requests, summary
+from claude_asking import Ask, opened, requests
 from kdtool_teacher_claude import Claude
 from kdtool_teacher_claude._requests import prices_of
 from kdtool_teacher_claude.testing_replies import MODEL, THINKING_MODEL
@@ -20,42 +20,41 @@ from kdtool_testing import make_run
 @pytest.mark.parametrize("max_tokens", [256, 9000])  # the longer ones are streamed
 @pytest.mark.parametrize("mode", ["messages", "batches"])
 def test_thinking_is_charged_and_in_the_ledger(
-    server: MessagesServer, tmp_path: Path, mode: str, max_tokens: int
+    ask: Ask, server: MessagesServer, tmp_path: Path, mode: str, max_tokens: int
 ) -> None:
-    with opened(server.url, tmp_path, model=THINKING_MODEL, mode=mode) as teacher:
+    with ask.opened(model=THINKING_MODEL, mode=mode) as teacher:
         found = list(teacher.kdtool_answer(requests(5, max_tokens=max_tokens)))
         assert all(one.finish == "stop" and one.text.startswith("answer ") for one in found)
         account = teacher.kdtool_account(make_run(tmp_path))
     assert not any({"thinking", "output_config"} & body.keys() for body in server.bodies), "the model's defaults"
-    assert summary(tmp_path).spent == server.bill.picodollars == sum(one.picodollars for one in found)
+    assert ask.ledger.spent == server.bill.picodollars == sum(one.picodollars for one in found)
     assert account is not None
-    assert account["thinking_tokens"] == summary(tmp_path).thinking == 5 * 32
+    assert account["thinking_tokens"] == ask.ledger.thinking == 5 * 32
     assert all(one.tokens_out > 32 for one in found), "thinking is part of the output"
 
 
-def test_effort_and_thinking_are_sent_and_their_answers_kept_apart(server: MessagesServer, tmp_path: Path) -> None:
+def test_effort_and_thinking_are_sent_and_their_answers_kept_apart(ask: Ask, server: MessagesServer) -> None:
     choices: list[dict[str, Any]] = [{}, {"thinking": "off"}, {"effort": "low"}, {"thinking": "off", "effort": "high"}]
     thought = []
     for settings in choices:
-        with opened(server.url, tmp_path, model=THINKING_MODEL, **settings) as teacher:
-            list(teacher.kdtool_answer(requests(1)))
-        thought.append(summary(tmp_path).thinking)
+        ask(1, model=THINKING_MODEL, **settings)
+        thought.append(ask.ledger.thinking)
     assert thought == [32, 32, 40, 40]
     sent = [{name: body[name] for name in ("thinking", "output_config") if name in body} for body in server.bodies]
     off, high = {"thinking": {"type": "disabled"}}, {"output_config": {"effort": "high"}}
     assert sent == [{}, off, {"output_config": {"effort": "low"}}, {**off, **high}]
 
 
-def test_thinking_cuts_answers_off_unless_it_has_room(server: MessagesServer, tmp_path: Path) -> None:
+def test_thinking_cuts_answers_off_unless_it_has_room(ask: Ask, server: MessagesServer, tmp_path: Path) -> None:
     answers = []
     for room in (0, 400):
-        with opened(server.url, tmp_path, model=THINKING_MODEL, effort="max", thinking_tokens=room) as teacher:
+        with ask.opened(model=THINKING_MODEL, effort="max", thinking_tokens=room) as teacher:
             answers += list(teacher.kdtool_answer(requests(1, max_tokens=200)))
             (estimate,) = teacher.estimate_answers(make_run(tmp_path), requests(1, max_tokens=200, first=9))
         assert ("may think" in estimate.note) == (not room)
     assert [one.finish for one in answers] == ["length", "stop"]
     assert [body["max_tokens"] for body in server.bodies] == [200, 600]
-    assert summary(tmp_path).spent == server.bill.picodollars
+    assert ask.ledger.spent == server.bill.picodollars
 
 
 @pytest.mark.parametrize(
@@ -105,9 +104,11 @@ def test_defaults_keep_the_keys_of_older_answers() -> None:
         )
 
 
-def test_long_prompts_are_forecast_and_charged_at_their_own_price(server: MessagesServer, tmp_path: Path) -> None:
+def test_long_prompts_are_forecast_and_charged_at_their_own_price(
+    ask: Ask, server: MessagesServer, tmp_path: Path
+) -> None:
     long = kdtool.Request("long", "word " * 100_000, 256)
-    with opened(server.url, tmp_path, model=THINKING_MODEL, thinking="off") as teacher:
+    with ask.opened(model=THINKING_MODEL, thinking="off") as teacher:
         run = make_run(tmp_path)
         (mixed,) = teacher.estimate_answers(run, [*requests(1), long])
         (short,) = teacher.estimate_answers(run, requests(1))
@@ -115,7 +116,7 @@ def test_long_prompts_are_forecast_and_charged_at_their_own_price(server: Messag
         list(teacher.kdtool_answer([*requests(1), long]))
     assert mixed.picodollars == short.picodollars + alone.picodollars
     assert alone.picodollars > 5 * 100_000 * 100_000, "above 100,000 tokens each costs five times as much"
-    assert summary(tmp_path).spent == server.bill.picodollars
+    assert ask.ledger.spent == server.bill.picodollars
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import kdtool
 import pytest
-from claude_asking import count_requests_after_answers, opened, requests, summary
+from claude_asking import Ask, opened, requests
 from kdtool_measuring import Ledger
 from kdtool_teacher_claude import Claude
 from kdtool_teacher_claude._requests import dollars
@@ -42,10 +42,11 @@ class TestClaude(TeacherConformance):
         return {"url": self.running.url, "ledger": str(folder / "ledger.sqlite")}
 
 
-def test_the_ledger_equals_the_bill_and_nothing_is_asked_twice(server: MessagesServer, tmp_path: Path) -> None:
-    with opened(server.url, tmp_path) as teacher:
-        first = {one.id: one for one in teacher.kdtool_answer(requests(60))}
-    with opened(server.url, tmp_path, budget_usd=200, concurrency=2, timeout=30) as teacher:
+def test_the_ledger_equals_the_bill_and_nothing_is_asked_twice(
+    ask: Ask, server: MessagesServer, tmp_path: Path
+) -> None:
+    first = {one.id: one for one in ask(60)}
+    with ask.opened(budget_usd=200, concurrency=2, timeout=30) as teacher:
         again = {one.id: one for one in teacher.kdtool_answer(iter(requests(60)))}
         assert again == first
         assert {one.finish for one in first.values()} == {"stop"}
@@ -54,7 +55,7 @@ def test_the_ledger_equals_the_bill_and_nothing_is_asked_twice(server: MessagesS
         assert runtime.abilities == {"converse"}
         conversation = kdtool.Request("other", "", 256, turns=(("user", "prompt 1"),))
         assert [one.text for one in runtime.answer([conversation])] == [first["r1"].text], "measuring it costs nothing"
-    seen = summary(tmp_path)
+    seen = ask.ledger
     assert seen.spent == server.bill.picodollars == sum(one.picodollars for one in first.values())
     assert (seen.answers, seen.held, len(server.bodies)) == (60, 0, 60)
 
@@ -70,8 +71,8 @@ def test_the_store_of_the_run_holds_the_ledger(server: MessagesServer, tmp_path:
     assert (tmp_path / "store" / "answers.sqlite").exists()
 
 
-def test_the_price_of_a_sample_is_that_of_all_it_stands_for(server: MessagesServer, tmp_path: Path) -> None:
-    with opened(server.url, tmp_path, system="Write Python. " * 900) as teacher:
+def test_the_price_of_a_sample_is_that_of_all_it_stands_for(ask: Ask, tmp_path: Path) -> None:
+    with ask.opened(system="Write Python. " * 900) as teacher:
         run = make_run(tmp_path)
         (whole,) = teacher.estimate_answers(run, requests(500), 1, 1)
         (sampled,) = teacher.estimate_answers(run, requests(100), 5.0, 1)
@@ -83,85 +84,79 @@ def test_the_price_of_a_sample_is_that_of_all_it_stands_for(server: MessagesServ
     assert rest.picodollars < 0.6 * whole.picodollars
 
 
-def test_a_failure_is_raised_by_one_request_alone(server: MessagesServer, tmp_path: Path) -> None:
+def test_a_failure_is_raised_by_one_request_alone(ask: Ask, server: MessagesServer) -> None:
     server.faults = Faults(error_charged=1.0)
-    with opened(server.url, tmp_path, retries=0) as teacher, pytest.raises(kdtool.ServiceError) as raised:
-        list(teacher.kdtool_answer(requests(300)))
+    with pytest.raises(kdtool.ServiceError) as raised:
+        ask(300, retries=0)
     assert len(raised.traceback) < 20, "not once more for each request that it kept from being sent"
 
 
-def test_equal_requests_are_one_and_drawn_ones_differ_by_seed(server: MessagesServer, tmp_path: Path) -> None:
+def test_equal_requests_are_one_and_drawn_ones_differ_by_seed(ask: Ask, server: MessagesServer) -> None:
     same = [kdtool.Request(f"s{i}", "same", 9, seed=i) for i in range(5)]
     drawn = [kdtool.Request(f"d{i}", "same", 9, temperature=0.8, seed=i) for i in range(5)]
-    with opened(server.url, tmp_path) as teacher:
-        assert len(list(teacher.kdtool_answer([*same, *drawn]))) == 10
-    assert summary(tmp_path).answers == len(server.bodies) == 6
+    assert len(ask([*same, *drawn])) == 10
+    assert ask.ledger.answers == len(server.bodies) == 6
     assert all("temperature" not in body and "seed" not in body for body in server.bodies)
 
 
-def test_faults_lose_nothing_and_the_ledger_is_never_below_the_bill(server: MessagesServer, tmp_path: Path) -> None:
+def test_faults_lose_nothing_and_the_ledger_is_never_below_the_bill(ask: Ask, server: MessagesServer) -> None:
     server.faults = Faults(
         reset_before=0.03, reset_after=0.03, broken_json=0.03, error_charged=0.03, overloaded=0.03, delay=0.002
     )
-    with opened(server.url, tmp_path) as teacher:
-        found = [one.id for one in teacher.kdtool_answer(requests(300))]
+    found = [one.id for one in ask(300)]
     assert sorted(found) == sorted(one.id for one in requests(300))
-    seen, bill = summary(tmp_path), server.bill
+    seen, bill = ask.ledger, server.bill
     assert seen.spent == bill.delivered, "known results cost what the server says, to the picodollar"
     assert seen.spent < bill.picodollars <= seen.spent + seen.held
     duplicates = sum(count - 1 for count in bill.charges.values())
     assert 0 < duplicates <= seen.attempts["unknown"] == len(seen.unknown), "each is listed"
     assert {one.about.request for one in seen.unknown} <= set(found)
     assert {(one.about.model, one.about.purpose) for one in seen.unknown} == {(MODEL, "text")}
-    assert count_requests_after_answers(tmp_path) == 0
+    assert ask.repeats == 0
 
 
-def test_cut_streams_are_no_samples(server: MessagesServer, tmp_path: Path) -> None:
+def test_cut_streams_are_no_samples(ask: Ask, server: MessagesServer) -> None:
     server.faults = Faults(cut=0.1, no_stop=0.1)
-    with opened(server.url, tmp_path) as teacher:
-        found = list(teacher.kdtool_answer(requests(60, max_tokens=9000)))
+    found = ask(requests(60, max_tokens=9000))
     assert all(body["stream"] for body in server.bodies)
     assert all(one.finish == "stop" and one.text.endswith(f"prompt {one.id[1:]}") for one in found)
-    assert summary(tmp_path).spent == server.bill.delivered
-    assert summary(tmp_path).attempts["unknown"] == len(server.bodies) - 60 > 0
+    assert ask.ledger.spent == server.bill.delivered
+    assert ask.ledger.attempts["unknown"] == len(server.bodies) - 60 > 0
 
 
-def test_skip_never_pays_twice(server: MessagesServer, tmp_path: Path) -> None:
+def test_skip_never_pays_twice(ask: Ask, server: MessagesServer) -> None:
     server.faults = Faults(reset_after=0.2)
-    with opened(server.url, tmp_path, on_unknown="skip") as teacher:
-        found = list(teacher.kdtool_answer(requests(60)))
+    found = ask(60, on_unknown="skip")
     assert max(server.bill.charges.values()) == 1
     skipped = [one for one in found if one.finish == "refused"]
-    assert len(skipped) == summary(tmp_path).attempts["unknown"] > 0
+    assert len(skipped) == ask.ledger.attempts["unknown"] > 0
     assert all("may have been charged" in one.reason for one in skipped)
 
 
 def test_refusals_and_truncated_answers_are_paid_and_kept_but_wrong_requests_are_not(
-    server: MessagesServer, tmp_path: Path
+    ask: Ask, server: MessagesServer
 ) -> None:
     server.faults = Faults(refusal=0.2, truncated=0.2, bad_request=0.2)
-    with opened(server.url, tmp_path) as teacher:
-        found = Counter((one.finish, one.reason[:25]) for one in teacher.kdtool_answer(requests(80)))
+    found = Counter((one.finish, one.reason[:25]) for one in ask(80))
     assert set(found) == {("stop", ""), ("length", ""), ("refused", ""), ("refused", "400: prompt is too long: ")}
     wrong = found["refused", "400: prompt is too long: "]
-    assert (summary(tmp_path).answers, summary(tmp_path).attempts["failed"]) == (80 - wrong, wrong)
-    assert summary(tmp_path).spent == server.bill.picodollars
+    assert (ask.ledger.answers, ask.ledger.attempts["failed"]) == (80 - wrong, wrong)
+    assert ask.ledger.spent == server.bill.picodollars
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_budget_is_never_exceeded_and_more_money_goes_on(server: MessagesServer, tmp_path: Path, seed: int) -> None:
+def test_the_budget_is_never_exceeded_and_more_money_goes_on(ask: Ask, server: MessagesServer, seed: int) -> None:
     server.faults = Faults(seed, reset_after=0.05, broken_json=0.05, delay=0.002)
-    with opened(server.url, tmp_path, budget_usd="0.1") as teacher, pytest.raises(kdtool.BudgetError) as stopped:
-        list(teacher.kdtool_answer(requests(200)))
+    with pytest.raises(kdtool.BudgetError) as stopped:
+        ask(200, budget_usd="0.1")
     assert stopped.value.exit_code == 3
     assert "raise it and run again" in str(stopped.value)
-    before = summary(tmp_path)
+    before = ask.ledger
     assert before.answers > 5
     assert server.bill.picodollars <= before.spent + before.held <= 10**11
-    with opened(server.url, tmp_path) as teacher:
-        assert len(list(teacher.kdtool_answer(requests(200)))) == 200
-    assert count_requests_after_answers(tmp_path) == 0
-    assert summary(tmp_path).spent == server.bill.delivered
+    assert len(ask(200)) == 200
+    assert ask.repeats == 0
+    assert ask.ledger.spent == server.bill.delivered
 
 
 @pytest.mark.parametrize(
@@ -175,33 +170,33 @@ def test_the_budget_is_never_exceeded_and_more_money_goes_on(server: MessagesSer
     ],
 )
 def test_key_and_credit_stop_the_run(
-    server: MessagesServer, tmp_path: Path, status: int, code: str, kind: type[Exception], says: str
+    ask: Ask, server: MessagesServer, status: int, code: str, kind: type[Exception], says: str
 ) -> None:
-    with opened(server.url, tmp_path) as teacher:
+    with ask.opened() as teacher:
         assert len(list(teacher.kdtool_answer(requests(1)))) == 1
         server.faults = Faults(status=status, error=code)
         with pytest.raises(kind, match=says) as stopped:
             list(teacher.kdtool_answer(requests(500)))
     assert KEY not in str(stopped.value)
-    assert summary(tmp_path).held == 0
+    assert ask.ledger.held == 0
     assert server.bill.statuses[str(status)] <= 128
 
 
-def test_a_spend_limit_stops_after_what_is_under_way(server: MessagesServer, tmp_path: Path) -> None:
+def test_a_spend_limit_stops_after_what_is_under_way(ask: Ask, server: MessagesServer) -> None:
     server.faults = Faults(spend_limit=10**9, delay=0.002)
-    with opened(server.url, tmp_path) as teacher, pytest.raises(kdtool.AuthenticationError, match="add credit"):
-        list(teacher.kdtool_answer(requests(200)))
-    assert summary(tmp_path).spent == server.bill.picodollars
+    with pytest.raises(kdtool.AuthenticationError, match="add credit"):
+        ask(200)
+    assert ask.ledger.spent == server.bill.picodollars
 
 
-def test_mistakes_are_a_sentence_each(server: MessagesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_are_a_sentence_each(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path)
     with (
-        opened(server.url, tmp_path, model="claude-nothing") as teacher,
+        ask.opened(model="claude-nothing") as teacher,
         pytest.raises(kdtool.UsageError, match=r"price of 'claude-nothing' is unknown.*prices: \{input"),
     ):
         teacher.kdtool_check(run, "start")
-    with opened(server.url, tmp_path, model="claude-nothing", prices={"input": 3, "output": 15}) as teacher:
+    with ask.opened(model="claude-nothing", prices={"input": 3, "output": 15}) as teacher:
         teacher.kdtool_check(run, "start")
         with pytest.raises(kdtool.UsageError, match="'claude-nothing' is unknown to the service"):
             list(teacher.kdtool_answer(requests(1)))
@@ -211,24 +206,14 @@ def test_mistakes_are_a_sentence_each(server: MessagesServer, tmp_path: Path, mo
     with pytest.raises(ValueError, match="budget_usd"):
         Claude.Config.model_validate({"model": MODEL})
     monkeypatch.delenv("ANTHROPIC_API_KEY")
-    with (
-        opened(server.url, tmp_path) as teacher,
-        pytest.raises(kdtool.AuthenticationError, match=r"ANTHROPIC_API_KEY is not set.*or name a service"),
-    ):
-        list(teacher.kdtool_answer(requests(1)))
+    with pytest.raises(kdtool.AuthenticationError, match=r"ANTHROPIC_API_KEY is not set.*or name a service"):
+        ask(1)
     with Ledger(tmp_path / "ledger.sqlite"):
         pass
 
 
-def test_a_server_that_is_down_is_given_up(tmp_path: Path) -> None:
-    with opened("http://127.0.0.1:1", tmp_path, retries=0) as teacher, pytest.raises(kdtool.ServiceError):
-        list(teacher.kdtool_answer(requests(3)))
-    assert summary(tmp_path).attempts == {}
-
-
-def test_offline_only_stored_answers_are_given(server: MessagesServer, tmp_path: Path) -> None:
-    with opened(server.url, tmp_path) as teacher:
-        list(teacher.kdtool_answer(requests(2)))
+def test_offline_only_stored_answers_are_given(ask: Ask, tmp_path: Path) -> None:
+    ask(2)
     with opened("https://api.anthropic.com", tmp_path) as teacher:
         teacher.kdtool_identity(make_run(tmp_path, offline=True))
         assert len(list(teacher.kdtool_answer(requests(2)))) == 2
@@ -236,30 +221,24 @@ def test_offline_only_stored_answers_are_given(server: MessagesServer, tmp_path:
             list(teacher.kdtool_answer(requests(3)))
 
 
-def test_the_key_may_be_in_the_keyring(server: MessagesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_may_be_in_the_keyring(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     import keyring
 
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     entries = {("mine", "anthropic"): KEY}
     monkeypatch.setattr(keyring, "get_password", lambda service, name: entries.get((service, name)))
-    with opened(server.url, tmp_path, keyring="mine") as teacher:
-        assert len(list(teacher.kdtool_answer(requests(1)))) == 1
-    with (
-        opened(server.url, tmp_path, keyring="other") as teacher,
-        pytest.raises(kdtool.AuthenticationError, match="is not set"),
-    ):
-        list(teacher.kdtool_answer(requests(2)))
+    assert len(ask(1, keyring="mine")) == 1
+    with pytest.raises(kdtool.AuthenticationError, match="is not set"):
+        ask(2, keyring="other")
 
 
-def test_a_shared_prefix_is_written_to_the_cache_once(server: MessagesServer, tmp_path: Path) -> None:
+def test_a_shared_prefix_is_written_to_the_cache_once(ask: Ask, server: MessagesServer) -> None:
     server.faults = Faults(delay=0.02)
-    with opened(server.url, tmp_path, system="Answer well. " * 500) as teacher:
-        list(teacher.kdtool_answer(requests(50)))
+    ask(50, system="Answer well. " * 500)
     assert server.bill.cache_writes == 1, "one request warms the prefix, and the others wait for it"
     assert server.bill.most_under_way > 4, "and not for each other"
-    assert summary(tmp_path).spent == server.bill.picodollars
-    with opened(server.url, tmp_path, system="Answer well.") as teacher:
-        list(teacher.kdtool_answer(requests(5)))
+    assert ask.ledger.spent == server.bill.picodollars
+    ask(5, system="Answer well.")
     assert server.bodies[-1]["system"] == "Answer well.", "too short for the cache, so not marked"
 
 
@@ -270,12 +249,12 @@ def test_its_terms_need_to_be_acknowledged_for_text() -> None:
 
 
 def test_lines_show_money_speed_and_the_share_of_cached_tokens(
-    server: MessagesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ask: Ask, server: MessagesServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.faults = Faults(delay=0.01)
     monkeypatch.setattr("kdtool_teacher_claude._money._SECONDS", 0.0)
     said: list[str] = []
-    with opened(server.url, tmp_path, system="Answer well. " * 500, concurrency=4) as teacher:
+    with ask.opened(system="Answer well. " * 500, concurrency=4) as teacher:
         teacher._say = said.append
         list(teacher.kdtool_answer(requests(30)))
     read = sum(_cached(body) for body in server.bodies[1:])

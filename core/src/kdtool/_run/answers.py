@@ -208,7 +208,7 @@ def storage_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        remedy = f"free space or allow writing there; mend a damaged file by `kdtool data mend {file}`"
+        remedy = "free space or allow writing there; restore a damaged file from a backup, or delete it"
         raise StorageError(f"answers of teachers cannot be kept in {file}: {error}; {remedy}") from error
 
 

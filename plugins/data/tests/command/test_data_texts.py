@@ -173,8 +173,7 @@ def test_requests_without_an_answer_are_counted_and_listed(
         ("python/easy/generate/8#1", 10**9),
     ]
     moved = tmp_path / "own.sqlite"
-    for ending in ("", ".seal"):
-        (tmp_path / "store" / f"answers.sqlite{ending}").rename(f"{moved}{ending}")
+    (tmp_path / "store" / "answers.sqlite").rename(moved)
     assert "unknown" not in say("status", "recipe.json")
     assert "1 sent and not answered" in say("status", "recipe.json", "--unknown", "--ledger", str(moved))
 
@@ -297,29 +296,3 @@ def test_a_recipe_without_a_generation_says_so(recipe: Path, say: Callable[..., 
     kdtool.run(recipe, store="store")
     assert "has no generated rows" in say("status", "recipe.json", code=2)
     assert "no finished run" in say("status", ".", code=2)
-
-
-def test_a_damaged_ledger_is_mended_with_the_money_that_is_missing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def say(*words: str, code: int = 0) -> str:
-        assert call(["data", "mend", str(file), *words]) == code
-        return "".join(capsys.readouterr())
-
-    file = tmp_path / "answers.sqlite"
-    assert "there is no ledger at" in say(code=2)
-    with Ledger(file) as ledger:
-        attempt = ledger.reserve("key", 3 * 10**9, limit=10**12)
-        assert attempt is not None
-        ledger.write_intent(attempt).result()
-    assert "is whole; nothing was changed" in say()
-    file.write_bytes(b"")
-    assert "is not a number of dollars" in say("--missing-usd", "many", code=2)
-    said = say()
-    assert "missing: $0.003000, reserved from now on" in said
-    assert "kept as" in said
-    assert (tmp_path / "answers.sqlite.damaged-1").exists()
-    file.write_bytes(b"")
-    assert "missing: $0.500000" in say("--missing-usd", "0.5")
-    with Ledger(file) as ledger:
-        assert ledger.on_hold == 5 * 10**11

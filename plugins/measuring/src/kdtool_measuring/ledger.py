@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -20,8 +19,8 @@ from typing import NamedTuple
 
 import kdtool
 
-from kdtool_measuring.ledger_files import Seal, Sealed, Spare, damaged_error, lock_ledger, storage_errors
-from kdtool_measuring.ledger_tables import NEW_ANSWER, NEW_COUNT, is_answer, is_unchanged, open_tables, text_digest
+from kdtool_measuring.ledger_files import damaged_error, lock_ledger, storage_errors
+from kdtool_measuring.ledger_tables import NEW_ANSWER, is_answer, is_unchanged, open_tables, text_digest
 
 _INTENT = """INSERT INTO attempt (id, key, state, reserved, begun, batch, model, purpose, request)
     VALUES (?, ?, 'open', ?, ?, ?, ?, ?, ?)"""
@@ -47,7 +46,7 @@ class Ledger:
     Raises:
         LockedError: another process, or another `Ledger` of this one, has the file open.
         UsageError: the file was written by another version.
-        StorageError: the file cannot be written, is damaged, or lacks commits that its seal counts.
+        StorageError: the file cannot be written, or is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,16 +57,10 @@ class Ledger:
             self._stack = stack.pop_all()
 
     def _open(self, stack: ExitStack) -> None:
-        database, money, seal = open_tables(self.path)
+        database, (self._spent, self._held, self._last) = open_tables(self.path)
         stack.enter_context(closing(database))
-        stack.enter_context(closing(seal))
-        database.execute(
-            "UPDATE attempt SET state = 'unknown', reason = 'the process ended before an answer was recorded' "
-            "WHERE state = 'open' AND batch IS NULL"
-        )
-        self._spent, self._held, self._last = money.spent, money.held, money.last
         self._reader = stack.enter_context(closing(kdtool.open_answers(self.path, read_only=True)))
-        self._writer = Writer(database, self.path, Spare(self.path), seal, money.sealed)
+        self._writer = Writer(database, self.path)
         stack.callback(self._writer.close)
         self._database = database
         self._changed: set[str] = set()
@@ -135,7 +128,7 @@ class Ledger:
 
     def write_intent(self, attempt: Attempt) -> Future[None]:
         """Record the attempt. Send the request when the future is done."""
-        return self._writer.write(_intent(attempt, None), change=attempt.reserved, begins=True)
+        return self._writer.write(_intent(attempt, None))
 
     def settle(self, attempt: Attempt, answer: str, picodollars: int, thinking: int = 0) -> Future[None]:
         """Store the answer, its price and tokens of thinking at once; the future is done when all are on disk."""
@@ -145,15 +138,12 @@ class Ledger:
                 (picodollars, thinking, attempt.id),
             ),
             (NEW_ANSWER, (attempt.key, answer, text_digest(answer))),
-            change=picodollars - attempt.reserved,
             then=lambda: self._move(attempt.reserved, picodollars),
         )
 
     def release(self, attempt: Attempt, reason: str) -> Future[None]:
         """Record that the service refused the request and charges nothing."""
-        return self._writer.write(
-            _state("failed", attempt, reason), change=-attempt.reserved, then=lambda: self._move(attempt.reserved, 0)
-        )
+        return self._writer.write(_state("failed", attempt, reason), then=lambda: self._move(attempt.reserved, 0))
 
     def doubt(self, attempt: Attempt, reason: str) -> Future[None]:
         """Record that the request was sent and no answer came: its reservation stays set aside."""
@@ -162,8 +152,7 @@ class Ledger:
     def write_batch(self, name: str, attempts: Sequence[Attempt]) -> Future[None]:
         """Record a batch with all its attempts. Submit it when the future is done."""
         batch: Statement = ("INSERT INTO batch (id, state, begun) VALUES (?, 'open', ?)", (name, time.time()))
-        intents = (_intent(attempt, name) for attempt in attempts)
-        return self._writer.write(batch, *intents, change=sum(attempt.reserved for attempt in attempts), begins=True)
+        return self._writer.write(batch, *(_intent(attempt, name) for attempt in attempts))
 
     def write_submitted(self, name: str, remote: str) -> Future[None]:
         """Record the service's id of a batch."""
@@ -260,59 +249,38 @@ Statement = tuple[str, Sequence[object]]
 
 class _Job(NamedTuple):
     statements: Sequence[Statement]
-    change: int
     then: Callable[[], None] | None
     future: Future[None]
 
 
 class Writer:
-    """Executes groups of statements, each group in whole or not at all. After one failure it refuses all others.
+    """Executes groups of statements, each group in whole or not at all.
 
-    The first failure to write frees the spare room: requests under way can then be recorded, and no new one begins.
+    After one failure it refuses all others: no new request begins, and no batch ends whose results were not written.
 
     Args:
         database: the ledger's connection, in autocommit mode.
         path: its file.
-        spare: room to record requests under way when the disk is full.
-        seal: written after each commit, before any future of it is done.
-        sealed: the state of the database now.
     """
 
-    def __init__(self, database: sqlite3.Connection, path: Path, spare: Spare, seal: Seal, sealed: Sealed) -> None:
+    def __init__(self, database: sqlite3.Connection, path: Path) -> None:
         self._database = database
         self._path = path
-        self._spare = spare
-        self._seal = seal
-        self._sealed = sealed
-        self._full: kdtool.StorageError | None = None
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._failure: BaseException | None = None
         self._thread = Thread(target=self._work, name="ledger", daemon=True)
         self._thread.start()
 
-    def write(
-        self, *statements: Statement, change: int = 0, then: Callable[[], None] | None = None, begins: bool = False
-    ) -> Future[None]:
-        """Write in one transaction; the future is done once it is on disk and `then` was called, or has a StorageError.
-
-        Args:
-            statements: what to execute.
-            change: picodollars that it adds to the money spent and reserved.
-            then: called when it is on disk.
-            begins: something new follows, which must not begin once the disk is full.
-        """
+    def write(self, *statements: Statement, then: Callable[[], None] | None = None) -> Future[None]:
+        """Write in one transaction; the future is done once it is on disk and `then` was called, or has a StorageError."""
         future: Future[None] = Future()
-        if begins and self._full is not None:
-            future.set_exception(self._full)
-            return future
-        self._jobs.put(_Job(statements, change, then, future))
+        self._jobs.put(_Job(statements, then, future))
         return future
 
     def close(self) -> None:
         """Write what waits, and end the thread."""
         self._jobs.put(None)
         self._thread.join()
-        self._spare.free()
 
     def _work(self) -> None:
         last = False
@@ -342,30 +310,8 @@ class Writer:
                 job.future.set_exception(self._failure)
 
     def _execute(self, jobs: list[_Job]) -> None:
-        before = self._sealed
-        sealed = Sealed(before.commits + 1, before.picodollars + sum(job.change for job in jobs))
-        self._with_room(partial(self._transact, jobs, sealed.commits))
-        # Without a sync, a power cut may leave an older seal, which counts as much money or more.
-        self._with_room(partial(self._write_seal, sealed, sync=sealed.picodollars > before.picodollars))
-        self._sealed = sealed
-
-    def _with_room(self, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except kdtool.StorageError as error:
-            if not self._spare.free():
-                raise
-            self._full = error
-            write()
-
-    def _transact(self, jobs: list[_Job], commits: int) -> None:
         with storage_errors(self._path), self._database:
             self._database.execute("BEGIN IMMEDIATE")
             for job in jobs:
                 for sql, values in job.statements:
                     self._database.execute(sql, values)
-            self._database.execute(NEW_COUNT, (commits,))
-
-    def _write_seal(self, sealed: Sealed, *, sync: bool) -> None:
-        with storage_errors(self._path):
-            self._seal.write(sealed, sync=sync)

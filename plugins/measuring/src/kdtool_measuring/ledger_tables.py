@@ -10,19 +10,18 @@ import hashlib
 import json
 import sqlite3
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import kdtool
 
-from kdtool_measuring.ledger_files import Seal, Sealed, damaged_error, read_seal
+from kdtool_measuring.ledger_files import damaged_error
 
 NEW_ANSWER = "INSERT OR REPLACE INTO answer (key, answer, sha256) VALUES (?, ?, ?)"
 """Into kdtool's own table."""
-NEW_COUNT = "INSERT OR REPLACE INTO seal (id, commits) VALUES (1, ?)"
-ABOUT = ("model", "purpose", "request")
+_ABOUT = ("model", "purpose", "request")
 """Columns of `attempt` that describe the request."""
-ADDED = {**dict.fromkeys(ABOUT, "TEXT NOT NULL DEFAULT ''"), "thinking": "INTEGER NOT NULL DEFAULT 0"}
+_ADDED = {**dict.fromkeys(_ABOUT, "TEXT NOT NULL DEFAULT ''"), "thinking": "INTEGER NOT NULL DEFAULT 0"}
 """Columns of `attempt` that files of earlier versions get when they are opened, with their types."""
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS attempt (
@@ -32,49 +31,43 @@ _TABLES = (
     "CREATE INDEX IF NOT EXISTS attempt_batch ON attempt (batch) WHERE batch IS NOT NULL",
     """CREATE TABLE IF NOT EXISTS batch (
         id TEXT PRIMARY KEY, remote TEXT NOT NULL DEFAULT '', state TEXT NOT NULL, begun REAL NOT NULL)""",
-    "CREATE TABLE IF NOT EXISTS seal (id INTEGER PRIMARY KEY, commits INTEGER NOT NULL)",
 )
 
 
-def open_tables(path: Path) -> tuple[sqlite3.Connection, Money, Seal]:
-    """Return a connection whose commits survive a power cut, the money in the file, and its seal, made if it is new.
+def open_tables(path: Path) -> tuple[sqlite3.Connection, Money]:
+    """Return a connection whose commits survive a power cut, and the money in the file, which is made if it is missing.
+
+    Attempts of an earlier process that are in no batch are unknown from now on.
 
     Raises:
-        StorageError: the file is damaged, or commits are missing from it.
+        StorageError: the file is damaged.
         UsageError: another version wrote it.
         sqlite3.Error, OSError: it cannot be read or written.
     """
     with ExitStack() as stack:
-        sealed = read_seal(path)
         database = stack.enter_context(closing(kdtool.open_answers(path)))
-        money = require_whole(database, path, sealed)
+        money = require_whole(database, path)
         database.execute("PRAGMA synchronous = FULL")
-        seal = stack.enter_context(closing(Seal(path)))
-        if sealed is None:
-            seal.write(money.sealed)
-        counted = Sealed(money.sealed.commits + 1, money.sealed.picodollars)
         with database:
             database.execute("BEGIN IMMEDIATE")
-            create_tables(database)
-            database.execute(NEW_COUNT, (counted.commits,))
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # a copy without log and seal shows that it had a seal
-        seal.write(counted)
+            _create_tables(database)
+            database.execute(_LEFT)
         stack.pop_all()
-    return database, replace(money, sealed=counted), seal
+    return database, money
 
 
-def create_tables(database: sqlite3.Connection) -> None:
+def _create_tables(database: sqlite3.Connection) -> None:
     """Create the missing tables and columns of a ledger, within the caller's transaction."""
     for statement in _TABLES:
         database.execute(statement)
-    for name in sorted(set(ADDED) - _attempt_columns(database)):
-        database.execute(f"ALTER TABLE attempt ADD COLUMN {name} {ADDED[name]}")
+    for name in sorted(set(_ADDED) - _attempt_columns(database)):
+        database.execute(f"ALTER TABLE attempt ADD COLUMN {name} {_ADDED[name]}")
 
 
 def columns_about(database: sqlite3.Connection) -> str:
     """Return SQL for model, purpose and request of attempts; they are empty in a file that an earlier version wrote."""
     known = _attempt_columns(database)
-    return ", ".join(name if name in known else f"'' AS {name}" for name in ABOUT)
+    return ", ".join(name if name in known else f"'' AS {name}" for name in _ABOUT)
 
 
 def thinking_tokens(database: sqlite3.Connection) -> int:
@@ -87,14 +80,16 @@ def _attempt_columns(database: sqlite3.Connection) -> set[str]:
     return {row[1] for row in database.execute("PRAGMA table_info(attempt)")}
 
 
-BAD_ATTEMPT = """NOT COALESCE(
+_BAD_ATTEMPT = """NOT COALESCE(
     id BETWEEN 1 AND 1 << 62 AND typeof(key) = 'text' AND state IN ('open', 'answered', 'failed', 'unknown')
     AND typeof(reserved) = 'integer' AND reserved BETWEEN 0 AND 1000000000000000000
     AND typeof(cost) = 'integer' AND cost BETWEEN 0 AND 1000000000000000000
     AND typeof(begun) IN ('real', 'integer') AND abs(begun) < 100000000000
     AND typeof(batch) IN ('text', 'null') AND typeof(reason) = 'text', 0)"""
 """SQL of an attempt that no version wrote, such as one with a negative cost or of more than a million dollars."""
-BAD_BATCH = """NOT COALESCE(typeof(id) = 'text' AND typeof(remote) = 'text' AND state IN ('open', 'ended'), 0)"""
+_BAD_BATCH = """NOT COALESCE(typeof(id) = 'text' AND typeof(remote) = 'text' AND state IN ('open', 'ended'), 0)"""
+_LEFT = """UPDATE attempt SET state = 'unknown', reason = 'the process ended before an answer was recorded'
+    WHERE state = 'open' AND batch IS NULL"""
 _FIRST_COLUMNS = {
     "answer": {"key", "answer", "sha256"},
     "attempt": {"id", "key", "state", "reserved", "cost", "begun", "batch", "reason"},
@@ -105,59 +100,28 @@ _MONEY = """SELECT COALESCE(SUM(cost), 0), COALESCE(SUM(CASE WHEN state IN ('ope
     COALESCE(MAX(id), 0) FROM attempt"""
 
 
-@dataclass(frozen=True)
-class Money:
-    """Picodollars spent and held by a ledger, its largest id of an attempt, and the seal that its state deserves."""
+class Money(NamedTuple):
+    """Picodollars spent and held by a ledger, and its largest id of an attempt."""
 
-    spent: int
-    held: int
-    last: int
-    sealed: Sealed
+    spent: int = 0
+    held: int = 0
+    last: int = 0
 
 
-def require_whole(database: sqlite3.Connection, path: Path, sealed: Sealed | None) -> Money:
+def require_whole(database: sqlite3.Connection, path: Path) -> Money:
     """Return the money of a ledger, also of one without tables.
 
-    Args:
-        database: a connection to the file.
-        path: the file.
-        sealed: its seal, read before the transaction began: a commit comes before its seal.
-
     Raises:
-        StorageError: a page, a table or a row is damaged, or commits are missing.
+        StorageError: a page, a table or a row is damaged.
         sqlite3.Error: SQLite finds the damage itself.
     """
     (result,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    has_attempts = "attempt" in tables_of(database)
     problem = "" if result == "ok" else f"SQLite reports {result!r}"
-    problem = problem or _foreign_tables(database) or (_bad_rows(database) if "attempt" in tables_of(database) else "")
+    problem = problem or _foreign_tables(database) or (_bad_rows(database) if has_attempts else "")
     if problem:
         raise damaged_error(path, problem)
-    money = _money_of(database)
-    if problem := _missing_commits(path, money.sealed, sealed or read_seal(path)):
-        raise damaged_error(path, problem)
-    return money
-
-
-def _money_of(database: sqlite3.Connection) -> Money:
-    tables = tables_of(database)
-    spent, held, last = database.execute(_MONEY).fetchone() if "attempt" in tables else (0, 0, 0)
-    query = "SELECT COALESCE(MAX(commits), 0) FROM seal WHERE typeof(commits) = 'integer'"
-    (commits,) = database.execute(query).fetchone() if "seal" in tables else (0,)
-    return Money(spent, held, last, Sealed(commits, spent + held))
-
-
-def _missing_commits(path: Path, stored: Sealed, sealed: Sealed | None) -> str:
-    if sealed is None:
-        return "its seal is missing, which shows whether money is missing" if stored.commits else ""
-    if stored.commits >= sealed.commits and (
-        stored.commits > sealed.commits or stored.picodollars >= sealed.picodollars
-    ):
-        return ""
-    lost = max(0, sealed.picodollars - stored.picodollars) / 1e12
-    return (
-        f"${lost:,.4f} of ${sealed.picodollars / 1e12:,.4f} spent or reserved are missing, and "
-        f"{sealed.commits - stored.commits:,} of {sealed.commits:,} commits, as after the loss of {path.name}-wal"
-    )
+    return Money(*database.execute(_MONEY).fetchone()) if has_attempts else Money()
 
 
 def _foreign_tables(database: sqlite3.Connection) -> str:
@@ -172,7 +136,7 @@ def _foreign_tables(database: sqlite3.Connection) -> str:
 
 
 def _bad_rows(database: sqlite3.Connection) -> str:
-    for table, bad in (("attempt", BAD_ATTEMPT), ("batch", BAD_BATCH)):
+    for table, bad in (("attempt", _BAD_ATTEMPT), ("batch", _BAD_BATCH)):
         row = database.execute(f"SELECT rowid FROM {table} WHERE {bad} LIMIT 1").fetchone()  # noqa: S608 - SQL of ours
         if row is not None:
             return f"row {row[0]} of table {table!r} has values that kdtool does not write"

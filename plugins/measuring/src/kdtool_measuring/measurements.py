@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from heapq import nsmallest
@@ -15,8 +16,6 @@ from math import exp, isfinite
 from typing import ClassVar, Literal, get_args
 
 import kdtool
-
-from kdtool_measuring.answers import cannot, open_for_measuring
 
 
 @dataclass(frozen=True)
@@ -223,3 +222,39 @@ def bytes_of_exact_heads(ahead: kdtool.RunForecast) -> int:
     """
     student = ahead.models[ahead.student]
     return 4 * student.vocabulary * student.hidden if ahead.student_bytes < 4 * student.parameters else 0
+
+
+_ABILITIES: Mapping[kdtool.Ability, str] = {
+    "continue": "continue text, only answer in a chat",
+    "converse": "answer in a chat, only continue text",
+    "prefill": "continue the beginning of an answer",
+    "score": "score text",
+    "infill": "infill, because its tokenizer has no FIM tokens",
+}
+
+
+def cannot(ability: kdtool.Ability) -> str:
+    """Return the clause "it cannot …" for a missing ability, as the reason why a subject is left out."""
+    return f"it cannot {_ABILITIES[ability]}"
+
+
+@contextmanager
+def open_for_measuring(
+    run: kdtool.RunInfo,
+    subject: kdtool.Subject,
+    evaluator: str,
+    unfit: Callable[[kdtool.Runtime], str] | None = None,
+) -> Iterator[kdtool.Runtime | None]:
+    """Open a subject for the block; None, with a message to the user, if nothing opens it or it is unfit."""
+    opened = kdtool.open_subject(run, subject)
+    if opened is None:
+        run.say(
+            f"{evaluator}: {subject.name} is left out, no component opens it; its component must implement kdtool_open"
+        )
+        yield None
+        return
+    with opened.value as runtime:
+        reason = unfit(runtime) if unfit else ""
+        if reason:
+            run.say(f"{evaluator}: {subject.name} is left out, {reason}")
+        yield None if reason else runtime

@@ -72,7 +72,7 @@ class Claude(kdtool.Teacher, Priced):
         self._remember(run)
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
-        """Refuse a model whose price is unknown, and a ledger that lost money."""
+        """Refuse a model whose price is unknown, and a damaged ledger."""
         from kdtool_measuring import check_ledger
 
         from kdtool_teacher_claude._requests import prices_of

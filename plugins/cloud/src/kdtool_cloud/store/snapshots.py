@@ -108,13 +108,12 @@ class Answers:
         if self._lease is None or not self._file.exists():
             return
         with self._alone():
-            seal = _read_seal(self._file)  # before the answers: it must not count commits that the snapshot lacks
             state, sha256 = self._read_state(), snapshot(self._file, self._copy)
             if sha256 == state["sha256"]:
                 return
             send_file(self._objects, _SNAPSHOTS, self._copy, sha256, self._objects.list(_SNAPSHOTS))
             number = state["number"] + 1
-            entry = {"bytes": self._copy.stat().st_size, "sha256": sha256, "seal": seal}
+            entry = {"bytes": self._copy.stat().st_size, "sha256": sha256}
             if not self._objects.create(_snapshot_key(number), json.dumps(entry).encode()):
                 raise self._conflict()
             self._write_state(number, sha256)
@@ -137,8 +136,6 @@ class Answers:
             self._copy.unlink(missing_ok=True)
             fetch_file(self._objects, _SNAPSHOTS, self._copy, entry, self._objects.list(_SNAPSHOTS))
             restore(self._copy, self._file)
-            if entry["seal"]:
-                _seal(self._file).write_text(entry["seal"], encoding="ascii")
         self._write_state(number, entry["sha256"])
 
     def _latest(self) -> int:
@@ -188,14 +185,6 @@ class Answers:
 
 def _snapshot_key(number: int) -> str:
     return f"{_SNAPSHOTS}/{number:08}.json"
-
-
-def _seal(file: Path) -> Path:
-    return file.with_name(f"{file.name}.seal")
-
-
-def _read_seal(file: Path) -> str:
-    return _seal(file).read_text(encoding="ascii") if _seal(file).exists() else ""
 
 
 _KNOWN = "known-runs"

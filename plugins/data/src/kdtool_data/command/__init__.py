@@ -1,6 +1,6 @@
 """The click commands of `kdtool data`, which inspects and exports data stored by runs.
 
-Apart from `mend`, which repairs a ledger of paid answers, no command changes what runs stored.
+No command changes what runs stored.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -234,62 +233,12 @@ def _generations_of(text: FoundText) -> list[Generated]:
     return generations
 
 
-_PICODOLLARS = 10**12
-_MOST_DOLLARS = 10**6
-"""Dollars that an attempt in a ledger can have."""
-
-
-def _dollars(_: click.Context, __: click.Parameter, value: str | None) -> Decimal | None:
-    """Return an exact number of dollars.
-
-    Raises:
-        BadParameter: it is not one.
-    """
-    try:
-        dollars = None if value is None else Decimal(value)
-    except InvalidOperation:
-        dollars = Decimal(-1)
-    if dollars is not None and not 0 <= dollars <= _MOST_DOLLARS:
-        raise click.BadParameter(f"{value!r} is not a number of dollars from 0 to {_MOST_DOLLARS:,}")
-    return dollars
-
-
-@click.command()
-@click.argument("ledger", type=click.Path(dir_okay=False, path_type=Path))
-@click.option(
-    "--missing-usd",
-    "missing",
-    metavar="DOLLARS",
-    callback=_dollars,
-    help="Money that the ledger lacks; without it, the amount that its seal counts.",
-)
-def mend(ledger: Path, missing: Decimal | None) -> None:
-    """Mend LEDGER, a damaged file of paid answers: keep what can be read, and count missing money against the budget.
-
-    \b
-    Example:  kdtool data mend store/answers.sqlite
-    """  # noqa: D301 - click reads backspaces
-    from kdtool_measuring import mend_ledger
-
-    mended = mend_ledger(ledger, None if missing is None else int(missing * _PICODOLLARS))
-    if mended is None:
-        click.echo(f"{ledger} is whole; nothing was changed")
-        return
-    click.echo(
-        f"{ledger} holds {mended.answers:,} answers and {mended.attempts:,} attempts that could be read\n"
-        f"missing: ${mended.missing / _PICODOLLARS:,.6f}, reserved from now on like a request without a known outcome\n"
-        "answers that could not be read are asked for, and paid for, again within budget_usd"
-    )
-    if mended.damaged.exists():
-        click.echo(f"the damaged file is kept as {mended.damaged}")
-
-
 @click.group()
 def data() -> None:
     """Inspect and export data stored by runs."""
 
 
-for _subcommand in (plan, status, export, recover, quarantine, mend):
+for _subcommand in (plan, status, export, recover, quarantine):
     data.add_command(_subcommand)
 
 
