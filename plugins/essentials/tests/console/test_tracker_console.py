@@ -9,8 +9,7 @@ from pathlib import Path
 
 import kdtool
 import pytest
-from kdtool_essentials.console import ConsoleTracker, Position
-from kdtool_essentials.console.lines import PlainDisplay, describe_measurement, duration, rate, roughly
+from kdtool_essentials.console import ConsoleTracker, PlainDisplay, Position, describe_measurement
 from kdtool_essentials.console.live import LiveDisplay
 from kdtool_testing import TrackerConformance, make_run
 from rich.console import Console
@@ -211,12 +210,6 @@ def test_a_terminal_shows_the_position_above_the_bars(monkeypatch: pytest.Monkey
     display.end("training of student, seed 0", 1.5, reused=False)
     assert len([*display._progress.get_renderables()]) == 1, "without a bar the position would stay on the screen"
     display.close()
-
-
-def test_words() -> None:
-    assert [duration(s) for s in (0.04, 9.96, 100, 6000)] == ["0.0 s", "10 s", "1 min 40 s", "1 h 40 min"]
-    assert [rate(r, "rows") for r in (0.25, 12.345, 1900)] == ["4.0 s each", "12.3 rows/s", "1.9k rows/s"]
-    assert [roughly(s) for s in (0.2, 89, 720, 9000)] == ["1 s", "89 s", "12 min", "2.5 h"]
 
 
 def test_the_first_text_of_a_measurement_is_shown() -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import kdtool
 import pytest
@@ -13,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_essentials.packed import Packed, Pairs
 from kdtool_testing import ByteTokenizer, make_run
+from packing import END, documents_of, pack
 
-END, START = ByteTokenizer.end_of_text, 257
+START = 257
 
 
 class Begun(ByteTokenizer):
@@ -39,32 +38,16 @@ class Twice(Begun):
     document_start = (START, START + 1)
 
 
-def documents(rows: Sequence[kdtool.Row]) -> list[list[tuple[int, bool]]]:
-    """The tokens of each document of each row, and whether it is learned."""
-    found = []
-    for row in rows:
-        tokens = zip(row.document, row.input_ids, row.labelled, strict=True)
-        for number, part in groupby(tokens, lambda token: token[0]):
-            if number >= 0:
-                found.append([(token, learned) for _, token, learned in part])
-    return found
-
-
-def pack(bodies: Sequence[Any], tokenizer: kdtool.Tokenizer, **settings: Any) -> list[kdtool.Row]:
-    examples = [kdtool.Example(f"e{number}", body) for number, body in enumerate(bodies)]
-    return list(Packed(Packed.Config(**settings)).kdtool_rows(make_run(Path()), examples, tokenizer))
-
-
 @pytest.mark.parametrize("tokenizer", [Begun(), Twice()])
 @given(bodies=st.lists(st.text("abc", min_size=1, max_size=30), max_size=9), length=st.integers(5, 24))
 def test_each_document_begins_and_no_token_of_a_text_is_lost(
     bodies: list[str], length: int, tokenizer: kdtool.Tokenizer
 ) -> None:
-    rows = pack([kdtool.Text(body) for body in bodies], tokenizer, length=length)
+    rows, _ = pack([kdtool.Text(body) for body in bodies], tokenizer, length=length)
     start = list(tokenizer.document_start)
     assert all(len(row.input_ids) == length for row in rows)
     text, first_learned, begins = list[int](), list[bool](), [True]
-    for document in documents(rows):
+    for document in documents_of(rows):
         ids, learned = [token for token, _ in document], [each for _, each in document]
         assert ids[: len(start)] == start
         assert ids.count(START) == 1
@@ -82,7 +65,7 @@ def test_each_document_begins_and_no_token_of_a_text_is_lost(
 
 
 def test_rows_by_hand() -> None:
-    rows = pack([kdtool.Text("abcd"), kdtool.Text("e")], Begun(), length=4)
+    rows, _ = pack([kdtool.Text("abcd"), kdtool.Text("e")], Begun(), length=4)
     assert [list(row.input_ids) for row in rows] == [
         [START, 97, 98, 99],
         [START, 100, END, END],  # only the next document's start would fit behind
@@ -99,7 +82,7 @@ def test_rows_by_hand() -> None:
 def test_what_is_learned_with_a_prompt_a_template_and_a_gap() -> None:
     talk = kdtool.Messages((("user", "a"), ("assistant", "b")))
     bodies = [kdtool.Completion("a", "b"), talk, kdtool.Text("ab")]
-    found = documents(pack(bodies, Begun(), length=64, fim={"rate": 1.0}))
+    found = documents_of(pack(bodies, Begun(), length=64, fim={"rate": 1.0})[0])
     assert found[0] == [(START, False), (97, False), (98, True), (END, True)]
     assert found[1] == [(START, False), (97, False), (END, False), (98, True), (END, True)], "the template's own start"
     assert [token for token, _ in found[2]][:2] == [START, Begun.PREFIX], "as Code Llama's infilling is written"

@@ -14,20 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_essentials.packed import Packed
 from kdtool_testing import ByteTokenizer, PackerConformance, make_run
-
-END = ByteTokenizer.end_of_text
+from packing import END, PREFIX, SUFFIX, Infilling, documents_of, text_of
 
 
 class TestPacked(PackerConformance):
     component = Packed
     entry_point = "packed"
     settings: ClassVar = {"length": 64}
-
-
-class TestShortRows(PackerConformance):
-    component = Packed
-    entry_point = "packed"
-    settings: ClassVar = {"length": 7}
 
 
 def rows(
@@ -37,11 +30,11 @@ def rows(
     return list(packer.kdtool_rows(make_run(Path()), examples, tokenizer or ByteTokenizer()))
 
 
-class Marked(ByteTokenizer):
-    """Bytes, with FIM tokens and a template that writes [role]content| and refuses the role "tool"."""
+class Marked(Infilling):
+    """Bytes with FIM tokens, and a template that writes [role]content| and refuses the role "tool"."""
 
     vocabulary = 261
-    PREFIX, SUFFIX, MIDDLE, MARK = 257, 258, 259, 260
+    MARK = 260
     chat_fingerprint = "brackets"
 
     def encode_chat(self, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[bool]] | None:
@@ -54,25 +47,6 @@ class Marked(ByteTokenizer):
             ids += [*head, *own]
             labelled += [False] * len(head) + [role == "assistant"] * len(own)
         return ids, labelled
-
-    def encode_infilling(self, before: str, middle: str, after: str, suffix_first: bool) -> list[int] | None:
-        if "<marked>" in before + middle + after:
-            return None
-        prefix, gap, suffix = (list(text.encode()) for text in (before, middle, after))
-        if suffix_first:
-            return [self.PREFIX, self.SUFFIX, *suffix, self.MIDDLE, *prefix, *gap, END]
-        return [self.PREFIX, *prefix, self.SUFFIX, *suffix, self.MIDDLE, *gap, END]
-
-
-def text_of(row: kdtool.Row) -> str:
-    """Return the text of a row's only document, with its middle back in place."""
-    real = [token for token, number in zip(row.input_ids, row.document, strict=True) if number >= 0][:-1]
-    if real[:1] != [Marked.PREFIX]:
-        return bytes(real).decode()
-    suffix, middle = real.index(Marked.SUFFIX), real.index(Marked.MIDDLE)
-    if suffix == 1:
-        return bytes(real[middle + 1 :] + real[2:middle]).decode()
-    return bytes(real[1:suffix] + real[middle + 1 :] + real[suffix + 1 : middle]).decode()
 
 
 def texts(*bodies: str) -> list[kdtool.Example]:
@@ -92,18 +66,6 @@ def test_documents_are_cut_and_nothing_is_lost(bodies: list[str], length: int) -
     found = [list(zip(row.document, row.input_ids, strict=True)) for row in rows(texts(*bodies), length=length)]
     assert [[(number, token) for number, token in row if number >= 0] for row in found] == expected
     assert all(len(row) == length for row in found)
-
-
-def test_the_last_row_is_padded_and_padding_is_not_learned() -> None:
-    (row,) = rows(texts("ab"), length=5)
-    assert list(row.input_ids) == [97, 98, END, END, END]
-    assert list(row.document) == [0, 0, 0, -1, -1]
-    assert list(row.labelled) == [True, True, True, False, False]
-
-
-def test_a_completion_is_learned_with_its_end() -> None:
-    (row,) = rows([kdtool.Example("c", kdtool.Completion("ab", "cd"))], length=6)
-    assert list(row.labelled) == [False, False, True, True, True, False]
 
 
 def test_conversations_follow_the_documented_template() -> None:
@@ -136,8 +98,9 @@ def test_a_text_is_whole_wherever_it_was_cut(body: str, rate: float, spm_rate: f
     (row,) = rows(texts(body), Marked(), length=300, fim=fim)
     assert (row,) == tuple(rows(texts(body), Marked(), length=300, fim=fim))
     assert all(learned == (number >= 0) for learned, number in zip(row.labelled, row.document, strict=True))
-    assert text_of(row) == body
-    assert (row.input_ids[0] == Marked.PREFIX) == (rate == 1) or 0 < rate < 1
+    (document,) = documents_of([row])
+    assert text_of([token for token, _ in document]) == body
+    assert (row.input_ids[0] == PREFIX) == (rate == 1) or 0 < rate < 1
 
 
 def test_rates_and_cuts_follow_the_id_and_the_seed() -> None:
@@ -149,17 +112,15 @@ def test_rates_and_cuts_follow_the_id_and_the_seed() -> None:
         return [list(row.input_ids) for found in each for row in found]
 
     found = cut(rate=0.3, spm_rate=0.5)
-    marked = [ids for ids in found if ids[0] == Marked.PREFIX]
+    marked = [ids for ids in found if ids[0] == PREFIX]
     assert len(marked) == pytest.approx(120, abs=30)
-    assert sum(ids[1] == Marked.SUFFIX for ids in marked) == pytest.approx(60, abs=25)
-    assert len({ids.index(Marked.SUFFIX) for ids in marked if ids[1] != Marked.SUFFIX}) > 20, "cuts lie anywhere"
+    assert sum(ids[1] == SUFFIX for ids in marked) == pytest.approx(60, abs=25)
+    assert len({ids.index(SUFFIX) for ids in marked if ids[1] != SUFFIX}) > 20, "cuts lie anywhere"
     assert found == cut(rate=0.3, spm_rate=0.5)
     assert found != cut(rate=0.3, spm_rate=0.5, seed=1)
-    assert not any(ids[0] == Marked.PREFIX for ids in cut(rate=0.0))
+    assert not any(ids[0] == PREFIX for ids in cut(rate=0.0))
     wider = cut(rate=0.6, spm_rate=0.5)
-    assert all(ids == more for ids, more in zip(found, wider, strict=True) if ids[0] == Marked.PREFIX), (
-        "more, not others"
-    )
+    assert all(ids == more for ids, more in zip(found, wider, strict=True) if ids[0] == PREFIX), "more, not others"
 
 
 def test_only_plain_text_without_marks_is_cut() -> None:

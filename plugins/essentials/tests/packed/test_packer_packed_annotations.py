@@ -125,27 +125,6 @@ def test_numbers_move_with_a_gap_s_text(text: str, suffix_first: bool, seed: int
         assert stretch == reference([piece for piece, _ in stretch], content, begin)
 
 
-def test_a_gap_by_hand() -> None:
-    """ "abcdef" cut at 2 and 4: prefix ab, suffix ef, middle cd."""
-    tokenizer = Chopper([1])
-    found = {}
-    for seed in range(200):
-        for spm_rate in (0.0, 1.0):
-            fim = {"rate": 1.0, "spm_rate": spm_rate, "seed": seed}
-            (row,) = rows(numbered(kdtool.Text("abcdef")), tokenizer, fim=fim)
-            found[b"".join(piece or b"|" for piece, _ in told(row, tokenizer))] = [n for _, n in told(row, tokenizer)]
-    assert found[b"|ab|ef|cd|"] == [0, 1, 2, 0, 5, 6, 0, 3, 4, 0]
-    assert found[b"||ef|abcd|"] == [0, 0, 5, 6, 0, 1, 2, 3, 4, 0]
-
-
-def test_a_character_that_is_divided_among_tokens_is_told_by_each() -> None:
-    tokenizer = Chopper([1])
-    (row,) = rows(numbered(kdtool.Text("é漢 x")), tokenizer)
-    assert [number for _, number in told(row, tokenizer)] == [1, 1, 2, 2, 2, 3, 4, 0]
-    (row,) = rows(numbered(kdtool.Text("é漢 x")), Chopper([3]))
-    assert list(row.columns["place"][:4]) == [1, 2, 4, 0], "a piece that ends within a character, one that begins in it"
-
-
 @pytest.mark.parametrize("conversations", ["template", "plain"])
 def test_answers_of_a_conversation_are_told_whatever_stands_around_them(conversations: str) -> None:
     tokenizer = Chopper([1])

@@ -4,60 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import groupby, pairwise
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_essentials.packed import Packed
-from kdtool_testing import ByteTokenizer, make_run
+from kdtool_testing import ByteTokenizer
 from kdtool_testing.toy import StartedTokenizer
-
-END = ByteTokenizer.end_of_text
-PREFIX, SUFFIX, MIDDLE = 257, 258, 259
-
-
-class Infilling(ByteTokenizer):
-    """Bytes, with FIM tokens."""
-
-    vocabulary = 260
-
-    def encode_infilling(self, before: str, middle: str, after: str, suffix_first: bool) -> list[int] | None:
-        if suffix_first:
-            return [PREFIX, SUFFIX, *after.encode(), MIDDLE, *(before + middle).encode(), END]
-        return [PREFIX, *before.encode(), SUFFIX, *after.encode(), MIDDLE, *middle.encode(), END]
-
-
-Tokens = list[tuple[int, bool]]
-
-
-def pack(
-    bodies: Sequence[Any], tokenizer: kdtool.Tokenizer, **settings: Any
-) -> tuple[list[kdtool.Row], list[Tokens], list[str]]:
-    """Return the rows, the tokens of each document in them with their labels, and the messages."""
-    said: list[str] = []
-    examples = [kdtool.Example(f"e{number}", body) for number, body in enumerate(bodies)]
-    packer = Packed(Packed.Config.model_validate(settings))
-    rows = list(packer.kdtool_rows(make_run(Path(), say=said.append), examples, tokenizer))
-    documents = []
-    for row in rows:
-        tokens = zip(row.document, row.input_ids, row.labelled, strict=True)
-        for number, part in groupby(tokens, lambda token: token[0]):
-            if number >= 0:
-                documents.append([(token, labelled) for _, token, labelled in part])
-    return rows, documents, said
-
-
-def text_of(ids: list[int]) -> str:
-    """Return the text of an infilling document, its middle back between prefix and suffix."""
-    assert [ids.count(mark) for mark in (PREFIX, SUFFIX, MIDDLE, END)] == [1, 1, 1, 1]
-    suffix, middle = ids.index(SUFFIX), ids.index(MIDDLE)
-    assert (ids[0], ids[-1]) == (PREFIX, END)
-    after = ids[suffix + 1 : middle]
-    return bytes(ids[1:suffix]).decode() + bytes([*ids[middle + 1 : -1], *after]).decode()
+from packing import END, MIDDLE, SUFFIX, Infilling, Tokens, documents_of, pack, text_of
 
 
 @given(
@@ -67,7 +23,8 @@ def text_of(ids: list[int]) -> str:
 )
 def test_every_middle_is_in_a_row_with_its_prefix_and_suffix(bodies: list[str], length: int, spm_rate: float) -> None:
     fim = {"rate": 1.0, "spm_rate": spm_rate}
-    rows, documents, _ = pack(list(map(kdtool.Text, bodies)), Infilling(), length=length, fim=fim)
+    rows, _ = pack(list(map(kdtool.Text, bodies)), Infilling(), length=length, fim=fim)
+    documents = documents_of(rows)
     assert all(len(row.input_ids) == length for row in rows)
     assert "".join(text_of([token for token, _ in document]) for document in documents) == "".join(bodies)
     assert all(labelled for document in documents for _, labelled in document)
@@ -76,7 +33,8 @@ def test_every_middle_is_in_a_row_with_its_prefix_and_suffix(bodies: list[str], 
 def test_the_middle_of_a_line_ends_where_the_line_ends() -> None:
     body = "".join(f"line {number} of a text\n" for number in range(200))
     fim = {"rate": 1.0, "spm_rate": 0.0, "line_rate": 1.0}
-    _, documents, _ = pack([kdtool.Text(body)], Infilling(), length=96, fim=fim)
+    rows, _ = pack([kdtool.Text(body)], Infilling(), length=96, fim=fim)
+    documents = documents_of(rows)
     assert "".join(text_of([token for token, _ in document]) for document in documents) == body
     for document in documents:
         ids = [token for token, _ in document]
@@ -88,7 +46,8 @@ def test_the_middle_of_a_line_ends_where_the_line_ends() -> None:
 
 
 def test_pieces_of_a_text_fill_their_rows_and_have_cuts_of_their_own() -> None:
-    rows, documents, _ = pack([kdtool.Text("abcdefgh" * 400)], Infilling(), length=64, fim={"rate": 1.0})
+    rows, _ = pack([kdtool.Text("abcdefgh" * 400)], Infilling(), length=64, fim={"rate": 1.0})
+    documents = documents_of(rows)
     assert all(number >= 0 for row in rows[:-1] for number in row.document), "bytes leave no room"
     cuts = {tuple(document.index((mark, True)) for mark in (SUFFIX, MIDDLE)) for document in documents}
     assert len(cuts) > len(documents) // 2
@@ -97,7 +56,8 @@ def test_pieces_of_a_text_fill_their_rows_and_have_cuts_of_their_own() -> None:
 
 
 def test_a_row_without_room_for_fim_tokens_holds_plain_text() -> None:
-    _, documents, _ = pack([kdtool.Text("abcdef")], Infilling(), length=4, fim={"rate": 1.0})
+    rows, _ = pack([kdtool.Text("abcdef")], Infilling(), length=4, fim={"rate": 1.0})
+    documents = documents_of(rows)
     assert [[token for token, _ in document] for document in documents] == [[97, 98, 99, 100], [101, 102, END]]
 
 
@@ -122,8 +82,10 @@ PROMPTS = st.builds(kdtool.Completion, TEXTS, TEXTS)
 def test_every_labelled_token_is_learned_once_after_the_same_token(
     bodies: list[Any], length: int, tokenizer: kdtool.Tokenizer
 ) -> None:
-    rows, documents, _ = pack(bodies, tokenizer, length=length)
-    _, whole, said = pack(bodies, tokenizer, length=4096)
+    rows, _ = pack(bodies, tokenizer, length=length)
+    documents = documents_of(rows)
+    all_rows, said = pack(bodies, tokenizer, length=4096)
+    whole = documents_of(all_rows)
     assert all(len(row.input_ids) == length for row in rows)
     assert learned_pairs(documents) == learned_pairs(whole)
     assert not said
@@ -138,7 +100,8 @@ def test_each_part_of_an_answer_follows_the_end_of_its_prompt(
     prompt: str, answer: str, length: int, first: str
 ) -> None:
     bodies = [kdtool.Text(first), kdtool.Completion(prompt, answer)]
-    _, documents, said = pack(bodies, ByteTokenizer(), length=length)
+    rows, said = pack(bodies, ByteTokenizer(), length=length)
+    documents = documents_of(rows)
     parts = [document for document in documents if not all(labelled for _, labelled in document)]
     whole = len(prompt) + len(answer) + 1 <= length
     kept = prompt if whole else prompt[-(length // 2) :]
@@ -149,16 +112,3 @@ def test_each_part_of_an_answer_follows_the_end_of_its_prompt(
         learned = [token for token, labelled in part if labelled]
         assert bytes(context).decode() == kept + answer[done - 1 : done] * (done > 0)
         done += len(learned)
-
-
-def test_an_answer_longer_than_a_row_by_hand() -> None:
-    _, documents, _ = pack([kdtool.Completion("pqrst", "abcdef")], ByteTokenizer(), length=6)
-    shown = [
-        ("".join(chr(token) if token < END else "|" for token, _ in document), [labelled for _, labelled in document])
-        for document in documents
-    ]
-    assert shown == [
-        ("rstabc", [False] * 3 + [True] * 3),
-        ("rstcde", [False] * 4 + [True] * 2),
-        ("rstef|", [False] * 4 + [True] * 2),
-    ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from hypothesis import strategies as st
 from kdtool_essentials.packed import Packed
 from kdtool_testing import ByteTokenizer, make_run
 from kdtool_testing.toy import StartedTokenizer
-
-END = ByteTokenizer.end_of_text
+from packing import END, documents_of, pack
 
 
 class Chatting(ByteTokenizer):
@@ -35,26 +33,14 @@ class Chatting(ByteTokenizer):
         return [*"".join(f"[{role}]{said}" for role, said in (*turns, ("assistant", opening))).encode()]
 
 
-def pack(
-    bodies: Sequence[Any], tokenizer: kdtool.Tokenizer | None = None, **settings: Any
-) -> tuple[list[kdtool.Row], list[str]]:
-    """Return the rows and the messages."""
-    said: list[str] = []
-    examples = [kdtool.Example(f"e{number}", body) for number, body in enumerate(bodies)]
-    packer = Packed(Packed.Config.model_validate(settings))
-    return list(packer.kdtool_rows(make_run(Path(), say=said.append), examples, tokenizer or ByteTokenizer())), said
-
-
 def documents(row: kdtool.Row) -> list[tuple[bytes, bool]]:
     """Return the text of each document, with | for its end, and whether any of it is labelled."""
-    tokens = list(zip(row.document, row.input_ids, row.labelled, strict=True))
-    parts = [list(part) for number, part in groupby(tokens, lambda token: token[0]) if number >= 0]
     return [
         (
-            bytes(ord("|") if token == END else token for _, token, _ in part if token <= END),
-            any(each for *_, each in part),
+            bytes(ord("|") if token == END else token for token, _ in document if token <= END),
+            any(labelled for _, labelled in document),
         )
-        for part in parts
+        for document in documents_of([row])
     ]
 
 

@@ -338,13 +338,6 @@ def test_full_disk_and_ctrl_c_stop_the_sweep_and_leave_what_is_done(
         assert "finished work is kept, run the same command to continue" in capsys.readouterr().err
 
 
-def test_sweep_whose_folder_cannot_be_written_names_it(recipe: dict[str, Any]) -> None:
-    Path("runs").mkdir()
-    Path("runs/toy-sweep").write_text("", encoding="utf-8")
-    with pytest.raises(kdtool.StorageError, match="toy-sweep"):
-        sweep(recipe, {"train.steps": [2, 3]})
-
-
 def test_command_prints_the_table_plans_and_gives_json(
     sometimes: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
