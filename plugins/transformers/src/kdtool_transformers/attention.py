@@ -183,7 +183,10 @@ def _attend_plainly(
 ) -> Tensor:
     soft_cap = kwargs.get("softcap")
     if soft_cap is None:
-        mixed, _ = sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs)
+        with _without_plans():
+            mixed, _ = sdpa_attention_forward(
+                module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs
+            )
         return cast("Tensor", mixed)
     if mask is None:
         rows, columns = query.shape[2], key.shape[2]
@@ -191,6 +194,19 @@ def _attend_plainly(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     weights = _attention_map(query, key, mask, scale, soft_cap)
     return (F.dropout(weights, dropout) @ _repeat(value, query.shape[1])).transpose(1, 2)
+
+
+@contextmanager
+def _without_plans() -> Iterator[None]:
+    """Keep cuDNN's attention out of passes without gradients: it is planned again for each length, so for each new token."""
+    unwanted = torch.backends.cuda.cudnn_sdp_enabled() and not torch.is_grad_enabled()  # type: ignore[no-untyped-call]
+    if unwanted:
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        if unwanted:
+            torch.backends.cuda.enable_cudnn_sdp(True)
 
 
 def attend_in_blocks(
@@ -261,7 +277,9 @@ def _attend_with_flash(
         states.transpose(1, 2).reshape(batch * length, states.shape[1], -1) for states in (query, key, value)
     )
     # Before PyTorch 2.12, fewer heads of keys than of queries need not be announced.
-    announced = {"enable_gqa": heads != key.shape[1]} if "enable_gqa" in signature(varlen_attn).parameters else {}
+    announced: dict[str, Any] = (
+        {"enable_gqa": heads != key.shape[1]} if "enable_gqa" in signature(varlen_attn).parameters else {}
+    )
     mixed = varlen_attn(
         queries,
         keys,
