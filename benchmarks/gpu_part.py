@@ -9,6 +9,7 @@ as teacher and 360M as student; `--tiny` takes small ones. Rows are random token
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 import tempfile
@@ -94,6 +95,7 @@ def train(
     sizes: Sizes, loss_name: str, transform: str = "none", documents: int = 4, profiler: Any = None
 ) -> dict[str, Any]:
     """Train some steps; return tokens a second, peak memory, waits for the GPU of a step, and what kdtool said."""
+    gc.collect()
     device, (point,) = pick_device(), entry_points(group="kdtool.losses", name=loss_name)
     dtype, cls = compute_dtype("auto", device), point.load()
     loss, student = cls(cls.Config()), make_model(sizes.student, sizes, torch.float32)
@@ -126,12 +128,14 @@ def train(
         }
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
+        start = perf_counter()
         StandardTrainer(StandardTrainer.Config(**config)).kdtool_train(run, phase, transforming.student)
     first, last = len(steps) // 2, len(steps) - 2  # the last step logs
     seconds = (steps[last][0] - steps[first][0]) / (last - first) if last > first else steps[-1][0] - steps[-2][0]
     tokens = sizes.batch * sizes.length
     return {
         "tokens a second": tokens / seconds,
+        "seconds to the first step": steps[0][0] - start,
         "of the card's products": tokens * _operations(sizes) / seconds / product_speed(dtype, device),
         "peak GB": torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None,
         "waits a step": steps[last][1] - steps[last - 1][1] if device.type == "cuda" else None,
@@ -167,15 +171,25 @@ def part_train(sizes: Sizes) -> Rows:
 
 
 def part_kernels(sizes: Sizes) -> Rows:
-    """Profile training steps: the kernels of attention, and those that take most time."""
+    """Profile training steps: how busy the GPU is, the kernels of attention, and those that take most time."""
+    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     on_gpu = pick_device().type == "cuda"
     profiled = profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU])
     train(sizes._replace(steps=4), "jsd", profiler=profiled)
+    spans = [
+        (event.time_range.start, event.time_range.end)
+        for event in profiled.events() or []
+        if event.device_type == DeviceType.CUDA and not event.is_user_annotation
+    ]
+    if spans:
+        busy = sum(end - start for start, end in spans) / (max(end for _, end in spans) - min(spans)[0])
+        yield "steps 2 to 4", {"kernels a step": len(spans) / 3, "share of the time in kernels": busy}
     taken: Counter[str] = Counter()
     for event in profiled.key_averages():
-        taken[f"`{event.key[:80]}`"] += float(event.self_device_time_total if on_gpu else event.self_cpu_time_total)
+        if not event.is_user_annotation:
+            taken[f"`{event.key[:80]}`"] += float(event.self_device_time_total if on_gpu else event.self_cpu_time_total)
     attention = [
         key for key, _ in taken.most_common() if any(word in key.lower() for word in ("flash", "fmha", "sdpa"))
     ]
@@ -203,10 +217,11 @@ def part_texts(sizes: Sizes) -> Rows:
     student, teacher = make_model(sizes.student, sizes, dtype), make_model(sizes.teacher, sizes, dtype)
     prompts = [[(7 * text + i) % 256 for i in range(16)] for text in range(sizes.texts)]
     student.generate(prompts[:2], [2] * 2, 1.0, [0, 1])
-    texts, seconds = _timed(
-        lambda: student.generate(prompts, [sizes.new_tokens] * sizes.texts, 1.0, range(sizes.texts))
-    )
-    yield "generating", {"tokens a second": sum(map(len, texts)) / seconds}
+    for what in ("generating", "generating the same again"):
+        texts, seconds = _timed(
+            lambda: student.generate(prompts, [sizes.new_tokens] * sizes.texts, 1.0, range(sizes.texts))
+        )
+        yield what, {"tokens a second": sum(map(len, texts)) / seconds}
     rows = make_rows(sizes, 4 * sizes.batch)
     cache = Sampled(Sampled.Config(batch=sizes.batch))
     source = Source(teacher, kdtool.SignalRequest(frozenset({"logits"})))
@@ -230,13 +245,13 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 def part_transform(sizes: Sizes, transform: str) -> Rows:
     """Train with a transform and each sort of loss."""
-    short = sizes._replace(steps=4, batch=min(2, sizes.batch))
+    short = sizes._replace(steps=min(8, sizes.steps))
     for sort, loss in LOSSES.items():
         try:
             figures = train(short, loss, transform)
         except Exception as error:  # noqa: BLE001: the other losses are measured whatever a plugin raises
             figures = {"failed": reason(error)}
-        wanted = ("tokens a second", "said", "failed")
+        wanted = ("tokens a second", "seconds to the first step", "peak GB", "waits a step", "said", "failed")
         yield f"{transform}, {sort} loss", {name: figures[name] for name in wanted if name in figures}
 
 
