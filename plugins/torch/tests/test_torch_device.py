@@ -32,6 +32,25 @@ def test_flash_attention_needs_a_pytorch_that_has_it(monkeypatch: pytest.MonkeyP
         assert not has_flash()
 
 
+@pytest.mark.parametrize(
+    ("function", "known"),
+    [
+        (lambda query, is_causal: (query, is_causal), False),
+        (lambda query, scale, window_size: (query, scale, window_size), True),
+    ],
+)
+def test_versions_of_pytorch_with_flash_attention_for_documents(
+    function: Any, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2.10 has neither a scale nor windows; 2.11 has both, and no `enable_gqa` yet."""
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", function)
+    device_module._has_varlen_attention.cache_clear()
+    try:
+        assert device_module._has_varlen_attention() is known
+    finally:
+        device_module._has_varlen_attention.cache_clear()
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(device_module, "cache_folder", lambda: tmp_path)
