@@ -141,7 +141,7 @@ class Workers:
             try:
                 task()
             except Exception:
-                traceback.print_exc()  # the thread goes on: others wait for it
+                traceback.print_exc()  # the thread must live: others wait for it
             del task  # frees the request's memory while the thread waits
 
 

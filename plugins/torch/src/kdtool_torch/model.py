@@ -228,7 +228,7 @@ def _every_second(layers: int) -> tuple[int, ...]:
 
 def _teacher_layer(layer: int, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> int:
     copied = student.copied_layers
-    # Facts do not name whom layers were copied from: a teacher of the same tokens that is not narrower is taken for it.
+    # Facts do not name the model that layers came from: a teacher of the same tokens that is not narrower counts as it.
     same = student.tokenizer_fingerprint == teacher.tokenizer_fingerprint and student.hidden <= teacher.hidden
     if same and len(copied) == student.layers and max(copied) < teacher.layers:
         return copied[layer]

@@ -149,7 +149,7 @@ def goal_choices() -> list[Choice]:
     return [
         Choice(COMPLETION, "a model that completes code"),
         Choice(INSTRUCTIONS, "a model that follows instructions"),
-        Choice("8GB", "a student and a run that fit into so much memory", open=True),
+        Choice("8GB", "a student and a run that fit into that memory", open=True),
     ]
 
 

@@ -114,7 +114,7 @@ class GGUFVocabulary(NamedTuple):
         writer.add_eos_token_id(end)
         writer.add_bos_token_id(start[0] if start else end if inner.bos_token_id is None else inner.bos_token_id)
         writer.add_add_bos_token(bool(start))
-        writer.add_add_eos_token(False)  # a prompt goes on
+        writer.add_add_eos_token(False)  # a prompt does not end
         if inner.unk_token_id is not None:
             writer.add_unk_token_id(inner.unk_token_id)
         if inner.pad_token_id is not None:
