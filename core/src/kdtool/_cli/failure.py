@@ -19,13 +19,19 @@ from typing import Any, NoReturn
 import click
 
 from kdtool._errors import KdtoolError, Problem, RecipeError, cause_of, is_interrupt, is_resumable, list_problems
-from kdtool._plugins.hooks import describe, owner_of, place_of, translate_errors
 from kdtool._text.names import TRACKER_THREAD
 from kdtool._text.terminal import escape_controls as escape
 
 
 def explain(error: BaseException, *, debug: bool) -> int:
     """Explain on standard error why a command ended, and return the exit code."""
+    from kdtool._plugins.hooks import (
+        describe,
+        owner_of,
+        place_of,
+        translate_errors,
+    )  # commands say what they do before this
+
     if owner_of(error) is None:  # a plugin may raise click's exceptions, too
         if is_interrupt(error) or isinstance(error, click.Abort):
             how = f"stopped by {error}" if isinstance(error, KeyboardInterrupt) and str(error) else "interrupted"
