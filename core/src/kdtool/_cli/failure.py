@@ -25,12 +25,8 @@ from kdtool._text.terminal import escape_controls as escape
 
 def explain(error: BaseException, *, debug: bool) -> int:
     """Explain on standard error why a command ended, and return the exit code."""
-    from kdtool._plugins.hooks import (
-        describe,
-        owner_of,
-        place_of,
-        translate_errors,
-    )  # commands say what they do before this
+    # Imported late: commands say what they do before pydantic is imported.
+    from kdtool._plugins.hooks import describe, owner_of, place_of, translate_errors
 
     if owner_of(error) is None:  # a plugin may raise click's exceptions, too
         if is_interrupt(error) or isinstance(error, click.Abort):
