@@ -51,10 +51,7 @@ def test_the_sound_model_is_opened(model: Path) -> None:
 
 
 CONFIGS: list[tuple[dict[str, Any], str]] = [
-    (
-        {"num_attention_heads": 8},
-        r"by config.json \S+o_proj.weight has the shape \(64, 128\), but \(64, 64\) is stored",
-    ),
+    ({"num_attention_heads": 8}, r"config.json \S+o_proj.weight has the shape \(64, 128\), but \(64, 64\) is stored"),
     ({"num_key_value_heads": 4}, r"by config.json \S+k_proj.weight has the shape \(64, 64\), but \(32, 64\) is stored"),
     ({"hidden_size": "64"}, "'hidden_size' expected int, got str"),
     ({"hidden_size": -1}, "hidden size"),
@@ -96,16 +93,22 @@ def test_the_configuration_does_not_choose_code(model: Path, key: str) -> None:
     assert open_model(model, offline=True).facts.layers == 4
 
 
-def _transpose(folder: Path) -> None:
-    weights = load_file(folder / "model.safetensors")
+def _rewrite(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        change(weights)
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+    return write
+
+
+def _transpose(weights: dict[str, torch.Tensor]) -> None:
     name = "model.layers.1.mlp.down_proj.weight"
-    save_file({**weights, name: weights[name].T.contiguous()}, folder / "model.safetensors", {"format": "pt"})
+    weights[name] = weights[name].T.contiguous()
 
 
-def _drop(folder: Path) -> None:
-    weights = load_file(folder / "model.safetensors")
+def _drop(weights: dict[str, torch.Tensor]) -> None:
     del weights["model.norm.weight"]
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
 def _cut(folder: Path) -> None:
@@ -127,8 +130,11 @@ def _index(*names: object) -> Callable[[Path], None]:
 
 
 WEIGHTS: list[tuple[Callable[[Path], None], str]] = [
-    (_transpose, r"by config\.json \S+down_proj\.weight has the shape \(64, 48\), but \(48, 64\) is stored"),
-    (_drop, r"lacks 1 of the weights of LlamaForCausalLM \(model\.norm\.weight\)"),
+    (_rewrite(_transpose), r"by config\.json \S+down_proj\.weight has the shape \(64, 48\), but \(48, 64\) is stored"),
+    (
+        _rewrite(_drop),
+        r"lacks 1 of the weights of LlamaForCausalLM \(model\.norm\.weight\)",
+    ),
     (_cut, r"model\.safetensors is cut short or damaged: download it again"),
     (_lie, r"model\.safetensors is cut short or damaged: download it again"),
     (_index("../outside.safetensors"), r"index\.json names '\.\./outside\.safetensors'"),
@@ -175,8 +181,8 @@ def test_a_download_that_was_interrupted_can_go_on(model: Path) -> None:
     require_fit(model, config, is_cache=True)
 
 
-def _tokenizer(folder: Path, **values: Any) -> None:
-    _change(folder / "tokenizer.json", **values)
+def _tokenizer(**values: Any) -> Callable[[Path], None]:
+    return lambda folder: _change(folder / "tokenizer.json", **values)
 
 
 def _deep(folder: Path) -> None:
@@ -195,16 +201,10 @@ SPLIT = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"
 TOKENIZERS: list[tuple[Callable[[Path], None], str]] = [
     (_deep, "its tokenizer cannot be opened: .*recursion"),
     (_large, r"tokenizer\.json has 1,000,000,000 bytes"),
-    (
-        lambda folder: _tokenizer(folder, normalizer={"type": "Sequence", "normalizers": BOMB}),
-        r"tokenizer\.json .* makes a text 1e\+15 times as long",
-    ),
-    (
-        lambda folder: _tokenizer(folder, decoder={"type": "Sequence", "decoders": BOMB}),
-        r"tokenizer\.json .* makes a text 1e\+15 times as long",
-    ),
-    (lambda folder: _tokenizer(folder, pre_tokenizer=SPLIT), r"tokenizer\.json .* cannot encode a text: .*retry-limit"),
-    (lambda folder: _tokenizer(folder, model={"type": "BPE"}), "its tokenizer cannot be opened"),
+    (_tokenizer(normalizer={"type": "Sequence", "normalizers": BOMB}), r"json .* makes a text 1e\+15 times as long"),
+    (_tokenizer(decoder={"type": "Sequence", "decoders": BOMB}), r"json .* makes a text 1e\+15 times as long"),
+    (_tokenizer(pre_tokenizer=SPLIT), r"tokenizer\.json .* cannot encode a text: .*retry-limit"),
+    (_tokenizer(model={"type": "BPE"}), "its tokenizer cannot be opened"),
     (lambda folder: _change(folder / "config.json", num_hidden_layers=10**9), "num_hidden_layers is 1000000000"),
 ]
 

@@ -16,8 +16,6 @@ LISTED = list(json.loads(files("kdtool_transformers").joinpath("published.json")
 COUNTS = {
     "ibm-granite/granite-4.0-350m-base": 352_379_904,
     "ibm-granite/granite-4.0-1b-base": 1_631_750_144,
-    "bigcode/starcoder2-3b": 3_030_371_328,
-    "codellama/CodeLlama-7b-hf": 6_738_546_688,
     "meta-llama/Llama-3.2-1B": 1_235_814_400,
     "mistralai/Mistral-7B-v0.1": 7_241_732_096,
 }

@@ -68,14 +68,6 @@ def _opens_plainly(built: TransformersModel, folder: Path) -> None:
     torch.testing.assert_close(_logits(plain), _logits(built.model), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_leaving_nothing_out_changes_nothing(family: str, tmp_path: Path) -> None:
-    source = _model(family)
-    built = _build(tmp_path, source, layers=3, hidden=32, heads=4, kv_heads=2, feed_forward=48)
-    assert torch.equal(_logits(built.model), _logits(source.model))
-    assert built.facts == replace(source.facts, copied_layers=(0, 1, 2))
-
-
 @pytest.mark.parametrize(
     ("family", "axis"),
     [

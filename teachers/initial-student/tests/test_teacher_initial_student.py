@@ -47,9 +47,8 @@ class Saved(CausalStudent):
         return open_model(self.folder, offline=True)
 
 
-class TestInitialStudent(TeacherConformance):
-    component = InitialStudent
-    entry_point = "initial-student"
+class OfAStudent(TeacherConformance):
+    """The suite of a teacher that is a student in a folder."""
 
     def companions(self, folder: Path) -> Mapping[str, kdtool.Component]:
         return {"student": Saved(write_toy_model(folder / "model"))}
@@ -58,6 +57,11 @@ class TestInitialStudent(TeacherConformance):
         teacher = super().ready(run)
         teacher.kdtool_load_weights(run, run.folder / "model")
         return teacher
+
+
+class TestInitialStudent(OfAStudent):
+    component = InitialStudent
+    entry_point = "initial-student"
 
 
 def logits(signal: kdtool.Signal) -> torch.Tensor:
@@ -100,7 +104,7 @@ def test_a_student_that_takes_its_tokenizer_from_it_is_refused(tmp_path: Path) -
 
 
 @pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
-class TestFeedback(TestInitialStudent):
+class TestFeedback(OfAStudent):
     component = Feedback
     entry_point = "feedback"
     columns: ClassVar[Mapping[str, int]] = {"student_generated": 2}

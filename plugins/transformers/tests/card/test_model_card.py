@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -185,15 +186,19 @@ def test_keys_and_folders_of_the_machine_are_not_shown(tmp_path: Path) -> None:
 
 
 def test_base_models_and_data_sets_are_those_of_the_hub(tmp_path: Path) -> None:
-    def change(results: kdtool.Results) -> kdtool.Results:
-        teacher = replace(results.components[0], config={"model": "bigcode/starcoder2-3b"})
-        corpus = kdtool.ComponentRecord("corpora.a", "corpus", "hub", "", "", {"dataset": "owner/code"})
-        local = kdtool.ComponentRecord("corpora.b", "corpus", "hub", "", "", {"dataset": ""})
-        return replace(results, components=(teacher, corpus, local))
-
-    data = _data(_complete(tmp_path, change))
-    assert data.base_model == "bigcode/starcoder2-3b"
-    assert data.datasets == ["owner/code"]
+    """Without a model that weights were taken from, the base model is the teacher."""
+    teacher = replace(make_results(tmp_path).components[0], config={"model": "bigcode/starcoder2-3b"})
+    student = kdtool.ComponentRecord("student", "student", "pretrained", "", "", {"model": "Qwen/Qwen3-0.6B"})
+    corpora = [
+        kdtool.ComponentRecord(f"corpora.{name}", "corpus", "hub", "", "", {"dataset": dataset})
+        for name, dataset in (("a", "owner/code"), ("b", ""))
+    ]
+    taken = kdtool.Licensed("student", kdtool.LicenceTerms("Apache-2.0"), ("weights",))
+    components = (teacher, student, *corpora)
+    for licences, base in (((), "bigcode/starcoder2-3b"), ((taken,), "Qwen/Qwen3-0.6B")):
+        card = _complete(tmp_path, partial(replace, components=components, licences=licences))
+        assert (_data(card).base_model, _data(card).datasets) == (base, ["owner/code"])
+        assert "[bigcode/starcoder2-3b](https://huggingface.co/bigcode/starcoder2-3b)" in _section(card, "Citation")
 
 
 def test_licences_of_several_components_link_to_the_file_beside_the_card(tmp_path: Path) -> None:
@@ -224,18 +229,6 @@ def test_the_model_before_training_is_a_column_before_the_teacher(tmp_path: Path
 
     head = next(line for line in _complete(tmp_path, change).splitlines() if line.startswith("| measurement "))
     assert head.index(" base ") < head.index(" teacher ")
-
-
-def test_the_base_model_is_the_one_that_weights_were_taken_from(tmp_path: Path) -> None:
-    def change(results: kdtool.Results) -> kdtool.Results:
-        teacher = replace(results.components[0], config={"model": "bigcode/starcoder2-3b"})
-        student = kdtool.ComponentRecord("student", "student", "pretrained", "", "", {"model": "Qwen/Qwen3-0.6B"})
-        taken = kdtool.Licensed("student", kdtool.LicenceTerms("Apache-2.0"), ("weights",))
-        return replace(results, components=(teacher, student), licences=(taken,))
-
-    card = _complete(tmp_path, change)
-    assert _data(card).base_model == "Qwen/Qwen3-0.6B"
-    assert "[bigcode/starcoder2-3b](https://huggingface.co/bigcode/starcoder2-3b)" in _section(card, "Citation")
 
 
 TOKENS = ["a", "<|end|>", "<fim_prefix>", "<fim_suffix>", "<fim_middle>"]
