@@ -1,6 +1,6 @@
 """Figures in the heads of the five systems' recipes and in docs/systems.md, by `kdtool check`: one source, one command.
 
-`python tests/recipe_figures.py` writes them; `test_recipe_figures.py` compares them. What runs on a GPU is estimated for one
+`python tests/recipe_figures.py` writes them; `test_recipes.py` compares them. What runs on a GPU is estimated for one
 of 80 GB, whichever this machine has; hours on others follow from their published speed. Nothing is fetched.
 """
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import huggingface_hub
 import kdtool
-from kdtool._estimate.machine import GPUS
+from kdtool._contract.run_info import GPUS
 
 ROOT = Path(__file__).resolve().parent.parent
 SYSTEMS = ("code-craft", "starcoder2-mini-gpt", "claude-codellama", "smallcoder", "codellama-web")

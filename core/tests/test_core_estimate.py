@@ -10,10 +10,10 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool._contract.run_info import Owner
+from kdtool._contract.run_info import Gpu, Owner
 from kdtool._estimate.check import Attempt, Remedy, propose
 from kdtool._estimate.forecast import AttributedEstimate, estimate_process, estimate_without_hook
-from kdtool._estimate.machine import Gpu, memory_here, read_size, size
+from kdtool._estimate.machine import memory_here, read_size, size
 from kdtool._estimate.totals import add_up, cache_bytes
 
 TRAINING, SCORES = "phases/student-seed0-train", "scores/efficiency"

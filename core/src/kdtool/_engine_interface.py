@@ -4,8 +4,8 @@ from kdtool._api import load as load
 from kdtool._api import plan as plan
 from kdtool._api import run as run
 from kdtool._api import runs as runs
+from kdtool._contract.run_info import Gpu as Gpu
 from kdtool._estimate.check import check as check
-from kdtool._estimate.machine import Gpu as Gpu
 from kdtool._evaluate import Models as Models
 from kdtool._evaluate import evaluate as evaluate
 from kdtool._evaluate import open_models as open_models

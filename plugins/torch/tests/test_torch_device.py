@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from kdtool._estimate.machine import Gpu, assume
+from kdtool._contract.run_info import Gpu, assume
 from kdtool_torch import compute_dtype, has_flash, pick_device, product_speed
 from kdtool_torch import device as device_module
 
@@ -79,25 +79,3 @@ def test_time_in_which_others_had_the_processor_does_not_count(monkeypatch: pyte
         device_module, "perf_counter", lambda: 5 * clock()
     )  # the wall clock of a machine shared by five
     assert device_module._product_speed("cpu", torch.float32) == pytest.approx(alone, rel=0.5)
-
-
-def test_products_on_a_gpu_are_enqueued_and_waited_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-
-    class Module:
-        @staticmethod
-        def synchronize() -> None:
-            calls.append("wait")
-
-    product = torch.mm
-
-    def count(*operands: Any, **options: Any) -> torch.Tensor:
-        calls.append("product")
-        return product(*operands, **options)
-
-    monkeypatch.setattr(device_module, "_LARGE_MATRIX", 64)
-    monkeypatch.setattr(torch, "get_device_module", lambda _: Module)
-    monkeypatch.setattr(torch, "mm", count)
-    assert device_module._speed_of_device("cpu", torch.float32) > 0
-    run = "".join("w" if call == "wait" else "p" for call in calls)
-    assert run.startswith("wpw" + "w" + device_module._ENQUEUED * "p" + "w")

@@ -1,12 +1,25 @@
-"""What a component learns of the run: its stage and folder, other components, planned phases, and the whole run ahead.
+"""The run as its components see it: stage and folder, other components, planned phases, and the whole run ahead.
 
 A term of a phase is a loss with its weight, teacher and temperature; its figures at a step are a `TermReport`. Components
-receive the planned run as a `RunForecast`, and return each `Estimate` of memory, disk, time and money for it.
+receive the planned run as a `RunForecast`, and return each `Estimate` of memory, disk, time and money for it, perhaps for
+a GPU elsewhere (`kdtool check --gpu NAME`).
+
+Figures of these GPUs are all dense: data sheets of L4, L40S, H100 and H200 print 16-bit figures with sparsity, twice as
+much. The 16-bit figures were checked by the number of multiprocessors, clock and operations of each, the L40S's by a copy of
+its sheet, and not against NVIDIA's documents themselves:
+
+- T4, V100 (SXM2), A10, A100, L4, L40S, H100 (SXM), H200 (SXM): the data sheet of that name. PCIe versions of V100,
+  H100 and H200 are slower.
+- RTX 3090: the white paper of Ampere GA102; RTX 4090: that of Ada. In 16 bits with float32 accumulation, as training does.
+
+Memory is in units of 10^9 bytes, as on the box; drivers report somewhat more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from math import cos, pi
 from pathlib import Path
@@ -18,6 +31,7 @@ from kdtool._contract.data import TextSource
 from kdtool._contract.language_model import LanguageModel, ModelFacts
 from kdtool._contract.licences import Licensed, published_name
 from kdtool._contract.signals import SignalKind, SignalRequest
+from kdtool._errors import UsageError
 
 K = TypeVar("K")
 N = TypeVar("N")
@@ -350,3 +364,64 @@ class RunForecast:
         outlined = [phase.facts for phase in self.phases]
         added = [facts is not None and facts.trainable <= facts.parameters - student.parameters for facts in outlined]
         return bytes_of_weights(student) if all(added) else 4 * student.parameters
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU's published figures: memory in bytes, and dense operations a second in 16 bits and in float32.
+
+    `bfloat16` is True for those that compute in it, on which flash attention runs too.
+    """
+
+    name: str
+    memory: int
+    half: float
+    single: float
+    bfloat16: bool = True
+
+    @classmethod
+    def find(cls, name: str) -> Gpu:
+        """Return the published figures of a GPU by its name, such as "a100-80gb". Since 0.1.
+
+        Raises:
+            UsageError: it is unknown.
+        """
+        if (gpu := GPUS.get(name.lower())) is None:
+            raise UsageError(f"--gpu: {name!r} is unknown; give one of {', '.join(GPUS)}")
+        return gpu
+
+    @classmethod
+    def of_check(cls) -> Gpu | None:
+        """Return the GPU that a check assumes instead of this machine's devices; None elsewhere. Since 0.1."""
+        return _assumed.get()
+
+
+GPUS = {
+    gpu.name: gpu
+    for gpu in (
+        Gpu("t4", 16 * 10**9, 65e12, 8.1e12, bfloat16=False),
+        Gpu("v100", 32 * 10**9, 125e12, 15.7e12, bfloat16=False),
+        Gpu("rtx3090", 24 * 10**9, 71e12, 35.6e12),
+        Gpu("rtx4090", 24 * 10**9, 165e12, 82.6e12),
+        Gpu("a10", 24 * 10**9, 125e12, 31.2e12),
+        Gpu("l4", 24 * 10**9, 121e12, 30.3e12),
+        Gpu("l40s", 48 * 10**9, 362e12, 91.6e12),
+        Gpu("a100-40gb", 40 * 10**9, 312e12, 19.5e12),
+        Gpu("a100-80gb", 80 * 10**9, 312e12, 19.5e12),
+        Gpu("h100", 80 * 10**9, 989e12, 67e12),
+        Gpu("h200", 141 * 10**9, 989e12, 67e12),
+    )
+}
+
+
+_assumed: ContextVar[Gpu | None] = ContextVar("kdtool_assumed_gpu", default=None)
+
+
+@contextmanager
+def assume(gpu: Gpu | None) -> Iterator[None]:
+    """Have components describe and estimate for this GPU within the block."""
+    token = _assumed.set(gpu)
+    try:
+        yield
+    finally:
+        _assumed.reset(token)

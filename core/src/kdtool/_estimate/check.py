@@ -21,11 +21,11 @@ from pydantic import TypeAdapter
 from kdtool._assembly.assemble import Assembly, assemble
 from kdtool._assembly.trust import lost_without
 from kdtool._contract.licences import Licensed, licence_lines
-from kdtool._contract.run_info import Estimate, RunForecast, RunInfo
+from kdtool._contract.run_info import Estimate, Gpu, RunForecast, RunInfo, assume
 from kdtool._contract.training import Student, Transform
 from kdtool._errors import KdtoolError, ServiceError
 from kdtool._estimate.forecast import AttributedEstimate, ForecastCache, ask, describe, forecast_of
-from kdtool._estimate.machine import Gpu, assume, free_disk, memory_here, read_size
+from kdtool._estimate.machine import free_disk, memory_here, read_size
 from kdtool._estimate.totals import Forecast, add_up
 from kdtool._plugins.hooks import translate_errors
 from kdtool._plugins.registry import entries_by_name, load

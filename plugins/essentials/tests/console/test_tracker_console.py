@@ -9,7 +9,8 @@ from pathlib import Path
 
 import kdtool
 import pytest
-from kdtool_essentials.console import ConsoleTracker, PlainDisplay, Position, describe_measurement
+from kdtool_essentials.console import ConsoleTracker, Position
+from kdtool_essentials.console.lines import PlainDisplay, describe_measurement
 from kdtool_essentials.console.live import LiveDisplay
 from kdtool_testing import TrackerConformance, make_run
 from rich.console import Console

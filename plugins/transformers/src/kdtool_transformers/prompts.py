@@ -5,7 +5,7 @@ prompt, as in a request to the model. An answer begins at the end of that prompt
 after it. So the student learns exactly the tokens that the model has to write itself. `TransformersTokenizer` turns the
 pieces into tokens.
 
-Of an infilled answer, the end that repeats the code after the gap is removed. Light.
+An infilled answer loses an end that repeats the code after the gap. Light.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from kdtool_essentials.console import describe_end, describe_loss, harmless, rate
+from kdtool_essentials.console.lines import describe_end, describe_loss, harmless, rate
 
 
 class LiveDisplay:
