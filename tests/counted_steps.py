@@ -12,21 +12,20 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import kdtool
 import torch
 import torch.nn.functional as F
 from counted_syncs import CountedSyncs
-from kdtool._contract.signals import alternatives
 from kdtool_testing import ByteTokenizer, ListSource, make_run
 from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch.trainer import StandardTrainer
 from kdtool_transformers.attention import replace_attention
-from reference_model import Describing
+from reference_model import Describing, Source, installed_losses
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transform_training import VOCABULARY, change, kernels_for_a_gpu, make_transform, transforms
@@ -40,26 +39,6 @@ REFUSE_EXPERTS = {"gguf-grid", "liger"}
 MICRO_BATCHES = 2
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks" / "gpu.md"
 BEGIN, END = "<!-- reads: begin -->\n", "<!-- reads: end -->\n"
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model as a source of signals: `form` says how it describes tokens."""
-
-    model: kdtool.LanguageModel
-    want: kdtool.SignalRequest
-    form: str
-
-    def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
-        with torch.no_grad():
-            outputs = self.model.backbone(batch, self.want)
-        tokens, lazy = None, kdtool.LazyLogits(outputs.last, self.model.head)
-        if self.form != "dense":
-            weights, ids = self.model.head.logits(outputs.last).softmax(-1).topk(4)
-            form: Literal["sampled", "top-k"] = "sampled" if self.form == "sampled" else "top-k"
-            tokens = kdtool.SparseTokens(ids.int(), weights / weights.sum(-1, keepdim=True), form, 1.0)
-        inside = outputs.hidden, outputs.attentions, outputs.projections
-        return kdtool.Signal("source", None if tokens else lazy, tokens, *inside)
 
 
 def rows(rejected: bool) -> ListSource:
@@ -83,21 +62,11 @@ def rows(rejected: bool) -> ListSource:
 
 def losses() -> dict[str, tuple[kdtool.Loss, kdtool.LossTerm]]:
     """Return every installed loss, once for each form of signal that it accepts, with its term."""
-    facts, cases = tiny_model(layers=LAYERS).facts, {}
-    for point in sorted(entry_points(group="kdtool.losses")):
-        cls: Any = point.load()
-        loss = cls(cls.Config())
-        if hasattr(loss, "tokenizers"):
-            loss.tokenizers = ByteTokenizer(), ByteTokenizer()
-        for need in alternatives(loss.needs) or (frozenset(),):
-            form = next((form for form in ("sampled", "top-k") if form in need), "dense")
-            pairs = tuple(loss.kdtool_layers(facts, facts) or ()) if isinstance(loss, kdtool.SequenceLoss) else ()
-            label = point.name if form == "dense" else f"{point.name}-{form}"
-            cases[label] = loss, kdtool.LossTerm(
-                f"losses.{label}", label, 1.0, loss.temperature, 1.0, form if need else None, (need,) if need else (),
-                loss.divergence, pairs, forward_passes=loss.forward_passes, routing=getattr(loss, "routing", False),
-            )  # fmt: skip
-    return cases
+    facts, found = tiny_model(layers=LAYERS).facts, {}
+    for name, form, loss, term in installed_losses(facts, facts, tokenizer=ByteTokenizer()):
+        label = name if form == "dense" else f"{name}-{form}"
+        found[label] = loss, replace(term, name=f"losses.{label}", label=label)
+    return found
 
 
 def family_for(*terms: kdtool.LossTerm) -> str:
@@ -132,11 +101,7 @@ def attend(
 
 
 def reads(
-    folder: Path,
-    labels: tuple[str, ...],
-    weighting: Any = None,
-    transform: str | None = None,
-    norms: bool = False,
+    folder: Path, labels: tuple[str, ...], weighting: Any = None, transform: str | None = None, norms: bool = False
 ) -> Counter[str]:
     """Train three steps and return the reads of the third, from one change of the weights to the next.
 

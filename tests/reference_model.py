@@ -6,15 +6,20 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import kdtool
 import torch
 import torch.nn.functional as F
+from kdtool._contract.signals import alternatives
 from kdtool_testing import ByteTokenizer, ListSource
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 VOCABULARY, PADDED, LENGTH, HEADS = 31, 33, 12, 2
 
@@ -135,6 +140,70 @@ class Frozen:
             lazy, inside = kdtool.LazyLogits(outputs.last, self.model.head), (outputs.attentions, outputs.projections)
             return kdtool.Signal("t", lazy, None, outputs.hidden, *inside)
         return kdtool.Signal("t", sparse=told_tokens(batch.labels[batch.labels != -100], self.form))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model as a source of signals: `form` says how it describes tokens."""
+
+    model: kdtool.LanguageModel
+    want: kdtool.SignalRequest
+    form: str = "dense"
+
+    def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
+        """Return the signal for a batch."""
+        with torch.no_grad():
+            outputs = self.model.backbone(batch, self.want)
+        tokens, lazy = None, kdtool.LazyLogits(outputs.last, self.model.head)
+        if self.form != "dense":
+            weights, ids = self.model.head.logits(outputs.last).softmax(-1).topk(4)
+            form: Literal["sampled", "top-k"] = "sampled" if self.form == "sampled" else "top-k"
+            tokens = kdtool.SparseTokens(ids.int(), weights / weights.sum(-1, keepdim=True), form, 1.0)
+        inside = outputs.hidden, outputs.attentions, outputs.projections
+        return kdtool.Signal("source", None if tokens else lazy, tokens, *inside)
+
+
+@contextmanager
+def gradients_of(model: nn.Module) -> Iterator[list[dict[str, Tensor]]]:
+    """Collect the gradients of each step, by parameter."""
+    found: list[dict[str, Tensor]] = []
+
+    def catch(*_: Any) -> None:
+        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+
+    handle = register_optimizer_step_pre_hook(catch)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def installed_losses(
+    student: kdtool.ModelFacts,
+    teacher: kdtool.ModelFacts,
+    temperature: float = 1.0,
+    left_out: Container[str] = (),
+    tokenizer: kdtool.Tokenizer | None = None,
+) -> Iterator[tuple[str, str, kdtool.Loss, kdtool.LossTerm]]:
+    """Yield every installed loss, once for each form of signal that it accepts: its name, the form, itself and its term."""
+    for point in sorted(entry_points(group="kdtool.losses")):
+        cls: Any = point.load()
+        settings = {"temperature": temperature} if cls.temperature_power and temperature != 1 else {}
+        for need in alternatives(cls(cls.Config(**settings)).needs) or (frozenset(),):
+            if point.name in left_out:
+                continue
+            loss = cls(cls.Config(**settings))
+            if tokenizer and hasattr(loss, "tokenizers"):
+                loss.tokenizers = tokenizer, tokenizer
+            form = next((form for form in ("sampled", "top-k") if form in need), "dense")
+            pairs = tuple(loss.kdtool_layers(student, teacher) or ()) if isinstance(loss, kdtool.SequenceLoss) else ()
+            label = f"{point.name}-{form}"
+            term = kdtool.LossTerm(
+                f"losses.{label}", label, 1.0, loss.temperature, loss.temperature**loss.temperature_power,
+                form if need else None, (need,) if need else (), loss.divergence, pairs,
+                forward_passes=loss.forward_passes, routing=getattr(loss, "routing", False),
+            )  # fmt: skip
+            yield point.name, form, loss, term
 
 
 def told_tokens(labels: Tensor, form: str) -> kdtool.SparseTokens:

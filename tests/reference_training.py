@@ -6,24 +6,18 @@ balances all terms but one away. The learning rate is too small to change a weig
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import entry_points
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import kdtool
-import torch
-from kdtool._contract.signals import alternatives
 from kdtool_testing import make_run
 from kdtool_torch.trainer import StandardTrainer
 from reference_losses import ELSEWHERE, TEMPERATURE
-from reference_model import Describing, Frozen, make_model, make_rows
-from safetensors.torch import save_file
+from reference_model import Describing, Frozen, gradients_of, installed_losses, make_model, make_rows
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_pre_hook
-from two_processes import join_as
+from two_processes import write_gradients
 
 STUDENT, TEACHER = (1, 3, 16), (2, 4, 12)
 """Seed, layers and width."""
@@ -46,26 +40,12 @@ class Cut:
 
 
 def cases() -> dict[str, tuple[kdtool.Loss, kdtool.LossTerm]]:
-    """Return every installed loss, once for each form of signal that it accepts, with its term."""
+    """Return every installed loss, once for each form of signal that it accepts, with its term; weights are doubled."""
+    student, teacher = (make_model(*model).facts for model in (STUDENT, TEACHER))
     found: dict[str, tuple[kdtool.Loss, kdtool.LossTerm]] = {}
-    facts = [make_model(*model).facts for model in (STUDENT, TEACHER)]
-    for point in sorted(entry_points(group="kdtool.losses")):
-        if point.name in ELSEWHERE:
-            continue
-        cls: Any = point.load()
-        settings = {"temperature": TEMPERATURE} if cls.temperature_power else {}
-        needs = alternatives(cls(cls.Config(**settings)).needs)
-        for need in needs or (frozenset(),):
-            loss = cls(cls.Config(**settings))
-            form = next((form for form in ("sampled", "top-k") if form in need), "dense")
-            label = f"{point.name}-{form}"
-            pairs = tuple(loss.kdtool_layers(*facts) or ()) if isinstance(loss, kdtool.SequenceLoss) else ()
-            scale = loss.temperature**loss.temperature_power
-            weight = 0.5 + len(found) / 10
-            found[label] = loss, kdtool.LossTerm(
-                f"losses.{label}", label, kdtool.Schedule(weight, 2 * weight), loss.temperature, scale,
-                form if need else None, (need,) if need else (), loss.divergence, pairs, forward_passes=loss.forward_passes,
-            )  # fmt: skip
+    for _, _, loss, term in installed_losses(student, teacher, TEMPERATURE, ELSEWHERE):
+        weight = 0.5 + len(found) / 10
+        found[term.label] = loss, replace(term, weight=kdtool.Schedule(weight, 2 * weight))
     return found
 
 
@@ -115,30 +95,14 @@ def train_each(folder: Path, cut: Cut, rank: int = 0, by_hand: bool = True) -> l
     settings |= {"dtype": "float32", "compile": "off", "checkpoint_every": 1000}
     settings |= {"head_chunk_size": 1 if cut.chunk == 1 else 11, "loss_chunk_size": cut.chunk} if cut.chunk else {}
     trainer = StandardTrainer(StandardTrainer.Config(**settings))
-    found: list[dict[str, Tensor]] = []
-
-    def catch(*_: Any) -> None:
-        named = student.model.named_parameters()
-        found.append({name: p.grad.clone() for name, p in named if p.grad is not None})
-
-    handle = register_optimizer_step_pre_hook(catch)
-    try:
+    with gradients_of(student.model) as found:
         trainer.kdtool_train(run, phase, student)
-    finally:
-        handle.remove()
     return found
 
 
 def train_as_rank(folder: Path, cuts: Sequence[Cut], rank: int, ports: Sequence[int]) -> None:
     """Train with each cut as one of its processes; rank 0 writes the gradients into the folder."""
-    torch.set_num_threads(1)
-    for cut, port in zip(cuts, ports, strict=True):
-        join_as(rank, cut.world, port)
-        found = train_each(folder / cut.name, cut, rank)
-        if rank == 0:
-            flat = {json.dumps([step, name]): grad for step, own in enumerate(found) for name, grad in own.items()}
-            save_file(flat, folder / f"{cut.name}.safetensors")
-        torch.distributed.destroy_process_group()
+    write_gradients(train_each, folder, cuts, rank, ports)
 
 
 _NOTHING = vars(kdtool.TokenLoss)["kdtool_token_gradient"]

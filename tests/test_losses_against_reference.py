@@ -8,7 +8,6 @@ its own tests.
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -19,9 +18,8 @@ from kdtool_torch import collate
 from reference_losses import ELSEWHERE, FORMULAS, SHRINKS, Compared
 from reference_model import Attentive, make_model, make_rows, told_tokens
 from reference_training import FACTOR, STUDENT, TEACHER, Cut, cases, token_weights, train_as_rank, train_each, weight_at
-from safetensors.torch import load_file
 from torch import Tensor
-from two_processes import train_in_two_processes
+from two_processes import read_gradients, train_in_two_processes
 
 Gradients = list[dict[str, Tensor]]
 CUTS = [Cut(chunk, accumulation, 1) for chunk in (1, 5, 0) for accumulation in (1, 4)]
@@ -79,11 +77,7 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("cut", CUTS_OF_TWO, ids=lambda cut: cut.name)
 def test_gradients_of_two_processes(of_two: Path, expected: Gradients, cut: Cut) -> None:
-    found: Gradients = [{} for _ in expected]
-    for key, gradient in load_file(of_two / f"{cut.name}.safetensors").items():
-        step, name = json.loads(key)
-        found[step][name] = gradient
-    _compare(found, expected)
+    _compare(read_gradients(of_two / f"{cut.name}.safetensors"), expected)
 
 
 def _compared(batch: kdtool.Batch, student: Attentive, teacher: Attentive) -> Compared:

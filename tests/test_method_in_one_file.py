@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import types
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from kdtool_loss_ce import CrossEntropy
 from kdtool_loss_divergences import ForwardKL
 from kdtool_testing import ByteTokenizer, ListSource, make_run
 from kdtool_torch.trainer import StandardTrainer
-from reference_model import Describing
+from reference_model import Describing, Source
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "distil.md"
 TEXTS = [f"def f{number}(x):\n    return x + {number}\n" * (1 + number % 4) for number in range(40)]
@@ -63,20 +62,6 @@ class DecoderModel(kdtool.LanguageModel):
         raise NotImplementedError
 
 
-@dataclass
-class Source:
-    """A model as the source of its logits."""
-
-    model: DecoderModel
-    want: kdtool.SignalRequest = field(default_factory=lambda: kdtool.SignalRequest(frozenset({"logits"})))
-
-    def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
-        """Return the signal for a batch."""
-        with torch.no_grad():
-            states = self.model.backbone(batch, kdtool.SignalRequest()).last
-        return kdtool.Signal("teacher", kdtool.LazyLogits(states, self.model.head))
-
-
 def rows_of_kdtool(folder: Path) -> list[kdtool.Row]:
     """Return the rows that `packed` makes, without the last, which it pads."""
     examples: Iterable[kdtool.Example] = [kdtool.Example(text, kdtool.Text(text)) for text in TEXTS]
@@ -93,7 +78,10 @@ def train_by_engine(folder: Path, student: Any, teacher: Any) -> list[float]:
         loss: kdtool.Loss = CrossEntropy(CrossEntropy.Config())
         term = kdtool.LossTerm("losses.loss", "loss", 1.0)
     else:
-        loss, sources["teacher"] = ForwardKL(ForwardKL.Config(temperature=2.0)), Source(DecoderModel(teacher))
+        loss, sources["teacher"] = (
+            ForwardKL(ForwardKL.Config(temperature=2.0)),
+            Source(DecoderModel(teacher), kdtool.SignalRequest()),
+        )
         term = kdtool.LossTerm("losses.loss", "loss", 1.0, 2.0, 4.0, "teacher", (frozenset({"logits"}),), True)
     described = Describing(Describing.Config())
     described.facts = model.facts

@@ -14,7 +14,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from counted_steps import LAYERS, LOSSES, Source, attend, family_for, in_own_tokens, rows
+from counted_steps import LAYERS, LOSSES, attend, family_for, in_own_tokens, rows
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import collate, move, score_texts
@@ -23,7 +23,7 @@ from kdtool_torch.inputs import MicroBatch, plain_tensors
 from kdtool_torch.objective import DistillationModule, Sizes
 from kdtool_torch.terms import ChunkLoss, bind_terms
 from kdtool_transformers.attention import replace_attention
-from reference_model import Describing
+from reference_model import Describing, Source
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -6,11 +6,10 @@ of the plain student; where it changes what the student computes, of the transfo
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,9 @@ from kdtool_torch import collate
 from kdtool_torch.trainer import StandardTrainer
 from kdtool_transformers import TransformersModel
 from reference_losses import softmax
-from reference_model import Describing
-from safetensors.torch import save_file
+from reference_model import Describing, Source, gradients_of
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_pre_hook
-from two_processes import join_as
+from two_processes import write_gradients
 
 LENGTH, ROWS, LAYER = 24, 4, 0
 VOCABULARY = 260
@@ -89,20 +86,6 @@ def make_rows() -> ListSource:
     return ListSource(rows)
 
 
-@dataclass
-class Teacher:
-    """A model that signals logits and hidden states."""
-
-    model: TransformersModel
-    want: kdtool.SignalRequest = field(default_factory=lambda: replace(_HIDDEN, kinds=_HIDDEN.kinds | {"logits"}))
-
-    def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
-        """Return the signal for a batch."""
-        with torch.no_grad():
-            outputs = self.model.backbone(batch, _HIDDEN)
-        return kdtool.Signal("t", kdtool.LazyLogits(outputs.last, self.model.head), hidden=outputs.hidden)
-
-
 def make_teacher() -> TransformersModel:
     """Return a wider model, so that losses of layers train a projector."""
     return tiny_model(layers=2, vocabulary=VOCABULARY, seed=1, hidden_size=48)
@@ -152,41 +135,22 @@ def train(folder: Path, case: Case, rank: int = 0) -> list[Gradients]:
     describing.facts = make_teacher().facts
     run = make_run(folder / "run", components, say=lambda _: None, rank=rank, world=case.world)
     phase = kdtool.Phase(
-        "matrix", 2, tuple(of_phase), make_rows(), {"teacher": Teacher(make_teacher())}, folder / "checkpoints"
+        "matrix", 2, tuple(of_phase), make_rows(), {"teacher": Source(make_teacher(), _HIDDEN)}, folder / "checkpoints"
     )
     settings = {"batch": ROWS // case.accumulation // case.world, "accumulation": case.accumulation}
     settings |= {"head_chunk_size": 11, "loss_chunk_size": 5, "checkpoint_every": 1000, "log_every": 1000}
     still = {"learning_rate": 1e-30, "weight_decay": 0.0, "gradient_clip": 0.0, "dtype": "float32", "compile": "off"}
     trainer = StandardTrainer(StandardTrainer.Config.model_validate({**settings, **still}))
-    found: list[Gradients] = []
     with kernels_for_a_gpu():
-        begun, student = change(transform, student, run)
-
-        def catch(*_: Any) -> None:
-            named = student.model.named_parameters()
-            found.append({name: p.grad.clone() for name, p in named if p.grad is not None})
-
-        handle = register_optimizer_step_pre_hook(catch)
-        try:
+        _begun, student = change(transform, student, run)
+        with gradients_of(student.model) as found:
             trainer.kdtool_train(run, phase, student)
-        finally:
-            handle.remove()
-            del begun
     return found
 
 
 def train_as_rank(folder: Path, cases: Sequence[Case], rank: int, ports: Sequence[int]) -> None:
     """Train each case as one of its processes; rank 0 writes the gradients into the folder."""
-    torch.set_num_threads(1)
-    for case, port in zip(cases, ports, strict=True):
-        join_as(rank, case.world, port)
-        steps = train(folder / case.name, case, rank)
-        if rank == 0:
-            flat = {
-                json.dumps([step, name]): grad for step, of_step in enumerate(steps) for name, grad in of_step.items()
-            }
-            save_file(flat, folder / f"{case.name}.safetensors")
-        torch.distributed.destroy_process_group()
+    write_gradients(train, folder, cases, rank, ports)
 
 
 def reference(folder: Path, transform: str, losses: str) -> Gradients:
@@ -198,7 +162,7 @@ def reference(folder: Path, transform: str, losses: str) -> Gradients:
     rows = make_rows()
     batch = collate([rows[row] for row in range(ROWS)])
     student.model.train()
-    mine, other = student.backbone(batch, _HIDDEN), Teacher(teacher).signal(batch)
+    mine, other = student.backbone(batch, _HIDDEN), Source(teacher, _HIDDEN).signal(batch)
     assert other.lazy is not None
     q, p = (
         softmax(student.head.logits(mine.last), 1.0),

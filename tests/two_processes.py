@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-__all__ = ["join_as", "train_in_two_processes"]
+__all__ = ["join_as", "read_gradients", "train_in_two_processes", "write_gradients"]
 
 _PATIENCE = 600.0
 
@@ -35,6 +39,33 @@ def train_in_two_processes(task: Callable[..., None], folder: Path, cases: Seque
     for process in started:
         process.kill()
     assert found == [0, 0]
+
+
+def write_gradients(
+    train: Callable[[Path, Any, int], list[dict[str, Tensor]]],
+    folder: Path,
+    cases: Sequence[Any],
+    rank: int,
+    ports: Sequence[int],
+) -> None:
+    """Train each case as one of its processes; rank 0 writes the gradients into the folder."""
+    torch.set_num_threads(1)
+    for case, port in zip(cases, ports, strict=True):
+        join_as(rank, case.world, port)
+        steps = train(folder / case.name, case, rank)
+        if rank == 0:
+            flat = {json.dumps([step, name]): grad for step, own in enumerate(steps) for name, grad in own.items()}
+            save_file(flat, folder / f"{case.name}.safetensors")
+        torch.distributed.destroy_process_group()
+
+
+def read_gradients(file: Path) -> list[dict[str, Tensor]]:
+    """Return the gradients of each step that rank 0 wrote."""
+    found: dict[int, dict[str, Tensor]] = {}
+    for key, gradient in load_file(file).items():
+        step, name = json.loads(key)
+        found.setdefault(step, {})[name] = gradient
+    return [found[step] for step in sorted(found)]
 
 
 def join_as(rank: int, world: int, port: int) -> None:
