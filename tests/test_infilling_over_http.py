@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins" / "ser
 
 from kdtool_programs.testing import sandbox_is_there
 from running import running
-from scripted import ScriptedModels, StreamingRuntime
 
 pytestmark = pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
 
@@ -30,12 +28,12 @@ def _without_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def measured(folder: Path, component: Any, problems: int | None) -> tuple[float, int, dict[str, str]]:
+def measured(folder: Path, component: Any) -> tuple[float, int, dict[str, str]]:
     """Return score, number of tasks and answers of the model that a component opens."""
     folder.mkdir()
     name = "teacher" if isinstance(component, kdtool.Teacher) else "opener"
     run = make_run(folder, {name: component})
-    evaluator = Infilling(Infilling.Config(problems=problems, maximum_tokens=24, temperature=1.0))
+    evaluator = Infilling(Infilling.Config(problems=40, maximum_tokens=24, temperature=1.0))
     (score,) = (
         one
         for one in evaluator.kdtool_evaluate(
@@ -48,17 +46,6 @@ def measured(folder: Path, component: Any, problems: int | None) -> tuple[float,
     return score.value, score.n, {one["id"]: one["text"] for one in answers if "id" in one}
 
 
-def over_http(models: Any, folder: Path, problems: int | None) -> tuple[float, int, dict[str, str]]:
-    with running(models, limits=None) as server:
-        (name, *_) = models.subjects
-        config = OpenAI.Config(url=f"{server.url}/v1", model=name, api="completions", concurrency=4)
-        teacher = OpenAI(config)
-        try:
-            return measured(folder, teacher, problems)
-        finally:
-            teacher.kdtool_close()
-
-
 def test_a_real_model_gives_the_same_answers(marked_teacher_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(marked_teacher_folder, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -66,40 +53,9 @@ def test_a_real_model_gives_the_same_answers(marked_teacher_folder: Path, tmp_pa
     with kdtool.open_models(folder) as models:  # prompts fit, so that nobody has to cut them
         (name,) = models.subjects
         with models.open(name) as runtime:
-            here = measured(tmp_path / "here", OneRuntime(runtime), 40)
-        assert over_http(models, tmp_path / "there", 40) == here
+            here = measured(tmp_path / "here", OneRuntime(runtime))
+        with running(models, limits=None) as server:
+            teacher = OpenAI(OpenAI.Config(url=f"{server.url}/v1", model=name, api="completions", concurrency=4))
+            assert measured(tmp_path / "there", teacher) == here
+            teacher.kdtool_close()
     assert any(here[2].values()), "answers of a model without training, but answers"
-
-
-@pytest.fixture
-def solving() -> StreamingRuntime:
-    """A model that fills in two of three as the reference does."""
-    evaluator = Infilling(Infilling.Config())
-    forms = {problem.forms["base"]: problem.solution for problem in evaluator._by_span["single-line"]}
-    known = {(form.prompt, form.suffix): solution.rstrip("\n") for form, solution in forms.items()}
-
-    def fill(request: kdtool.Request) -> str:
-        return known[request.prompt, request.suffix] if len(request.prompt) % 3 else "    raise ValueError"
-
-    return StreamingRuntime(fill, streams=4, context=100_000)
-
-
-@pytest.mark.slow
-def test_all_gaps_of_a_line_get_the_same_score(solving: StreamingRuntime, tmp_path: Path) -> None:
-    there = over_http(ScriptedModels({"student": solving}), tmp_path / "there", None)
-    assert there[1] == 1033
-
-    class Whole(kdtool.Runtime):
-        """The same model in this process."""
-
-        abilities = solving.abilities
-
-        def answer(self, requests: Any) -> Iterator[kdtool.TextAnswer]:
-            for request in requests:
-                pieces = list(solving.stream(request))
-                finish = pieces[-1].finish or "stop"
-                yield kdtool.TextAnswer(request.id, "".join(piece.text for piece in pieces), finish, 1, len(pieces))
-
-    here = measured(tmp_path / "here", OneRuntime(Whole()), None)
-    assert there == here
-    assert 0.5 < here[0] < 0.9

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
 import httpx
 import kdtool
@@ -44,36 +45,26 @@ def _in_process(models: kdtool.Models, request: kdtool.Request, name: str = "") 
         return "".join(piece.text for piece in runtime.stream(request))
 
 
-def test_completions_are_those_of_the_model(models: kdtool.Models, server: Running) -> None:
-    expected = _in_process(models, kdtool.Request("0", PROMPT, 12))
+def test_texts_over_http_are_those_of_the_model(models: kdtool.Models, server: Running) -> None:
     (name,) = models.subjects
-    client = server.openai()
-    whole = client.completions.create(model=name, prompt=PROMPT, max_tokens=12, temperature=0)
+    client: Any = server.openai()
+    plain = kdtool.Request("0", PROMPT, 12)
+    expected = _in_process(models, plain)
+    asked: dict[str, Any] = {"model": name, "prompt": PROMPT, "max_tokens": 12, "temperature": 0}
+    whole = client.completions.create(**asked)
     assert whole.choices[0].text == expected
-    assert whole.usage
     assert whole.usage.completion_tokens == 12
-    chunks = client.completions.create(model=name, prompt=PROMPT, max_tokens=12, temperature=0, stream=True)
-    assert "".join(chunk.choices[0].text for chunk in chunks) == expected
+    assert "".join(chunk.choices[0].text for chunk in client.completions.create(**asked, stream=True)) == expected
 
-
-def test_a_conversation_is_the_model_s(models: kdtool.Models, server: Running) -> None:
     expected = _in_process(models, kdtool.Request("0", "", 8, turns=(("user", "add two numbers"),)))
-    (name,) = models.subjects
-    answer = server.openai().chat.completions.create(
-        model=name, messages=[{"role": "user", "content": "add two numbers"}], max_tokens=8, temperature=0
-    )
+    turns = [{"role": "user", "content": "add two numbers"}]
+    answer = client.chat.completions.create(model=name, messages=turns, max_tokens=8, temperature=0)
     assert answer.choices[0].message.content == expected
 
-
-def test_a_gap_over_both_protocols_is_the_model_s(models: kdtool.Models, server: Running) -> None:
-    (name,) = models.subjects
-    gap = kdtool.Request("0", PROMPT, 8, suffix="\n\nprint(add(1, 2))\n", heal=True)
-    expected = _in_process(models, gap)
-    answer = server.openai().completions.create(
-        model=name, prompt=PROMPT, suffix="\n\nprint(add(1, 2))\n", max_tokens=8, temperature=0
-    )
-    assert answer.choices[0].text == expected
-    filled = server.post("/infill", input_prefix=PROMPT, input_suffix="\n\nprint(add(1, 2))\n", n_predict=8)
+    suffix = "\n\nprint(add(1, 2))\n"
+    expected = _in_process(models, kdtool.Request("0", PROMPT, 8, suffix=suffix, heal=True))
+    assert client.completions.create(**asked | {"max_tokens": 8}, suffix=suffix).choices[0].text == expected
+    filled = server.post("/infill", input_prefix=PROMPT, input_suffix=suffix, n_predict=8)
     assert filled.json()["content"] == expected
 
 
