@@ -88,7 +88,10 @@ def _anonymous_bytes() -> int:
 
 
 def test_layers_with_a_state_are_refused_by_the_configuration(tmp_path: Path) -> None:
-    hybrid = tiny_config("granitemoehybrid", layer_types=["mamba", "mamba", "attention", "mamba"], num_local_experts=0)
+    hybrid = tiny_config(
+        "granitemoehybrid", layer_types=["mamba", "mamba", "attention", "mamba"], num_local_experts=0,
+        num_experts_per_tok=0, mamba_n_heads=4, mamba_d_head=16,
+    )  # fmt: skip
     byte_tokenizer().save(tmp_path / "model")
     hybrid.save_pretrained(tmp_path / "model")
     with pytest.raises(
