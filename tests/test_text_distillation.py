@@ -1,4 +1,4 @@
-"""Whole runs that learn a teacher's answers: from a folder, from a real server, swapped by one setting, killed."""
+"""Whole runs that learn a teacher's answers: of a folder, of a server, killed, and of a server that refuses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,18 +17,18 @@ from typing import Any
 
 import kdtool
 import pytest
+import torch
 from kdtool_export.gguf.files import write_gguf
 from kdtool_teacher_openai.testing import llama_cpp_server
+from kdtool_transformers import open_model
+from whole_runs import lines, path_of, without
 
-pytestmark = pytest.mark.slow
+UNUSED = ("corpus", "signals", "control", "exporters")
 
 
 @pytest.fixture(scope="module")
 def lively(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with the teacher's tokenizer whose likeliest tokens differ from place to place."""
-    import torch
-    from kdtool_transformers import open_model
-
     model = open_model(teacher_folder, dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.model.parameters():
@@ -40,34 +39,11 @@ def lively(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="module")
-def served(lively: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The lively model behind a llama.cpp server: its address."""
-    import torch
-    from kdtool_transformers import open_model
-
+def served(lively: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """A teacher that is the lively model behind a llama.cpp server."""
     file = write_gguf(open_model(lively, dtype=torch.float32), tmp_path_factory.mktemp("served") / "lively.gguf")
     with llama_cpp_server(file, "tiny", context=256) as url:
-        yield url
-
-
-def asking(recipe: dict[str, Any], teacher: Path, url: str, student: Path) -> dict[str, Any]:
-    """A recipe that learns answers: the student has another tokenizer than the teachers."""
-    library = {"use": "python-source", "train_files": 4, "validation_files": 1, "test_files": 2}
-    own = {"use": "answers", "ask": "teachers.folder", "corpus": "corpora.library", "prefix_lines": 3}
-    recipe["corpora"] = {"library": library, "answers": {**own, "max_tokens": 12, "keep_truncated": True}}
-    server = {"use": "openai", "url": url, "model": "tiny", "licence": "mit", "api": "completions", "retries": 1}
-    recipe["teachers"] = {"folder": {**recipe.pop("teacher"), "model": str(teacher)}, "server": server}
-    recipe["rows"] = {"use": "packed", "length": 32, "maximum_tokens": 256}
-    recipe["student"] = {"use": "pretrained", "model": str(student)}
-    recipe["train"] = {"losses": {"ce": {}}, "steps": 2}
-    recipe["evaluators"] = {"perplexity": {"documents": 2, "characters": 200}}
-    return {key: value for key, value in recipe.items() if key not in {"corpus", "signals", "control", "exporters"}}
-
-
-def texts(results: kdtool.Results, split: str = "train") -> dict[str, Any]:
-    (text,) = (stage.path for stage in results.stages if stage.name == "text")
-    lines = (text / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
-    return {line["id"]: line for line in map(json.loads, lines)}
+        yield {"use": "openai", "url": url, "model": "tiny", "licence": "mit", "retries": 1}
 
 
 def beginning(line: dict[str, Any]) -> str:
@@ -75,152 +51,195 @@ def beginning(line: dict[str, Any]) -> str:
     return "".join(letter for letter in line["completion"] if letter.isascii())[:4]
 
 
+@pytest.mark.slow
 def test_answers_are_learned_whoever_gives_them(
-    recipe: dict[str, Any], lively: Path, served: str, other_teacher_folder: Path
+    recipe: dict[str, Any], lively: Path, served: dict[str, Any], other_teacher_folder: Path
 ) -> None:
-    asked = asking(recipe, lively, served, other_teacher_folder)
-    results = {name: kdtool.run(asked, {"corpora.answers.ask": f"teachers.{name}"}) for name in ("folder", "server")}
-    folder, server = (texts(results[name]) for name in ("folder", "server"))
-    assert folder.keys() == server.keys()
-    assert len(folder) == 4
-    for name in folder:
-        assert folder[name]["prompt"] == server[name]["prompt"]
-        assert (folder[name]["source"], server[name]["source"]) == (
-            "answers of teachers.folder",
-            "answers of teachers.server",
-        )
-    # The same weights, once in transformers and once in llama.cpp, which rounds otherwise: they begin in the same way.
-    assert [beginning(line) for line in folder.values()] == [beginning(line) for line in server.values()]
-    assert all("text" in line for line in texts(results["server"], "test").values()), "held-out text is as it was"
-    assert {m.subject for m in results["server"].measurements} == {"teachers.folder", "base", "student"}, (
-        "a server is not opened"
-    )
-    again = {stage.name: stage.action for stage in kdtool.plan(asked, {"corpora.answers.ask": "teachers.server"})}
-    assert set(again.values()) == {"reuse"}
+    """The student has another tokenizer than the teachers."""
+    library = {"use": "python-source", "train_files": 4, "validation_files": 1, "test_files": 2}
+    answers = {"use": "answers", "corpus": "corpora.library", "prefix_lines": 3, "max_tokens": 12}
+    teachers = {"folder": {**recipe.pop("teacher"), "model": str(lively)}, "server": {**served, "api": "completions"}}
+    recipe |= {
+        "corpora": {"library": library, "answers": {**answers, "ask": "teachers.folder", "keep_truncated": True}},
+        "teachers": teachers,
+        "rows": {"use": "packed", "length": 32, "maximum_tokens": 256},
+        "student": {"use": "pretrained", "model": str(other_teacher_folder)},
+        "train": {"losses": {"ce": {}}, "steps": 2},
+        "evaluators": {"perplexity": {"documents": 2, "characters": 200}},
+    }
+    asked = without(recipe, *UNUSED)
+    results = {name: kdtool.run(asked, {"corpora.answers.ask": f"teachers.{name}"}) for name in teachers}
+    folder, server = (lines(path_of(results[name], "text") / "train.jsonl") for name in teachers)
+    assert len(folder) == len(server) == 4
+    for mine, theirs in zip(folder, server, strict=True):
+        assert (mine["id"], mine["prompt"]) == (theirs["id"], theirs["prompt"])
+        assert mine["source"] == "answers of teachers.folder"
+        assert theirs["source"] == "answers of teachers.server"
+        # The same weights, once in transformers and once in llama.cpp, which rounds otherwise.
+        assert beginning(mine) == beginning(theirs)
+    held_out = lines(path_of(results["server"], "text") / "test.jsonl")
+    assert all("text" in line for line in held_out), "held-out text is as it was"
+    measured = {found.subject for found in results["server"].measurements}
+    assert measured == {"teachers.folder", "base", "student"}, "a server is not opened"
+    again = kdtool.plan(asked, {"corpora.answers.ask": "teachers.server"})
+    assert {stage.action for stage in again} == {"reuse"}
+    del asked["teachers"]["server"]["licence"]
+    with pytest.raises(kdtool.RecipeError, match=r"which takes its text:\s+look up the licence of tiny, and name it"):
+        kdtool.check(asked, {"corpora.answers.ask": "teachers.server"})
 
 
-def test_likeliest_tokens_of_a_server_are_learned(recipe: dict[str, Any], served: str, lively: Path) -> None:
-    top = {"use": "openai", "url": served, "model": "tiny", "licence": "mit", "tokenizer": str(lively), "top_k": 20}
-    changed = {
-        "teacher": top,
-        "signals": False,
+@pytest.mark.slow
+def test_likeliest_tokens_of_a_server_are_learned_and_what_it_cannot_give_is_refused(
+    recipe: dict[str, Any], served: dict[str, Any], lively: Path, other_teacher_folder: Path
+) -> None:
+    recipe |= {
+        "teacher": {**served, "tokenizer": str(lively), "top_k": 20},
         "student": {"use": "pretrained", "model": str(lively)},
         "rows": {"use": "packed", "length": 24, "maximum_tokens": 96},
         "train": {"losses": {"forward-kl": {"weight": 0.5}, "ce": {"weight": 0.5}}, "steps": 2},
         "evaluators": {},
-        "control": False,
-        "exporters": {},
     }
-    results = kdtool.run({**recipe, **changed})
-    (report, *_) = results.arms[0].histories["train"]
+    top = without(recipe, "signals", "control", "exporters")
+    (report, *_) = kdtool.run(top).arms[0].histories["train"]
     assert abs(report.terms["forward-kl"].value) < 1e-3, "the student is the teacher still"
 
+    teacher, softened = recipe["teacher"], {"forward-kl": {"temperature": 2.0}}
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"train": {"losses": {"reverse-kl": {}}, "steps": 2}}, r"needs logits, but .* \(openai\) offers text, top-k"),
+        ({"teacher": served}, r"needs logits or sampled or top-k, but .* offers text"),
+        ({"teacher": {**teacher, "tokenizer": str(other_teacher_folder)}}, "the server's tokenizer is not"),
+        ({"teacher": {**teacher, "model": "huge"}}, "does not serve the model 'huge', but tiny"),
+        ({"train": {"losses": softened, "steps": 2}}, "temperature"),
+    ]
+    for changes, words in refused:
+        with pytest.raises(kdtool.KdtoolError, match=words):
+            kdtool.run({**top, **changes})
 
-def test_what_a_server_cannot_give_is_refused_before_anything_is_made(
-    recipe: dict[str, Any], served: str, teacher_folder: Path, other_teacher_folder: Path
-) -> None:
-    top = {
-        "use": "openai",
-        "url": served,
-        "model": "tiny",
-        "licence": "mit",
-        "tokenizer": str(teacher_folder),
-        "top_k": 5,
-    }
-    plain = {
-        **recipe,
-        "teacher": top,
-        "signals": False,
-        "student": {"use": "pretrained", "model": str(teacher_folder)},
-        "train": {"losses": {"reverse-kl": {}}, "steps": 2},
-        "control": False,
-    }
-    with pytest.raises(
-        kdtool.RecipeError, match=r"needs logits, but the teacher 'teacher' \(openai\) offers text, top-k"
-    ):
-        kdtool.check(plain)
-    forward = {**plain, "train": {"losses": {"forward-kl": {}}, "steps": 2}}
-    with pytest.raises(kdtool.RecipeError, match=r"needs logits or sampled or top-k, but .* offers text"):
-        kdtool.check({**forward, "teacher": {"use": "openai", "url": served, "model": "tiny", "licence": "mit"}})
-    with pytest.raises(kdtool.UsageError, match="the server's tokenizer is not"):
-        kdtool.run({**forward, "teacher": {**top, "tokenizer": str(other_teacher_folder)}})
-    with pytest.raises(kdtool.UsageError, match="does not serve the model 'huge', but tiny"):
-        kdtool.run({**forward, "teacher": {**top, "model": "huge"}})
-    with pytest.raises(kdtool.UsageError, match="temperature"):
-        kdtool.run({**forward, "train": {"losses": {"forward-kl": {"temperature": 2.0}}, "steps": 2}})
+
+ANSWER = json.dumps({"choices": [{"message": {"content": "return x + 1\n" * 8}, "finish_reason": "stop"}]}).encode()
+TOLD = "This model's maximum context length is 512 tokens. However, you requested 519 tokens"
+REFUSAL = json.dumps({"object": "error", "message": TOLD, "code": 400}).encode()
+PROMPTS = 600
+"""Many: a busy machine may answer one of the first requests after hundreds of later ones."""
+
+
+class Scripted:
+    """Responses of a server as (status, body) by the prompt's text, and the prompts received."""
+
+    def __init__(self, seconds: float) -> None:
+        self.url, self.seconds = "", seconds
+        self.odd: dict[str, tuple[int, bytes]] = {}
+        self.asked: list[str] = []
 
 
 @contextmanager
-def counting_server() -> Iterator[tuple[str, Counter[str]]]:
-    """A slow server of the protocol that counts how often each prompt was answered."""
-    answered: Counter[str] = Counter()
+def serving(seconds: float = 0.0) -> Iterator[Scripted]:
+    """Serve scripted answers, each after some seconds."""
+    scripted = Scripted(seconds)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._send({"data": [{"id": "slow"}]})
+            self._send(200, b'{"data": [{"id": "m"}]}')
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            time.sleep(0.3)
-            answer = {"message": {"content": "x = 1\n" * 9}, "finish_reason": "stop"}
-            self._send({"choices": [answer], "usage": {"prompt_tokens": 3, "completion_tokens": 9}})
-            answered[body["messages"][0]["content"]] += 1
+            prompt = body["messages"][0]["content"]
+            time.sleep(scripted.seconds)
+            self._send(*scripted.odd.get(prompt, (200, ANSWER)))
+            scripted.asked.append(prompt)
 
-        def _send(self, content: Any) -> None:
-            self.send_response(200)
+        def _send(self, status: int, body: bytes) -> None:
+            self.send_response(status)
             self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(json.dumps(content).encode())
+            self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1", answered
+        scripted.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        yield scripted
     finally:
         server.shutdown()
         server.server_close()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL there")
-def test_a_killed_run_asks_for_no_answer_that_it_has(
-    recipe: dict[str, Any], other_teacher_folder: Path, tmp_path: Path
+def asking(scripted: Scripted, student: Path, prompts: int = PROMPTS) -> dict[str, Any]:
+    """Return a recipe that asks a server for answers."""
+    Path("prompts.jsonl").write_text("".join(f'{{"prompt": "p{number}"}}\n' for number in range(prompts)), "utf-8")
+    return {
+        "name": "asking",
+        "teacher": {"use": "openai", "url": scripted.url, "model": "m", "licence": "mit", "retries": 0},
+        "corpus": {"use": "answers", "prompts": ["prompts.jsonl"]},
+        "rows": {"use": "packed", "length": 32},
+        "student": {"use": "pretrained", "model": str(student)},
+        "trainer": {"use": "standard", "batch": 1},
+        "train": {"losses": {"ce": {}}, "steps": 1},
+        "control": False,
+        "trackers": {},
+    }
+
+
+def test_a_server_that_refuses_everything_is_soon_left_alone_and_asked_again_when_it_is_mended(
+    teacher_folder: Path,
 ) -> None:
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(f'{{"prompt": "p{number}"}}\n' for number in range(8)), encoding="utf-8")
-    held_out = tmp_path / "held-out.jsonl"
-    held_out.write_text('{"text": "y = 2", "split": "test"}\n', encoding="utf-8")
-    with counting_server() as (url, answered):
-        asked = asking(recipe, other_teacher_folder, url, other_teacher_folder)
-        asked["corpora"] = {
-            "answers": {"use": "answers", "ask": "teacher", "prompts": [str(prompts)]},
-            "held-out": {"use": "jsonl", "files": [str(held_out)]},
+    with serving() as scripted:
+        recipe = asking(scripted, teacher_folder)
+        everything = {f"p{number}" for number in range(PROMPTS)}
+        scripted.odd = dict.fromkeys(everything, (400, REFUSAL))
+        with pytest.raises(kdtool.UsageError, match=rf"refuses each of the first 16 .*{TOLD}.*lower max_tokens"):
+            kdtool.run(recipe)
+        assert len(scripted.asked) < PROMPTS
+        scripted.odd, scripted.asked = {}, []
+        assert kdtool.run(recipe).arms
+    assert set(scripted.asked) == everything  # some of the first run may arrive only now
+
+
+def test_odd_answers_cost_themselves_alone_and_nothing_is_asked_again_for_other_settings(
+    teacher_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NEW_API_KEY", "k")
+    with serving() as scripted:
+        monkeypatch.setenv("KDTOOL_TRUST_URL", scripted.url)
+        recipe = asking(scripted, teacher_folder)
+        scripted.odd = {
+            "p3": (200, ANSWER.replace(b"x + 1", b"x \xe9 1")),
+            "p5": (200, ANSWER.replace(b"x + 1", rb"x \ud83d 1")),
+            "p7": (200, b"[" * 100_000),
         }
-        del asked["teachers"]
-        asked["teacher"] = {"use": "openai", "url": url, "model": "slow", "licence": "mit", "concurrency": 1}
-        code = "import json, sys, kdtool; kdtool.run(json.loads(sys.argv[1]))"
-        process = subprocess.Popen([sys.executable, "-c", code, json.dumps(asked)], stderr=subprocess.DEVNULL)
-        while answered.total() < 4 and process.poll() is None:
+        results = kdtool.run(recipe)
+        assert len(scripted.asked) == PROMPTS
+        assert f"{PROMPTS - 2} answers of teacher; left out: 2 refused" in "".join(capsys.readouterr())
+        learned = {line["id"]: line["completion"] for line in lines(path_of(results, "text") / "train.jsonl")}
+        assert "return x \ufffd 1" in learned["prompts.jsonl:6"]
+        scripted.asked, scripted.odd = [], {}
+        settings = {"licence": "apache-2.0", "tokenizer": str(teacher_folder), "key_variable": "NEW_API_KEY"}
+        for key, value in settings.items():
+            kdtool.run(recipe, {f"teacher.{key}": value})
+        assert set(scripted.asked) <= {"p3", "p5", "p7"}, "what was refused is asked again"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL there")
+def test_a_killed_run_asks_for_no_answer_that_it_has(teacher_folder: Path) -> None:
+    code = "import json, sys, kdtool; kdtool.run(json.loads(sys.argv[1]))"
+    with serving(seconds=0.3) as scripted:
+        recipe = asking(scripted, teacher_folder, prompts=8)
+        recipe["teacher"]["concurrency"] = 1
+        process = subprocess.Popen([sys.executable, "-c", code, json.dumps(recipe)], stderr=subprocess.DEVNULL)
+        while len(scripted.asked) < 4 and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        (journal,) = (tmp_path / "store" / "text").glob("*.partial/answers/*.jsonl")
+        (journal,) = Path("store", "text").glob("*.partial/answers/*.jsonl")
         kept = journal.read_text(encoding="utf-8").count("\n")
         assert kept >= 3
-        results = kdtool.run(asked)
-    assert len(texts(results)) == 8
-    assert answered.total() <= 8 + 2, "what was under way when the process died, and nothing else, is asked again"
-    assert sum(count > 1 for count in answered.values()) <= 8 - kept
+        results = kdtool.run(recipe)
+    assert len(lines(path_of(results, "text") / "train.jsonl")) == 8
+    assert len(scripted.asked) <= 8 + 2, "what was under way when the process died, and nothing else, is asked again"
+    assert len(scripted.asked) - len(set(scripted.asked)) <= 8 - kept
     assert [(licensed.component, licensed.transfers) for licensed in results.licences] == [("teacher", ("text",))]
-
-
-def test_answers_of_a_model_whose_licence_is_unknown_are_asked_about(
-    recipe: dict[str, Any], teacher_folder: Path, served: str
-) -> None:
-    asked = asking(recipe, teacher_folder, served, teacher_folder)
-    asked["corpora"]["answers"]["ask"] = "teachers.server"
-    del asked["teachers"]["server"]["licence"]
-    with pytest.raises(kdtool.RecipeError, match=r"which takes its text:\s+look up the licence of tiny, and name it"):
-        kdtool.check(asked)
