@@ -48,10 +48,7 @@ CASES = {
     ),
     "no_fixture": (IT + "    run = None\n", "'run' not found"),
     "class_skipped": (f"@pytest.mark.skip(reason='later')\n{IT}", "was skipped (Skipped: later)"),
-    "module_skipped": (
-        f"pytestmark = pytest.mark.skipif(True, reason='never')\n{IT}",
-        "was skipped (Skipped: never)",
-    ),
+    "module_skipped": (f"pytestmark = pytest.mark.skipif(True, reason='never')\n{IT}", "was skipped (Skipped: never)"),
     "skipped_by_settings": (
         IT + "    def prepare(self, folder): pytest.skip('no files')\n",
         "was skipped (Skipped: no files)",

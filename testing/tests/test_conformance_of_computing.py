@@ -145,11 +145,7 @@ LOSSES = [
         with_gradient(lambda v, g, c: (v, g.to(c.student_logits.dtype))),
     ),
     ("test_where_it_asks_for_two_passes_both_are_learned_from", APART, two_passes(nll)),
-    (
-        "test_positions_do_not_see_each_other",
-        APART,
-        two_passes(lambda c: apart(c) - c.second_logits.float().mean()),
-    ),
+    ("test_positions_do_not_see_each_other", APART, two_passes(lambda c: apart(c) - c.second_logits.float().mean())),
     (UNCHANGED, APART, two_passes(lambda c: apart(c) + c.second_logits.mul_(0.5).sum(-1))),
     (
         "test_its_gradient_is_right",
@@ -167,16 +163,8 @@ LOSSES = [
         divergence_of_teacher(forward_kl),
         divergence_of_teacher(lambda c: -(c.teacher.logits.softmax(-1) * c.student_logits.log_softmax(-1))),
     ),
-    (
-        "test_one_value_a_position_or_a_row",
-        MEAN,
-        sequence_loss(lambda v: kdtool.PerToken(v.student.hidden[0].mean())),
-    ),
-    (
-        REACHES,
-        MEAN,
-        sequence_loss(lambda v: kdtool.PerToken(v.student.hidden[0].detach().mean(-1).requires_grad_())),
-    ),
+    ("test_one_value_a_position_or_a_row", MEAN, sequence_loss(lambda v: kdtool.PerToken(v.student.hidden[0].mean()))),
+    (REACHES, MEAN, sequence_loss(lambda v: kdtool.PerToken(v.student.hidden[0].detach().mean(-1).requires_grad_()))),
     (REACHES, sequence_loss(keys, "projections"), sequence_loss(keys, "attentions")),
     (ZERO, SQUARED, maps(lambda d: d.mean((1, 2)) + 1)),
     (ZERO, SQUARED, maps(lambda d: d.mean((1, 2)))),

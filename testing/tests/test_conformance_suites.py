@@ -153,7 +153,6 @@ class Apart(kdtool.Packer):
             yield kdtool.Row(example.id, ids, [True] * len(ids), [0] * len(ids))
 
     def encoded(self, part: str, tokenizer: Any) -> list[int]:
-        """Return the tokens of a part."""
         return list(tokenizer.encode(part))
 
 
@@ -161,7 +160,6 @@ class Behind(Apart):
     """The same, each part as what stands behind another."""
 
     def encoded(self, part: str, tokenizer: Any) -> list[int]:
-        """Return the tokens of a part."""
         return list(tokenizer.encode_behind("x", part))
 
 

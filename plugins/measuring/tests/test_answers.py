@@ -99,8 +99,6 @@ def test_what_a_subject_cannot_do_is_not_asked_of_it(tmp_path: Path) -> None:
 
 
 class Choosy(Echo):
-    """Refuses some requests."""
-
     def __init__(self, *refused: str, reason: str = "") -> None:
         super().__init__()
         self.refused = refused

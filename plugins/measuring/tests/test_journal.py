@@ -31,7 +31,6 @@ RECORDS = [Kept(f"é{number}", "a\nb\ud83d" * number, number) for number in rang
 
 
 def write(path: Path) -> bytes:
-    """Write all records; return what the file then holds."""
     with journal(path, Kept, pytest.fail) as kept:
         for record in RECORDS:
             kept.add(record)

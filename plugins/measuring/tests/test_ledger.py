@@ -288,7 +288,6 @@ def test_a_file_that_cannot_be_a_ledger_is_refused_and_kept(tmp_path: Path) -> N
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """The path of a ledger."""
     return tmp_path / "ledger.sqlite"
 
 
@@ -309,7 +308,6 @@ def _answer(text: str) -> str:
 
 
 def _row(text: str) -> tuple[str, str]:
-    """Return an answer and its hash."""
     return _answer(text), sha256(_answer(text).encode()).hexdigest()
 
 

@@ -44,12 +44,10 @@ class Ask:
             return list(teacher.kdtool_answer(requests(asked) if isinstance(asked, int) else asked))
 
     def opened(self, **settings: Any) -> AbstractContextManager[Claude]:
-        """Return a teacher."""
         return opened(self.url, self.folder, **settings)
 
     @property
     def ledger(self) -> Summary:
-        """What the ledger holds."""
         return read_summary(self.folder / "ledger.sqlite")
 
     @property

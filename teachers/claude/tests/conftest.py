@@ -27,14 +27,12 @@ def _nothing_of_the_user(tmp_path_factory: pytest.TempPathFactory, monkeypatch: 
 
 @pytest.fixture
 def server() -> Iterator[MessagesServer]:
-    """A server of this test."""
     with serve() as running:
         yield running
 
 
 @pytest.fixture
 def ask(server: MessagesServer, tmp_path: Path) -> Ask:
-    """Asks the server of this test."""
     from claude_asking import Ask
 
     return Ask(server.url, tmp_path)

@@ -80,7 +80,6 @@ def measured(service: Service, first: float, last: float) -> tuple[float, float]
 
 
 def on_clock(check: Callable[[Clock, Limiter], Coroutine[Any, Any, None]], *, own: int | None = None) -> None:
-    """Run `check` with a limiter on a simulated clock."""
     clock = Clock()
     asyncio.run(clock.run(check(clock, Limiter(64, own, now=lambda: clock.now, sleep=clock.sleep))))
 

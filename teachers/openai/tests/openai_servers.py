@@ -13,8 +13,6 @@ from typing import Any
 
 @dataclass
 class Call:
-    """A request as it came."""
-
     method: str
     path: str
     key: str
@@ -41,7 +39,6 @@ class Served:
 
 
 def chat(text: str, finish: str | None = "stop") -> Reply:
-    """Return a well-formed answer of the chat protocol."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
     return Reply(body={"choices": [choice], "usage": {"prompt_tokens": 5, "completion_tokens": 7}})
 

@@ -50,7 +50,6 @@ def client(served: Served, folder: Path, pause: float) -> Iterator[subprocess.Po
 
 
 def stored(folder: Path) -> set[str]:
-    """Return the texts of all stored answers."""
     if not (folder / "answers.sqlite").exists():
         return set()
     with closing(kdtool.open_answers(folder / "answers.sqlite", read_only=True)) as database:
@@ -62,7 +61,6 @@ def prompts_of(calls: list[Call]) -> list[str]:
 
 
 def wait_for(number: int, served: Served) -> None:
-    """Wait until the server has got so many requests."""
     end = time.monotonic() + 60
     while len(served.posts) < number:
         assert time.monotonic() < end

@@ -27,8 +27,6 @@ TOP: frozenset[kdtool.SignalKind] = frozenset({"top-k"})
 
 
 class Running(NamedTuple):
-    """A server, and the model behind it in this process, too."""
-
     url: str
     model: TransformersModel
     folder: Path

@@ -147,7 +147,6 @@ def examples(*values: str) -> list[kdtool.Example]:
 
 
 def refusal(teacher: Routed, text: Sequence[kdtool.Example]) -> str:
-    """Return what is wrong with text that has been packed."""
 
     class Packer(kdtool.Packer):
         def kdtool_rows(self, run: kdtool.RunInfo, examples: Any, tokenizer: kdtool.Tokenizer) -> Iterator[kdtool.Row]:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny model."""
     path = tmp_path_factory.mktemp("model")
     save_tiny(path)
     return path

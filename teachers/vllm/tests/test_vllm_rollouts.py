@@ -61,18 +61,15 @@ class Served:
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        """What the stand-in was asked for."""
         lines = (self.states / "requests.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
 
     @property
     def loaded(self) -> list[Path]:
-        """The folders whose weights it loaded."""
         return [Path(each["loaded"]) for each in self.requests if "loaded" in each]
 
     @property
     def steps(self) -> list[int]:
-        """The steps of these weights."""
         return [int(folder.name.partition("-")[2]) for folder in self.loaded]
 
 

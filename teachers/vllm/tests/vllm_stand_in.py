@@ -146,7 +146,6 @@ class Served:
     built: list[VLLM] = field(default_factory=list)
 
     def build(self, **settings: Any) -> VLLM:
-        """Return a teacher that asks the stand-in."""
         given = {"url": self.url, "model": str(self.model), "dtype": "float32", "patience": 20}
         self.built.append(VLLM(VLLM.Config(**{**given, **self.settings, **settings})))
         return self.built[-1]

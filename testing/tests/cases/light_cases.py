@@ -84,10 +84,7 @@ variant(
     kdtool_filter=lambda self, run, examples: [None for one in examples if self.judge(one, 0) is None],
 )
 variant(
-    TestLong,
-    "sends a key to any address",
-    "test_an_address_that_a_key_is_sent_to_is_a_service_url",
-    Config=Anywhere,
+    TestLong, "sends a key to any address", "test_an_address_that_a_key_is_sent_to_is_a_service_url", Config=Anywhere
 )
 variant(TestLong, "sends a key to a trusted address", Config=Trusted)
 
@@ -148,12 +145,7 @@ variant(
     __init__=remember_the_thread,
     kdtool_step_end=refuse_another_thread,
 )
-variant(
-    TestCounts,
-    "fails on numbers that are not finite",
-    "test_odd_values_are_borne",
-    kdtool_step_end=round_off,
-)
+variant(TestCounts, "fails on numbers that are not finite", "test_odd_values_are_borne", kdtool_step_end=round_off)
 variant(
     TestCounts,
     "needs a start before a message",
@@ -161,17 +153,9 @@ variant(
     kdtool_run_start=lambda self, run, stages: setattr(self, "lines", []),
     kdtool_message=lambda self, run, text: self.lines.append(text),
 )
+variant(TestCounts, "raises when its server cannot be reached", "test_it_needs_no_network", kdtool_run_start=connect)
 variant(
-    TestCounts,
-    "raises when its server cannot be reached",
-    "test_it_needs_no_network",
-    kdtool_run_start=connect,
-)
-variant(
-    TestCounts,
-    "writes into the working folder",
-    "test_it_writes_below_the_run_s_folder_alone",
-    kdtool_run_start=litter,
+    TestCounts, "writes into the working folder", "test_it_writes_below_the_run_s_folder_alone", kdtool_run_start=litter
 )
 variant(
     TestCounts,
@@ -302,10 +286,7 @@ variant(
     add=lambda self, folder, trained: (trained / "README.md").write_text("exported", encoding="utf-8"),
 )
 variant(
-    TestCopy,
-    "opens every subject",
-    "test_it_opens_nothing_else",
-    kdtool_open=lambda self, run, subject: ToyRuntime(),
+    TestCopy, "opens every subject", "test_it_opens_nothing_else", kdtool_open=lambda self, run, subject: ToyRuntime()
 )
 variant(TestCopy, "opens only where it was written", "test_it_opens_again_wherever_it_lies", kdtool_open=open_in_place)
 

@@ -136,10 +136,7 @@ variant(
     kdtool_trainable=fail_to_train,
 )
 variant(
-    TestToy,
-    "builds its model for its tokenizer",
-    TOKENIZER,
-    kdtool_tokenizer=lambda self, run: toy_model(7).tokenizer,
+    TestToy, "builds its model for its tokenizer", TOKENIZER, kdtool_tokenizer=lambda self, run: toy_model(7).tokenizer
 )
 variant(
     TestToy,
@@ -263,10 +260,7 @@ SEED, FACTS, OPENED = (
     "test_it_opens_again_as_it_was_saved",
 )
 variant(
-    TestFresh,
-    "does not use the seed, and says that it does",
-    SEED,
-    kdtool_build_student=lambda self, run: toy_model(3),
+    TestFresh, "does not use the seed, and says that it does", SEED, kdtool_build_student=lambda self, run: toy_model(3)
 )
 variant(
     TestFresh,

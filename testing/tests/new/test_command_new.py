@@ -58,8 +58,14 @@ def source(folder: Path) -> str:
     return (folder / "src" / module / "__init__.py").read_text(encoding="utf-8")
 
 
-def test_every_kind_is_known_with_its_group() -> None:
-    assert {kind: about.group for kind, about in KINDS.items()} == GROUPS
+def check_files(folder: Path) -> None:
+    for path in (path for path in folder.rglob("*") if path.is_file() and path.name != "py.typed"):
+        content = path.read_text(encoding="utf-8")
+        assert not re.search(r"\{\{ |\{%", content), path
+        assert content.endswith("\n"), path
+        assert not content.endswith("\n\n"), path
+        if path.suffix == ".py":
+            ast.parse(content)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -77,12 +83,7 @@ def test_a_package_of_each_kind_is_whole(kind: str, made: Made) -> None:
     assert name in {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
     assert (folder / "src" / module / "py.typed").is_file()
     assert f"cd {folder.name}" in told
-    for path in (path for path in folder.rglob("*") if path.is_file()):
-        content = path.read_text(encoding="utf-8")
-        assert not re.search(r"\{\{ |\{%", content), path
-        assert not content.endswith("\n\n"), path
-        if path.suffix == ".py":
-            ast.parse(content)
+    check_files(folder)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -94,11 +95,7 @@ def test_a_bare_package_is_one_module_and_one_test_without_settings(kind: str, m
     }  # fmt: skip
     assert "recipe.yaml" not in told
     assert "runs/try" not in told
-    for path in (path for path in folder.rglob("*") if path.is_file()):
-        content = path.read_text(encoding="utf-8")
-        assert not re.search(r"\{\{ |\{%", content), path
-        assert content.endswith("\n"), path
-        assert not content.endswith("\n\n"), path
+    check_files(folder)
     for file in ("README.md", "pyproject.toml"):
         assert "What 'mine' is for." in (folder / file).read_text(encoding="utf-8")
     assert len(source(folder).splitlines()) <= 20
@@ -152,11 +149,6 @@ def test_a_description_stands_where_users_read_it_instead_of_the_example_s(kind:
 def test_names_say_the_kind_once(kind: str, name: str, expected: str) -> None:
     create(kind, name)
     assert expected in source(Path(f"kdtool-{kind}-{name}"))
-
-
-def test_a_command_is_used_in_the_next_steps() -> None:
-    assert re.search(r"^  kdtool mine runs/try-mine ", create("command", "mine"), re.MULTILINE)
-    assert "name: try-mine\n" in Path("kdtool-command-mine/recipe.yaml").read_text(encoding="utf-8")
 
 
 def test_the_licence_is_chosen() -> None:

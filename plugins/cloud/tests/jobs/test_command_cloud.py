@@ -110,13 +110,10 @@ def test_keys_are_named_but_never_written(
     assert "sk-not-in-a-file" not in shown
 
 
-def test_a_cost_needs_a_price(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(["cloud", str(recipe), *SKY]) == 0
-    assert "cost    unknown: give the machine's price per hour with --price" in capsys.readouterr().out
-
-
 def test_costs_are_hours_times_price(recipe: Path) -> None:
     gpu, report = forecast(recipe, {}, "t4", ["t4"])
+    unknown = "cost    unknown: give the machine's price per hour with --price"
+    assert unknown in [*estimate(gpu, report["forecast"], None)]
     lines = [*estimate(gpu, {**report["forecast"], "seconds": 5400.0, "picodollars": 2_500_000_000_000}, 0.5)]
     assert any("1.5 h of training" in line for line in lines)
     assert "cost    $0.75 for training at $0.50 per hour" in lines
@@ -182,23 +179,9 @@ def test_a_package_without_a_folder_is_packed_from_its_installed_files(tmp_path:
     write_wheel(distribution("click"), tmp_path)
     (wheel,) = tmp_path.glob("click-*.whl")
     site = tmp_path / "site"
-    command: list[str | Path] = [
-        find_uv_bin(),
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--offline",
-        "--target",
-        site,
-        wheel,
-    ]
+    options = ["--quiet", "--no-deps", "--offline", "--target", str(site)]
+    command = [find_uv_bin(), "pip", "install", *options, str(wheel)]
     subprocess.run(command, check=True)
-    shown = subprocess.run(
-        [sys.executable, "-c", "import click; print(click.__file__)"],
-        env={**os.environ, "PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert Path(shown.stdout.strip()).is_relative_to(site)
+    command = [sys.executable, "-c", "import click; print(click.__file__)"]
+    shown = subprocess.check_output(command, env={**os.environ, "PYTHONPATH": str(site)}, text=True)
+    assert Path(shown.strip()).is_relative_to(site)

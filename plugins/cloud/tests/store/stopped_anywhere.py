@@ -143,7 +143,6 @@ def compare(place: Path, address: str, numbers: list[int]) -> None:
 
 
 def fingerprint(number: int) -> str:
-    """Return the fingerprint of an artefact."""
     return hashlib.sha256(str(number).encode()).hexdigest()
 
 

@@ -22,8 +22,6 @@ REPORT = kdtool.StepReport(3, 10, 600, 2.0, 4.2, 1e-3, NAN, TERMS, {"perplexity.
 
 
 class Listed(CurvesTracker):
-    """Lists the calls."""
-
     def __init__(self) -> None:
         super().__init__(CurvesTracker.Config())
         self.steps: list[tuple[str, str, int]] = []

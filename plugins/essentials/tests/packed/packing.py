@@ -32,7 +32,6 @@ class Infilling(ByteTokenizer):
 def pack(
     bodies: Sequence[Any], tokenizer: kdtool.Tokenizer | None = None, **settings: Any
 ) -> tuple[list[kdtool.Row], list[str]]:
-    """Return the rows and the messages."""
     said: list[str] = []
     examples = [kdtool.Example(f"e{number}", body) for number, body in enumerate(bodies)]
     packer = Packed(Packed.Config.model_validate(settings))

@@ -33,8 +33,6 @@ class Begun(ByteTokenizer):
 
 
 class Twice(Begun):
-    """Begins a document with two tokens."""
-
     document_start = (START, START + 1)
 
 

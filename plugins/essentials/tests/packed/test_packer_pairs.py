@@ -24,7 +24,6 @@ class TestPairs(PackerConformance):
 
 
 def packed(*bodies: kdtool.Preference, length: int = 32) -> tuple[list[kdtool.Row], list[str]]:
-    """Return the rows and what was said."""
     said: list[str] = []
     run = make_run(Path(), say=said.append)
     examples = [kdtool.Example(f"e{i}", body) for i, body in enumerate(bodies)]

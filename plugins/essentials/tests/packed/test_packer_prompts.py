@@ -90,8 +90,6 @@ def test_text_that_is_to_carry_a_column_needs_an_answer() -> None:
 
 
 class Twice(ByteTokenizer):
-    """Two tokens begin a document."""
-
     document_start: tuple[int, ...] = (1, 2)
 
 
