@@ -48,8 +48,8 @@ def _measurements() -> Iterator[kdtool.Measurement]:
                     yield kdtool.Measurement(name, subject, unit, value, 64, higher, *ends, texts)
                 else:
                     exact = unit == "parameters" or name == "file-size"
-                    bounds = (None, None) if exact else (centre * 0.94, centre * 1.09)
-                    yield kdtool.Measurement(name, subject, unit, centre, 7, higher, *bounds, timed)
+                    low, high = (None, None) if exact else (centre * 0.94, centre * 1.09)
+                    yield kdtool.Measurement(name, subject, unit, centre, 7, higher, low, high, timed)
 
 
 def subjects() -> Iterator[kdtool.Subject]:
@@ -70,8 +70,8 @@ def _comparisons() -> Iterator[kdtool.Comparison]:
             relative = name == "perplexity"
             difference = student / other - 1 if relative else student - other
             half = 0.28 * abs(difference) if name != "top-1-agreement-with-teacher" else 0.031
-            decided: Any = "better" if (difference > 0) == higher else "worse"
-            verdict = decided if abs(difference) > half else "no evidence of a difference"
+            decided = "better" if (difference > 0) == higher else "worse"
+            verdict: Any = decided if abs(difference) > half else "no evidence of a difference"
             ends = (difference, difference - half, difference + half)
             yield kdtool.Comparison(name, "student", control, student, other, *ends, relative, verdict, 3, 64)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool_report.html.accounts import Money, money_of, rejections
+from kdtool_report.html.accounts import Money, money_of
 from kdtool_report.html.page import page
 from kdtool_report.html.wording import Subjects, money
 
@@ -64,12 +64,7 @@ def test_the_money_of_a_teacher_is_shown_for_each_use_of_its_answers(sample: kdt
     purposes = {"evaluator chat": [500, 2 * 10**12], "text": [1_500, 6 * 10**12]}
     _, ledger, chat, text = _money(_paid(sample, corpus=CORPUS, teacher={**LEDGER, "purposes": purposes})).rows
     assert (ledger.name, ledger.spent) == ("teacher, all runs that share its ledger", "$8.00")
-    assert (chat.name, chat.requests, chat.spent, chat.mean) == (
-        "teacher, for evaluator chat",
-        "500",
-        "$2.00",
-        "$0.00400",
-    )
+    assert dataclasses.astuple(chat)[:4] == ("teacher, for evaluator chat", "500", "$2.00", "$0.00400")
     assert (text.name, text.spent, text.unknown) == ("teacher, for text", "$6.00", "")
 
 
@@ -92,13 +87,11 @@ def test_a_run_that_paid_for_nothing_has_no_money(sample: kdtool.Results) -> Non
 def test_a_point_s_price_has_the_interval_of_the_difference(
     sample: kdtool.Results, difference: float, low: float, high: float, words: str
 ) -> None:
-    (line,) = _money(_compared(sample, difference, low, high)).points
-    assert line == f"Humaneval: pass@1 over Control, equal tokens: {words}"
-
-
-def test_training_costs_points_too_where_its_hour_has_a_price(sample: kdtool.Results) -> None:
-    results, price = _compared(sample, 0.02, 0.01, 0.04), Decimal(6 / TRAINING_HOURS)
-    assert _money(results, price).points[0].endswith("$6.00 a point ($3.00 to $12.00)")
+    results = _compared(sample, difference, low, high)
+    assert _money(results).points == (f"Humaneval: pass@1 over Control, equal tokens: {words}",)
+    if "($1.50" in words:
+        (with_training,) = _money(results, Decimal(6 / TRAINING_HOURS)).points
+        assert with_training.endswith("$6.00 a point ($3.00 to $12.00)")
 
 
 def test_only_benchmarks_of_unpaid_arms_have_prices(sample: kdtool.Results) -> None:
@@ -138,14 +131,9 @@ def test_the_page_shows_money_and_rejections_with_samples(sample: kdtool.Results
     for words in ("Paid for answers", "$0.00500 an accepted row", "3, at most $0.100", "Per point gained", "After "):
         assert words in text, words
     assert "Rejected by corpora.instruct" in text
-    assert "<td>250</td>" in text
+    assert 0 < text.index("<td>250</td>") < text.index("<td>50</td>"), "in the recipe's order"
     assert "&lt;b&gt;no&lt;/b&gt;\\u202e" in text, "escaped, and no override of the direction"
     assert "Accounts" not in text
-
-
-def test_rejections_come_in_the_recipe_s_order_with_their_counts(sample: kdtool.Results) -> None:
-    (found,) = rejections(_paid(sample).data)
-    assert found.reasons == (("syntax: go does not parse", "250"), ("refused", "50"))
 
 
 @pytest.mark.parametrize(

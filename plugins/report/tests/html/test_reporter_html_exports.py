@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import kdtool
 from kdtool_report.html.exports import Exports, exports
@@ -57,17 +57,14 @@ def _results(
     )
 
 
-def _exports(
-    sample: kdtool.Results, comparisons: list[kdtool.Comparison], measurements: list[kdtool.Measurement]
-) -> Exports:
-    results = _results(sample, comparisons, measurements)
+def _exports(sample: kdtool.Results, *found: list[Any]) -> Exports:
+    results = _results(sample, *found)
     return exports(results, Subjects(results.subjects))
 
 
-def _sentences(
-    sample: kdtool.Results, comparisons: list[kdtool.Comparison], measurements: list[kdtool.Measurement]
-) -> list[str]:
-    return [text.replace(SPACE, " ") for text in _exports(sample, comparisons, measurements).sentences]
+def _sentences(sample: kdtool.Results, *found: list[Any]) -> list[str]:
+    """Return the sentences on comparisons and measurements."""
+    return [text.replace(SPACE, " ") for text in _exports(sample, *found).sentences]
 
 
 def test_a_file_has_a_row_with_its_size_quality_speed_and_memory(sample: kdtool.Results) -> None:
@@ -75,26 +72,21 @@ def test_a_file_has_a_row_with_its_size_quality_speed_and_memory(sample: kdtool.
     assert found.columns == (
         "Format", "Size", "Humaneval: pass@1", "Perplexity", "Decode speed, tokens/s", "Resident memory",
     )  # fmt: skip
-    rows = {
-        file: [(value.replace(SPACE, " "), hint.replace(SPACE, " ")) for value, hint in cells]
-        for file, cells in found.rows
-    }
+    rows = {file: [" | ".join(cell).replace(SPACE, " ") for cell in cells] for file, cells in found.rows}
     assert rows == {
         "run-q4_k_m.gguf": [
-            ("gguf Q4_K_M", ""),
-            ("300 MB", ""),
-            ("50.0 %", "−1.3 points (−2.4 to −0.2 points)"),
-            ("5.00", "+3.10 % (+2.80 to +3.40 %)"),
-            ("42.0", "2.00 × the student’s, measured otherwise (timed)"),
-            ("300 MB", "30.0 % of the student’s; context of 4096 tokens"),
+            "gguf Q4_K_M | ",
+            "300 MB | ",
+            "50.0 % | −1.3 points (−2.4 to −0.2 points)",
+            "5.00 | +3.10 % (+2.80 to +3.40 %)",
+            "42.0 | 2.00 × the student’s, measured otherwise (timed)",
+            "300 MB | 30.0 % of the student’s; context of 4096 tokens",
         ],
         "run-q8_0.gguf": [
-            ("gguf Q8_0", ""),
-            ("400 MB", "50.0 % of the student’s"),
-            ("50.0 %", "+0.3 points (−1.0 to +1.6 points)"),
-            ("–", ""),
-            ("–", ""),
-            ("–", ""),
+            "gguf Q8_0 | ",
+            "400 MB | 50.0 % of the student’s",
+            "50.0 % | +0.3 points (−1.0 to +1.6 points)",
+            *["– | "] * 3,
         ],
     }
 

@@ -17,7 +17,7 @@ from typing import Any
 import kdtool
 from markupsafe import escape
 
-from kdtool_report.html.wording import Measured, Subjects, arm_order, title
+from kdtool_report.html.wording import Subjects, arm_order, title
 
 _PAGE = 1024 * 1024
 """Bytes of answers on the page, shared evenly among measurements; each shows at least one item."""
@@ -197,9 +197,5 @@ def _texts(results: kdtool.Results, subjects: Subjects) -> dict[str, Mapping[str
     texts: dict[str, Mapping[str, str]] = {}
     for arms in subjects.gather(found for found in results.measurements if found.texts).values():
         for arm, measured in arms.items():
-            texts[arm] = {**texts.get(arm, {}), **_first(measured).texts}
+            texts[arm] = {**texts.get(arm, {}), **measured.first.texts}
     return texts
-
-
-def _first(measured: Measured) -> kdtool.Measurement:
-    return next(iter(measured.by_seed.values()))

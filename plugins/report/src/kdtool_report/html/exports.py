@@ -84,7 +84,7 @@ def _files(results: kdtool.Results) -> Iterator[_File]:
 
 
 def _unit(arms: Mapping[str, Measured]) -> str:
-    return next(iter(next(iter(arms.values())).by_seed.values())).unit
+    return next(iter(arms.values())).first.unit
 
 
 def _heading(key: str, arms: Mapping[str, Measured]) -> str:
@@ -119,7 +119,7 @@ def _cost(file: _File, key: str, grouped: Mapping[str, Mapping[str, Measured]], 
     measured, student = _pair(file, key, grouped, subjects)
     if measured is None:
         return "–", ""
-    first = next(iter(measured.by_seed.values()))
+    first = measured.first
     context = [f"context of {first.settings['context']}"] if "context" in first.settings else []
     share = []
     if student and student.mean:
@@ -131,7 +131,7 @@ def _cost(file: _File, key: str, grouped: Mapping[str, Mapping[str, Measured]], 
 
 def _otherwise(measured: Measured, other: Measured) -> str:
     """Return the settings in which two measurements differ, in words; the number of tokens read is not compared."""
-    first, second = (next(iter(each.by_seed.values())).settings for each in (measured, other))
+    first, second = (each.first.settings for each in (measured, other))
     keys = [key for key in {**first, **second} if key != "read" and first.get(key) != second.get(key)]
     return f", measured otherwise ({', '.join(keys)})" if keys else ""
 
@@ -147,7 +147,7 @@ def _sentence(file: _File, grouped: Mapping[str, Mapping[str, Measured]], subjec
         return f"{file.label} {saved}; its quality was {why}." if saved else ""
     comparison = ranked[0]
     unit, what = units.get(comparison.measurement, ""), _in_words(comparison.measurement)
-    score = unit in _POINT_UNITS and _rises(grouped[comparison.measurement])
+    score = unit in _POINT_UNITS and next(iter(grouped[comparison.measurement].values())).first.higher_is_better
     if comparison.verdict == "no evidence of a difference":
         claim = f"no evidence that it {'costs' if score else 'changes'} {what} ({', '.join(figures(comparison, unit))})"
         return f"{file.label}: {claim}" + (f"; it {saved}." if saved else ".")
@@ -174,15 +174,9 @@ def _state_saving(file: _File, grouped: Mapping[str, Mapping[str, Measured]], su
             verb = "saves" if share >= 0 else "adds"
             at = ""
             if key == "resident-memory":
-                context = next(iter(measured.by_seed.values())).settings["context"]
-                at = f" at a context of {context}{_otherwise(measured, student)}"
+                at = f" at a context of {measured.first.settings['context']}{_otherwise(measured, student)}"
             return f"{verb} {percent(abs(share))} of the {what}{at}"
     return ""
-
-
-def _rises(arms: Mapping[str, Measured]) -> bool:
-    """Return whether more of a measurement is better."""
-    return next(iter(next(iter(arms.values())).by_seed.values())).higher_is_better
 
 
 def _in_words(key: str) -> str:

@@ -87,12 +87,8 @@ class Table:
 def seeds_of(results: kdtool.Results, subjects: Subjects) -> int:
     """Count the student's seeds."""
     trained = {arm.seed for arm in results.arms if arm.arm == "student"}
-    measured = {
-        seed
-        for arm, seed in (subjects.of(measurement.subject) for measurement in results.measurements)
-        if arm == "student"
-    }
-    return max(len(trained), len(measured))
+    measured = {subjects.of(measurement.subject) for measurement in results.measurements}
+    return max(len(trained), sum(arm == "student" for arm, _ in measured))
 
 
 def quality(results: kdtool.Results, subjects: Subjects) -> Table:
@@ -122,19 +118,14 @@ def tiles(results: kdtool.Results, subjects: Subjects, money: Money | None = Non
         *_against_teacher(grouped, subjects),
         *_scores(grouped),
         Tile("Paid for answers", money.total, f"{money.a_row} an accepted row") if money and money.a_row else None,
-        Tile(
-            "This run took",
-            duration(results.seconds),
-            "1 seed" if seeds == 1 else f"{seeds} seeds" if seeds else "",
-        ),
+        Tile("This run took", duration(results.seconds), "1 seed" if seeds == 1 else f"{seeds} seeds" if seeds else ""),
     ]
     return [tile for tile in made if tile is not None]
 
 
 def _differently(measured: Measured, other: Measured) -> bool:
     """Return whether two timings were made in different settings."""
-    first, second = (next(iter(each.by_seed.values())) for each in (measured, other))
-    return first.unit in _TIMED and first.settings != second.settings
+    return measured.first.unit in _TIMED and measured.first.settings != other.first.settings
 
 
 def _table(
@@ -146,7 +137,7 @@ def _table(
     arms = arm_order(arm for by_arm in grouped.values() for arm in by_arm)
     rows = []
     for name, by_arm in grouped.items():
-        each = {arm: next(iter(measured.by_seed.values())) for arm, measured in by_arm.items()}
+        each = {arm: measured.first for arm, measured in by_arm.items()}
         first = next(iter(each.values()))
         rows.append(
             MeasurementRow(
@@ -171,16 +162,12 @@ def _settings(by_arm: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, st
 
 
 def _cell(measured: Measured) -> Cell:
-    bounds, values = measured.bounds, measured.by_seed
-    first = next(iter(values.values()))
+    bounds, values, first = measured.bounds, measured.by_seed, measured.first
     unit, no_interval = first.unit, "too few items for an interval" if first.items else ""
     half = (bounds[1] - bounds[0]) / 2 if bounds else None
-    each = (
-        ", ".join(quantity(measurement.value, unit, spread=half) for measurement in values.values())
-        if len(values) > 1
-        else ""
-    )
-    return Cell(quantity(measured.mean, unit, spread=half), interval(*bounds, unit) if bounds else no_interval, each)
+    each = [quantity(measurement.value, unit, spread=half) for measurement in values.values()]
+    shown = interval(*bounds, unit) if bounds else no_interval
+    return Cell(quantity(measured.mean, unit, spread=half), shown, ", ".join(each) if len(each) > 1 else "")
 
 
 def _cost_cells(row: Mapping[str, Measured | None], subjects: Subjects) -> tuple[CostCell | None, ...]:
@@ -192,7 +179,7 @@ def _cost_cells(row: Mapping[str, Measured | None], subjects: Subjects) -> tuple
         if measured is None:
             cells.append(None)
             continue
-        unit, bounds = next(iter(measured.by_seed.values())).unit, measured.bounds
+        unit, bounds = measured.first.unit, measured.bounds
         ratio = ""
         if against is not None and teacher is not None and arm != against:
             otherwise = ", measured otherwise" if _differently(measured, teacher) else ""
@@ -238,7 +225,7 @@ def _against_teacher(grouped: Mapping[str, Mapping[str, Measured]], subjects: Su
         if not known or "teacher" not in by_arm or not by_arm["teacher"].mean:
             continue
         shown_arm = min(known, key=lambda arm: _differently(by_arm[arm], by_arm["teacher"]))
-        unit = next(iter(by_arm[shown_arm].by_seed.values())).unit
+        unit = by_arm[shown_arm].first.unit
         student, teacher = by_arm[shown_arm].mean, by_arm["teacher"].mean
         suffix = "" if unit == "bytes" else f" {unit}"
         if name == "decode-speed":
@@ -253,7 +240,7 @@ def _scores(grouped: Mapping[str, Mapping[str, Measured]]) -> Iterable[Tile]:
     for name, arms in grouped.items():
         if "student" not in arms:
             continue
-        first = next(iter(arms["student"].by_seed.values()))
+        first = arms["student"].first
         if first.unit in COST_UNITS or first.texts or own_name(name) == "bits-per-byte":
             continue
         others = [

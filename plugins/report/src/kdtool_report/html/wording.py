@@ -45,6 +45,11 @@ class Measured:
     bounds: tuple[float, float] | None = None
 
     @property
+    def first(self) -> kdtool.Measurement:
+        """The measurement of the first seed."""
+        return next(iter(self.by_seed.values()))
+
+    @property
     def mean(self) -> float:
         """The mean over seeds."""
         return sum(measurement.value for measurement in self.by_seed.values()) / len(self.by_seed)

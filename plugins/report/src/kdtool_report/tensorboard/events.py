@@ -114,20 +114,9 @@ def results(
     values = {f"measurements/{measurement.name}": measurement.value for measurement in measurements}
     yield from summary.hparams(settings, values)
     yield scalars(values)
-    yield scalars(
-        {
-            f"measurements/{measurement.name}/low": measurement.low
-            for measurement in measurements
-            if measurement.low is not None
-        }
-    )
-    yield scalars(
-        {
-            f"measurements/{measurement.name}/high": measurement.high
-            for measurement in measurements
-            if measurement.high is not None
-        }
-    )
+    for end in ("low", "high"):
+        bounds = {f"measurements/{measurement.name}/{end}": getattr(measurement, end) for measurement in measurements}
+        yield scalars({tag: value for tag, value in bounds.items() if value is not None})
     for measurement in measurements:
         if text := samples_text(measurement):
             yield summary.text(measurement.name, text)
