@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from document_blocks import Block, blocks, compare
-from test_bare_packages import declare_installed
+from test_documented_plugins import declare_installed
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "your-own-loss.md"
