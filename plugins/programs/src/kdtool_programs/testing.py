@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 
 from kdtool_programs.sandbox import Sandbox
-from kdtool_programs.tasks import SandboxError
+from kdtool_programs.tasks import Module, Program, SandboxError, Task
 
 
 @cache
@@ -16,3 +17,15 @@ def sandbox_is_there() -> bool:
             return True
     except SandboxError:
         return False
+
+
+def find_failures(works: Mapping[str, Module | Program], seconds: float = 20.0) -> set[str]:
+    """Run programs under their tests, and return the names of those that did not pass."""
+    with Sandbox(workers=2) as sandbox:
+        found = {
+            verdict.id: verdict.has_passed
+            for verdict in sandbox.run(Task(name, work, seconds) for name, work in works.items())
+        }
+    if not works or found.keys() != works.keys():
+        raise ValueError(f"there are verdicts on {sorted(found)}, not on {sorted(works)}")
+    return {name for name, has_passed in found.items() if not has_passed}
