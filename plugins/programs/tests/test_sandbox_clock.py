@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
-from kdtool_programs import Language, Module, Program, Sandbox, Step, Task
+from kdtool_programs import Language, Module, Program, Sandbox, Step, Task, Verdict
 from kdtool_programs.tasks import frames_of
 
+Judge = Callable[..., Verdict]
 _WORKS = """\
 import time
 def f(x):
@@ -73,10 +74,8 @@ def test_sleeping_is_charged_on_a_busy_machine(needs_bubblewrap: None, busy: Non
     assert verdict.reason.removesuffix(" of processor time") == "no verdict within 0.5 s"
 
 
-def test_all_processes_of_a_program_are_charged(needs_bubblewrap: None, shell: Language) -> None:
-    command = "for number in 1 2 3 4; do (while :; do :; done) & done; wait"
-    with Sandbox(languages=[shell]) as sandbox:
-        (verdict,) = sandbox.run([Task("forks", Program({}, (Step(("/bin/sh", "-c", command), "tests"),)), 1.0)])
+def test_all_processes_of_a_program_are_charged(run_steps: Judge) -> None:
+    verdict = run_steps("for number in 1 2 3 4; do (while :; do :; done) & done; wait", seconds=1.0)
     assert (verdict.status, verdict.reason) == ("timed out", "tests: more than 1 s of processor time")
 
 
@@ -86,11 +85,8 @@ def test_a_program_that_ends_before_it_is_looked_at_has_no_more_processor_time(n
     assert (verdict.status, verdict.reason) == ("timed out", "no verdict within 0.05 s of processor time")
 
 
-def test_each_step_of_a_program_has_its_own_limit(needs_bubblewrap: None, shell: Language) -> None:
-    long = Step(("/bin/sh", "-c", "sleep 0.5"), "compiler", 30.0)
-    short = Step(("/bin/sh", "-c", "sleep 60"), "tests", 0.3)
-    with Sandbox(languages=[shell]) as sandbox:
-        (verdict,) = sandbox.run([Task("steps", Program({}, (long, short)), 30.0)])
+def test_each_step_of_a_program_has_its_own_limit(run_steps: Judge) -> None:
+    verdict = run_steps("sleep 0.5", Step(("/bin/sh", "-c", "sleep 60"), "tests", 0.3))
     assert (verdict.status, verdict.reason) == ("timed out", "tests: more than 0.3 s")
 
 

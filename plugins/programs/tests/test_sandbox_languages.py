@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import kdtool
 import pytest
@@ -248,20 +248,11 @@ def home() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _installed(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "bin").mkdir(parents=True, exist_ok=True)
-    (folder / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
-    (folder / "bin" / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
-
-
 _NEEDY = r"""cat "${0%/*}/../lib/part" && sed -n "s/^_\(.*\).end();/\1/p" program.js >&2"""
 
 
-def test_toolchain_in_a_folder_of_its_own_runs(
-    needs_bubblewrap: None, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _installed(home / "v20", "node", _NEEDY, monkeypatch)
+def test_toolchain_in_a_folder_of_its_own_runs(needs_bubblewrap: None, home: Path, fake_program: Any) -> None:
+    fake_program("node", _NEEDY, home / "v20" / "bin")
     (home / "v20" / "lib").mkdir()
     (home / "v20" / "lib" / "part").write_text("")
     assert language("javascript").folders() == (home / "v20" / "bin", home / "v20" / "lib")
@@ -269,9 +260,9 @@ def test_toolchain_in_a_folder_of_its_own_runs(
 
 
 def test_toolchain_that_does_not_run_in_the_sandbox_is_named_with_what_it_said(
-    needs_bubblewrap: None, home: Path, monkeypatch: pytest.MonkeyPatch
+    needs_bubblewrap: None, home: Path, fake_program: Any
 ) -> None:
-    _installed(home / "v20", "node", _NEEDY, monkeypatch)
+    fake_program("node", _NEEDY, home / "v20" / "bin")
     (home / "elsewhere").write_text("")
     (home / "v20" / "lib").mkdir()
     (home / "v20" / "lib" / "part").symlink_to(home / "elsewhere")
@@ -281,39 +272,22 @@ def test_toolchain_that_does_not_run_in_the_sandbox_is_named_with_what_it_said(
     assert "a separate folder" in said
 
 
-def test_folder_where_a_user_keeps_other_things_is_not_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_where_a_user_keeps_other_things_is_not_shown(
+    home: Path, fake_program: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(home))
     for folder in (home, home / ".local", home / "project"):
-        _installed(folder, "node", "exit 0", monkeypatch)
+        fake_program("node", "exit 0", folder / "bin")
         if folder != home / "project":
             (folder / "lib").mkdir()
         assert language("javascript").folders() == ()
 
 
-def test_rustup_without_a_toolchain_is_named_with_what_it_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _installed(home, "gcc", "exit 0", monkeypatch)
-    _installed(home, "rustc", "echo no default toolchain is configured >&2; exit 1", monkeypatch)
+def test_rustup_without_a_toolchain_is_named_with_what_it_said(home: Path, fake_program: Any) -> None:
+    fake_program("gcc", "exit 0", home / "bin")
+    fake_program("rustc", "echo no default toolchain is configured >&2; exit 1", home / "bin")
     with pytest.raises(SandboxError, match=r"programs in rust cannot be run: .*\s.*no default toolchain"):
         Sandbox(languages=[language("rust")])
-
-
-def test_language_is_tried_once_in_a_process(
-    needs_bubblewrap: None, shell: Language, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tried: list[str] = []
-    run = Sandbox.run
-
-    def noting(sandbox: Sandbox, tasks: Iterable[Task]) -> Iterator[Verdict]:
-        for task in (each := list(tasks)):
-            tried.append(task.id)
-        return run(sandbox, each)
-
-    monkeypatch.setattr(Sandbox, "run", noting)
-    monkeypatch.setattr("kdtool_programs.sandbox._TRIED", set())
-    for _ in range(2):
-        with Sandbox(languages=[shell]):
-            pass
-    assert tried == ["probe", "shell", "probe"]
 
 
 def test_language_of_another_package_needs_nothing_here(

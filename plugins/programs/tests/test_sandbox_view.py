@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kdtool_programs import Language, Module, Program, Sandbox, SandboxError, Step, Task, language
@@ -162,13 +163,9 @@ def test_a_toolchain_below_tmp_is_refused_with_the_reason(
         Sandbox(languages=[shell])
 
 
-def test_modules_that_a_distribution_keeps_apart_from_node_are_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_modules_that_a_distribution_keeps_apart_from_node_are_shown(tmp_path: Path, fake_program: Any) -> None:
     part = tmp_path / "nodejs" / "acorn" / "acorn.js"
     part.parent.mkdir(parents=True)
     part.write_text("")
-    (tmp_path / "node").write_text(f'#!/bin/sh\necho \'["deps/undici.js", "{part}"]\'\n')
-    (tmp_path / "node").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    fake_program("node", f'echo \'["deps/undici.js", "{part}"]\'')
     assert language("javascript").folders() == (part.parent,)

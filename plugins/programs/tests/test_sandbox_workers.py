@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import kdtool
@@ -25,6 +25,8 @@ from kdtool_programs.seccomp import seccomp_filter
 from kdtool_programs.view import base_executable
 from kdtool_programs.worker import Worker
 
+Fake = Callable[..., None]
+Descendants = Callable[..., set[int]]
 GOOD = Module("def f(x):\n    return x + 1\n", "assert f(1) == 2", ("f",))
 SLOW = Module("import time\ndef f(x):\n    time.sleep(0.3)\n    return x + 1\n", "assert f(1) == 2", ("f",))
 
@@ -45,15 +47,6 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
-def _descendants() -> set[int]:
-    found, waiting = set(), [os.getpid()]
-    while waiting:
-        for path in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
-            waiting += map(int, path.read_text().split())
-        found |= set(waiting)
-    return found
-
-
 def _scores(processes: set[int]) -> set[str]:
     """Return the scores by which the kernel chooses the process that it ends first."""
     found = set()
@@ -71,23 +64,23 @@ def _left() -> list[str]:
     return sorted(str(path) for path in Path(tempfile.gettempdir()).glob("kdtool-sandbox-*"))
 
 
-def test_where_memory_is_used_up_the_sandbox_goes_first(needs_bubblewrap: None) -> None:
-    before = _descendants()  # of other tests in this process
+def test_where_memory_is_used_up_the_sandbox_goes_first(needs_bubblewrap: None, descendants: Descendants) -> None:
+    before = descendants()  # of other tests in this process
     with Sandbox() as sandbox:
         assert next(sandbox.run([Task("a", GOOD)])).has_passed
         deadline = time.monotonic() + 30  # a worker that replaces another may only just have been started
-        while (scores := _scores(_descendants() - before)) != {"1000\n"} and time.monotonic() < deadline:
+        while (scores := _scores(descendants() - before)) != {"1000\n"} and time.monotonic() < deadline:
             time.sleep(0.05)
         assert scores == {"1000\n"}
 
 
-def test_many_tasks_leave_no_process_file_or_descriptor(needs_bubblewrap: None) -> None:
-    before = _descendants(), _descriptors(), _left()
+def test_many_tasks_leave_no_process_file_or_descriptor(needs_bubblewrap: None, descendants: Descendants) -> None:
+    before = descendants(), _descriptors(), _left()
     leaving = Module(f"{_LEAVING}{GOOD.source}", GOOD.tests, ("f",))
     with Sandbox(workers=2) as sandbox:
         tasks = (Task(str(number), leaving if number % 40 == 0 else GOOD, 60.0) for number in range(120))
         assert all(verdict.has_passed for verdict in sandbox.run(tasks))
-    assert (_descendants(), _descriptors(), _left()) == before
+    assert (descendants(), _descriptors(), _left()) == before
 
 
 @pytest.mark.parametrize("times", [1, 3])
@@ -160,10 +153,10 @@ _FLOOD += "    held = b'x' * 2**27\n    time.sleep(99)\n"
 
 
 def test_killed_workers_leave_no_zombie_where_there_is_no_init(
-    needs_bubblewrap: None, takes_orphans: None, monkeypatch: pytest.MonkeyPatch
+    needs_bubblewrap: None, takes_orphans: None, descendants: Descendants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kdtool_programs.sandbox._GRACE", 0.5)
-    before = _descendants()
+    before = descendants()
     deaf = Module("", "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True: pass\n")
     with Sandbox() as sandbox:
         flood, stuck = sandbox.run([Task("flood", Module(_FLOOD, "f(1)", ("f",)), 60.0), Task("deaf", deaf, 0.3)])
@@ -171,7 +164,7 @@ def test_killed_workers_leave_no_zombie_where_there_is_no_init(
         assert stuck.status == "timed out"
         os.kill(sandbox._workers[0]._process.pid, signal.SIGKILL)
         assert next(sandbox.run([Task("good", GOOD, 60.0)])).has_passed
-    assert _descendants() == before
+    assert descendants() == before
 
 
 def test_workers_end_with_the_process_that_started_them(needs_bubblewrap: None) -> None:
@@ -192,12 +185,12 @@ def test_workers_end_with_the_process_that_started_them(needs_bubblewrap: None) 
         shutil.rmtree(folder)
 
 
-def test_code_and_tests_are_on_no_command_line(needs_bubblewrap: None) -> None:
+def test_code_and_tests_are_on_no_command_line(needs_bubblewrap: None, descendants: Descendants) -> None:
     source, tests = "MARK_OF_SOURCE = 1\nwhile True: pass\n", "MARK_OF_TESTS = 1"
     with Sandbox() as sandbox:
         verdicts = sandbox.run([Task("a", Module(source, tests), 0.5)])
         seen: list[bytes] = []
-        looking = threading.Timer(0.2, lambda: seen.extend(_command_lines()))
+        looking = threading.Timer(0.2, lambda: seen.extend(_command_lines(descendants())))
         looking.start()
         assert next(verdicts).status == "timed out"
         looking.join()
@@ -205,8 +198,8 @@ def test_code_and_tests_are_on_no_command_line(needs_bubblewrap: None) -> None:
     assert not any(b"MARK_OF" in line for line in seen)
 
 
-def _command_lines() -> list[bytes]:
-    return [Path(f"/proc/{process}/cmdline").read_bytes() for process in _descendants()]
+def _command_lines(processes: set[int]) -> list[bytes]:
+    return [Path(f"/proc/{process}/cmdline").read_bytes() for process in processes]
 
 
 def test_missing_bubblewrap_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,13 +207,6 @@ def test_missing_bubblewrap_is_named_with_the_remedy(monkeypatch: pytest.MonkeyP
     with pytest.raises(SandboxError, match="apt-get install bubblewrap") as caught:
         Sandbox()
     assert caught.value.exit_code == 10
-
-
-def _fake(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / name).write_text(f"#!/bin/sh\n{text}\n")
-    (folder / name).chmod(0o755)
-    folder.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
@@ -241,9 +227,9 @@ def _fake(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_sandbox_that_does_not_work_is_refused_with_the_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+    fake_program: Fake, monkeypatch: pytest.MonkeyPatch, script: str, said: str
 ) -> None:
-    _fake(tmp_path, "bwrap", script, monkeypatch)
+    fake_program("bwrap", script)
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     before = _descriptors(), _left()
     with pytest.raises(SandboxError, match=said), Sandbox():
@@ -252,12 +238,12 @@ def test_sandbox_that_does_not_work_is_refused_with_the_remedy(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
-def test_sandbox_that_isolates_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sandbox_that_isolates_nothing_is_refused(fake_program: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = (
         '[ "$1" = --version ] && echo bubblewrap 0.8.0 && exit\nwhile [ "$1" != -- ]; do shift; done; shift 2; '
         f'exec {base_executable()} "$@"'
     )
-    _fake(tmp_path, "bwrap", fake, monkeypatch)
+    fake_program("bwrap", fake)
     monkeypatch.setattr("kdtool_programs.sandbox.seccomp_filter", lambda: b"")
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(SandboxError, match="did not run: failed"), Sandbox():
@@ -275,9 +261,9 @@ def test_other_systems_and_architectures_are_refused(monkeypatch: pytest.MonkeyP
 
 
 def test_container_has_no_network_no_rights_and_no_image_from_elsewhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake_program: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _fake(tmp_path, "docker", "exit 1", monkeypatch)
+    fake_program("docker", "exit 1")
     command = container("docker", "python:3.12-slim")
     joined = " ".join(command[:-6])
     for part in ("--network none", "--read-only", "--cap-drop ALL", "--security-opt no-new-privileges", "--pull never"):
@@ -299,8 +285,8 @@ def test_container_has_no_network_no_rights_and_no_image_from_elsewhere(
         Sandbox(engine="podman")
 
 
-def test_container_is_ended_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _fake(tmp_path, "docker", f"echo $1 $2 $3 >> {tmp_path}/asked; [ $1 = run ] && exec sleep 60", monkeypatch)
+def test_container_is_ended_by_its_name(tmp_path: Path, fake_program: Fake) -> None:
+    fake_program("docker", f"echo $1 $2 $3 >> {tmp_path}/asked; [ $1 = run ] && exec sleep 60")
     worker = Worker(container("docker", "image"), False, 0, ending=container_ending("docker"))
     worker.deadline = time.monotonic()  # as it has while a task runs
     while not (tmp_path / "asked").exists():
@@ -311,8 +297,8 @@ def test_container_is_ended_by_its_name(tmp_path: Path, monkeypatch: pytest.Monk
     assert kill == run.replace("run --name", "kill")
 
 
-def test_each_container_has_a_user_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _fake(tmp_path, "docker", f"echo $* >> {tmp_path}/asked", monkeypatch)
+def test_each_container_has_a_user_of_its_own(tmp_path: Path, fake_program: Fake) -> None:
+    fake_program("docker", f"echo $* >> {tmp_path}/asked")
     for number in (0, 1):
         Worker(container("docker", "image"), False, number, ending=container_ending("docker")).close()
     first, second = (tmp_path / "asked").read_text().splitlines()
@@ -321,9 +307,9 @@ def test_each_container_has_a_user_of_its_own(tmp_path: Path, monkeypatch: pytes
 
 
 def test_engine_is_started_in_the_environment_that_says_where_its_service_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake_program: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _fake(tmp_path, "docker", "echo at $DOCKER_HOST >&2; exit 1", monkeypatch)
+    fake_program("docker", "echo at $DOCKER_HOST >&2; exit 1")
     monkeypatch.setenv("DOCKER_HOST", "unix:///run/user/1000/docker.sock")
     with pytest.raises(SandboxError, match=r"at unix:///run/user/1000/docker\.sock"), Sandbox(engine="docker"):
         pass
@@ -373,15 +359,15 @@ def test_program_that_is_timed_out_without_isolation_has_ended(tmp_path: Path) -
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
-def test_unsafe_mode_is_in_every_verdict_and_leaves_nothing() -> None:
-    before = _descendants(), _descriptors(), _left()
+def test_unsafe_mode_is_in_every_verdict_and_leaves_nothing(descendants: Descendants) -> None:
+    before = descendants(), _descriptors(), _left()
     program = Program({"a.txt": "x"}, (Step(("/bin/cat", "a.txt"), "tests"),))
     with Sandbox(workers=2, unsafe_run_without_isolation=True) as sandbox:
         tasks = [Task("a", GOOD, 60.0), Task("b", program, 60.0), Task("c", Module("while True: pass", ""), 0.3)]
         verdicts = {verdict.id: verdict for verdict in sandbox.run([*tasks, Task("d", GOOD, 60.0)])}
     assert [verdicts[name].status for name in "abcd"] == ["passed", "passed", "timed out", "passed"]
     assert {verdict.isolation for verdict in verdicts.values()} == {"UNSAFE: not isolated"}
-    assert (_descendants(), _descriptors(), _left()) == before
+    assert (descendants(), _descriptors(), _left()) == before
 
 
 def test_program_that_ends_its_keeper_has_failed(needs_bubblewrap: None, shell: Language) -> None:
