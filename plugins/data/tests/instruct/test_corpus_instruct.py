@@ -7,7 +7,7 @@ import json
 import random
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -27,31 +27,59 @@ from kdtool_testing import CorpusConformance, Listener, make_run
 PRICE = 1_000_000_000
 """Picodollars of an answer: a tenth of a cent."""
 
+RIGHT, WRONG, BROKEN = "def add(x):\n    return x + 1", "def add(x):\n    return x - 1", "def add(x:\n    return"
+ONE_CELL: dict[str, Any] = {"languages": ("python",), "difficulties": ("easy",)}
+Code = str | Callable[[kdtool.Request], str]
+needs_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+
 
 class Writer(kdtool.Teacher):
-    """Answers in another order than it was asked, a share of `failing` badly, decided by the request's content alone."""
+    """Answers in another order than it was asked, a share of `failing` badly, decided by the request's content alone.
+
+    `script` says how answers end, by their number; `change` is what a repair words differently.
+    """
 
     offers = frozenset({"text"})
 
-    def __init__(self, failing: float = 0.0, *, tests: str = "assert add(1) == 2", code: str = "") -> None:
+    def __init__(
+        self,
+        failing: float = 0.0,
+        *,
+        tests: str = "assert add(1) == 2",
+        code: Code = RIGHT,
+        script: Mapping[int, tuple[str, str, int]] | None = None,
+        change: tuple[str, str] = ("Write it: ", "Write it: "),
+        shuffled: bool = True,
+    ) -> None:
         super().__init__(self.Config())
-        self.failing = failing
-        self.tests = tests
-        self.code = code or "def add(x):\n    return x + 1"
+        self.failing, self.tests, self.code, self.change = failing, tests, code, change
+        self.script, self.shuffled = script or {}, shuffled
         self.asked: list[kdtool.Request] = []
+        self.calls: list[int] = []
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         waiting = list(requests)
-        random.Random(len(self.asked)).shuffle(waiting)
+        self.calls.append(len(waiting))
+        if self.shuffled:
+            random.Random(len(self.asked)).shuffle(waiting)
         for request in waiting:
             self.asked.append(request)
-            yield self.answer(request)
+            answer = self.answer(request)
+            finish: Any
+            finish, reason, price = self.script.get(
+                len(self.asked) - 1, (answer.finish, answer.reason, answer.picodollars)
+            )
+            yield replace(answer, finish=finish, reason=reason, picodollars=price)
 
     def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
         system, user = request.turns[0][1], request.turns[1][1]
         language = system.partition("begin with ```")[2].partition(".")[0]
-        drawn = random.Random(hashlib.sha256(repr(request.turns).encode()).hexdigest())
-        text = self.write(user.partition("Subject: ")[2] + f" {drawn.random()}", language, tested="<tests>" in system)
+        subject = f"{user.partition('Subject: ')[2]} {drawn_from(request.turns[:2]).random()}"
+        code = self.code if isinstance(self.code, str) else self.code(request)
+        text = written(subject, language, code, self.tests if "<tests>" in system else "")
+        if len(request.turns) > 2:
+            text = text.replace(*self.change)
+        drawn = drawn_from(request.turns)
         if drawn.random() < self.failing:
             how = drawn.randrange(4)
             if how == 0:
@@ -61,24 +89,63 @@ class Writer(kdtool.Teacher):
             text = text.replace("</response>", "") if how == 2 else text.replace("```", "'''")
         return kdtool.TextAnswer(request.id, text, "stop", 5, 9, PRICE)
 
-    def write(self, subject: str, language: str, *, tested: bool) -> str:
-        tests = f"<tests>\n{self.tests}\n</tests>" if tested else ""
-        return (
-            f"<instruction>Write it: {subject}</instruction>\n<response>\n```{language}\n{self.code}\n```\nDone: {subject}\n"
-            f"</response>\n{tests}"
-        )
+
+def drawn_from(turns: object) -> random.Random:
+    return random.Random(hashlib.sha256(repr(turns).encode()).hexdigest())
 
 
-class NoTwos(kdtool.Filter):
-    """Rejects rows with a 2 in their subject's draw, and remembers how often it judged each."""
+def written(subject: str, language: str, code: str, tests: str) -> str:
+    response = f"<response>\n```{language}\n{code}\n```\nDone: {subject}\n</response>\n"
+    return f"<instruction>Write it: {subject}</instruction>\n{response}" + (
+        f"<tests>\n{tests}\n</tests>" if tests else ""
+    )
 
-    def __init__(self) -> None:
+
+def repaired_from(first: str, then: str = RIGHT) -> Code:
+    """Return code that is wrong until the error is known."""
+    return lambda request: then if len(request.turns) > 2 else first
+
+
+class Rule(kdtool.Filter):
+    """Rejects rows for the reasons that a function gives, and remembers how often it judged each."""
+
+    undecided = frozenset({"no verdict"})
+
+    def __init__(self, rule: Callable[[kdtool.Example], str | None]) -> None:
         super().__init__(self.Config())
+        self.rule = rule
         self.judged: Counter[str] = Counter()
 
     def kdtool_filter(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
         self.judged.update(example.id for example in examples)
-        return ["a two" if "0.2" in kdtool.parts_of(example.body)[0] else None for example in examples]
+        return [self.rule(example) for example in examples]
+
+
+def no_twos() -> Rule:
+    return Rule(lambda example: "a two" if "0.2" in kdtool.parts_of(example.body)[0] else None)
+
+
+def unkempt_until_repaired() -> Rule:
+    return Rule(lambda example: None if example.meta.get("repairs") else "unkempt")
+
+
+def does_not_parse(example: kdtool.Example) -> str | None:
+    try:
+        compile(code_of(kdtool.parts_of(example.body)[1], "python"), "x", "exec")
+    except SyntaxError:
+        return "broken"
+    return None
+
+
+class Seeds(kdtool.Corpus):
+    """The examples of a function."""
+
+    def __init__(self, examples: Callable[[], Iterator[kdtool.Example]]) -> None:
+        super().__init__(self.Config())
+        self.examples = examples
+
+    def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
+        return self.examples()
 
 
 def instruct(
@@ -98,19 +165,29 @@ def status(folder: Path) -> Any:
     return json.loads(file.read_text("utf-8"))
 
 
+def rejected_lines(folder: Path) -> list[dict[str, str]]:
+    (file,) = folder.glob("instruct/*/rejected.jsonl")
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+
+
+def template(folder: Path, text: str, name: str = "own") -> Path:
+    file = folder / f"{name}.jinja"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
 class TestInstruct(CorpusConformance):
     component = Instruct
     entry_point = "instruct"
     settings: ClassVar = {"rows": 12, "tasks": ["generate", "debug"]}
 
     def companions(self, folder: Path) -> Mapping[str, kdtool.Component]:
-        return {"teacher": Writer(0.3), "filters.twos": NoTwos()}
+        return {"teacher": Writer(0.2), "filters.twos": no_twos()}
 
 
 def test_each_cell_has_exactly_its_rows_with_a_teacher_that_fails(tmp_path: Path) -> None:
-    teacher, filter_ = Writer(0.2), NoTwos()
-    tasks = TASKS[:4]
-    rows = instruct(tmp_path, teacher, ("filters.twos", filter_), rows=6 * 3 * 4 * 5, tasks=tasks, round=64)
+    teacher, filter_ = Writer(0.2), no_twos()
+    rows = instruct(tmp_path, teacher, ("filters.twos", filter_), rows=6 * 3 * 4 * 5, tasks=TASKS[:4], round=64)
     cells = Counter((row.language, row.meta["difficulty"], row.meta["task"]) for row in rows)
     assert len(cells) == 6 * 3 * 4
     assert set(cells.values()) == {5}
@@ -125,18 +202,12 @@ def test_each_cell_has_exactly_its_rows_with_a_teacher_that_fails(tmp_path: Path
 
 
 def test_the_rows_do_not_depend_on_the_order_of_answers(tmp_path: Path) -> None:
-    class Orderly(Writer):
-        def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-            return map(self.answer, requests)
-
-    Orderly.__qualname__ = Writer.__qualname__  # rows name the key of their request
     one = instruct(tmp_path / "one", Writer(0.4), rows=60, round=7)
-    assert one == instruct(tmp_path / "other", Orderly(0.4), rows=60, round=7)
+    assert one == instruct(tmp_path / "other", Writer(0.4, shuffled=False), rows=60, round=7)
 
 
 def test_a_row_says_where_it_comes_from(tmp_path: Path) -> None:
-    teacher = Writer()
-    row, *_ = instruct(tmp_path, teacher, languages=("python",), difficulties=("easy",), rows=1)
+    row, *_ = instruct(tmp_path, Writer(), **ONE_CELL, rows=1)
     assert isinstance(row.body, kdtool.Messages)
     assert [role for role, _ in row.body.turns] == ["user", "assistant"]
     assert row.body.turns[0][1].startswith("Write it: ")
@@ -147,41 +218,82 @@ def test_a_row_says_where_it_comes_from(tmp_path: Path) -> None:
     }  # fmt: skip
     assert row.meta["picodollars"] == str(PRICE)
     assert row.meta["template"].startswith("generate@")
-    completion, *_ = instruct(tmp_path, teacher, languages=("python",), rows=1, form="completion")
+    completion, *_ = instruct(tmp_path, Writer(), languages=("python",), rows=1, form="completion")
     assert isinstance(completion.body, kdtool.Completion)
 
 
-def test_a_cell_that_cannot_be_filled_says_which_filter_rejected_what(tmp_path: Path) -> None:
-    class Nothing(kdtool.Filter):
-        def kdtool_filter(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
-            return ["too dull" if example.language == "go" else None for example in examples]
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_row_names_the_request_by_which_its_answer_is_stored(tmp_path: Path, temperature: float) -> None:
+    teacher = Writer()
+    rows = instruct(tmp_path, teacher, **ONE_CELL, rows=2, temperature=temperature)
+    assert {row.meta["request"] for row in rows} == {
+        teacher.answer_key(replace(request, id="any")) for request in teacher.asked
+    }
+    assert len({request.seed for request in teacher.asked}) == 2
+    sampled = {teacher.answer_key(replace(request, seed=1)) for request in teacher.asked}
+    assert ({row.meta["request"] for row in rows} == sampled) == (temperature == 0), "a greedy answer has no seed"
 
+
+def test_a_cell_that_cannot_be_filled_says_which_filter_rejected_what(tmp_path: Path) -> None:
     expected = (
         r"instruct\.candidates: 3 of 18 cells cannot be filled: go/easy/generate has 0 of 2 rows after 6 requests, its "
         r"limit of candidates \(6 dull: too dull\).*raise candidates or dollars"
     )
-    others = [("filters.dull", Nothing(Nothing.Config()))]
+    dull = ("filters.dull", Rule(lambda example: "too dull" if example.language == "go" else None))
     with pytest.raises(kdtool.UsageError, match=expected):
-        instruct(tmp_path, Writer(), *others, rows=36, candidates=3)
+        instruct(tmp_path, Writer(), dull, rows=36, candidates=3)
     assert status(tmp_path)["state"] == "interrupted"
-    rows = instruct(tmp_path / "fewer", Writer(), *others, rows=36, candidates=3, fewer=True)
+    rows = instruct(tmp_path / "fewer", Writer(), dull, rows=36, candidates=3, fewer=True)
     assert Counter(row.language for row in rows) == dict.fromkeys(set(LANGUAGES) - {"go"}, 6)
-    (rejected,) = (tmp_path / "fewer").glob("instruct/*/rejected.jsonl")
-    lines = [json.loads(line) for line in rejected.read_text("utf-8").splitlines()]
+    lines = rejected_lines(tmp_path / "fewer")
     assert {(line["cell"].partition("/")[0], line["reason"]) for line in lines} == {("go", "dull: too dull")}
     assert all("<instruction>" in line["answer"] for line in lines)
 
 
-def test_a_cell_stays_within_its_dollars(tmp_path: Path) -> None:
-    for dollars, most in ((0.003, 3), (0.0105, 10)):
-        folder = tmp_path / str(most)
-        with pytest.raises(
-            kdtool.UsageError, match=f"has {most} of 20 rows after {most} requests, its limit of dollars"
-        ):
-            instruct(folder, Writer(), languages=("python",), difficulties=("easy",), rows=20, dollars=dollars)
-        (cell,) = status(folder)["cells"]
-        assert cell["picodollars"] == most * PRICE <= dollars * 10**12
-    assert len(instruct(tmp_path / "all", Writer(), languages=("python",), rows=20, dollars=1.0)) == 20
+def test_ten_rejected_candidates_of_each_reason_are_kept_and_rows_until_all_are_there(tmp_path: Path) -> None:
+    dull = ("filters.dull", Rule(lambda example: "dull" if example.id.endswith("/0") else None))
+    with pytest.raises(kdtool.UsageError, match="19 dull: dull"):
+        instruct(tmp_path, Writer(), dull, **ONE_CELL)
+    assert len(rejected_lines(tmp_path)) == 10
+    (rows,) = tmp_path.glob("instruct/*/rows.jsonl")
+    assert len(rows.read_text("utf-8").splitlines()) == 5
+    instruct(tmp_path, Writer(), **ONE_CELL)
+    assert not rows.exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "dollars", "rows", "requests", "spent"),
+    [
+        ({}, 0.003, 3, 3, 3),
+        ({}, 0.0105, 10, 10, 10),
+        ({0: ("stop", "", 10 * PRICE)}, 0.02, 2, 2, 11),
+        ({0: ("refused", "", 0)}, 0.003, 3, 4, 3),
+    ],
+    ids=["equal prices", "a part of an answer", "the dearest answer decides", "free refusals"],
+)
+def test_a_cell_stays_within_its_dollars(
+    tmp_path: Path, script: Any, dollars: float, rows: int, requests: int, spent: int
+) -> None:
+    with pytest.raises(
+        kdtool.UsageError, match=f"has {rows} of 60 rows after {requests} requests, its limit of dollars"
+    ):
+        instruct(tmp_path, Writer(script=script, shuffled=False), **ONE_CELL, rows=60, dollars=dollars)
+    (cell,) = status(tmp_path)["cells"]
+    assert cell["picodollars"] == spent * PRICE <= dollars * 10**12
+
+
+def test_dollars_that_suffice_and_a_free_teacher_are_no_limit(tmp_path: Path) -> None:
+    assert len(instruct(tmp_path / "enough", Writer(), languages=("python",), rows=20, dollars=1.0)) == 20
+    free = Writer(script=dict.fromkeys(range(9), ("stop", "", 0)))
+    assert len(instruct(tmp_path / "free", free, **ONE_CELL, rows=9, dollars=0.001)) == 9
+
+
+def test_a_round_has_no_more_requests_than_it_may(tmp_path: Path) -> None:
+    teacher, priced = Writer(), Writer()
+    assert len(instruct(tmp_path, teacher, rows=50, round=8)) == 50
+    assert teacher.calls == [8] * 6 + [2]
+    assert len(instruct(tmp_path / "dollars", priced, **ONE_CELL, rows=50, round=8, dollars=1.0)) == 50
+    assert priced.calls == [1, *[8] * 6, 1], "the first one tells the price"
 
 
 class Paid(Writer, Priced):
@@ -209,115 +321,174 @@ def test_a_teacher_prices_the_requests_that_will_be_sent(tmp_path: Path) -> None
     assert price.picodollars == 100_000 * PRICE
 
 
-@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
-def test_what_fails_its_tests_is_repaired_with_the_error(tmp_path: Path) -> None:
-    class Learning(Writer):
-        """Wrong at first, right once it is told the error."""
+def test_refused_and_cut_off_answers_are_rejected_whatever_they_hold(tmp_path: Path) -> None:
+    teacher = Writer(script={0: ("refused", "", 0), 1: ("length", "", PRICE)})
+    assert len(instruct(tmp_path, teacher, **ONE_CELL, rows=3, repairs=1)) == 3
+    (cell,) = status(tmp_path)["cells"]
+    assert cell["rejected"] == {"refused": 1, "cut off at 4096 tokens": 1}
+    assert (cell["tokens_in"], cell["tokens_out"]) == (25, 45)
+    assert [len(request.turns) for request in teacher.asked] == [2] * 5, "neither can be repaired"
 
-        def write(self, subject: str, language: str, *, tested: bool) -> str:
-            return super().write(subject, language, tested=tested)
 
+@pytest.mark.parametrize("refused", [range(6), (0, 6)], ids=["all of the first round", "some, and all of the second"])
+def test_a_teacher_that_refuses_all_of_the_first_round_ends_the_run(tmp_path: Path, refused: Iterable[int]) -> None:
+    teacher = Writer(script=dict.fromkeys(refused, ("refused", "no room", 0)))
+    if 1 in refused:
+        with pytest.raises(kdtool.UsageError, match=r"teacher refused each of 6 requests \(no room\)"):
+            instruct(tmp_path, teacher, **ONE_CELL)
+        assert teacher.calls == [6]
+    else:
+        assert len(instruct(tmp_path, teacher, **ONE_CELL)) == 6
+        assert teacher.calls == [6, 1, 1]
+
+
+def test_a_teacher_that_skips_a_request_is_named(tmp_path: Path) -> None:
+    class Skipping(Writer):
+        def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+            return map(self.answer, list(requests)[1:])
+
+    with pytest.raises(kdtool.PluginError, match=r"no answer to 'python/easy/generate/0#0'"):
+        instruct(tmp_path, Skipping())
+
+
+def test_code_is_needed_where_a_task_has_any(tmp_path: Path) -> None:
+    class Talking(Writer):
         def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
-            self.code = "def add(x):\n    return x + 1" if len(request.turns) > 2 else "def add(x):\n    return x - 1"
-            return super().answer(request)
+            found = super().answer(request)
+            return replace(found, text=found.text.replace("```", ""))
 
-    teacher = Learning()
-    common: dict[str, Any] = {"languages": ("python",), "difficulties": ("easy",), "rows": 3, "tested": ("python",)}
-    rows = instruct(tmp_path, teacher, **common, repairs=2)
-    assert [row.meta["repairs"] for row in rows] == ["1", "1", "1"]
+    rows = instruct(tmp_path, Talking(), **ONE_CELL, tasks=("explain", "generate"), rows=2, fewer=True)
+    assert [row.meta["task"] for row in rows] == ["explain"]
+    cells = {cell["cell"]: cell["rejected"] for cell in status(tmp_path)["cells"]}
+    assert cells == {"python/easy/explain": {}, "python/easy/generate": {"no code in python": 4}}
+
+
+@needs_bubblewrap
+@pytest.mark.parametrize(
+    ("first", "rejected", "error"),
+    [
+        (WRONG, "AssertionError", "its tests fail: AssertionError"),
+        (BROKEN, "python does not parse", "it does not parse: "),
+    ],
+    ids=["wrong", "broken"],
+)
+def test_what_fails_its_tests_is_repaired_with_the_error(tmp_path: Path, first: str, rejected: str, error: str) -> None:
+    teacher = Writer(code=repaired_from(first))
+    settings: dict[str, Any] = {**ONE_CELL, "rows": 3, "tested": ("python",)}
+    rows = instruct(tmp_path, teacher, **settings, repairs=2)
+    assert [(row.meta["repairs"], row.meta["repaired"]) for row in rows] == [("1", f"tests: {rejected}")] * 3
     assert all("x + 1" in kdtool.parts_of(row.body)[1] for row in rows)
     assert rows[0].meta["tests"] == "assert add(1) == 2"
     assert len(teacher.asked) == 6
     last = teacher.asked[-1].turns
     assert [role for role, _ in last] == ["system", "user", "assistant", "user"]
-    assert "its tests fail: AssertionError" in last[-1][1]
-    with pytest.raises(kdtool.UsageError, match="12 tests: AssertionError"):
-        instruct(tmp_path / "unrepaired", Learning(), **common)
+    assert error in last[-1][1]
+    with pytest.raises(kdtool.UsageError, match=f"12 tests: {rejected}"):
+        instruct(tmp_path / "unrepaired", Writer(code=first), **settings)
+
+
+@needs_bubblewrap
+def test_what_hangs_has_failed_and_an_error_is_cut(tmp_path: Path) -> None:
+    loud, hanging = "def add(x):\n    raise ValueError('loud' * 2000)", "def add(x):\n    while True: pass"
+    settings: dict[str, Any] = {**ONE_CELL, "tested": ("python",), "repairs": 1, "candidates": 2, "seconds": 1}
+    with pytest.raises(kdtool.UsageError, match=r"cannot be filled"):
+        instruct(tmp_path, Writer(code=repaired_from(loud, hanging)), rows=1, **settings)
+    (cell,) = status(tmp_path)["cells"]
+    assert cell["rejected"] == {"tests: ValueError": 1, "tests: no verdict within 1 s of processor time": 1}
+    error = rejected_lines(tmp_path)[0]["error"]
+    assert len(error) == 1000
+    assert "loudloud" in error
+
+
+@pytest.mark.skipif(bool(missing(("javascript",))), reason="the sandbox has no JavaScript here")
+def test_tests_of_other_languages_run_too(tmp_path: Path) -> None:
+    def script(result: int) -> Writer:
+        tests = f"if (add(1) !== {result}) throw new Error('no');"
+        return Writer(tests=tests, code="function add(x) { return x + 1; }")
+
+    settings: dict[str, Any] = {"languages": ("javascript",), "difficulties": ("easy",), "tested": ("javascript",)}
+    assert len(instruct(tmp_path, script(2), **settings, rows=1)) == 1
+    with pytest.raises(kdtool.UsageError, match="4 tests: "):
+        instruct(tmp_path / "wrong", script(3), **settings, rows=1)
+
+
+@needs_bubblewrap
+def test_explanations_need_no_tests(tmp_path: Path) -> None:
+    rows = instruct(tmp_path, Writer(), **ONE_CELL, tasks=("explain", "generate"), rows=4, tested=("python",))
+    assert {row.meta["task"]: "tests" in row.meta for row in rows} == {"explain": False, "generate": True}
 
 
 def test_a_filter_s_rejection_is_repaired_where_the_recipe_says_so(tmp_path: Path) -> None:
-    class Fussy(kdtool.Filter):
-        def kdtool_filter(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
-            return [None if example.meta.get("repairs") else "unkempt" for example in examples]
-
-    others = [("filters.fussy", Fussy(Fussy.Config()))]
-    rows = instruct(tmp_path, Writer(), *others, rows=6, repairs=1, repaired=("fussy",))
+    fussy = ("filters.fussy", unkempt_until_repaired())
+    rows = instruct(tmp_path, Writer(), fussy, rows=6, repairs=1, repaired=("fussy",))
     assert {row.meta["repairs"] for row in rows} == {"1"}
     with pytest.raises(kdtool.UsageError, match="fussy: unkempt"):
-        instruct(tmp_path / "other", Writer(), *others, rows=6, repairs=1)
+        instruct(tmp_path / "other", Writer(), fussy, rows=6, repairs=1)
 
 
 def test_a_row_without_a_verdict_is_replaced_and_not_repaired(tmp_path: Path) -> None:
-    class Silent(kdtool.Filter):
-        undecided = frozenset({"no verdict"})
-        verdicts: ClassVar = iter(["no verdict", "unkempt"])
-
-        def kdtool_filter(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
-            return [next(self.verdicts, None) for _ in examples]
-
-    teacher = Writer()
-    others = [("filters.silent", Silent(Silent.Config()))]
-    rows = instruct(tmp_path, teacher, *others, **ONE_CELL, rows=2, repairs=1, repaired=("silent",))
-    assert len(rows) == 2
+    teacher, verdicts = Writer(), iter(["no verdict", "unkempt"])
+    silent = ("filters.silent", Rule(lambda _: next(verdicts, None)))
+    assert len(instruct(tmp_path, teacher, silent, **ONE_CELL, rows=2, repairs=1, repaired=("silent",))) == 2
     assert sorted(len(request.turns) for request in teacher.asked) == [2, 2, 2, 4], "one repair, of what was judged"
 
 
-def test_seeds_are_pieces_of_the_first_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Long(kdtool.Corpus):
-        def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
-            for split in ("test", "train", "train"):
-                yield kdtool.Example(
-                    split, kdtool.Text("\n".join(f"{split} = {line}" for line in range(40))), split=split
-                )
-            raise AssertionError("read further than needed")
+def test_seeds_are_pieces_of_the_first_training_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def examples() -> Iterator[kdtool.Example]:
+        for split in ("test", "train", "train"):
+            text = "\n".join(f"{split} = {line}" for line in range(40))
+            yield kdtool.Example(split, kdtool.Text(text), split=split)
+        raise AssertionError("read further than needed")
 
     monkeypatch.setattr("kdtool_data.instruct.requests._SEEDS", 2)
-    teacher, seeds = Writer(), ("corpora.seeds", Long(Long.Config()))
-    instruct(tmp_path, teacher, seeds, rows=20, seeds="corpora.seeds")
+    teacher = Writer()
+    instruct(tmp_path, teacher, ("corpora.seeds", Seeds(examples)), rows=20, seeds="corpora.seeds")
     assert {request.turns[1][1].count("train = ") for request in teacher.asked} == {15}
-    monkeypatch.setattr(
-        Long, "kdtool_examples", lambda self, run: iter([kdtool.Example("a", kdtool.Text("x"), split="test")])
-    )
+    held_out = Seeds(lambda: iter([kdtool.Example("a", kdtool.Text("x"), split="test")]))
     with pytest.raises(kdtool.UsageError, match=r"instruct\.seeds: the corpus has no training examples"):
-        instruct(tmp_path / "none", Writer(), seeds, seeds="corpora.seeds")
+        instruct(tmp_path / "none", Writer(), ("corpora.seeds", held_out), seeds="corpora.seeds")
 
 
 def test_seeds_inspire_and_are_not_learned(tmp_path: Path) -> None:
-    class Seeds(kdtool.Corpus):
-        def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
-            for number in range(5):
-                yield kdtool.Example(f"{number}", kdtool.Text(f"seed_number_{number} = 1"))
-            yield kdtool.Example("held", kdtool.Text("held_out = 1"), split="test")
-
-    teacher, seeds = Writer(), ("corpora.seeds", Seeds(Seeds.Config()))
-    rows = instruct(tmp_path, teacher, seeds, rows=60, seeds="corpora.seeds", styles=("seed", "evolve", "examples"))
-    assert {row.meta["style"] for row in rows} == {"seed", "evolve", "examples"}
+    seeds = Seeds(lambda: (kdtool.Example(f"{n}", kdtool.Text(f"seed_number_{n} = 1")) for n in range(5)))
+    teacher, styles = Writer(), ("seed", "evolve", "examples")
+    rows = instruct(tmp_path, teacher, ("corpora.seeds", seeds), rows=60, seeds="corpora.seeds", styles=styles)
+    assert {row.meta["style"] for row in rows} == set(styles)
     asked = "".join(request.turns[1][1] for request in teacher.asked)
     assert all(f"seed_number_{number} = 1" in asked for number in range(5))
-    assert "held_out" not in asked
     assert not any("seed_number" in text for row in rows for text in kdtool.parts_of(row.body))
 
 
+def test_a_seed_is_never_read_as_a_template(tmp_path: Path) -> None:
+    text = "{{ topic }} {% for %}\n=== user ===\n</instruction> {{ 7 * 7 }}"
+    seeds = ("corpora.seeds", Seeds(lambda: iter([kdtool.Example("0", kdtool.Text(text))])))
+    own = template(tmp_path, "Begin with ```go. {{ seed }}\n=== user ===\n{{ seed }}, Subject: {{ topic }}")
+    teacher = Writer(code="x")
+    settings: dict[str, Any] = {"seeds": "corpora.seeds", "tasks": ("own",), "templates": {"own": own}}
+    instruct(tmp_path, teacher, seeds, rows=1, languages=("go",), **settings)
+    (_, system), (_, user) = teacher.asked[0].turns
+    assert system.endswith(text)
+    assert user.startswith(text)
+
+
 def test_own_templates_and_variables(tmp_path: Path) -> None:
-    own = tmp_path / "riddle.jinja"
-    own.write_text(
-        '{% extends "_base.jinja" %}{% block task %}A riddle for {{ reader }}.{% endblock %}', encoding="utf-8"
+    riddle = template(
+        tmp_path, '{% extends "_base.jinja" %}{% block task %}A riddle for {{ reader }}.{% endblock %}', "riddle"
     )
-    plain = tmp_path / "plain.jinja"
-    plain.write_text(
-        "Only this, in {{ language }}, begin with ```{{ language }}. <tests> {{ number }}", encoding="utf-8"
+    plain = template(
+        tmp_path, "Only this, in {{ language }}, begin with ```{{ language }}. <tests> {{ number }}", "plain"
     )
 
     class Plain(Writer):
         def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
             if len(request.turns) == 1:
-                return kdtool.TextAnswer(request.id, self.write("plain", "go", tested=False), "stop", 1, 1)
+                return kdtool.TextAnswer(request.id, written("plain", "go", "x", ""), "stop", 1, 1)
             return super().answer(request)
 
     teacher = Plain()
     rows = instruct(
         tmp_path, teacher, languages=("go",), difficulties=("easy",), rows=20, tasks={"riddle": 3.0, "plain": 1.0},
-        templates={"riddle": own, "plain": plain}, variables={"reader": ("a child", "a pirate")},
+        templates={"riddle": riddle, "plain": plain}, variables={"reader": ("a child", "a pirate")},
     )  # fmt: skip
     assert Counter(row.meta["task"] for row in rows) == {"riddle": 15, "plain": 5}
     asked = "".join(request.turns[0][1] for request in teacher.asked)
@@ -335,8 +506,7 @@ def test_own_templates_and_variables(tmp_path: Path) -> None:
     ],
 )
 def test_a_template_with_a_mistake_is_refused_by_check(tmp_path: Path, text: str, expected: str) -> None:
-    own = tmp_path / "own.jinja"
-    own.write_text(text, encoding="utf-8")
+    own = template(tmp_path, text)
     settings = {"rows": 1, "tasks": ("own",), "templates": {"own": own}, "variables": {"reader": "you"}}
     corpus = Instruct(Instruct.Config.model_validate(settings))
     (problem,) = corpus.kdtool_check(run_with(tmp_path / "run", Writer()), "start")
@@ -344,43 +514,19 @@ def test_a_template_with_a_mistake_is_refused_by_check(tmp_path: Path, text: str
 
 
 def test_a_template_runs_in_a_sandbox(tmp_path: Path) -> None:
-    own = tmp_path / "own.jinja"
-    own.write_text("{{ language.__class__.__mro__[1].__subclasses__() }}", encoding="utf-8")
+    own = template(tmp_path, "{{ language.__class__.__mro__[1].__subclasses__() }}")
     with pytest.raises(kdtool.UsageError, match=r"templates\.own cannot be rendered"):
         instruct(tmp_path, Writer(), tasks=("own",), templates={"own": own})
 
 
 def test_a_template_s_version_follows_what_it_extends(tmp_path: Path) -> None:
-    def identity() -> Mapping[str, str]:
+    def identity(base: str) -> Mapping[str, str]:
+        template(tmp_path, base, "mine")
         corpus = Instruct(Instruct.Config.model_validate({"rows": 1, "tasks": ("own",), "templates": {"own": own}}))
         return corpus.kdtool_identity(make_run(tmp_path))
 
-    own, base = tmp_path / "own.jinja", tmp_path / "mine.jinja"
-    own.write_text('{% extends "mine.jinja" %}', encoding="utf-8")
-    base.write_text("one", encoding="utf-8")
-    first = identity()
-    base.write_text("two", encoding="utf-8")
-    assert identity() != first
-
-
-def test_a_teacher_that_refuses_everything_ends_the_run(tmp_path: Path) -> None:
-    class Refusing(Writer):
-        def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
-            return kdtool.TextAnswer(request.id, "", "refused", 0, 0, reason="no room")
-
-    teacher = Refusing()
-    with pytest.raises(kdtool.UsageError, match=r"teacher refused each of 6 requests \(no room\)"):
-        instruct(tmp_path, teacher)
-    assert len(teacher.asked) == 6
-
-
-def test_a_teacher_that_skips_a_request_is_named(tmp_path: Path) -> None:
-    class Skipping(Writer):
-        def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-            return map(self.answer, list(requests)[1:])
-
-    with pytest.raises(kdtool.PluginError, match=r"no answer to 'python/easy/generate/0#0'"):
-        instruct(tmp_path, Skipping())
+    own = template(tmp_path, '{% extends "mine.jinja" %}')
+    assert identity("one") != identity("two")
 
 
 @given(
@@ -396,6 +542,13 @@ def test_quotas_add_up_and_follow_the_shares(rows: int, languages: dict[str, flo
         assert abs(count - exact) < 1 + 1e-6
 
 
+def test_remainders_decide_who_gets_the_rows_that_are_left() -> None:
+    found = quotas(10, {"python": 4.4, "go": 3.3, "rust": 2.3}, {"easy": 1.0}, {"generate": 1.0})
+    assert {cell.language: count for cell, count in found.items()} == {"python": 5, "go": 3, "rust": 2}
+    tiny = quotas(1, {"python": 9.0, "go": 1.0}, {"easy": 1.0}, {"generate": 1.0})
+    assert [(cell.language, count) for cell, count in tiny.items()] == [("python", 1)], "no cell without rows"
+
+
 @given(st.text(), st.text(), st.text())
 def test_parts_are_read_back(instruction: str, response: str, tests: str) -> None:
     wrapped = f"So:\n<instruction>{instruction}</instruction><response>{response}</response><tests>{tests}</tests>"
@@ -409,10 +562,13 @@ def test_parts_are_read_back(instruction: str, response: str, tests: str) -> Non
         assert isinstance(found, str)
 
 
-def test_code_of_a_response() -> None:
-    text = "One:\n```py\nx = 1\n```\nand\n```\ny = 2\n```\nnot\n```rust\nfn f() {}\n```\n"
+def test_marks_and_fences_in_an_answer() -> None:
+    tests = "<tests>\nSo:\n```py\nassert x\n```\n</tests>"
+    text = f"</response><instruction>a</instruction>\n<response>b</response> and c</response>\n{tests}"
+    assert read_parts(text, tested=True) == Parts("a", "b</response> and c", "assert x\n")
+    assert read_parts("a" * 40 + "</instruction>", tested=False) == "no <instruction>"
+    text = "One:\n```Python\nx = 1\n```\nand\n```\ny = 2\n```\nnot\n```rust\nfn f() {}\n```\n"
     assert code_of(text, "python") == "x = 1\n\ny = 2\n"
-    assert code_of("no code", "python") == ""
 
 
 @pytest.mark.parametrize(
@@ -431,21 +587,21 @@ def test_settings_that_cannot_be_drawn_from_are_refused(settings: dict[str, Any]
         Instruct.Config.model_validate({"rows": 1} | settings)
 
 
-def test_lines_count_accepted_rows_and_foresee_the_end(
+def test_lines_and_progress_count_accepted_rows_and_foresee_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("kdtool_measuring.teachers.SECONDS", 0.0)
-    instruct(tmp_path, Writer(0.4), rows=60, round=60, languages=("python",))
+    listener = Listener()
+    instruct(tmp_path, Writer(0.4), ("listener", listener), rows=60, round=60, languages=("python",))
     lines = [line for line in capsys.readouterr().out.splitlines() if "requests answered" in line]
     assert lines[0].startswith("instruct: 0 of 60 rows accepted, 1 requests answered, ")
     assert lines[0].endswith(" left at this speed")
-    (after,) = (
-        one for one in lines if " rows accepted, 60 requests answered" in one and not one.startswith("instruct: 0")
-    )
-    (last,) = lines[-1:]
-    assert last.startswith("instruct: 60 of 60 rows accepted, ")
-    assert last.endswith(", 0 min left at this speed")
-    assert 20 < int(after.split()[1]) < 50
+    accepted = [line.split()[1] for line in lines if " rows accepted, 60 requests answered" in line]
+    assert 20 < int(accepted[-1]) < 50
+    assert lines[-1].startswith("instruct: 60 of 60 rows accepted, ")
+    assert lines[-1].endswith(", 0 min left at this speed")
+    assert listener.progress == sorted(listener.progress)
+    assert listener.progress[-1] == 60
 
 
 def test_the_account_sums_all_cells_and_shows_some_of_each_rejection(tmp_path: Path) -> None:
@@ -465,47 +621,12 @@ def test_the_account_sums_all_cells_and_shows_some_of_each_rejection(tmp_path: P
     assert corpus.kdtool_account(run_with(tmp_path / "other", teacher)) is None
 
 
-class Repairing(Writer):
-    """Wrong code at first, right code once it is told the error; `change` alters what it repeats."""
-
-    def __init__(self, change: str = "") -> None:
-        super().__init__(0.0)
-        self.change = change
-
-    def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
-        found = super().answer(request)
-        subject = hashlib.sha256(request.turns[1][1].encode()).hexdigest()
-        bad, good = "def f(:\n    pass", "def f(x):\n    return x"
-        repaired = len(request.turns) > 2
-        text = self.write(subject, "python", tested="<tests>" in request.turns[0][1])
-        text = text.replace(self.code, good if repaired else bad)
-        if repaired and self.change:
-            text = text.replace("Write it: ", "Write this instead: ") if self.change == "task" else text
-            text = text.replace("add(1)", "add(1 + 0)") if self.change == "tests" else text
-        return kdtool.TextAnswer(found.id, text, "stop", 5, 9, PRICE)
-
-
-def parses(example: kdtool.Example) -> bool:
-    try:
-        compile(code_of(kdtool.parts_of(example.body)[1], "python"), "x", "exec")
-    except SyntaxError:
-        return False
-    return True
-
-
-class Parsing(kdtool.Filter):
-    """Rejects Python that does not parse."""
-
-    def kdtool_filter(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
-        return [None if parses(example) else "broken" for example in examples]
-
-
-PARSING = ("filters.syntax", Parsing(Parsing.Config()))
-EASY: dict[str, Any] = {"languages": ("python",), "difficulties": ("easy",), "repairs": 2}
+PARSING = ("filters.syntax", Rule(does_not_parse))
+EASY: dict[str, Any] = {**ONE_CELL, "repairs": 2}
 
 
 def test_a_repaired_answer_and_the_failed_one_are_a_pair(tmp_path: Path) -> None:
-    teacher = Repairing()
+    teacher = Writer(code=repaired_from(BROKEN))
     pairs = instruct(tmp_path, teacher, PARSING, **EASY, rows=5, give="pairs")
     assert len(pairs) == 5
     for pair in pairs:
@@ -513,7 +634,7 @@ def test_a_repaired_answer_and_the_failed_one_are_a_pair(tmp_path: Path) -> None
         assert pair.body.prompt.startswith("Write it: ")
         assert pair.body.prompt.endswith("\n\n")
         assert "return x" in pair.body.completion
-        assert "def f(:" in pair.body.rejected
+        assert "def add(x:" in pair.body.rejected
         assert pair.meta["rejected"] == pair.meta["repaired"] == "syntax: broken"
         assert (pair.meta["repairs"], pair.meta["picodollars"]) == ("1", str(PRICE))
         assert pair.meta["repaired_picodollars"] == str(PRICE)
@@ -527,274 +648,42 @@ def test_a_repaired_answer_and_the_failed_one_are_a_pair(tmp_path: Path) -> None
     assert set(teacher.asked[asked:]) == set(teacher.asked[:asked]), "both ask for the same, which is stored"
 
 
-@pytest.mark.parametrize(("change", "tested"), [("task", ()), ("tests", ("python",))])
+@pytest.mark.parametrize(
+    ("change", "tested"),
+    [(("Write it: ", "Write this instead: "), ()), (("add(1)", "add(1 + 0)"), ("python",))],
+    ids=["task", "tests"],
+)
 def test_a_repair_that_changes_the_task_or_the_tests_makes_no_pair(
-    tmp_path: Path, change: str, tested: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, change: tuple[str, str], tested: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from kdtool_data.instruct import generation
 
     monkeypatch.setattr(generation, "run_tests", lambda run, config, file, candidates: candidates)
+    settings: dict[str, Any] = {**EASY, "rows": 2, "give": "pairs", "tested": tested}
     with pytest.raises(
         kdtool.UsageError, match=r"instruct\.give: no accepted row repairs a failed answer .* there are no"
     ):
-        instruct(tmp_path, Repairing(change), PARSING, **EASY, rows=2, give="pairs", tested=tested)
-    assert len(instruct(tmp_path / "kept", Repairing(), PARSING, **EASY, rows=2, give="pairs", tested=tested)) == 2
+        instruct(tmp_path, Writer(code=repaired_from(BROKEN), change=change), PARSING, **settings)
+    assert len(instruct(tmp_path / "kept", Writer(code=repaired_from(BROKEN)), PARSING, **settings)) == 2
 
 
 def test_rows_that_needed_no_repair_fill_their_quota_and_are_not_among_the_pairs(tmp_path: Path) -> None:
-    class Mixed(Repairing):
-        def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
-            found = super().answer(request)
-            good = int(hashlib.sha256(request.turns[1][1].encode()).hexdigest(), 16) % 2
-            return (
-                replace(found, text=found.text.replace("def f(:\n    pass", "def f(x):\n    return x"))
-                if good
-                else found
-            )
+    def code(request: kdtool.Request) -> str:
+        return RIGHT if len(request.turns) > 2 or drawn_from(request.turns[1]).random() < 0.5 else BROKEN
 
-    pairs = instruct(tmp_path, Mixed(), PARSING, **EASY, rows=20, give="pairs")
+    pairs = instruct(tmp_path, Writer(code=code), PARSING, **EASY, rows=20, give="pairs")
     assert 0 < len(pairs) < 20
     (cell,) = status(tmp_path)["cells"]
     assert cell["accepted"] == 20
     assert cell["asked"] == 20 + len(pairs)
-    assert [pair.id for pair in pairs] == sorted(
-        {pair.id for pair in pairs}, key=lambda name: int(name.rpartition("/")[2])
-    )
-
-
-def test_a_repair_s_own_template_may_have_a_system_s_part(tmp_path: Path) -> None:
-    own = tmp_path / "mend.jinja"
-    own.write_text("Left out.\n=== user ===\nIt fails: {{ error }}", encoding="utf-8")
-    teacher = Repairing()
-    rows = instruct(tmp_path, teacher, PARSING, **EASY, rows=1, templates={"_repair": own})
-    assert len(rows) == 1
-    assert teacher.asked[-1].turns[-1] == ("user", "It fails: it was rejected: broken")
-
-
-def test_a_seed_is_never_read_as_a_template(tmp_path: Path) -> None:
-    text = "{{ topic }} {% for %}\n=== user ===\n</instruction> {{ 7 * 7 }}"
-
-    class Seeds(kdtool.Corpus):
-        def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
-            yield kdtool.Example("0", kdtool.Text(text))
-
-    own = tmp_path / "own.jinja"
-    own.write_text("Begin with ```go. {{ seed }}\n=== user ===\n{{ seed }}, Subject: {{ topic }}", encoding="utf-8")
-    teacher, seeds = Writer(code="x"), ("corpora.seeds", Seeds(Seeds.Config()))
-    instruct(
-        tmp_path,
-        teacher,
-        seeds,
-        rows=1,
-        languages=("go",),
-        seeds="corpora.seeds",
-        tasks=("own",),
-        templates={"own": own},
-    )
-    (_, system), (_, user) = teacher.asked[0].turns
-    assert system.endswith(text)
-    assert user.startswith(text)
-
-
-@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
-def test_explanations_need_no_tests(tmp_path: Path) -> None:
-    teacher = Writer()
-    rows = instruct(
-        tmp_path, teacher, languages=("python",), difficulties=("easy",), tasks=("explain", "generate"), rows=4,
-        tested=("python",),
-    )  # fmt: skip
-    assert {row.meta["task"]: "tests" in row.meta for row in rows} == {"explain": False, "generate": True}
-
-
-@pytest.mark.parametrize(
-    ("label", "expected"), [("", {"filters.twos"}), ("prefer", {"train.prefer.filters.twos"}), ("x", {"filters.twos"})]
-)
-def test_a_phase_s_own_filters_judge_its_rows_alone(tmp_path: Path, label: str, expected: set[str]) -> None:
-    filters = {name: NoTwos() for name in ("filters.twos", "train.prefer.filters.twos", "train.other.filters.twos")}
-    run = make_run(tmp_path, {"teacher": Writer(), **filters}, label=label)
-    list(Instruct(Instruct.Config(rows=6, tasks=("generate",))).kdtool_examples(run))
-    assert {name for name, filter_ in filters.items() if filter_.judged} == expected
-
-
-ONE_CELL: dict[str, Any] = {"languages": ("python",), "difficulties": ("easy",)}
-
-
-class Scripted(Writer):
-    """Answers as `finish` and `price` say of the number of the request, from 0."""
-
-    def __init__(
-        self, script: Mapping[int, tuple[str, str, int]], otherwise: tuple[str, str, int] = ("stop", "", PRICE)
-    ) -> None:
-        super().__init__()
-        self.script, self.otherwise = script, otherwise
-        self.calls: list[int] = []
-
-    def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        waiting = list(requests)
-        self.calls.append(len(waiting))
-        for request in waiting:
-            self.asked.append(request)
-            yield self.answer(request)
-
-    def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
-        finish: Any
-        finish, reason, price = self.script.get(len(self.asked) - 1, self.otherwise)
-        return replace(super().answer(request), finish=finish, reason=reason, picodollars=price)
-
-
-def test_refused_and_cut_off_answers_are_rejected_whatever_they_hold(tmp_path: Path) -> None:
-    teacher = Scripted({0: ("refused", "", 0), 1: ("length", "", PRICE)})
-    rows = instruct(tmp_path, teacher, **ONE_CELL, rows=3, repairs=1)
-    assert len(rows) == 3
-    (cell,) = status(tmp_path)["cells"]
-    assert cell["rejected"] == {"refused": 1, "cut off at 4096 tokens": 1}
-    assert (cell["tokens_in"], cell["tokens_out"]) == (25, 45)
-    assert [len(request.turns) for request in teacher.asked] == [2] * 5, "neither can be repaired"
-
-
-def test_a_round_has_no_more_requests_than_it_may(tmp_path: Path) -> None:
-    teacher = Scripted({})
-    assert len(instruct(tmp_path, teacher, rows=50, round=8)) == 50
-    assert teacher.calls == [8] * 6 + [2]
-    waiting = Scripted({})
-    assert len(instruct(tmp_path / "dollars", waiting, **ONE_CELL, rows=50, round=8, dollars=1.0)) == 50
-    assert waiting.calls == [1, *[8] * 6, 1], "the first one tells the price"
-
-
-def test_a_free_teacher_has_no_limit_in_dollars(tmp_path: Path) -> None:
-    assert len(instruct(tmp_path, Scripted({}, ("stop", "", 0)), **ONE_CELL, rows=9, dollars=0.001)) == 9
-
-
-def test_the_dearest_answer_decides_what_fits_into_the_dollars(tmp_path: Path) -> None:
-    teacher = Scripted({0: ("stop", "", 10 * PRICE)})
-    with pytest.raises(kdtool.UsageError, match="has 2 of 9 rows after 2 requests, its limit of dollars"):
-        instruct(tmp_path, teacher, **ONE_CELL, rows=9, dollars=0.02)
-
-
-def test_free_refusals_do_not_lift_the_limit_in_dollars(tmp_path: Path) -> None:
-    teacher = Scripted({0: ("refused", "", 0)})
-    with pytest.raises(kdtool.UsageError, match="has 3 of 60 rows after 4 requests, its limit of dollars"):
-        instruct(tmp_path, teacher, **ONE_CELL, rows=60, dollars=0.003)
-
-
-def test_some_refusals_do_not_end_the_run(tmp_path: Path) -> None:
-    teacher = Scripted({0: ("refused", "too busy", 0), 6: ("refused", "too busy", 0)})
-    assert len(instruct(tmp_path, teacher, **ONE_CELL, rows=6)) == 6
-    assert teacher.calls == [6, 1, 1], "all of the second round were refused"
-
-
-def test_code_is_needed_where_a_task_has_any(tmp_path: Path) -> None:
-    class Talking(Writer):
-        def write(self, subject: str, language: str, *, tested: bool) -> str:
-            return f"<instruction>Write it: {subject}</instruction>\n<response>It adds: {subject}</response>"
-
-    rows = instruct(tmp_path, Talking(), **ONE_CELL, tasks=("explain", "generate"), rows=2, fewer=True)
-    assert [row.meta["task"] for row in rows] == ["explain"]
-    cells = {cell["cell"]: cell["rejected"] for cell in status(tmp_path)["cells"]}
-    assert cells == {"python/easy/explain": {}, "python/easy/generate": {"no code in python": 4}}
-
-
-@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
-def test_tested_code_that_does_not_parse_is_repaired(tmp_path: Path) -> None:
-    class Learning(Writer):
-        def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
-            self.code = "def add(x):\n    return x + 1" if len(request.turns) > 2 else "def add(x:\n    return"
-            return super().answer(request)
-
-    teacher = Learning()
-    (row,) = instruct(tmp_path, teacher, **ONE_CELL, rows=1, tested=("python",), repairs=1)
-    assert row.meta["repaired"] == "tests: python does not parse"
-    assert "it does not parse: " in teacher.asked[-1].turns[-1][1]
-
-
-def test_progress_is_the_number_of_accepted_rows(tmp_path: Path) -> None:
-    listener = Listener()
-    assert len(instruct(tmp_path, Writer(0.2), ("listener", listener), rows=60, round=30)) == 60
-    assert listener.progress == sorted(listener.progress)
-    assert listener.progress[-1] == 60
-
-
-@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
-def test_what_hangs_has_failed_and_an_error_is_cut(tmp_path: Path) -> None:
-    class Failing(Writer):
-        def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
-            loud = "    raise ValueError('loud' * 2000)"
-            self.code = "def add(x):\n" + ("    while True: pass" if len(request.turns) > 2 else loud)
-            return super().answer(request)
-
-    with pytest.raises(kdtool.UsageError, match=r"cannot be filled"):
-        instruct(tmp_path, Failing(), **ONE_CELL, rows=1, tested=("python",), repairs=1, candidates=2, seconds=1)
-    (cell,) = status(tmp_path)["cells"]
-    assert cell["rejected"] == {"tests: ValueError": 1, "tests: no verdict within 1 s of processor time": 1}
-    (rejected,) = tmp_path.glob("instruct/*/rejected.jsonl")
-    errors = [json.loads(line)["error"] for line in rejected.read_text("utf-8").splitlines()]
-    assert len(errors[0]) == 1000
-    assert "loudloud" in errors[0]
-
-
-@pytest.mark.skipif(bool(missing(("javascript",))), reason="the sandbox has no JavaScript here")
-def test_tests_of_other_languages_run_too(tmp_path: Path) -> None:
-    class Script(Writer):
-        def __init__(self, result: int) -> None:
-            super().__init__(
-                tests=f"if (add(1) !== {result}) throw new Error('no');", code="function add(x) { return x + 1; }"
-            )
-
-    settings: dict[str, Any] = {
-        "languages": ("javascript",),
-        "difficulties": ("easy",),
-        "rows": 1,
-        "tested": ("javascript",),
-    }
-    assert len(instruct(tmp_path, Script(2), **settings)) == 1
-    with pytest.raises(kdtool.UsageError, match="4 tests: "):
-        instruct(tmp_path / "wrong", Script(3), **settings)
-
-
-def test_a_repair_keeps_what_was_drawn_and_another_attempt_does_not(tmp_path: Path) -> None:
-    (row,) = instruct(tmp_path, Repairing(), PARSING, **EASY, rows=1)
-    (first,) = instruct(tmp_path / "first", Writer(code="def f(x):\n    return x"), PARSING, **EASY, rows=1)
-    assert row.meta["topic"] == first.meta["topic"]
-    (second,) = instruct(tmp_path / "second", Scripted({0: ("refused", "", 0)}), **ONE_CELL, rows=1)
-    assert (second.meta["attempt"], second.meta["topic"] != first.meta["topic"]) == ("1", True)
-
-
-@pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_a_row_names_the_request_by_which_its_answer_is_stored(tmp_path: Path, temperature: float) -> None:
-    teacher = Writer()
-    rows = instruct(tmp_path, teacher, **ONE_CELL, rows=2, temperature=temperature)
-    assert {row.meta["request"] for row in rows} == {
-        teacher.answer_key(replace(request, id="any")) for request in teacher.asked
-    }
-    assert len({request.seed for request in teacher.asked}) == 2
-    sampled = {teacher.answer_key(replace(request, seed=1)) for request in teacher.asked}
-    assert ({row.meta["request"] for row in rows} == sampled) == (temperature == 0), "a greedy answer has no seed"
-
-
-def test_remainders_decide_who_gets_the_rows_that_are_left() -> None:
-    found = quotas(10, {"python": 4.4, "go": 3.3, "rust": 2.3}, {"easy": 1.0}, {"generate": 1.0})
-    assert {cell.language: count for cell, count in found.items()} == {"python": 5, "go": 3, "rust": 2}
-    tiny = quotas(1, {"python": 9.0, "go": 1.0}, {"easy": 1.0}, {"generate": 1.0})
-    assert [(cell.language, count) for cell, count in tiny.items()] == [("python", 1)], "no cell without rows"
-
-
-def test_marks_in_an_answer() -> None:
-    tests = "<tests>\nSo:\n```py\nassert x\n```\n</tests>"
-    text = f"</response><instruction>a</instruction>\n<response>b</response> and c</response>\n{tests}"
-    assert read_parts(text, tested=True) == Parts("a", "b</response> and c", "assert x\n")
-    assert read_parts("a" * 40 + "</instruction>", tested=False) == "no <instruction>"
-    assert code_of("```Python\nx = 1\n```\n", "python") == "x = 1\n"
+    numbers = [int(pair.id.rpartition("/")[2]) for pair in pairs]
+    assert numbers == sorted(set(numbers))
 
 
 def test_the_newest_failed_answer_is_the_rejected_one(tmp_path: Path) -> None:
-    class Slow(Repairing):
-        def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
-            found = super().answer(request)
-            return (
-                replace(found, text=found.text.replace("return x", "return x x")) if len(request.turns) == 4 else found
-            )
-
-    (pair,) = instruct(tmp_path, Slow(), PARSING, **EASY, rows=1, give="pairs")
+    code = {2: BROKEN, 4: "def add(x):\n    return x x", 6: RIGHT}
+    writer = Writer(code=lambda request: code[len(request.turns)])
+    (pair,) = instruct(tmp_path, writer, PARSING, **EASY, rows=1, give="pairs")
     assert isinstance(pair.body, kdtool.Preference)
     assert "return x x" in pair.body.rejected
     assert pair.meta["repaired"] == "syntax: broken; syntax: broken"
@@ -802,34 +691,31 @@ def test_the_newest_failed_answer_is_the_rejected_one(tmp_path: Path) -> None:
 
 
 def test_an_answer_is_not_preferred_to_itself(tmp_path: Path) -> None:
-    class Fickle(kdtool.Filter):
-        def kdtool_filter(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
-            return [None if example.meta.get("repairs") else "unkempt" for example in examples]
-
-    class Stubborn(Writer):
-        def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
-            return replace(super().answer(replace(request, turns=request.turns[:2])), id=request.id)
-
-    others = [("filters.syntax", Fickle(Fickle.Config()))]
+    fickle = ("filters.syntax", unkempt_until_repaired())
     with pytest.raises(kdtool.UsageError, match="so there are no pairs"):
-        instruct(tmp_path, Stubborn(), *others, **EASY, rows=1, give="pairs")
+        instruct(tmp_path, Writer(), fickle, **EASY, rows=1, give="pairs")
 
 
-def test_a_part_of_a_request_counts_as_one() -> None:
-    config = Instruct.Config(rows=3, candidates=1.5)
-    assert [config.most_requests(rows) for rows in (1, 2, 3)] == [2, 3, 5]
+def test_a_repair_s_own_template_may_have_a_system_s_part(tmp_path: Path) -> None:
+    own = template(tmp_path, "Left out.\n=== user ===\nIt fails: {{ error }}")
+    teacher = Writer(code=repaired_from(BROKEN))
+    assert len(instruct(tmp_path, teacher, PARSING, **EASY, rows=1, templates={"_repair": own})) == 1
+    assert teacher.asked[-1].turns[-1] == ("user", "It fails: it was rejected: broken")
 
 
-def test_ten_rejected_candidates_of_each_reason_are_kept_and_rows_until_all_are_there(tmp_path: Path) -> None:
-    class Dull(kdtool.Filter):
-        def kdtool_filter(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
-            return ["dull" if example.id.endswith("/0") else None for example in examples]
+def test_a_repair_keeps_what_was_drawn_and_another_attempt_does_not(tmp_path: Path) -> None:
+    (row,) = instruct(tmp_path, Writer(code=repaired_from(BROKEN)), PARSING, **EASY, rows=1)
+    (first,) = instruct(tmp_path / "first", Writer(), PARSING, **EASY, rows=1)
+    assert row.meta["topic"] == first.meta["topic"]
+    (second,) = instruct(tmp_path / "second", Writer(script={0: ("refused", "", 0)}), **ONE_CELL, rows=1)
+    assert (second.meta["attempt"], second.meta["topic"] != first.meta["topic"]) == ("1", True)
 
-    others, settings = [("filters.dull", Dull(Dull.Config()))], {**ONE_CELL, "rows": 6}
-    with pytest.raises(kdtool.UsageError, match="19 dull: dull"):
-        instruct(tmp_path, Writer(), *others, **settings)
-    (rejected,), (rows,) = (tmp_path.glob(f"instruct/*/{name}.jsonl") for name in ("rejected", "rows"))
-    assert len(rejected.read_text("utf-8").splitlines()) == 10
-    assert len(rows.read_text("utf-8").splitlines()) == 5
-    instruct(tmp_path, Writer(), **settings)
-    assert not rows.exists()
+
+@pytest.mark.parametrize(
+    ("label", "expected"), [("", {"filters.twos"}), ("prefer", {"train.prefer.filters.twos"}), ("x", {"filters.twos"})]
+)
+def test_a_phase_s_own_filters_judge_its_rows_alone(tmp_path: Path, label: str, expected: set[str]) -> None:
+    filters = {name: no_twos() for name in ("filters.twos", "train.prefer.filters.twos", "train.other.filters.twos")}
+    run = make_run(tmp_path, {"teacher": Writer(), **filters}, label=label)
+    list(Instruct(Instruct.Config(rows=6, tasks=("generate",))).kdtool_examples(run))
+    assert {name for name, filter_ in filters.items() if filter_.judged} == expected
