@@ -55,16 +55,6 @@ class TestDuplicates(FilterConformance):
         return kept, [kdtool.Example("c", kdtool.Text(first + " \n")), kdtool.Example("d", nearly)]
 
 
-class TestExactDuplicates(FilterConformance):
-    component = DuplicatesFilter
-    entry_point = "duplicates"
-    settings = {"near": None}  # noqa: RUF012 - as the suite declares it
-
-    def examples(self) -> tuple[Sequence[kdtool.Example], Sequence[kdtool.Example]]:
-        kept = [kdtool.Example("a", kdtool.Text("x = 1")), kdtool.Example("b", kdtool.Text("x = 2"))]
-        return kept, [kdtool.Example("c", kdtool.Text("x = 1  \n"))]
-
-
 def test_near_duplicates_are_found_as_often_as_promised(tmp_path: Path) -> None:
     pairs = [(written(seed), changed(written(seed), seed, 1 + seed % 6)) for seed in range(1500)]
     exact = [jaccard(*(shingles_of(" ".join(words), 5) for words in pair)) for pair in pairs]

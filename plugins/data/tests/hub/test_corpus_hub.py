@@ -15,6 +15,7 @@ import pytest
 from kdtool_data.hub import Hub
 from kdtool_testing import CorpusConformance, make_run
 
+HUB: dict[str, Any] = {"dataset": "a/b"}
 TALK = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
 
 
@@ -40,22 +41,8 @@ class TestParquet(CorpusConformance):
     def prepare(self, folder: Path) -> Mapping[str, Any]:
         rows = [{"content": f"x = {number}\n", "license": "mit"} for number in range(300)]
         path = write(folder / "code.parquet", rows)
-        return {
-            "dataset": "",
-            "files": [str(path)],
-            "licence_column": "license",
-            "shuffle_buffer": 50,
-            "test_share": 0.2,
-        }
-
-
-class TestJsonLines(CorpusConformance):
-    component = Hub
-    entry_point = "hub"
-    settings: ClassVar = {"files": ["talks.jsonl"], "messages_column": "talk"}
-
-    def prepare(self, folder: Path) -> Mapping[str, Any]:
-        return {"files": [str(write(folder / "talks.jsonl", [{"talk": TALK}, {"talk": TALK[:1]}]))]}
+        files = {"dataset": "", "files": [str(path)], "licence_column": "license"}
+        return {**files, "shuffle_buffer": 50, "test_share": 0.2}
 
 
 def examples(
@@ -66,30 +53,24 @@ def examples(
 
 
 def test_each_form_is_made_of_its_columns(tmp_path: Path) -> None:
+    def bodies(*rows: dict[str, Any], name: str = "data.parquet", **columns: str) -> list[object]:
+        return [one.body for one in examples(tmp_path, list(rows), name, **columns)]
+
     (text,) = examples(tmp_path, [{"content": "a"}], text_column="content", language="Python", licence="MIT")
     assert (text.body, text.language, text.licence, text.source) == (kdtool.Text("a"), "python", "MIT", "files")
     row: dict[str, Any] = {"task": "add", "answer": "x + 1", "lang": "Rust", "lic": ["MIT", "Apache-2.0", "MIT"]}
-    columns = {
-        "prompt_column": "task",
-        "completion_column": "answer",
-        "language_column": "lang",
-        "licence_column": "lic",
-    }
-    (pair,) = examples(tmp_path, [row], **columns)
+    columns = {"prompt": "task", "completion": "answer", "language": "lang", "licence": "lic"}
+    (pair,) = examples(tmp_path, [row], **{f"{name}_column": column for name, column in columns.items()})
     assert pair.body == kdtool.Completion("add", "x + 1")
     assert (pair.language, pair.licence) == ("rust", "MIT AND Apache-2.0")
     names = {"prompt_column": "task", "chosen_column": "good", "rejected_column": "bad"}
-    rows: list[dict[str, Any]] = [
-        {"task": "add", "good": "x + 1", "bad": "x - 1"},
-        {"task": "add", "good": "x + 2", "bad": None},
-    ]
-    assert [e.body for e in examples(tmp_path, rows, **names)] == [kdtool.Preference("add", "x + 1", "x - 1")]
-    asked: list[dict[str, Any]] = [{"task": "add"}, {"task": None}]
-    assert [e.body for e in examples(tmp_path, asked, prompt_column="task")] == [kdtool.Completion("add", "")]
+    whole, half = {"task": "add", "good": "x + 1", "bad": "x - 1"}, {"task": "add", "good": "x + 2", "bad": None}
+    assert bodies(whole, half, **names) == [kdtool.Preference("add", "x + 1", "x - 1")]
+    assert bodies({"task": "add"}, {"task": None}, prompt_column="task") == [kdtool.Completion("add", "")]
     turns = kdtool.Messages((("user", "1 + 1?"), ("assistant", "2")))
-    assert [e.body for e in examples(tmp_path, [{"talk": TALK}], messages_column="talk")] == [turns]
+    assert bodies({"talk": TALK}, messages_column="talk") == [turns]
     shared = [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]
-    assert [e.body for e in examples(tmp_path, [{"talk": shared}], "a.jsonl", messages_column="talk")] == [turns]
+    assert bodies({"talk": shared}, name="a.jsonl", messages_column="talk") == [turns]
 
 
 def test_empty_records_and_copies_are_left_out(tmp_path: Path) -> None:
@@ -167,21 +148,13 @@ def test_mistakes_are_said_with_the_column(tmp_path: Path, options: dict[str, An
         ({"dataset": "a/b", "files": (Path("x.parquet"),), "text_column": "a"}, "not both"),
         ({"files": (Path("x.parquet"),), "revision": "main", "text_column": "a"}, "apply to datasets on the Hub"),
         ({"files": (Path("a/x.parquet"), Path("b/x.parquet")), "text_column": "a"}, "same name"),
-        ({"dataset": "a/b"}, "name the columns of one format"),
-        ({"dataset": "a/b", "text_column": "a", "messages_column": "b"}, "name the columns of one format"),
-        ({"dataset": "a/b", "completion_column": "a"}, "goes together"),
-        ({"dataset": "a/b", "prompt_column": "a", "chosen_column": "b"}, "`rejected_column` go together"),
-        (
-            {
-                "dataset": "a/b",
-                "prompt_column": "a",
-                "completion_column": "b",
-                "chosen_column": "c",
-                "rejected_column": "d",
-            },
-            "goes together",
-        ),
-        ({"dataset": "a/b", "text_column": "a", "splits": {}}, "at least 1"),
+        (HUB, "name the columns of one format"),
+        (HUB | {"text_column": "a", "messages_column": "b"}, "name the columns of one format"),
+        (HUB | {"completion_column": "a"}, "goes together"),
+        (HUB | {"prompt_column": "a", "chosen_column": "b"}, "`rejected_column` go together"),
+        (HUB | {f"{name}_column": name for name in ("prompt", "completion", "chosen", "rejected")}, "goes together"),
+        (HUB | {"text_column": "a", "splits": {}}, "at least 1"),
+        (HUB | {"text_column": "a", "licences": ("mit",)}, "name its column in `licence_column`"),
     ],
 )
 def test_settings_that_say_too_much_or_too_little_are_refused(options: dict[str, Any], message: str) -> None:
@@ -223,5 +196,3 @@ def test_only_records_under_the_chosen_licences_are_used(tmp_path: Path) -> None
     )
     assert texts("mit", "my-own")[0] == ["x = 0\n", "x = 5\n"]
     assert len(texts()[0]) == 6
-    with pytest.raises(pydantic.ValidationError, match="name its column in `licence_column`"):
-        Hub.Config(files=(file,), text_column="content", licences=("mit",))

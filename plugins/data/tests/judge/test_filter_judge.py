@@ -21,7 +21,7 @@ GOOD = "<verdict>\ncorrectness: 5\nclarity: 4\nreason: It is fine.\n</verdict>"
 
 
 class Critic(kdtool.Teacher):
-    """Scores by marks in the text: `wrong` and `unclear`; answers what a text says behind `says `."""
+    """Scores by marks in the text: `wrong` and `unclear`; answers what a text says after `says `, or `always`."""
 
     offers = frozenset({"text"})
 
@@ -30,8 +30,9 @@ class Critic(kdtool.Teacher):
 
         model: str = "critic-1"
 
-    def __init__(self) -> None:
+    def __init__(self, always: str = "") -> None:
         super().__init__(self.Config())
+        self.always = always
         self.calls: list[list[kdtool.Request]] = []
 
     @property
@@ -50,7 +51,8 @@ class Critic(kdtool.Teacher):
         if "says " in text:
             answer = text.partition("says ")[2].partition("\n</answer>")[0]
         finish: Any = "refused" if "refuse" in text else "length" if "long" in text else "stop"
-        return kdtool.TextAnswer(request.id, answer, finish, 11, 5, PRICE)
+        reason = "no room" if "no room" in text else ""
+        return kdtool.TextAnswer(request.id, self.always or answer, finish, 11, 5, PRICE, reason=reason)
 
 
 def example(text: str, name: str = "") -> kdtool.Example:
@@ -132,21 +134,18 @@ def test_a_verdict_s_request_depends_on_the_text_alone(tmp_path: Path) -> None:
 
 def test_bodies_of_other_kinds_are_judged_too(tmp_path: Path) -> None:
     critic = Critic()
-    talk = kdtool.Messages(
-        (("system", "Be brief."), ("user", "One?"), ("assistant", "1"), ("user", "Two?"), ("assistant", "2"))
+    talk = [("system", "Be brief."), ("user", "One?"), ("assistant", "1"), ("user", "Two?"), ("assistant", "2")]
+    bodies: tuple[kdtool.Text | kdtool.Messages, ...] = (
+        kdtool.Text("x = 1\n"),
+        kdtool.Messages(tuple(talk)),
+        kdtool.Messages(()),
     )
-    examples = [
-        kdtool.Example("a", kdtool.Text("x = 1\n"), language="go"),
-        kdtool.Example("b", talk),
-        kdtool.Example("c", kdtool.Messages(())),
-    ]
+    examples = [kdtool.Example(f"{number}", body, language="go") for number, body in enumerate(bodies)]
     assert judge().kdtool_filter(run_in(tmp_path, critic), examples) == [None, None, None]
     text, turns, _ = (request.turns[1][1] for request in critic.asked)
     assert text == "The language is go.\n<answer>\nx = 1\n</answer>"
-    assert (
-        "<task>\nsystem: Be brief.\n\nuser: One?\n\nassistant: 1\n\nuser: Two?\n</task>\n<answer>\n2\n</answer>"
-        in turns
-    )
+    task = "system: Be brief.\n\nuser: One?\n\nassistant: 1\n\nuser: Two?"
+    assert f"<task>\n{task}\n</task>\n<answer>\n2\n</answer>" in turns
 
 
 def test_each_verdict_is_recorded_with_its_provenance(tmp_path: Path) -> None:
@@ -187,33 +186,24 @@ def test_memory_stays_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_judge_that_refuses_everything_ends_the_run(tmp_path: Path) -> None:
-    class Refusing(Critic):
-        def answer(self, request: kdtool.Request, text: str) -> kdtool.TextAnswer:
-            return kdtool.TextAnswer(request.id, "", "refused", 0, 0, reason="no room" if "more" in text else "")
-
+    run, both = run_in(tmp_path, Critic()), [example("refuse: no room"), example("refuse too: no room")]
     with pytest.raises(kdtool.UsageError, match=r"judge\.ask: teachers\.critic refused each of 2 requests \(no room\)"):
-        judge().kdtool_filter(run_in(tmp_path, Refusing()), [example("more"), example("much more")])
-    answers = judge().kdtool_filter(run_in(tmp_path, Refusing()), [example("more"), example("less")])
-    assert answers == ["refused by the judge"] * 2, "a model that declines without a reason is no mistake of the recipe"
+        judge().kdtool_filter(run, both)
+    declined = example("refuse without a reason")
+    assert judge().kdtool_filter(run, [both[0], declined]) == ["refused by the judge"] * 2, "no mistake of the recipe"
     later = judge()
-    for text, expected in (("less", "refused by the judge"), ("more", "refused by the judge")):
-        assert later.kdtool_filter(run_in(tmp_path, Refusing()), [example(text)]) == [expected], (
-            "the first was no mistake"
-        )
+    assert later.kdtool_filter(run, [declined]) == ["refused by the judge"]
+    assert later.kdtool_filter(run, both[:1]) == ["refused by the judge"], "the first was no mistake"
 
 
 def test_a_judge_that_writes_no_readable_verdict_ends_the_run(tmp_path: Path) -> None:
-    class Chatting(Critic):
-        def answer(self, request: kdtool.Request, text: str) -> kdtool.TextAnswer:
-            return kdtool.TextAnswer(request.id, "Looks good to me.", "stop", 11, 5)
-
-    rows = [example(f"x = {number}") for number in range(16)]
+    run, rows = run_in(tmp_path, Critic("Looks good to me.")), [example(f"x = {number}") for number in range(16)]
     with pytest.raises(
         kdtool.UsageError, match=r"judge\.ask: none of the first 16 verdicts of teachers\.critic ends in"
     ):
-        judge().kdtool_filter(run_in(tmp_path, Chatting()), rows)
+        judge().kdtool_filter(run, rows)
     assert len(lines_of(tmp_path)) == 16, "what was paid for is recorded"
-    assert set(judge().kdtool_filter(run_in(tmp_path, Chatting()), rows[1:])) == {"unreadable verdict"}
+    assert set(judge().kdtool_filter(run, rows[1:])) == {"unreadable verdict"}
 
 
 def test_a_judge_that_skips_a_request_is_named(tmp_path: Path) -> None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -79,33 +76,6 @@ def test_what_is_wrong_with_files_is_a_user_s_mistake(tmp_path: Path) -> None:
             list(DataFiles([tmp_path / name]).records())
 
 
-class _Hub(BaseHTTPRequestHandler):
-    """Answers every question with one status."""
-
-    status = 404
-
-    def do_GET(self) -> None:
-        self.send_response(self.status)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Keep quiet."""
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Hub]]:
-    """A hub on this machine."""
-    server = HTTPServer(("127.0.0.1", 0), _Hub)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    _point_to(f"http://127.0.0.1:{server.server_port}", monkeypatch)
-    yield _Hub
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
 def _point_to(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants
 
@@ -117,30 +87,27 @@ def _point_to(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_data_set_that_is_not_open_is_said_to_be_so(hub: type[_Hub], status: int) -> None:
-    hub.status = status
-    with pytest.raises(
-        kdtool.UsageError, match="dataset some/set at v1 is not on the Hub, or not open to you: check the name"
-    ):
-        HubDataset("some/set", revision="v1").identity()
+def test_a_data_set_that_is_not_open_is_said_to_be_so(hub: str, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    _point_to(hub, monkeypatch)
+    message = f"dataset status/{status} at v1 is not on the Hub, or not open to you: check the name"
+    with pytest.raises(kdtool.UsageError, match=message):
+        HubDataset(f"status/{status}", revision="v1").identity()
 
 
-def test_a_hub_that_fails_or_is_not_there_is_said_to_be_so_at_once(
-    hub: type[_Hub], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hub.status = 500
+def test_a_hub_that_fails_or_is_not_there_is_said_to_be_so_at_once(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
     begin = time.monotonic()
-    with pytest.raises(
-        kdtool.ServiceError, match=r"the Hub answers 500\); .*\(hf download --repo-type dataset some/set"
-    ):
-        HubDataset("some/set").identity()
+    _point_to(hub, monkeypatch)
+    message = r"the Hub answers 500\); .*\(hf download --repo-type dataset status/500"
+    with pytest.raises(kdtool.ServiceError, match=message):
+        HubDataset("status/500").identity()
     _point_to("http://127.0.0.1:9", monkeypatch)
     with pytest.raises(kdtool.ServiceError, match=r"http://127\.0\.0\.1:9 cannot be reached"):
         list(HubDataset("some/set").records("train"))
     assert time.monotonic() - begin < 20, "nothing is tried again and again"
 
 
-def test_offline_nothing_is_asked(hub: type[_Hub]) -> None:
+def test_offline_nothing_is_asked(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _point_to(hub, monkeypatch)
     with pytest.raises(kdtool.ServiceError, match="the run is offline"):
         HubDataset("some/set", revision="0" * 40).identity(offline=True)
     assert HubDataset("some/set", revision="0" * 40).identity() == {"commit": "0" * 40}
