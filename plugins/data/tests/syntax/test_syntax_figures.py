@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import io
 import json
 import os
 import random
+import runpy
 import sysconfig
 import tokenize
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,23 +23,16 @@ OTHERS = [language for language in LANGUAGES if language != "python"]
 COUNT = 500
 
 
-@cache
-def programs() -> Any:
-    spec = importlib.util.spec_from_file_location("programs", Path(__file__).with_name("programs.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+programs: Any = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("programs.py"))))
 
 
 @pytest.mark.parametrize("language", OTHERS)
 def test_programs_of_a_grammar(language: str) -> None:
     broken, missed = 0, []
     for seed in range(COUNT):
-        tokens = programs().Writer(language, seed).program()
-        assert parses(programs().write(tokens), language), programs().write(tokens)
-        for how, program in programs().broken(tokens, seed):
+        tokens = programs.program(language, seed)
+        assert parses(programs.write(tokens), language), programs.write(tokens)
+        for how, program in programs.broken(tokens, seed):
             broken += 1
             missed += [(how, program)] if parses(program, language) else []
     assert broken >= 4 * COUNT
