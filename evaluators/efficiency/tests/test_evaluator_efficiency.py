@@ -22,8 +22,8 @@ from kdtool_evaluator_efficiency._measurements import Ready, beside_other_work, 
 from kdtool_evaluator_efficiency._timed import own_seconds
 from kdtool_evaluator_efficiency._turns import OtherWork
 from kdtool_testing import EvaluatorConformance, make_run
-from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer
-from tokenizers import Tokenizer, models, pre_tokenizers
+from kdtool_testing.tiny_models import tiny_model
+from kdtool_transformers import TransformersModel, TransformersRuntime
 
 
 class TestEfficiency(EvaluatorConformance):
@@ -45,22 +45,7 @@ class Opener(kdtool.Exporter):
 
 
 def make_model(layers: int) -> TransformersModel:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate(["<|endoftext|>", *alphabet])}
-    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|endoftext|>")
-    config = transformers.LlamaConfig(
-        vocab_size=257,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-    )
-    torch.manual_seed(0)
-    return TransformersModel(transformers.LlamaForCausalLM(config).eval(), TransformersTokenizer(wrapped))
+    return tiny_model(layers=layers, hidden_size=64, intermediate_size=128, max_position_embeddings=64)
 
 
 def evaluate(run: kdtool.RunInfo, *subjects: kdtool.Subject) -> dict[tuple[str, str], Any]:

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import kdtool
 import pytest
 from kdtool_evaluator_humaneval import HumanEval
-from kdtool_programs import Module, Problem, Sandbox, Task
-from kdtool_programs.testing import sandbox_is_there
+from kdtool_programs import Module, Problem
+from kdtool_programs.testing import find_failures, sandbox_is_there
 from kdtool_testing import EvaluatorConformance, make_run
 
 PLUS = Path(__file__).resolve().parents[4] / "shared" / "data" / "evalplus" / "HumanEvalPlus-OriginFmt.jsonl.gz"
@@ -34,20 +34,13 @@ def problems(folder: Path, **settings: Any) -> list[Problem]:
     return list(HumanEval(HumanEval.Config(**settings)).problems(make_run(folder)))
 
 
-def failed(tasks: list[Task]) -> set[str]:
-    with Sandbox(workers=2) as sandbox:
-        verdicts = list(sandbox.run(tasks))
-    assert len(verdicts) == len(tasks) > 0
-    return {verdict.id for verdict in verdicts if not verdict.has_passed}
-
-
 @needs_sandbox
 def test_all_published_solutions_pass_and_empty_ones_fail(tmp_path: Path) -> None:
     found = problems(tmp_path)
     assert len(found) == 164
-    right = [Task(one.id, one.continued(one.solution), 20.0) for one in found]
-    wrong = [Task(f"{one.id} empty", one.continued("    return None\n"), 20.0) for one in found]
-    assert failed([*right, *wrong]) == {task.id for task in wrong}
+    right = {one.id: one.continued(one.solution) for one in found}
+    wrong = {f"{one.id} empty": one.continued("    return None\n") for one in found}
+    assert find_failures(right | wrong) == set(wrong)
 
 
 @needs_sandbox
@@ -59,7 +52,7 @@ def test_a_whole_program_passes_with_the_helpers_of_the_prompt(tmp_path: Path) -
         "        if poly(xs, middle) * poly(xs, low) > 0:\n            low = middle\n        else:\n"
         "            high = middle\n    return low\n"
     )
-    assert failed([Task("whole", whole, 20.0)]) == set()
+    assert find_failures({"whole": whole}) == set()
 
 
 @pytest.mark.skipif(not PLUS.is_file(), reason="HumanEval+ is not here")

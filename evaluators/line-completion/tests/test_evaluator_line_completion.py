@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_evaluator_line_completion import LineCompletion, edit_similarity, exact_match, places_of
 from kdtool_measuring import Document
-from kdtool_testing import EvaluatorConformance, OneRuntime, make_run
+from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
 CODE = "import os\n\ndef size(path):\n    return os.stat(path).st_size\n\n\nclass Box:\n    pass\nlast = 1"
@@ -55,11 +54,8 @@ def test_the_choice_of_places_hardly_changes_with_the_document() -> None:
     after = {place.id for place in places_of(Document("d", "".join([*lines, "y = 1\n"])), 10, 50)}
     assert len(before & after) >= 9
     assert before != {f"d:{number}" for number in range(2, 12)}
-
-
-def test_a_context_begins_with_a_whole_line() -> None:
     (place,) = places_of(Document("d", "first = 1\nsecond\nthird = 3\n"), 1, 14)
-    assert place.before == "second\nthird"
+    assert place.before == "second\nthird", "a context begins with a whole line"
 
 
 @pytest.mark.parametrize(
@@ -85,36 +81,22 @@ def test_scores_are_fractions_and_symmetric(one: str, other: str) -> None:
     assert edit_similarity(one, one) == exact_match(one, one) == 1
 
 
-class Knowing(kdtool.Runtime):
-    """Completes as the document does where it says `return`, else with `?`, and dies after so many answers."""
+class Knowing(ScriptedRuntime):
+    """Completes as the document does where it says `return`, else with `?`."""
 
     abilities = frozenset({"continue", "infill"})
 
-    def __init__(self, most: int | None = None) -> None:
-        self.asked: list[kdtool.Request] = []
-        self.most = most
-
-    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        for number, request in enumerate(requests):
-            if number == self.most:
-                raise KeyboardInterrupt
-            self.asked.append(request)
-            right = request.prompt.endswith("return")
-            yield kdtool.TextAnswer(request.id, " os.stat(path).st_size" if right else "?", "stop", 3, 4)
-
-    def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
-        raise NotImplementedError
+    def __init__(self) -> None:
+        super().__init__(lambda request: " os.stat(path).st_size" if request.prompt.endswith("return") else "?")
 
 
-def evaluate(
-    folder: Path, runtime: kdtool.Runtime | None, said: list[str] | None = None, **settings: Any
-) -> dict[str, kdtool.Measurement]:
+def evaluate(folder: Path, runtime: kdtool.Runtime, **settings: Any) -> dict[str, kdtool.Measurement]:
     examples = [
         kdtool.Example("long", kdtool.Text(CODE), split="test"),
         kdtool.Example("short", kdtool.Text("x\nreturn os.stat(path).st_size\n"), split="test"),
         kdtool.Example("none", kdtool.Text("one line only"), split="test"),
     ]
-    run = make_run(folder, {"any": OneRuntime(runtime)}, examples, say=(said if said is not None else []).append)
+    run = make_run(folder, {"any": OneRuntime(runtime)}, examples)
     evaluator = LineCompletion(LineCompletion.Config(**settings))
     return {found.name: found for found in evaluator.kdtool_evaluate(run, [SUBJECT])}
 
@@ -139,27 +121,6 @@ def test_a_gap_is_sent_with_the_text_on_both_sides(tmp_path: Path) -> None:
     assert ("    return", "\n\n\nclass Box") in sent
     assert ("return", "\n") in sent
     assert "12 characters after the line" in found["line-completion.exact-match"].settings["suffix"]
-
-
-def test_a_killed_run_asks_for_no_finished_line_again(tmp_path: Path) -> None:
-    dying, going_on, again = Knowing(most=3), Knowing(), Knowing()
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(tmp_path, dying)
-    found = evaluate(tmp_path, going_on)
-    asked = [request.id for request in (*dying.asked, *going_on.asked)]
-    assert len(asked) == len(set(asked)) == 4
-    assert len(going_on.asked) == 1
-    assert {name: one.value for name, one in evaluate(tmp_path, again).items()} == {
-        name: one.value for name, one in found.items()
-    }
-    assert not again.asked
-
-
-def test_who_cannot_be_measured_is_said(tmp_path: Path) -> None:
-    said: list[str] = []
-    assert evaluate(tmp_path, None, said) == {}
-    assert len(said) == 1
-    assert "student is left out, no component" in said[0]
 
 
 def test_a_split_without_places_is_an_error_that_names_the_key(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import kdtool
 import pytest
@@ -53,15 +53,6 @@ class TestFull(CorpusConformance):
 
     def prepare(self, folder: Path) -> Mapping[str, Any]:
         return {"file": str(write(folder)[0])}
-
-
-class TestSanitized(CorpusConformance):
-    component = MbppCorpus
-    entry_point = "mbpp"
-    settings: ClassVar = {"variant": "sanitized"}
-
-    def prepare(self, folder: Path) -> Mapping[str, Any]:
-        return {"file": str(write(folder)[1])}
 
 
 def examples(file: Path) -> list[kdtool.Example]:

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import kdtool
 import pytest
 from kdtool_evaluator_mbpp import MbppEvaluator
-from kdtool_programs import Problem, Sandbox, Task
-from kdtool_programs.testing import sandbox_is_there
+from kdtool_programs import Problem
+from kdtool_programs.testing import find_failures, sandbox_is_there
 from kdtool_testing import EvaluatorConformance, make_run
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
@@ -36,11 +36,15 @@ OWN = [
 needs_sandbox = pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Path:
-    file = tmp_path / "mbpp.jsonl"
+def written(folder: Path) -> Path:
+    file = folder / "mbpp.jsonl"
     file.write_text("".join(json.dumps(record) + "\n" for record in OWN))
     return file
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    return written(tmp_path)
 
 
 @needs_sandbox
@@ -50,9 +54,7 @@ class TestMbpp(EvaluatorConformance):
     settings: ClassVar[dict[str, Any]] = {"maximum_tokens": 32}
 
     def prepare(self, folder: Path) -> dict[str, Any]:
-        file = folder / "problems.jsonl"
-        file.write_text("".join(json.dumps(record) + "\n" for record in OWN))
-        return {"file": str(file)}
+        return {"file": str(written(folder))}
 
     def nothing_to_measure(self, folder: Path) -> Iterator[dict[str, Any]]:
         (folder / "empty.jsonl").touch()
@@ -65,21 +67,12 @@ def problems(folder: Path, **settings: Any) -> list[Problem]:
     return list(MbppEvaluator(MbppEvaluator.Config(**settings)).problems(make_run(folder)))
 
 
-def failed(tasks: list[Task]) -> set[str]:
-    with Sandbox(workers=2) as sandbox:
-        verdicts = list(sandbox.run(tasks))
-    assert len(verdicts) == len(tasks) > 0
-    return {verdict.id for verdict in verdicts if not verdict.has_passed}
-
-
 @needs_sandbox
 def test_solutions_pass_and_wrong_ones_fail(own: Path, tmp_path: Path) -> None:
     found = problems(tmp_path, file=own)
-    right = [Task(one.id, one.continued(one.solution), 20.0) for one in found]
-    wrong = [
-        Task(f"{one.id} wrong", one.continued("def double(x): return x\ndef boxed(x): return x"), 20.0) for one in found
-    ]
-    assert failed([*right, *wrong]) == {task.id for task in wrong}
+    right = {one.id: one.continued(one.solution) for one in found}
+    wrong = {f"{one.id} wrong": one.continued("def double(x): return x\ndef boxed(x): return x") for one in found}
+    assert find_failures(right | wrong) == set(wrong)
 
 
 @needs_sandbox
@@ -93,7 +86,7 @@ def test_tests_that_bring_their_own_helper_functions_ask_no_program_for_them(tmp
         "right": "def mean(x, y): return (x + y) / 2",
         "wrong": "def half(x): return 1.5\ndef mean(x, y): return x",
     }
-    assert failed([Task(name, found.continued(answer), 20.0) for name, answer in answers.items()]) == {"wrong"}
+    assert find_failures({name: found.continued(answer) for name, answer in answers.items()}) == {"wrong"}
 
 
 def test_prompts_are_asked_as_published(own: Path, tmp_path: Path) -> None:
@@ -116,4 +109,4 @@ def test_all_published_solutions_pass(split: str, count: int, tmp_path: Path) ->
     file.write_bytes(gzip.decompress(packed.read_bytes()) if packed.suffix == ".gz" else packed.read_bytes())
     found = problems(tmp_path, file=file, split=split)
     assert len(found) == count
-    assert failed([Task(one.id, one.continued(one.solution), 20.0) for one in found]) == set()
+    assert find_failures({one.id: one.continued(one.solution) for one in found}) == set()

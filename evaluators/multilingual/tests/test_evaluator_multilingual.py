@@ -7,13 +7,14 @@ hour more with Go.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
+import runpy
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import kdtool
@@ -26,11 +27,7 @@ from kdtool_programs import Language, Problem, Sandbox, SandboxError, Task, Verd
 from kdtool_programs.testing import sandbox_is_there
 from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run
 
-_spec = importlib.util.spec_from_file_location("own_problems", Path(__file__).with_name("own_problems.py"))
-assert _spec is not None
-assert _spec.loader is not None
-own = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(own)
+own: Any = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("own_problems.py"))))
 
 DATA = Path(os.environ.get("KDTOOL_SHARED_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
 FILES = {"python": "python", "javascript": "js", "java": "java", "cpp": "cpp", "go": "go", "rust": "rust"}
@@ -126,7 +123,10 @@ def test_solutions_in_the_form_of_humaneval_x_pass_and_wrong_ones_fail(name: str
 
 
 @needs_sandbox
-@pytest.mark.parametrize("name", ["python", "javascript"])
+@pytest.mark.parametrize(
+    "name",
+    ["python", "javascript", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cpp", "go", "java", "rust"))],
+)
 def test_a_fixed_function_passes_and_the_buggy_one_fails(name: str, tmp_path: Path) -> None:
     spoken(name)
     record = own.HUMANEVAL_PACK[name]
@@ -137,24 +137,15 @@ def test_a_fixed_function_passes_and_the_buggy_one_fails(name: str, tmp_path: Pa
         "fixed, without the line end": record["canonical_solution"].removeprefix("\n"),
         "followed by prose": f"{record['canonical_solution']}\nThe bug was the factor.\n",
     }
-    for task in ("fix", "synthesize"):
+    is_compiled = name not in {"python", "javascript"}
+    for task in ("fix",) if is_compiled else ("fix", "synthesize"):
         (problem,) = evaluator(file, task=task).problems(make_run(tmp_path))
         works = {key: problem.continued("\n" + answer) for key, answer in answers.items()}
         works["whole"] = problem.whole(own.WHOLE_HUMANEVAL_X[name])
         if name != "python":  # prose ends a function in Python only; elsewhere the stop string comes first
             del works["followed by prose"]
+        works = {key: works[key] for key in ("fixed", "copied")} if is_compiled else works
         assert failed(name, works) == {"copied"}
-
-
-@pytest.mark.slow
-@needs_sandbox
-@pytest.mark.parametrize("name", ["cpp", "go", "java", "rust"])
-def test_a_fixed_function_passes_and_the_buggy_one_fails_in_compiled_languages(name: str, tmp_path: Path) -> None:
-    spoken(name)
-    record = own.HUMANEVAL_PACK[name]
-    (problem,) = evaluator(own.written(tmp_path, record), task="fix").problems(make_run(tmp_path))
-    works = {key: problem.continued(record[f"{key}_solution"]) for key in ("canonical", "buggy")}
-    assert failed(name, works) == {"buggy"}
 
 
 def test_the_prompt_of_humanevalfix_shows_the_bug_and_the_tests(tmp_path: Path) -> None:
@@ -377,13 +368,8 @@ def _without(record: Mapping[str, Any], field: str) -> dict[str, Any]:
         ),
         ([own.MULTIPL_E["cpp"] | {"language": "ts"}], "line 1: is in typescript, and no installed package runs"),
         ([own.MULTIPL_E["cpp"] | {"stop_tokens": "}"}], "line 1: stop_tokens is .*, not a list of texts"),
-        ([own.MULTIPL_E["cpp"] | {"language": 3}], "line 1: language is 3, not a text"),
         ([own.MULTIPL_E["cpp"], own.MULTIPL_E["cpp"] | {"tests": None}], "line 2: tests is null, not a text"),
-        ([own.HUMANEVAL_X["cpp"] | {"prompt": ["x"]}], "line 1: prompt is .*, not a text"),
-        ([own.HUMANEVAL_X["cpp"] | {"task_id": 7}], "line 1: task_id is 7, not a text"),
         ([_without(own.HUMANEVAL_X["go"], "test_setup")], "line 1: test_setup is missing"),
-        ([_without(own.HUMANEVAL_X["go"], "import")], "line 1: import is missing; expected a file of HumanEval-X"),
-        ([own.HUMANEVAL_X["go"] | {"import": 1}], "line 1: import is 1, not a text"),
     ],
 )
 def test_what_is_no_such_file_is_refused_with_what_was_expected(

@@ -278,10 +278,10 @@ TRAINED = "".join(f"def name_{i}(value):\n    return value + {i} * other_{i}\n\n
 
 
 class Repeating(ScriptedRuntime):
-    """Continues a prompt as the text does where it contains it; else with something else. Dies after some answers."""
+    """Continues a prompt as the text does where it contains it; else with something else."""
 
-    def __init__(self, text: str, most: int | None = None) -> None:
-        super().__init__(self.continue_text, most)
+    def __init__(self, text: str) -> None:
+        super().__init__(self.continue_text)
         self.text = text
 
     def continue_text(self, request: kdtool.Request) -> str:
@@ -296,9 +296,12 @@ def memorisation(folder: Path, runtime: kdtool.Runtime, **settings: Any) -> dict
 
 
 def test_who_repeats_its_text_has_memorised_it_all(tmp_path: Path) -> None:
-    found = memorisation(tmp_path, Repeating(TRAINED))
+    runtime = Repeating(TRAINED)
+    found = memorisation(tmp_path, runtime)
     assert found["memorised"].value == 1.0
     assert found["longest-copy"].value == 20.0
+    assert len(runtime.asked) == len(words_of(TRAINED)) // 30
+    assert {request.temperature for request in runtime.asked} == {0}
 
 
 def test_passages_of_a_document_are_one_item_of_intervals(tmp_path: Path) -> None:
@@ -314,11 +317,6 @@ def test_passages_of_a_document_are_one_item_of_intervals(tmp_path: Path) -> Non
     assert (found.value, found.low, found.high) == (known / (known + 2), None, None)
 
 
-def test_who_writes_something_else_has_memorised_nothing(tmp_path: Path) -> None:
-    found = memorisation(tmp_path, Repeating("nothing"))
-    assert (found["memorised"].value, found["longest-copy"].value) == (0.0, 0.0)
-
-
 def test_a_copy_of_another_place_is_a_copy_and_not_memorised(tmp_path: Path) -> None:
     copied = "oh no: def name_7(value):\n    return value + 8"
     found = memorisation(tmp_path, ScriptedRuntime(lambda _: copied))
@@ -329,17 +327,6 @@ def test_a_copy_of_another_place_is_a_copy_and_not_memorised(tmp_path: Path) -> 
 def test_what_goes_beyond_the_continuation_is_no_longer_a_copy(tmp_path: Path) -> None:
     endless = ScriptedRuntime(lambda _: TRAINED)
     assert memorisation(tmp_path, endless)["longest-copy"].value == 20.0
-
-
-def test_passages_are_asked_for_once_though_the_run_is_killed(tmp_path: Path) -> None:
-    dying, going_on = Repeating(TRAINED, most=3), Repeating(TRAINED)
-    with pytest.raises(KeyboardInterrupt):
-        memorisation(tmp_path, dying)
-    found = memorisation(tmp_path, going_on)
-    asked = [request.id for request in (*dying.asked, *going_on.asked)]
-    assert len(asked) == len(set(asked)) == len(words_of(TRAINED)) // 30
-    assert all(request.temperature == 0 for request in going_on.asked)
-    assert found["memorised"].value == 1.0
 
 
 def test_text_that_is_too_short_is_an_error_that_names_the_key(tmp_path: Path) -> None:

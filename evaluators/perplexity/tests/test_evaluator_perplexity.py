@@ -11,7 +11,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool_evaluator_perplexity import Perplexity
-from kdtool_testing import ByteTokenizer, EvaluatorConformance, OneRuntime, make_run
+from kdtool_testing import ByteTokenizer, EvaluatorConformance, OneRuntime, make_run, write_toy_model
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
 EXAMPLES = [kdtool.Example(f"d{i}", kdtool.Text("ä" * (i + 1)), split="test") for i in range(6)]
@@ -75,13 +75,6 @@ def test_a_runtime_without_a_model_is_compared_by_its_tokenizer(
     assert found["perplexity"].settings["tokenizer"] == expected
 
 
-def test_who_cannot_be_measured_is_said(tmp_path: Path) -> None:
-    heard: list[str] = []
-    assert evaluate(make_run(tmp_path, {"any": OneRuntime(None)}, EXAMPLES, say=heard.append)) == {}
-    assert len(heard) == 1
-    assert "no component opens it" in heard[0]
-
-
 def test_a_split_without_documents_is_an_error_that_names_the_key(tmp_path: Path) -> None:
     with pytest.raises(kdtool.UsageError, match=r"perplexity\.split: 'validation' has no .*`validation_share`"):
         evaluate(make_run(tmp_path, {"any": OneRuntime(Uniform())}, EXAMPLES), split="validation")
@@ -94,22 +87,9 @@ def test_an_evaluation_without_a_corpus_names_the_options_that_give_one(tmp_path
 
 def test_a_real_model_agrees_with_its_own_loss(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
     library = pytest.importorskip("kdtool_transformers")
-    tokenizer = _tokenizer(transformers)
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        initializer_range=0.5,
-    )
-    model = transformers.LlamaForCausalLM(config).eval()
-    wrapped = library.TransformersModel(model, library.TransformersTokenizer(tokenizer))
+    wrapped = library.open_model(str(write_toy_model(tmp_path / "model")))
+    model = wrapped.model
     examples = [kdtool.Example(f"d{i}", kdtool.Text(f"x = {i}\nprint(x)\n" * 3), split="test") for i in range(4)]
     found = evaluate(make_run(tmp_path, {"any": OneRuntime(library.TransformersRuntime(wrapped))}, examples))
     model.set_attn_implementation("eager")
@@ -122,17 +102,3 @@ def test_a_real_model_agrees_with_its_own_loss(tmp_path: Path) -> None:
         tokens += ids.shape[1] - 1
     assert found["perplexity"].value == pytest.approx(exp(total / tokens), rel=1e-4)
     assert found["perplexity"].settings["tokenizer"] == wrapped.tokenizer.fingerprint[:12]
-
-
-def _tokenizer(transformers: Any) -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
-    )
-    inner.train_from_iterator(["x = 1\nprint(x)\n", "def f(n):\n    return n\n"], trainer)
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|endoftext|>")

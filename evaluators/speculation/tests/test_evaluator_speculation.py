@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-import pytest
 from kdtool_evaluator_speculation import SpeculationEvaluator
 from kdtool_testing import EvaluatorConformance, Opener, make_run
 from kdtool_testing.tiny_models import tiny_model
@@ -128,10 +127,3 @@ def test_nothing_is_measured_without_a_teacher(tmp_path: Path) -> None:
     said: list[str] = []
     assert evaluate(tmp_path, said, STUDENT, student=tiny_model()) == {}
     assert "no teacher" in said[0]
-
-
-def test_a_split_without_text_is_an_error_that_names_the_key(tmp_path: Path) -> None:
-    run = make_run(tmp_path, {}, [], say=lambda _: None)
-    evaluator = SpeculationEvaluator(SpeculationEvaluator.Config())
-    with pytest.raises(kdtool.UsageError, match="speculation: the run has no text"):
-        evaluator.kdtool_check(run, "text")
