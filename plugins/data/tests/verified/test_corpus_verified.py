@@ -298,20 +298,6 @@ def test_where_all_is_refused_the_remedy_follows_the_reason(tmp_path: Path, reas
         verified(tmp_path, Writer(otherwise="refused", reason=reason), [problem("inc")])
 
 
-@runs_programs
-def test_damaged_lines_cost_their_own_answers_and_verdicts_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = verified(tmp_path, Writer())
-    for file in tmp_path.glob("verified/*.jsonl"):
-        lines = file.read_bytes().splitlines(keepends=True)
-        file.write_bytes(b"".join([lines[0], b"{" + lines[1], *lines[2:]]))
-    again = Writer()
-    assert verified(tmp_path, again) == found
-    assert len(again.asked) == 1
-    assert capsys.readouterr().out.count("1 line is damaged and was removed") == 2
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
