@@ -7,6 +7,7 @@ import os
 import platform
 import runpy
 import shutil
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +31,16 @@ def secret(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def pair(secret: str, needs_bubblewrap: None) -> Iterator[Pair]:
+def listener() -> Iterator[None]:
+    """Listen on the abstract socket that attempts connect to: only the network namespace hides it."""
+    with socket.socket(socket.AF_UNIX) as heard:
+        heard.bind("\0kdtool-test")
+        heard.listen()
+        yield
+
+
+@pytest.fixture(scope="module")
+def pair(secret: str, listener: None, needs_bubblewrap: None) -> Iterator[Pair]:
     """Run a hostile program and then an honest one in the same worker, and give both verdicts."""
     with Sandbox() as sandbox:
 
