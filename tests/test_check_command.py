@@ -1,32 +1,32 @@
-"""`kdtool check` as a user calls it: what it prints for people and for machines, and its exit codes."""
+"""What `kdtool check`, `run --plan` and `--no-sandbox` say before a run, and the exit codes."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 import kdtool
 import pytest
-from kdtool._assembly.assemble import Assembly
-from kdtool._cli import call
-from kdtool._cli.check import _moment, _proposal
-from kdtool._estimate.check import Remedy, _check, _Checked, leave_out_lost, proposals
-from kdtool._estimate.forecast import AttributedEstimate, ForecastCache
-from kdtool_transformers import CausalTeacher
+import yaml
+from click.testing import CliRunner
+from kdtool._assembly.trust import without_sandbox
+from kdtool._cli import call, cli
+from kdtool._estimate.check import Remedy, _check, leave_out_lost, proposals
+from kdtool._estimate.forecast import ForecastCache
+
+RECIPES = Path(__file__).parents[1] / "recipes"
 
 
-def checked(recipe: dict[str, Any], cache: ForecastCache, settings: dict[str, Any] | None = None) -> _Checked:
-    return _check(recipe, settings or {}, Path("store"), None, cache)
-
-
-def looked_at(recipe: dict[str, Any]) -> tuple[Assembly, list[AttributedEstimate]]:
-    """Return what a check finds of a recipe with the evaluator `efficiency`."""
-    evaluators = {**recipe["evaluators"], "efficiency": {}}
-    found = checked({**recipe, "evaluators": evaluators}, ForecastCache())
-    return found.assembly, found.asked
+def proposed(recipe: dict[str, Any]) -> list[str]:
+    """Return the settings that a check may propose."""
+    found = _check(recipe, {}, Path("store"), None, ForecastCache())
+    return [key for one in proposals(found.assembly, found.asked) for key in one.settings]
 
 
 @pytest.fixture
@@ -49,8 +49,7 @@ def test_for_machines_it_prints_what_the_function_returns(file: str, capsys: pyt
 @pytest.mark.slow
 def test_nothing_is_said_twice(capsys: pytest.CaptureFixture[str]) -> None:
     """If the student's tokenizer is not on this machine, its shape is found again for each part."""
-    recipe = Path(__file__).resolve().parent.parent / "recipes" / "smallcoder.yaml"
-    assert call(["check", str(recipe)]) == 0
+    assert call(["check", str(RECIPES / "smallcoder.yaml")]) == 0
     printed = capsys.readouterr()
     lines = [line for line in (printed.out + printed.err).splitlines() if line.startswith("student: ")]
     assert lines
@@ -68,28 +67,16 @@ def test_what_does_not_fit_is_red_and_has_a_code_of_its_own(file: str, capsys: p
 
 
 @pytest.mark.parametrize(
-    ("corpus", "told"),
-    [
-        ({"use": "python-source", "folder": "sources"}, "folder: no such folder: {}/sources"),
-        ({"use": "jsonl", "files": ["text.jsonl"]}, "files: no such file: {}/text.jsonl"),
-        ({"use": "hub", "files": ["text.csv"], "text_column": "text"}, "files: no such file: {}/text.csv"),
-        ({"use": "answers", "prompts": ["prompts.jsonl"]}, "prompts: no such file: {}/prompts.jsonl"),
-        ({"use": "mbpp", "file": "mbpp.jsonl"}, "file: no such file: {}/mbpp.jsonl"),
-    ],
-    ids=lambda value: value.get("use") if isinstance(value, dict) else "",
+    ("memory", "code", "words"),
+    [("8GB", 0, "a student of "), ("1MB", 9, "No suggested change is enough. Largest part: ")],
 )
-def test_text_that_is_not_there_is_named_with_its_place(
-    corpus: dict[str, Any], told: str, recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_what_is_proposed_fits(
+    file: str, memory: str, code: int, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(json.dumps({**recipe, "corpus": corpus}), encoding="utf-8")
-    assert call(["check", str(path)]) == 2
-    assert told.format(Path.cwd()) in capsys.readouterr().err
-
-
-def test_what_is_proposed_fits(file: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(["check", file, "--fit", "8GB"]) == 0
-    assert "a student of " in capsys.readouterr().out
+    assert call(["check", file, "--fit", memory]) == code
+    printed = capsys.readouterr().out
+    assert words in printed
+    assert ("the recipe fits as it is" in printed) == (code == 0)
 
 
 def test_a_recipe_that_does_not_fit_fails_though_a_smaller_student_is_proposed(
@@ -103,14 +90,6 @@ def test_a_recipe_that_does_not_fit_fails_though_a_smaller_student_is_proposed(
     monkeypatch.setattr("kdtool._estimate.check.check", lambda *_, **__: found)
     assert call(["check", file, "--fit", "8GB"]) == 9
     assert "proposed: a student of 9 parameters" in capsys.readouterr().out
-
-
-def test_a_recipe_that_fits_is_not_called_a_proposal() -> None:
-    proposal = {"parameters": 1000, "peak": 10**6, "cost": "", "changes_result": False}
-    (line,) = _proposal({"proposal": {**proposal, "settings": {}}})
-    assert line == "the recipe fits as it is: a student of 1,000 parameters, peak memory 1.0 MB"
-    (line,) = _proposal({"proposal": {**proposal, "settings": {"student.layers": 2}}})
-    assert line.startswith("proposed: a student of 1,000 parameters")
 
 
 @pytest.mark.slow
@@ -127,75 +106,19 @@ def test_peak_memory_comes_first_and_components_only_if_asked_for(
     assert "kdtool-torch" not in printed.out
 
 
-@pytest.mark.parametrize(
-    ("moment", "words"),
-    [
-        ("phases/student-seed0-train: head", 'in stage "training of student, seed 0" (head)'),
-        ("scores/efficiency", 'in stage "measuring efficiency"'),
-    ],
-)
-def test_a_moment_is_named_in_words(moment: str, words: str) -> None:
-    titles = {"phases/student-seed0-train": "training of student, seed 0", "scores/efficiency": "measuring efficiency"}
-    assert _moment({"stages": titles}, moment) == words
-
-
-def test_nothing_is_proposed_where_a_process_alone_is_larger(file: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(["check", file, "--fit", "1MB"]) == 9
-    assert "No suggested change is enough. Largest part: " in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("words", [["--memory", "8GB", "--fit", "8GB"], ["--memory", "much"], ["--fit", "-1GB"]])
 def test_sizes_that_are_none_are_explained(file: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["check", file, *words]) == 2
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_control_that_would_see_other_tokens_is_refused_before_anything_is_made(
-    recipe: dict[str, Any], file: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    recipe["control"]["trainer"] = {"batch": 4}
-    Path(file).write_text(json.dumps(recipe), encoding="utf-8")
-    for command in ("check", "run"):
-        assert call([command, file]) == 2
-        assert (
-            "control: it would train on 4 rows per step in phase 'train', the student on 2" in capsys.readouterr().err
-        )
-    assert not list(Path("runs").glob("*/phases")) + list(Path("store").glob("text"))
-    recipe["control"]["trainer"] = {"learning_rate": 1e-3}
-    Path(file).write_text(json.dumps(recipe), encoding="utf-8")
-    assert call(["check", file]) == 0
-
-
-def test_two_passes_of_a_student_without_dropout_are_refused_before_anything_is_made(
-    recipe: dict[str, Any], file: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    recipe["train"]["losses"]["consistency"] = {}
-    Path(file).write_text(json.dumps(recipe), encoding="utf-8")
-    assert call(["check", file, "--memory", "64GB"]) == 2
-    assert "consistency: compares two passes of the student" in capsys.readouterr().err
-    recipe["train"]["transforms"] = {"lora": {"dropout": 0.1}}
-    Path(file).write_text(json.dumps(recipe), encoding="utf-8")
-    assert call(["check", file, "--memory", "64GB"]) == 0
-
-
 def test_random_weights_are_not_frozen_and_an_evaluator_can_be_left_out(file: str, recipe: dict[str, Any]) -> None:
     found = kdtool.check(Path(file), memory="64GB")
     assert found["fits"]["memory"]
-    assembly, asked = looked_at({**recipe, "student": {"use": "gpt", "parameters": "500k"}})
-    settings = [key for one in proposals(assembly, asked) for key in one.settings]
+    settings = proposed({**recipe, "student": {"use": "gpt", "parameters": "500k"}})
     assert not [key for key in settings if "lora" in key]
     assert "evaluators.efficiency" in settings
-    assembly, asked = looked_at(recipe)
-    assert [key for one in proposals(assembly, asked) for key in one.settings if "lora" in key]
-
-
-def test_attempts_ask_for_what_is_missing_only_where_settings_are_new(
-    file: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(CausalTeacher, "kdtool_check", lambda self, run, when: asked.append(repr(self.config)))
-    assert kdtool.check(Path(file), memory="600MB")["fits"]["memory"] is False
-    assert len(asked) == len(set(asked)) > 0
+    assert [key for key in proposed(recipe) if "lora" in key]
 
 
 @pytest.mark.parametrize("gpu", ["a100-80gb", "t4"])
@@ -208,17 +131,6 @@ def test_a_run_elsewhere_is_estimated_by_the_published_figures_of_its_gpu(
     assert f"published speed of {gpu}" in printed
     assert "\n  peak GPU memory " in printed
     assert call(["check", file, "--gpu", "abacus"]) == 2
-
-
-def test_arms_and_attempts_share_models_and_the_forecast_is_the_same(recipe: dict[str, Any]) -> None:
-    cache = ForecastCache()
-    alone, first, second = (checked(recipe, shared) for shared in (ForecastCache(), cache, cache))
-    assert len(cache.outlines) == 1 < len(first.assembly.arms)
-    assert alone.forecast.memory == first.forecast.memory == second.forecast.memory
-    frozen = checked(recipe, cache, {"train.transforms": {"freeze": {}}})
-    assert (len(cache.models), len(cache.outlines)) == (1, 2)
-    backward = "phases/student-seed0-train: backward"
-    assert frozen.forecast.memory.moments[backward] != first.forecast.memory.moments[backward]
 
 
 def test_unbounded_rows_are_named_as_unknown_in_the_verdict(
@@ -236,7 +148,7 @@ def test_unbounded_rows_are_named_as_unknown_in_the_verdict(
 
 
 def test_a_proposal_without_programs_leaves_out_what_compares_with_them() -> None:
-    path = Path(__file__).parents[1] / "recipes" / "claude-codellama.yaml"
+    path = RECIPES / "claude-codellama.yaml"
     found = _check(path, {}, Path("store"), None, ForecastCache())
     kept = Remedy({"evaluators.humaneval": False}, "without the evaluator humaneval", changes_result=False)
     assert leave_out_lost(kept, found.assembly).settings == kept.settings, "MBPP is left to compare with"
@@ -247,3 +159,84 @@ def test_a_proposal_without_programs_leaves_out_what_compares_with_them() -> Non
     with pytest.raises(kdtool.RecipeError, match="decontamination"):
         kdtool.check(path, programs)
     assert "filters.decontamination" not in {one["name"] for one in kdtool.check(path, left.settings)["components"]}
+
+
+_DOWN = """
+import kdtool
+
+class Down(kdtool.Corpus):
+    def kdtool_identity(self, run):
+        raise kdtool.ServiceError("the server of the text does not answer; start it")
+
+    def kdtool_examples(self, run):
+        for split in ("train", "validation", "test"):
+            yield kdtool.Example(split, kdtool.Text("x = 1\\n" * 500), split=split)
+"""
+
+
+def test_a_plan_lists_the_models_that_would_be_fetched(tmp_path: Path) -> None:
+    file = tmp_path / "uncached.yaml"
+    recipe = {
+        "name": "uncached",
+        "corpus": {"use": "python-source", "train_files": 2},
+        "rows": {"use": "packed", "length": 64},
+        "student": {"use": "pretrained", "model": "codellama/CodeLlama-7b-hf"},
+        "trainer": {"use": "standard"},
+        "train": {"losses": {"ce": {}}, "steps": 1},
+        "terms_acknowledged": {"student": "Llama 2 Community License"},
+    }
+    file.write_text(json.dumps(recipe), encoding="utf-8")
+    command = [sys.executable, "-m", "kdtool", "run", str(file), "--plan", "--store", str(tmp_path / "store")]
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_CACHE": str(tmp_path / "hub")}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "codellama/CodeLlama-7b-hf" in next(line for line in lines if "not known yet" in line)
+    assert any(line.startswith("↓ fetch     weights of codellama/CodeLlama-7b-hf") for line in lines)
+    assert "↻ run       training of student, seed 0" in lines
+    assert not list((tmp_path / "hub").rglob("*.safetensors"))
+
+
+def test_a_plan_shows_another_reason_why_it_is_incomplete(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "down.py").write_text(_DOWN, encoding="utf-8")
+    file = tmp_path / "down.yaml"
+    recipe = {key: value for key, value in recipe.items() if key not in {"corpus", "corpora"}}
+    file.write_text(json.dumps({**recipe, "corpus": {"use": f"{tmp_path}/down.py:Down"}}), encoding="utf-8")
+    assert call(["run", str(file), "--plan", "--store", str(tmp_path / "store")]) == 0
+    assert "the server of the text does not answer; start it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["claude-codellama", "smallcoder", "code-craft", "starcoder2-mini-gpt"])
+def test_full_recipes_leave_out_their_programs_and_what_compares_with_them(name: str) -> None:
+    said: list[str] = []
+    settings = without_sandbox(RECIPES / f"{name}.yaml", {"name": "other"}, said.append)
+    assert settings.pop("name") == "other"
+    assert settings.keys() >= {
+        "evaluators.humaneval", "evaluators.mbpp", "evaluators.contamination", "filters.decontamination",
+    }  # fmt: skip
+    assert all(any(key in line for line in said) for key in settings)
+
+
+def test_a_check_accepts_the_recipe_and_names_what_is_left_out(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe["evaluators"] = {**recipe["evaluators"], "humaneval": {"problems": 2}, "contamination": {}}
+    file = tmp_path / "with-programs.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    arguments = ["check", str(file), "--no-sandbox", "--offline", "--json", "--store", str(tmp_path / "store")]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+    components = {each["name"] for each in json.loads(result.stdout)["components"]}
+    assert "evaluators.perplexity" in components
+    assert not components & {"evaluators.humaneval", "evaluators.contamination"}
+    assert "evaluators.humaneval is left out, it needs a sandbox" in result.stderr
+    assert "evaluators.contamination is left out, it has nothing left to compare with" in result.stderr
+
+
+def test_problems_without_programs_keep_what_compares_with_them(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    evaluators = {"humaneval": {}, "answers-match": {"problems": "x.jsonl"}, "contamination": {}}
+    file.write_text(yaml.safe_dump({"name": "x", "evaluators": evaluators, "filters": {"decontamination": {}}}))
+    base = yaml.safe_load((RECIPES / "small" / "smallcoder.yaml").read_text(encoding="utf-8"))
+    file.write_text(yaml.safe_dump({**base, "evaluators": evaluators, "filters": {"decontamination": {}}}))
+    assert without_sandbox(file, {}, lambda _: None) == {"evaluators.humaneval": "false"}
