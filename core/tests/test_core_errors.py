@@ -38,29 +38,29 @@ train:
   weightings: [faulty-weighting]
   steps: 3
 evaluators: [faulty-nats]
-exporters: [faulty-trainer-export]
+exporters: [faulty-exporter]
 trackers: {faulty-tracker: {required: true}}
 reporter: faulty-reporter
-""".replace("faulty-trainer-export", "faulty-exporter")
-STAGES: dict[str, tuple[str, str]] = {
-    "assembly": ("Corpus.__init__", "corpus 'corpus'"),
-    "start": ("Corpus.kdtool_identity", "corpus 'corpus'"),
-    "text": ("Corpus.kdtool_examples", "corpus 'corpus'"),
-    "filters": ("Filter.kdtool_filter", "filter 'filter'"),
-    "labels": ("Weighting.kdtool_annotate", "weighting 'train.weightings.faulty-weighting'"),
-    "students": ("Student.kdtool_build_student", "student 'student'"),
-    "rows": ("Packer.kdtool_rows", "packer 'rows'"),
-    "signals": ("Cache.kdtool_record", "cache 'signals'"),
-    "signals from the teacher": ("Teacher.kdtool_signal", "teacher 'teacher'"),
-    "opening the student": ("Student.kdtool_open", "student 'student'"),
-    "transforms": ("Transform.kdtool_transform", "transform 'train.transforms.faulty-transform'"),
-    "phases": ("Trainer.kdtool_train", "trainer 'trainer'"),
-    "trackers": ("Events.kdtool_stage_end", "tracker 'trackers.faulty-tracker'"),
-    "exports": ("Export.kdtool_export", "exporter 'exporters.faulty-exporter'"),
-    "scores": ("Nats.kdtool_evaluate", "evaluator 'evaluators.faulty-nats'"),
-    "report": ("Report.kdtool_report", "reporter 'reporter'"),
+"""
+STAGES = {
+    "Corpus.__init__": "corpus 'corpus'",
+    "Corpus.kdtool_identity": "corpus 'corpus'",
+    "Corpus.kdtool_examples": "corpus 'corpus'",
+    "Filter.kdtool_filter": "filter 'filter'",
+    "Weighting.kdtool_annotate": "weighting 'train.weightings.faulty-weighting'",
+    "Student.kdtool_build_student": "student 'student'",
+    "Packer.kdtool_rows": "packer 'rows'",
+    "Cache.kdtool_record": "cache 'signals'",
+    "Teacher.kdtool_signal": "teacher 'teacher'",
+    "Student.kdtool_open": "student 'student'",
+    "Transform.kdtool_transform": "transform 'train.transforms.faulty-transform'",
+    "Trainer.kdtool_train": "trainer 'trainer'",
+    "Events.kdtool_stage_end": "tracker 'trackers.faulty-tracker'",
+    "Export.kdtool_export": "exporter 'exporters.faulty-exporter'",
+    "Nats.kdtool_evaluate": "evaluator 'evaluators.faulty-nats'",
+    "Report.kdtool_report": "reporter 'reporter'",
 }
-"""Hooks in which a plugin can raise, with the component that the error must name."""
+"""Hooks in which a plugin can raise, one of each stage, with the component that the error must name."""
 DISTRIBUTION = "faulty-plugins 1.0"
 
 
@@ -69,48 +69,11 @@ def faulty(faulty_installed: None, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
 
 
-def _fail(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fault: str, *command: str
-) -> tuple[int, str]:
-    monkeypatch.setenv("TOY_FAULT", fault)
-    capsys.readouterr()
-    code = call(command or ("run", "recipe.yaml"))
-    monkeypatch.setenv("TOY_FAULT", "")
-    return code, capsys.readouterr().err
-
-
-def _finishes(capsys: pytest.CaptureFixture[str]) -> None:
-    """The same command without the fault ends well, and makes nothing again that was finished."""
-    manifests = sorted(Path().glob("*/**/manifest.json"))
-    before = {path: path.stat().st_mtime_ns for path in manifests}
-    assert call(["run", "recipe.yaml"]) == 0, capsys.readouterr().err
-    assert {path: path.stat().st_mtime_ns for path in manifests} == before
-
-
-def _kdtool(site: Path, *arguments: str, fault: str = "", **more: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "TOY_FAULT": fault, "PYTHONPATH": _path(site), **more}
+def _kdtool(site: Path, *arguments: str, fault: str = "") -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "TOY_FAULT": fault, "PYTHONPATH": path}
     command = [sys.executable, "-m", "kdtool", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8", env=environment)
-
-
-def _path(site: Path) -> str:
-    return os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_class_travels_from_every_stage(
-    stage: str, faulty: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place, component = STAGES[stage]
-    for name, cls in CLASSES.items():
-        code, said = _fail(capsys, monkeypatch, f"{place}={name}")
-        assert code == cls.exit_code, (name, said)
-        assert "planned" in said, name
-        assert component in said, (name, said)
-        assert DISTRIBUTION in said, (name, said)
-        assert said.count("error: ") == 1, (name, said)
-        assert "Traceback" not in said, name
-    _finishes(capsys)
 
 
 def _locked(site: Path) -> subprocess.CompletedProcess[str]:
@@ -243,17 +206,25 @@ FAULTS = {
 """Errors that are not ours, in hooks and in what hooks returned, and wrong answers."""
 
 
-@pytest.mark.parametrize("place", FAULTS)
-def test_foreign_errors_and_wrong_answers_name_the_plugin(
+EXPECTED = {**{name: (cls.exit_code, "planned") for name, cls in CLASSES.items()}, **FOREIGN}
+
+
+@pytest.mark.parametrize("place", [*STAGES, *(place for place in FAULTS if place not in STAGES)])
+def test_errors_of_every_class_and_wrong_answers_at_every_stage_name_the_plugin(
     place: str, faulty: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = []
-    for what in FAULTS[place].split(";"):
-        command = ("check", "recipe.yaml") if "describe" in place else ("run", "recipe.yaml")
-        code, said = _fail(capsys, monkeypatch, f"{place}={what}", *command)
-        expected, message = FOREIGN.get(what, (1, ""))
+    for what in [*(CLASSES if place in STAGES else ()), *filter(None, FAULTS.get(place, "").split(";"))]:
+        monkeypatch.setenv("TOY_FAULT", f"{place}={what}")
+        code, said = call(["check" if "describe" in place else "run", "recipe.yaml"]), capsys.readouterr().err
+        expected, message = EXPECTED.get(what, (1, ""))
         named = DISTRIBUTION in said or what == "full disk"
+        if what in CLASSES:
+            named = named and STAGES[place] in said and said.count("error: ") == 1
         if code != expected or message not in said or not named or "Traceback" in said:
             failed.append(f"{what}: {code} {said}")
     assert not failed, "\n".join(failed)
-    _finishes(capsys)
+    monkeypatch.setenv("TOY_FAULT", "")
+    before = {path: path.stat().st_mtime_ns for path in Path().glob("*/**/manifest.json")}
+    assert call(["run", "recipe.yaml"]) == 0, capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "what was finished is not made again"
