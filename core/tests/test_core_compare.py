@@ -6,20 +6,25 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import kdtool
 import pytest
 from kdtool._cli import call
 from kdtool._results.comparisons import arm_values, interval
+from kdtool._store.files import write_sealed
 from kdtool._text.terminal import figure
+from toy_recipe import Recipe, use
 
 
 @pytest.fixture
-def two_runs(recipe: dict[str, Any]) -> None:
-    small = {**recipe, "control": False, "exporters": {}}
-    kdtool.run({**small, "name": "one"})
-    kdtool.run({**small, "name": "two", "trainer": {**recipe["trainer"], "factor": 3.0}})
+def recipe(recipe: Recipe) -> Recipe:
+    return {**recipe, "control": False, "exporters": {}}
+
+
+@pytest.fixture
+def two_runs(recipe: Recipe) -> None:
+    kdtool.run({**recipe, "name": "one"})
+    kdtool.run({**recipe, "name": "two", "trainer": {**recipe["trainer"], "factor": 3.0}})
 
 
 def test_students_of_two_runs_are_compared_over_seeds_and_items(two_runs: None) -> None:
@@ -63,10 +68,10 @@ def test_a_value_has_the_same_interval_wherever_it_is_shown(two_runs: None, caps
         assert figure(student.value, student.unit, student.low, student.high) in row
 
 
-def test_arms_are_recorded_and_not_read_off_names_of_runs(recipe: dict[str, Any], tmp_path: Path) -> None:
-    small = {**recipe, "control": False, "exporters": {"4-seed0": recipe["exporters"]["json"]}, "seeds": [0]}
-    kdtool.run({**small, "name": "a-seed0"})
-    kdtool.run({**small, "name": "a-seed1"})
+def test_arms_are_recorded_and_not_read_off_names_of_runs(recipe: Recipe) -> None:
+    recipe |= {"exporters": {"4-seed0": use("Export")}, "seeds": [0]}
+    for name in ("a-seed0", "a-seed1"):
+        kdtool.run({**recipe, "name": name})
     found = kdtool.compare(["a-seed0", "a-seed1"])
     assert [subject.arm for subject in found.subjects] == [
         f"{run}/{arm}" for run in ("a-seed0", "a-seed1") for arm in ("teacher", "student", "student-4-seed0")
@@ -85,15 +90,11 @@ def test_command_prints_tables_and_json(two_runs: None, capsys: pytest.CaptureFi
     assert len(json.loads(capsys.readouterr().out)["comparisons"]) == 1
 
 
-def test_what_differs_in_its_settings_is_named_and_not_judged(
-    two_runs: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_measured_in_other_ways_are_not_judged(two_runs: None, capsys: pytest.CaptureFixture[str]) -> None:
     path = Path("runs/two/results.json")
     plain = json.loads(path.read_text(encoding="utf-8"))
     for measurement in plain["measurements"]:
         measurement["settings"] = {"split": "validation"}
-    from kdtool._store.files import write_sealed
-
     write_sealed(path, {key: value for key, value in plain.items() if key != "sha256"})
     found = kdtool.compare(["one", "two"])
     assert not found.comparisons
@@ -108,10 +109,9 @@ def test_what_differs_in_its_settings_is_named_and_not_judged(
     assert [[cell == "–" for cell in row[1:]] for row in rows] == [[False, True], [True, False]]
 
 
-def test_seeds_that_only_one_run_has_are_named(recipe: dict[str, Any]) -> None:
-    small = {**recipe, "control": False, "exporters": {}}
-    kdtool.run({**small, "name": "one", "seeds": [0]})
-    kdtool.run({**small, "name": "two"})
+def test_seeds_that_only_one_run_has_are_named(recipe: Recipe) -> None:
+    kdtool.run({**recipe, "name": "one", "seeds": [0]})
+    kdtool.run({**recipe, "name": "two"})
     found = kdtool.compare(["one", "two"])
     assert found.notes == ("nats: one and two are compared by seed 0; the other seeds (1) are left out",)
     assert kdtool.compare(["one", "two"], arms=["teacher"]).notes == ()

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
-from toy_recipe import TOY
+from toy_recipe import Recipe, use
 
-ALL = {"match": ["tokens", "time"], "self": {"use": f"{TOY}:OwnWords"}}
+SELF = {"self": use("OwnWords")}
 
 
-def compared(recipe: dict[str, Any], **more: Any) -> dict[str, Any]:
+def compared(recipe: Recipe, **more: Any) -> Recipe:
     """The toy recipe with a control on own samples, and a reference."""
-    return {**recipe, "control": {"self": ALL["self"]}, "reference": recipe["teacher"], **more}
+    return {**recipe, "control": SELF, "reference": recipe["teacher"], **more}
 
 
-def test_controls_on_own_samples_and_the_reference_are_measured_and_compared(recipe: dict[str, Any]) -> None:
-    results = kdtool.run(compared(recipe, control=ALL))
+def test_controls_on_own_samples_and_the_reference_are_measured_and_compared(recipe: Recipe) -> None:
+    results = kdtool.run(compared(recipe, control={**SELF, "match": ["tokens", "time"]}))
     arms = list(dict.fromkeys(arm.arm for arm in results.arms))
     assert arms == ["student", "control", "control-time", "control-self", "control-self-time"]
     roles = {subject.arm or subject.name: subject.role for subject in results.subjects}
     assert (roles["reference"], roles["control-self"]) == ("reference", "control")
-    assert {pair.against for pair in results.comparisons if pair.arm == "student"} == {
-        *arms[1:],
-        "reference",
-        "teacher",
-    }
+    against = {pair.against for pair in results.comparisons if pair.arm == "student"}
+    assert against == {*arms[1:], "reference", "teacher"}
     for words in ("tuned on its own samples, on about as many tokens", "Against the reference, an existing model"):
         assert words in results.verdict
     assert "control-self" in results.outcome
@@ -37,7 +33,7 @@ def test_controls_on_own_samples_and_the_reference_are_measured_and_compared(rec
         models.open("reference").close()
 
 
-def test_steps_follow_from_labels_and_runs_share_samples_and_control(recipe: dict[str, Any]) -> None:
+def test_steps_follow_from_labels_and_runs_share_samples_and_control(recipe: Recipe) -> None:
     results = kdtool.run(compared(recipe))
     (sampling,) = (stage for stage in results.stages if stage.name.startswith("rows/self"))
     assert (sampling.path / "sampled.json").read_text(encoding="utf-8") == "{}", "an empty student"
@@ -49,7 +45,7 @@ def test_steps_follow_from_labels_and_runs_share_samples_and_control(recipe: dic
     assert {stage.name: stage.action for stage in longer}["phases/control-self-seed1-train"] == "run"
 
 
-def test_requirements_name_the_new_arms(recipe: dict[str, Any]) -> None:
+def test_requirements_name_the_new_arms(recipe: Recipe) -> None:
     for arm in ("control-self", "reference"):
         found = compared(recipe, require={"nats.nats": f"better than {arm}"})
         try:
@@ -59,21 +55,14 @@ def test_requirements_name_the_new_arms(recipe: dict[str, Any]) -> None:
         assert f"than {arm} (95 % interval" in requirement.text
 
 
-@pytest.mark.parametrize("arm", ["control-self", "reference", "control-self-time"])
-def test_arms_that_the_recipe_lacks_are_refused(recipe: dict[str, Any], arm: str) -> None:
-    with pytest.raises(kdtool.RecipeError, match=f"compares with '{arm}', which is not in this recipe"):
-        kdtool.check({**recipe, "require": {"nats.nats": f"better than {arm}"}})
-
-
-def test_all_mistakes_are_reported_with_their_keys(recipe: dict[str, Any], tmp_path: Path) -> None:
-    wrong = compared(recipe, control={"self": 3, "selves": True}, reference=["a"])
+def test_all_mistakes_are_reported_with_their_keys(recipe: Recipe) -> None:
+    for arm in ("control-self", "reference", "control-self-time"):
+        with pytest.raises(kdtool.RecipeError, match=f"compares with '{arm}', which is not in this recipe"):
+            kdtool.check({**recipe, "require": {"nats.nats": f"better than {arm}"}})
     with pytest.raises(kdtool.RecipeError) as found:
-        kdtool.check(wrong)
+        kdtool.check(compared(recipe, control={"self": 3, "selves": True}, reference=["a"]))
     problems = {problem.key: problem.message for problem in found.value.problems}
     assert problems.keys() == {"control.self", "control.selves", "reference"}
     assert "must be a mapping of settings or the name of a plugin, not 3" in problems["control.self"]
-
-
-def test_a_reference_that_cannot_be_measured_is_refused(recipe: dict[str, Any]) -> None:
     with pytest.raises(kdtool.RecipeError, match="reference: cannot be measured"):
-        kdtool.check(compared(recipe, reference={"use": f"{TOY}:Former"}))
+        kdtool.check(compared(recipe, reference=use("Former")))
