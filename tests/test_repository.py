@@ -1,23 +1,31 @@
-"""The repository's own rules: what lists packages agrees, and packages import only what they may."""
+"""The repository's own rules: what lists packages agrees, imports have no cycles, and packages import what they may."""
 
 from __future__ import annotations
 
 import ast
 import configparser
-import importlib.util
 import itertools
 import json
 import re
 import sys
 import tomllib
 from collections.abc import Iterable
+from fnmatch import fnmatch
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+import grimp
 import kdtool
 import pytest
 import yaml
+from first_party import first_party
+from fragments import problems
 from kdtool._plugins.registry import GROUPS
+from lock import NAMES, requirements
+from packages import folders
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "core" / "src" / "kdtool"
@@ -98,13 +106,8 @@ def test_tox_tests_every_package_alone_and_at_its_lowest() -> None:
 
 
 def test_list_of_what_is_not_installed_is_current() -> None:
-    spec = importlib.util.spec_from_file_location("first_party", ROOT / "tests" / "first_party.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     listed = json.loads((CORE / "first_party.json").read_text(encoding="utf-8"))
-    assert listed == module.first_party(dict(GROUPS)), "run tests/first_party.py"
+    assert listed == first_party(dict(GROUPS)), "run tests/first_party.py"
 
 
 def test_packages_depend_on_the_core_and_libraries_alone_and_declare_what_they_import() -> None:
@@ -153,35 +156,20 @@ def _imports(path: Path) -> set[str]:
     return found
 
 
+def test_no_module_imports_itself_through_others() -> None:
+    """Imports within functions and for type checkers count, too."""
+    packages = [path.parent.name for folder in folders() for path in sorted(folder.glob("src/*/__init__.py"))]
+    assert {"kdtool", "kdtool_torch"} <= set(packages)
+    for package in packages:
+        graph = grimp.build_graph(package, cache_dir=None)
+        modules = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+        TopologicalSorter(modules).prepare()  # raises with the modules of a cycle
+
+
 def test_core_imports_nothing_heavy_and_no_plugin() -> None:
     imported = {module for path in CORE.rglob("*.py") for module in _imports(path)}
     assert not imported & {"pyarrow", "transformers", "datasets"}
     assert not {module for module in imported if module.startswith("kdtool_")}
-
-
-def test_benchmarks_import_what_packages_or_their_requirements_bring() -> None:
-    folder = ROOT / "benchmarks"
-    text = (folder / "requirements.txt").read_text(encoding="utf-8")
-    listed = {re.split(r"[<>=]", line)[0].replace("-", "_") for line in text.splitlines() if not line.startswith("#")}
-    packages = {name.replace("-", "_") for name in PROJECTS} | {"kdtool"}
-    brought = {one for project in (CORE_PROJECT, *_BY_MODULE.values()) for one in _declared(project)} | packages
-    in_an_environment_of_its_own = {"trl", "datasets", "lm_eval"}
-    own = {path.stem for path in folder.rglob("*.py")} | {"liger_kernel"}  # measured where it is installed
-    assert _foreign(folder.rglob("*.py")) - brought - listed - own <= in_an_environment_of_its_own
-
-
-def test_core_names_torch_only_for_type_checkers() -> None:
-    for path in CORE.rglob("*.py"):
-        lines = path.read_text(encoding="utf-8").splitlines()
-        for number, line in enumerate(lines):
-            if re.match(r"\s*(from|import) torch", line):
-                assert "if TYPE_CHECKING:" in "\n".join(lines[:number]), path
-                assert line.startswith("    "), path
-
-
-def test_every_public_name_is_there() -> None:
-    assert {"Field", "Loss", "run"} <= {*dir(kdtool)}
-    assert all(getattr(kdtool, name) is not None for name in dir(kdtool))
 
 
 def test_extra_of_the_quickstart_holds_what_its_recipes_name_and_the_commands_that_use_a_run() -> None:
@@ -256,7 +244,78 @@ def test_scripts_and_environments_that_pages_for_maintainers_name_exist(page: st
     assert called <= ENVIRONMENTS
 
 
-def test_hooks_before_a_commit_call_tox_so_that_versions_of_tools_stand_in_one_place() -> None:
-    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
-    assert [repository["repo"] for repository in hooks["repos"]] == ["local"]
-    assert all(hook["entry"].startswith("tox ") for hook in hooks["repos"][0]["hooks"])
+def test_the_container_is_built_from_folders_that_exist_and_runs_as_an_ordinary_user() -> None:
+    lines = (ROOT / "containers" / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
+    (job,) = [found[1] for line in lines if (found := re.match(r"RUN python3 bootstrap\.py (\w+)", line))]
+    assert f'"{job}": {job}' in (ROOT / "bootstrap.py").read_text(encoding="utf-8")
+    for source, target in (line.split()[2:] for line in lines if line.startswith("COPY --from=build")):
+        assert source == target  # scripts of an environment contain its path
+        assert source.startswith("/opt/kdtool/")
+    patterns = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    parts = {path.relative_to(ROOT).parts[0] for folder in folders() for path in folder.rglob("src/**/*.py")}
+    assert not {part for part in parts for pattern in patterns if fnmatch(part, pattern)}
+    assert [line.split()[1] for line in lines if line.startswith("USER")] == ["kdtool"]
+    assert any("useradd --create-home --uid 1000 kdtool" in line for line in lines)
+    assert lines.index("USER kdtool") < lines.index('ENTRYPOINT ["kdtool"]')
+
+
+def _entries(text: str) -> dict[str, list[str]]:
+    """Versions by name."""
+    found: dict[str, list[str]] = {}
+    for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE):
+        found.setdefault(canonicalize_name(name), []).append(version)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lock_has_a_version_that_each_requirement_allows(name: str) -> None:
+    lock = (ROOT / "locks" / f"{name}.txt").read_text(encoding="utf-8")
+    locked = _entries(lock + (ROOT / "constraints.txt").read_text(encoding="utf-8"))
+    wanted = [Requirement(text) for text in requirements(name)]
+    wrong = [
+        str(requirement)
+        for requirement in wanted
+        for version in locked.get(canonicalize_name(requirement.name), [""])
+        if not version or version not in requirement.specifier
+    ]
+    assert wanted
+    assert not wrong, "run `python tests/lock.py`"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_file_of_a_lock_is_named_by_its_hash_and_by_no_address(name: str) -> None:
+    lock = (ROOT / "locks" / f"{name}.txt").read_text(encoding="utf-8")
+    assert "://" not in lock
+    assert not re.search(r"^(-|.* @ )", lock, re.MULTILINE)
+    entries = re.split(r"^(?=[^\s#])", lock, flags=re.MULTILINE)[1:]
+    assert entries
+    assert all(re.search(r"\\\n +--hash=sha256:[0-9a-f]{64}", entry) for entry in entries)
+
+
+def test_locks_agree_on_versions() -> None:
+    """An environment that holds the quickstart becomes one with everything without replacing a package."""
+    test, *others = (
+        _entries((ROOT / "locks" / f"{name}.txt").read_text(encoding="utf-8"))
+        for name in ("test", "everything", "quickstart", "tox")
+    )
+    for lock in others:
+        assert lock.items() <= test.items()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("The loss `x` has a temperature.\n", ""),
+        ("Two lines are fine,\nif they are one paragraph.\n", ""),
+        ("", "one paragraph"),
+        ("One.\n\nTwo.\n", "one paragraph"),
+        ("- An entry.\n", "begins as a list"),
+        ("# Heading.\n", "begins as a list"),
+        ("No full stop\n", "full stop"),
+        (f"{'a' * 123}.\n", "line 1 has 124 characters"),
+    ],
+)
+def test_a_fragment_is_one_paragraph_of_sentences(text: str, problem: str) -> None:
+    found = list(problems(text))
+    assert len(found) == bool(problem)
+    assert problem in "".join(found)
