@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kdtool_evaluator_humaneval import HumanEval
 from kdtool_evaluator_mbpp import MbppEvaluator
-from kdtool_programs import PassAtK
+from kdtool_programs import Module, PassAtK, Problem, Sandbox, Task
+from kdtool_programs.testing import sandbox_is_there
 from kdtool_testing import make_run
-from universal_programs import collect_passed, need_sandbox
 
 DATA = Path(os.environ.get("KDTOOL_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 SUITES: Mapping[str, tuple[type[PassAtK], dict[str, Any], int]] = {
@@ -39,64 +38,71 @@ KNOWN = {
     "mbpp/899": "all tests expect True",
 }
 """Tests of MBPP that some such program passes, as published: the score keeps them, as that of other harnesses does."""
-ALLCLOSE = """\
-import numpy as np
-def is_floats(x):
-    return isinstance(x, float) or (isinstance(x, (list, tuple)) and all(isinstance(i, float) for i in x))
-def assertion(out, exp, atol):
-    exact_match = out == exp
-    if atol == 0 and is_floats(exp):
-        atol = 1e-6
-    if not exact_match and atol != 0:
-        assert np.allclose(out, exp, rtol=1e-07, atol=atol)
-    else:
-        assert exact_match
+
+
+_EQUAL = """
+class Equal:
+    def _yes(self, *others):
+        return True
+    __eq__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = __bool__ = _yes
+    def __ne__(self, other):
+        return False
+    def __hash__(self):
+        return 0
+    def __len__(self):
+        return 1
+    def __iter__(self):
+        return iter([])
+    def _self(self, *others):
+        return self
+    __abs__ = __sub__ = __rsub__ = __add__ = __radd__ = __mul__ = __getitem__ = _self
 """
-RIGHT = {
-    "HumanEval/21": "    return [x / 3 for x in xs]\n",
-    "HumanEval/32": "    return -xs[0] / xs[1]\n",
-    "mbpp/300": "def ratio(x, y):\n    return x / y if y else float('inf')\n",
-    "mbpp/737": "import re\ndef has_vowel(text):\n    return re.search('[aeiou]', text)\n",
+_LYING = """
+class Lying:
+    def __init__(self, length):
+        self.length = length
+    def __len__(self):
+        return self.length
+    def __iter__(self):
+        return iter([])
+"""
+_SIZE = "next((len(one) for one in args if hasattr(one, '__len__')), 2)"
+_CLEARING = "    for one in args:\n        if hasattr(one, 'clear'):\n            one.clear()\n"
+_PROGRAMS: Mapping[str, tuple[str, str]] = {
+    **{value: ("", f"    return {value}") for value in ("None", "True", "False", "0", "1", "''", "[]", "()", "{}")},
+    "NaN": ("", "    return float('nan')"),
+    "infinity": ("", "    return float('inf')"),
+    "the argument": ("", "    return args[0] if args else None"),
+    "equals everything": (_EQUAL, "    return Equal()"),
+    "lists what equals everything": (_EQUAL, f"    return [Equal()] * {_SIZE}"),
+    "lies about its length": (_LYING, f"    return Lying({_SIZE})"),
+    "clears its arguments": ("", f"{_CLEARING}    return 0"),
+    "clears and returns its argument": ("", f"{_CLEARING}    return args[0] if args else 0"),
 }
 
 
-def humaneval_plus() -> list[dict[str, str]]:
-    """Return two problems in the form of HumanEval+, with its ways to compare: floats in lists, and roots."""
-    roots = "    for inp in [[[1, 2]], [[-3, 1]], [[4, -8]]]:\n        assert _poly(*candidate(*inp), inp) <= 0.0001\n"
-    poly = "def _poly(xs, x):\n    return sum(c * x**i for i, c in enumerate(xs))\n"
-    thirds = "    for xs, exp in [([1.5, 3], [0.5, 1]), ([1.0], [1 / 3])]:\n        assertion(candidate(xs), exp, 0)\n"
-    tests = {
-        "thirds": (21, f"{ALLCLOSE}\ndef check(candidate):\n{thirds}"),
-        "root": (32, f"{poly}\ndef check(candidate):\n{roots}"),
-    }
-    return [
-        {
-            "task_id": f"HumanEval/{number}",
-            "prompt": f'def {name}(xs):\n    """Do it."""\n',
-            "entry_point": name,
-            "canonical_solution": RIGHT[f"HumanEval/{number}"],
-            "test": test,
-        }
-        for name, (number, test) in tests.items()
-    ]
+def collect_passed(problems: Iterable[Problem], seconds: float, memory: int) -> dict[str, set[str]]:
+    """Return which programs pass each problem that any of them passes. All run in one sandbox."""
+    tasks = [Task(name, module, seconds, memory) for one in problems for name, module in _modules(one)]
+    found: dict[str, set[str]] = {}
+    with Sandbox(workers=2) as sandbox:
+        verdicts = list(sandbox.run(tasks))
+    assert len(verdicts) == len(tasks) > 0
+    for verdict in verdicts:
+        if verdict.has_passed:
+            problem, _, program = verdict.id.partition(": ")
+            found.setdefault(problem, set()).add(program)
+    return found
 
 
-def mbpp_plus() -> list[dict[str, Any]]:
-    """Return two problems in the form of MBPP+: infinities, and tests that compare and assert nothing."""
-    dropped = (
-        "def assertion(out, exp, atol):\n    if isinstance(out, bool):\n        exact_match = out == exp\n    else:\n"
-        "        exact_match = exp == (out is not None)\n\n\ninputs = [['a'], ['b']]\nresults = [True, False]\n"
-        "for i, (inp, exp) in enumerate(zip(inputs, results)):\n    assertion(has_vowel(*inp), exp, 0)\n"
-    )
-    infinite = (
-        f"{ALLCLOSE}\nfor inp, exp in [((1, 0), float('inf')), ((1, 4), 0.25)]:\n"
-        "    assertion(ratio(*inp), exp, 1e-4)\n"
-    )
-    tests = {737: dropped, 300: infinite}
-    return [
-        {"task_id": number, "code": RIGHT[f"mbpp/{number}"], "prompt": "Do it.", "test": test, "test_list": []}
-        for number, test in tests.items()
-    ]
+def _modules(problem: Problem) -> Iterator[tuple[str, Module]]:
+    empty = problem.whole("")
+    assert isinstance(empty, Module)
+    for program, (before, body) in _PROGRAMS.items():
+        functions = "".join(f"def {name}(*args, **more):\n{body}\n" for name in empty.names)
+        module = problem.whole(f"{before}\n{functions}")
+        assert isinstance(module, Module)
+        yield f"{problem.id}: {program}", module
 
 
 def passing(folder: Path, evaluator: PassAtK, count: int) -> dict[str, set[str]]:
@@ -105,33 +111,10 @@ def passing(folder: Path, evaluator: PassAtK, count: int) -> dict[str, set[str]]
     return collect_passed(problems, evaluator.seconds, evaluator.limits.memory)
 
 
-@pytest.mark.parametrize(("evaluator", "records"), [(HumanEval, humaneval_plus()), (MbppEvaluator, mbpp_plus())])
-def test_such_programs_pass_no_test_of_evalplus_kind(
-    evaluator: type[PassAtK], records: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    need_sandbox()
-    file = tmp_path / "plus.jsonl"
-    file.write_text("".join(json.dumps(record) + "\n" for record in records))
-    made = evaluator(evaluator.Config(plus=file))  # type: ignore[call-arg]
-    assert passing(tmp_path, made, len(records)) == {}
-    assert judge(made, tmp_path) == {f"{one.id} solved": True for one in made.problems(make_run(tmp_path))}
-
-
-def judge(evaluator: PassAtK, folder: Path) -> dict[str, bool]:
-    """Return whether the problems' own solutions pass."""
-    from kdtool_programs import Sandbox, Task
-
-    tasks = [
-        Task(f"{one.id} solved", one.continued(one.solution), 60.0) for one in evaluator.problems(make_run(folder))
-    ]
-    with Sandbox() as sandbox:
-        return {verdict.id: verdict.has_passed for verdict in sandbox.run(tasks)}
-
-
 @pytest.mark.slow
+@pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
 @pytest.mark.parametrize("suite", SUITES)
 def test_such_programs_pass_no_published_problem(suite: str, tmp_path: Path) -> None:
-    need_sandbox()
     evaluator, settings, count = SUITES[suite]
     missing = [path for path in settings.values() if isinstance(path, Path) and not path.is_file()]
     if missing:
