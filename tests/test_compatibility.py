@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import compatibility
 import pytest
 from compatibility import plan, prove
 
@@ -75,14 +74,6 @@ def _planned(repository: Repository, work: Path, *only: str) -> list[tuple[str, 
 ALL = {"kdtool-library", "kdtool-first", "kdtool-second"}
 
 
-def test_without_a_tag_there_is_nothing_to_try(
-    repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    repository.commit()
-    assert _planned(repository, tmp_path / "work") == []
-    assert capsys.readouterr().out == "nothing to try: no version is tagged yet\n"
-
-
 def test_both_directions_are_tried_within_the_ranges(repository: Repository, tmp_path: Path) -> None:
     repository.commit("v0.1.0")
     repository.write_core("0.1.1")
@@ -94,15 +85,6 @@ def test_both_directions_are_tried_within_the_ranges(repository: Repository, tmp
         ("v0.1.1", "HEAD", {"kdtool-first"}),
         ("HEAD", "v0.1.0", {"kdtool-first"}),
     ]
-
-
-def test_a_tag_that_is_not_an_ancestor_does_not_count(repository: Repository, tmp_path: Path) -> None:
-    repository.commit()
-    repository._git("checkout", "--quiet", "-b", "other")
-    repository.write("second", "kdtool>=0.1,<0.3")
-    repository.commit("v0.9.0")
-    repository._git("checkout", "--quiet", "-")
-    assert _planned(repository, tmp_path / "work") == []
 
 
 def test_plugins_that_do_not_admit_todays_core_are_counted_and_not_tried(
@@ -131,18 +113,6 @@ def test_the_oldest_core_of_a_plugin_is_one_that_its_libraries_admit(repository:
         ("HEAD", "v0.1.0", {"kdtool-second"}),
         ("HEAD", "v0.1.10", {"kdtool-library", "kdtool-first"}),
     ]
-
-
-def test_test_files_that_use_private_parts_are_left_out_by_name(
-    repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    private = repository.folder / "plugins" / "first" / "tests" / "test_private.py"
-    private.write_text("from kdtool._store import seal\n", encoding="utf-8")
-    repository.commit("v0.1.0")
-    trial, _ = plan(repository.folder, tmp_path / "work")
-    names = {path.name for path in compatibility._tests(trial)}
-    assert names == {"test_first.py", "test_second.py", "test_library.py"}
-    assert "plugins/first/tests/test_private.py" in capsys.readouterr().out
 
 
 @pytest.mark.slow

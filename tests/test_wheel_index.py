@@ -125,11 +125,6 @@ def test_a_wheel_that_was_replaced_is_refused(environment: tuple[str, Path], whe
     assert not _installed(environment[1])
 
 
-def test_a_missing_wheel_is_named(wheels: Path) -> None:
-    with pytest.raises(SystemExit, match="no wheel of kdtool-fourth-x; build it"):
-        write_index(wheels, {"some": ["kdtool-fourth-x"]})
-
-
 def test_one_command_covers_every_package(tmp_path: Path) -> None:
     names = {declared(folder)["project"]["name"] for folder in folders()}
     for name in names:
