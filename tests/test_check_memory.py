@@ -17,10 +17,7 @@ from kdtool._cli import cli
 ROOT = Path(__file__).resolve().parent
 PLAIN = {"teacher": {"use": f"{ROOT}/plain_torch.py:Letters"}, "student": {"use": f"{ROOT}/plain_torch.py:Window"}}
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="resident memory is that of Linux"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="resident memory is that of Linux")]
 
 
 def peak_of(recipe: Path) -> int:

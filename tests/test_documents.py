@@ -366,31 +366,3 @@ def test_blocks_are_left_out_for_a_reason_and_seldom() -> None:
     found = [block for path in PAGES for block in blocks(path, path.read_text(encoding="utf-8")) if block.reason]
     assert len(found) <= LEFT_OUT, [f"{block.page}:{block.line}" for block in found]
     assert all(len(block.reason) > 20 for block in found)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "```python\nassert 1 == 2\n```",
-        "```python\n# own.py\ndef f(:\n```",
-        "```yaml\ntrain: {losses: {cee: {}}, steps: 1}\n```",
-        "```yaml\ntrain: {losses: {ce: {gamma: 1}}, steps: 1}\n```",
-        "```yaml\ncolour: red\n```",
-        "```console\n$ kdtool run recipes/quickstart.yaml --sett x=1\n```",
-        "```console\n$ kdtool run recipes/quickstart.yaml --set train.stepps=1\n```",
-        "```console\n$ kdtool check recipes/quickstart.yaml\nnot what it says\n```",
-        "    kdtool chekc recipes/quickstart.yaml",
-        "```console\n$ pip install kdtool-no-such-package\n```",
-        "```console\n$ python bootstrap.py quickstarted\n```",
-        "```console\n$ docker run --rm kdtool start-it\n```",
-        "```console\n$ docker build --file containers/Dockerfile --build-arg WRONG=1 .\n```",
-        "```console\n$ rm -rf runs\n```",
-        '```json\n{"a": }\n```',
-        "```\nkdtool\n```",
-        "```rust\nfn main() {}\n```",
-    ],
-)  # fmt: skip
-def test_a_wrong_block_is_noticed(text: str, page: Page) -> None:
-    (block,) = blocks(ROOT / "README.md", text)
-    with pytest.raises(Exception):  # noqa: B017, PT011 - whatever a reader would run into
-        page.run(block)
