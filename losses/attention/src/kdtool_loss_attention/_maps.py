@@ -6,9 +6,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import kdtool
-from kdtool_torch import is_labelled, pair_layers
+from kdtool_torch import at_least_float32, is_labelled, pair_layers
 
-from kdtool_loss_attention._pairs import Block, PairedLayers, by_block, in_single
+from kdtool_loss_attention._pairs import Block, PairedLayers, by_block
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,8 +64,12 @@ class AttentionMaps(PairedLayers):
         heads: Literal["mapped", "averaged"] = "mapped"
         """"mapped": head by head; if one model has k times as many, means of k neighbours. "averaged": means of all."""
 
-    def pair(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> tuple[tuple[int, int], ...]:
-        """Pair layers by the settings; heads are checked, too."""
+    def kdtool_layers(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> tuple[tuple[int, int], ...]:
+        """Pair layers by the settings.
+
+        Raises:
+            kdtool.UsageError: the settings name layers that are not there, or heads of these models cannot be compared.
+        """
         if self.config.heads == "mapped":
             shared_heads(student.heads, teacher.heads)
         return pair_layers("attention.layers", self.config.layers, student, teacher)
@@ -101,5 +105,5 @@ def _distance(student: Tensor, teacher: Tensor, block: Block, *, heads: int) -> 
 
 def _of_heads(maps: Tensor, block: Block, heads: int) -> Tensor:
     """Return [heads, Q, keys] of one row's maps [·, L, L]: means of neighbours if it has more heads."""
-    rows = in_single(maps[:, block.queries, block.first : block.stop])
+    rows = at_least_float32(maps[:, block.queries, block.first : block.stop])
     return rows.reshape(heads, -1, *rows.shape[1:]).mean(1)

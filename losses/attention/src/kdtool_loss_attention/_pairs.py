@@ -5,39 +5,27 @@ A block holds some labelled positions of a row and the positions that each of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import kdtool
-from kdtool_torch import compute_on_host
+from kdtool_torch import at_least_float32, compute_on_host
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class PairedLayers(kdtool.SequenceLoss):
-    """A loss that is a mean over pairs of layers; subclasses define `pair` and `compare`.
+    """A loss that is a mean over pairs of layers; subclasses define `kdtool_layers` and `compare`.
 
     0, with zero gradient, if both models agree. Not softened: no temperature.
     """
 
     divergence = True
 
-    def pair(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> tuple[tuple[int, int], ...]:
-        """Return pairs (student layer, teacher layer), after checking that the two models can be compared."""
-        raise NotImplementedError
-
     def compare(self, view: kdtool.StepView, teacher: kdtool.Signal, student_layer: int, teacher_layer: int) -> Tensor:
         """Return the value of one pair of layers for each of the N labelled positions."""
         raise NotImplementedError
-
-    def kdtool_layers(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> Sequence[tuple[int, int]]:
-        """Pair student with teacher layers.
-
-        Raises:
-            kdtool.UsageError: the settings name layers that are not there, or heads of these models cannot be compared.
-        """
-        return self.pair(student, teacher)
 
     def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
         """Return the mean over the pairs for each of the N labelled positions."""
@@ -96,7 +84,7 @@ def by_block(
     from torch.utils.checkpoint import checkpoint
 
     students, teachers = student.unbind(), teacher.unbind()
-    values = [torch.zeros(0, dtype=in_single(student).dtype, device=student.device)]
+    values = [torch.zeros(0, dtype=at_least_float32(student).dtype, device=student.device)]
     at_once = BLOCK_VALUES.get(student.device.type, BLOCK_VALUES["cpu"])
     size = max(1, at_once // (heads * document.shape[1]))
     for span in compute_on_host(_spans, document, labelled, size=size):
@@ -106,11 +94,6 @@ def by_block(
         )
         values.append(of_block)
     return torch.cat(values)
-
-
-def in_single(states: Tensor) -> Tensor:
-    """Return states in float32, or unchanged if they are finer."""
-    return states if states.dtype.itemsize >= 4 else states.float()
 
 
 class _Span(NamedTuple):

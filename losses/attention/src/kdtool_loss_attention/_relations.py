@@ -7,9 +7,9 @@ from math import gcd
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import kdtool
-from kdtool_torch import is_labelled, pair_layers
+from kdtool_torch import at_least_float32, is_labelled, pair_layers
 
-from kdtool_loss_attention._pairs import Block, PairedLayers, by_block, in_single
+from kdtool_loss_attention._pairs import Block, PairedLayers, by_block
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,8 +76,12 @@ class Relations(PairedLayers):
         super().__init__(config)
         self._relation_heads = 1
 
-    def pair(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> tuple[tuple[int, int], ...]:
-        """Pair layers by the settings, and find the number of relation heads."""
+    def kdtool_layers(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> tuple[tuple[int, int], ...]:
+        """Pair layers by the settings, and find the number of relation heads.
+
+        Raises:
+            kdtool.UsageError: the settings name layers that are not there, or heads of these models cannot be compared.
+        """
         self._relation_heads = _relation_heads(self.config.relation_heads, student, teacher)
         layers = (student.layers - 1,) if self.config.layers == "last" else self.config.layers
         pairs = pair_layers("relations.layers", layers, student, teacher)
@@ -130,7 +134,7 @@ def _divergence(student: Tensor, teacher: Tensor, block: Block, *, heads: int) -
     with torch.autocast(
         student.device.type, enabled=False
     ):  # a softmax of scores in half precision would blur the gradient
-        q, p = (_log_relations(in_single(states), block, heads) for states in (student, teacher))
+        q, p = (_log_relations(at_least_float32(states), block, heads) for states in (student, teacher))
         return (p.exp() * (p - q).masked_fill(~block.seen, 0)).sum(-1).mean(0)
 
 

@@ -22,15 +22,7 @@ def skew_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
 
     0 if and only if p = q, and never above −log α: a token that the student finds impossible cannot swamp the rest. Tends to
     forward KL as α → 0. Ko et al. (DistiLLM), arXiv 2402.03898, section 3.1. Not multiplied by T²: the trainer does that.
-
-    Args:
-        student_logits: [C, V], any floating type; computed in float32 or better.
-        teacher_logits: [C, V], the same order of tokens; −∞ stands for probability 0.
-        temperature: T > 0, for both.
-        alpha: α, between 0 and 1, both excluded; the paper's best is 0.1.
-
-    Returns:
-        [C], in nats.
+    Arguments and result as in `forward_kl`; `alpha` is α, between 0 and 1, both excluded, and the paper's best is 0.1.
     """
     p_log, q_log = log_probabilities(teacher_logits, temperature), log_probabilities(student_logits, temperature)
     return to_mixture(p_log, q_log, alpha)
@@ -42,7 +34,8 @@ def skew_reverse_kl(
     """Return KL(q ‖ (1 − α)·p + α·q), p the teacher's and q the student's softmax at temperature T.
 
     0 if and only if p = q, and never above −log α, even if the teacher excludes the student's tokens. Tends to reverse
-    KL as α → 0. Ko et al. (DistiLLM), arXiv 2402.03898, section 3.1. Arguments and result as in `skew_kl`.
+    KL as α → 0. Ko et al. (DistiLLM), arXiv 2402.03898, section 3.1.
+    Arguments and result as in `skew_kl`.
     """
     p_log, q_log = log_probabilities(teacher_logits, temperature), log_probabilities(student_logits, temperature)
     return to_mixture(q_log, p_log, alpha)
@@ -96,16 +89,7 @@ def contrastive(
     teacher's and one of the student's make a pair, and α adapts to each; here the two kinds count as their tokens do, α is
     fixed, and the corpus stands for the teacher (a corpus of its answers does so to the letter). 0 if and only if p = q,
     never above −log α. Not multiplied by T²: the trainer does that.
-
-    Args:
-        student_logits: [C, V], any floating type; computed in float32 or better.
-        teacher_logits: [C, V], the same order of tokens; −∞ stands for probability 0.
-        student_generated: [C], 1 or True for tokens that the student wrote.
-        temperature: T > 0, for both.
-        alpha: α, between 0 and 1, both excluded.
-
-    Returns:
-        [C], in nats.
+    Arguments and result as in `skew_kl`; `student_generated` is [C], 1 or True for tokens that the student wrote.
     """
     p_log, q_log = log_probabilities(teacher_logits, temperature), log_probabilities(student_logits, temperature)
     written = student_generated.bool()[:, None]
@@ -120,15 +104,7 @@ def jensen_shannon(
     0 if and only if p = q, and never above the entropy of (β, 1 − β), at most log 2. Divided by β it tends to KL(p ‖ q) as
     β → 0; divided by 1 − β it tends to KL(q ‖ p) as β → 1: so a β near either end needs a larger weight. Agarwal et al.
     (GKD), arXiv 2306.13649, equation 1. Not multiplied by T²: the trainer does that.
-
-    Args:
-        student_logits: [C, V], any floating type; computed in float32 or better.
-        teacher_logits: [C, V], the same order of tokens; −∞ stands for probability 0.
-        temperature: T > 0, for both.
-        beta: β, between 0 and 1, both excluded.
-
-    Returns:
-        [C], in nats.
+    Arguments and result as in `forward_kl`; `beta` is β, between 0 and 1, both excluded.
     """
     p_log, q_log = log_probabilities(teacher_logits, temperature), log_probabilities(student_logits, temperature)
     m_log = (p_log + log(beta)).logaddexp(q_log + log1p(-beta))
@@ -158,14 +134,7 @@ def total_variation(student_logits: Tensor, teacher_logits: Tensor, temperature:
     that speculative decoding refuses the student's token (Leviathan et al., arXiv 2211.17192, section 3.2). As a loss: Wen
     et al. (f-DISTILL), arXiv 2307.15190. Its gradient does not shrink near p = q, where the KLs' does.
     With T it shrinks as 1 / T, not as 1 / T². Not multiplied by T: the trainer does that.
-
-    Args:
-        student_logits: [C, V], any floating type; computed in float32 or better.
-        teacher_logits: [C, V], the same order of tokens; −∞ stands for probability 0.
-        temperature: T > 0, for both.
-
-    Returns:
-        [C], without unit.
+    Arguments and result as in `forward_kl`, but without unit.
     """
     p, q = log_probabilities(teacher_logits, temperature).exp(), log_probabilities(student_logits, temperature).exp()
     return (p - q).abs().sum(-1) / 2

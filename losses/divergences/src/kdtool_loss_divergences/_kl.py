@@ -178,14 +178,7 @@ def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
     The student learns to say only what the teacher finds likely, and may leave out some of it. 0 if and only if p = q.
     Gu et al. (MiniLLM), arXiv 2306.08543, equation 1, there over whole sequences of the student's own; here token by
     token on given text, as in Agarwal et al. (GKD), arXiv 2306.13649. Not multiplied by T²: the trainer does that.
-
-    Args:
-        student_logits: [C, V], any floating type; computed in float32 or better.
-        teacher_logits: [C, V], the same order of tokens; −∞ stands for probability 0.
-        temperature: T > 0, for both.
-
-    Returns:
-        [C], in nats.
+    Arguments and result as in `forward_kl`.
     """
     p_log, q_log = log_probabilities(teacher_logits, temperature), log_probabilities(student_logits, temperature)
     return (q_log.exp() * (q_log.clamp(min=FLOOR) - p_log.clamp(min=FLOOR))).sum(-1)
@@ -297,15 +290,8 @@ def adaptive_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: flo
     forward KL corrects first, in the tail reverse KL. 0 if and only if p = q. w counts as a constant: it has no gradient, as
     in the authors' code. Wu et al. (AKL), arXiv 2404.02657. Sorts the vocabulary, so it takes longer than the KLs.
     In the reverse KL a log p_v below −100 counts as −100. Not multiplied by T²: the trainer does that.
-
-    Args:
-        student_logits: [C, V], any floating type; computed in float32 or better.
-        teacher_logits: [C, V], the same order of tokens; −∞ stands for probability 0.
-        temperature: T > 0, for both.
-        head: μ, from 0 up to but not including 1; the paper's is 0.5. At 0 the head is only the likeliest token.
-
-    Returns:
-        [C], in nats.
+    Arguments and result as in `forward_kl`; `head` is μ, from 0 up to but not including 1, the paper's 0.5.
+    At 0 the head is only the likeliest token.
     """
     p_log, q_log = log_probabilities(teacher_logits, temperature), log_probabilities(student_logits, temperature)
     p, q = p_log.exp(), q_log.exp()

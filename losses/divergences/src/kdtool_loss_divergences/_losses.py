@@ -7,33 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import kdtool
 
-from kdtool_loss_divergences._bounded import (
-    contrastive,
-    jensen_shannon,
-    jensen_shannon_gradient,
-    skew_kl,
-    skew_kl_gradient,
-    skew_reverse_kl,
-    skew_reverse_kl_gradient,
-    total_variation,
-    total_variation_gradient,
-)
-from kdtool_loss_divergences._kl import (
-    Support,
-    adaptive_kl,
-    forward_kl,
-    forward_kl_gradient,
-    reverse_kl,
-    reverse_kl_gradient,
-    sampled_forward_kl,
-    sampled_forward_kl_gradient,
-    support_from_chosen,
-    support_from_logits,
-    support_reverse_kl,
-    support_reverse_kl_gradient,
-    top_k_forward_kl,
-    top_k_forward_kl_gradient,
-)
+from kdtool_loss_divergences import _bounded, _kl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,11 +45,11 @@ class ForwardKL(_Divergence):
 
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the divergence of each position, [C]; its form depends on the signal."""
-        return _by_form(chunk, forward_kl, sampled_forward_kl, top_k_forward_kl)
+        return _by_form(chunk, _kl.forward_kl, _kl.sampled_forward_kl, _kl.top_k_forward_kl)
 
     def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
         """Return the divergence of each position and its gradient."""
-        return _by_form(chunk, forward_kl_gradient, sampled_forward_kl_gradient, top_k_forward_kl_gradient)
+        return _by_form(chunk, _kl.forward_kl_gradient, _kl.sampled_forward_kl_gradient, _kl.top_k_forward_kl_gradient)
 
 
 class StudentSupport(kdtool.Config):
@@ -108,14 +82,14 @@ class ReverseKL(_Divergence):
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the divergence of each position, [C]."""
         if self.config.support is None:
-            return reverse_kl(chunk.student_logits, _logits(chunk), chunk.temperature)
-        return support_reverse_kl(chunk.student_logits, _support(chunk, self.student_tokens), chunk.temperature)
+            return _kl.reverse_kl(chunk.student_logits, _logits(chunk), chunk.temperature)
+        return _kl.support_reverse_kl(chunk.student_logits, _support(chunk, self.student_tokens), chunk.temperature)
 
     def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
         """Return the divergence of each position and its gradient."""
         if self.config.support is None:
-            return reverse_kl_gradient(chunk.student_logits, _logits(chunk), chunk.temperature)
-        return support_reverse_kl_gradient(
+            return _kl.reverse_kl_gradient(chunk.student_logits, _logits(chunk), chunk.temperature)
+        return _kl.support_reverse_kl_gradient(
             chunk.student_logits, _support(chunk, self.student_tokens), chunk.temperature
         )
 
@@ -133,11 +107,13 @@ class JensenShannon(_Divergence):
 
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the divergence of each position, [C]."""
-        return jensen_shannon(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.beta)
+        return _bounded.jensen_shannon(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.beta)
 
     def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
         """Return the divergence of each position and its gradient."""
-        return jensen_shannon_gradient(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.beta)
+        return _bounded.jensen_shannon_gradient(
+            chunk.student_logits, _logits(chunk), chunk.temperature, self.config.beta
+        )
 
 
 class _Skewed(_Divergence):
@@ -157,11 +133,11 @@ class SkewKL(_Skewed):
 
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the divergence of each position, [C]."""
-        return skew_kl(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.alpha)
+        return _bounded.skew_kl(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.alpha)
 
     def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
         """Return the divergence of each position and its gradient."""
-        return skew_kl_gradient(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.alpha)
+        return _bounded.skew_kl_gradient(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.alpha)
 
 
 class SkewReverseKL(_Skewed):
@@ -169,11 +145,13 @@ class SkewReverseKL(_Skewed):
 
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the divergence of each position, [C]."""
-        return skew_reverse_kl(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.alpha)
+        return _bounded.skew_reverse_kl(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.alpha)
 
     def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
         """Return the divergence of each position and its gradient."""
-        return skew_reverse_kl_gradient(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.alpha)
+        return _bounded.skew_reverse_kl_gradient(
+            chunk.student_logits, _logits(chunk), chunk.temperature, self.config.alpha
+        )
 
 
 class Contrastive(_Skewed):
@@ -192,7 +170,7 @@ class Contrastive(_Skewed):
                 "trainer does not provide it: set `trainer: {on_policy: {}}`, or use skew-kl"
             )
         student_generated = chunk.columns["student_generated"]
-        return contrastive(
+        return _bounded.contrastive(
             chunk.student_logits, _logits(chunk), student_generated, chunk.temperature, self.config.alpha
         )
 
@@ -210,7 +188,7 @@ class AdaptiveKL(_Divergence):
 
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the divergence of each position, [C]."""
-        return adaptive_kl(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.head)
+        return _kl.adaptive_kl(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.head)
 
 
 class TotalVariation(_Divergence):
@@ -220,11 +198,11 @@ class TotalVariation(_Divergence):
 
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the distance of each position, [C]."""
-        return total_variation(chunk.student_logits, _logits(chunk), chunk.temperature)
+        return _bounded.total_variation(chunk.student_logits, _logits(chunk), chunk.temperature)
 
     def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
         """Return the distance of each position and its gradient."""
-        return total_variation_gradient(chunk.student_logits, _logits(chunk), chunk.temperature)
+        return _bounded.total_variation_gradient(chunk.student_logits, _logits(chunk), chunk.temperature)
 
 
 def _by_form(
@@ -241,12 +219,12 @@ def _by_form(
     return sparse(chunk.student_logits, teacher.ids, teacher.weights, chunk.temperature)
 
 
-def _support(chunk: kdtool.TokenChunk, size: int) -> Support:
+def _support(chunk: kdtool.TokenChunk, size: int) -> _kl.Support:
     """Return the student's likeliest tokens, from the teacher's logits or from its answer about chosen tokens."""
     teacher = chunk.teacher
     if isinstance(teacher, kdtool.ChosenTokens):
-        return support_from_chosen(teacher.ids, teacher.log_probabilities, size)
-    return support_from_logits(chunk.student_logits, _logits(chunk), chunk.temperature, size)
+        return _kl.support_from_chosen(teacher.ids, teacher.log_probabilities, size)
+    return _kl.support_from_logits(chunk.student_logits, _logits(chunk), chunk.temperature, size)
 
 
 def _logits(chunk: kdtool.TokenChunk) -> Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import kdtool
-from kdtool_torch import pair_layers
+from kdtool_torch import at_least_float32, pair_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,5 +97,5 @@ def _project(projectors: Module | None, layer: int, states: Tensor) -> Tensor:
 
 
 def _normalise(states: Tensor) -> Tensor:
-    states = states if states.dtype.itemsize >= 4 else states.float()
+    states = at_least_float32(states)
     return states * (states.square().mean(-1, keepdim=True) + EPSILON).rsqrt()

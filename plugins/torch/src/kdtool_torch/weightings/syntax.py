@@ -116,16 +116,8 @@ def _read(body: kdtool.Text | kdtool.Completion | kdtool.Messages, language: str
 
 
 SYNTAX_CLASSES: tuple[str, ...] = (
-    "other",
-    "whitespace",
-    "comment",
-    "string",
-    "number",
-    "operator",
-    "punctuation",
-    "keyword",
-    "name",
-)
+    "other", "whitespace", "comment", "string", "number", "operator", "punctuation", "keyword", "name",
+)  # fmt: skip
 """Classes of the column `syntax`, by number. `other` is text that is not code, or in an unknown language; documentation
 strings are `comment`."""
 _OTHER, _SPACE = SYNTAX_CLASSES.index("other"), SYNTAX_CLASSES.index("whitespace")
