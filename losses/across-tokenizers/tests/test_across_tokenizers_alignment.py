@@ -10,7 +10,6 @@ from cut_texts import Document, Text, same_reading, shortest_spans, view_of
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_loss_across_tokenizers._alignment import Spans, meetings, spans
-from kdtool_loss_across_tokenizers._span_likelihoods import meeting_points
 
 
 @st.composite
@@ -72,16 +71,3 @@ def test_rows_without_the_columns_are_refused() -> None:
     view = replace(view, batch=replace(view.batch, columns={"byte_end": view.batch.labels}))
     with pytest.raises(kdtool.PluginError, match="the student's rows lack the columns byte_start"):
         meetings(view)
-
-
-_RISING = st.lists(st.integers(0, 12), max_size=10).map(sorted)
-
-
-@given(own=_RISING, other=_RISING)
-def test_points_meet_where_numbers_are_equal(own: list[int], other: list[int]) -> None:
-    found = list(meeting_points(own, other))
-    assert all(own[i] == other[j] for i, j in found)
-    assert found == sorted(found)
-    assert len({i for i, _ in found}) == len({j for _, j in found}) == len(found)
-    # as many as there can be
-    assert len(found) == sum(min(own.count(value), other.count(value)) for value in set(own))

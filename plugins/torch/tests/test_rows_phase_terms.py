@@ -19,16 +19,6 @@ def terms_of(folder: Path, **changes: object) -> PhaseTerms:
     return PhaseTerms(make_run(folder / "run", companions(), say=lambda _: None), phase, toy_model(1))
 
 
-def test_the_loss_is_the_weighted_sum_of_all_terms_with_gradient(tmp_path: Path) -> None:
-    terms = terms_of(tmp_path)
-    loss, tokens = terms.loss([0, 1], 1)
-    assert set(terms.reports) == {"losses.likelihood", "losses.divergence", "losses.states"}
-    assert loss.item() == pytest.approx(sum(term.value * term.weight for term in terms.reports.values()))
-    assert tokens > 0
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert all(parameter.grad is not None for parameter in terms.modules.parameters())
-
-
 def test_a_row_without_labels_has_no_terms_and_no_nan(tmp_path: Path) -> None:
     phase = make_phase(tmp_path, 8)
     none = [replace(phase.rows[0], labelled=[False] * phase.rows.length)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from torch import Tensor
 
 
 class Kept:
-    """Keeps the states as they are, and one number more of each row than it has labels."""
+    """Keeps the states as they are."""
 
     def header(self, signal: kdtool.Signal) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         return {"scale": torch.tensor([3.0])}, {"unit": "states"}
@@ -32,7 +31,7 @@ class Kept:
     def select(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Callable[[], Iterable[Mapping[str, Tensor]]]:
         assert signal.lazy is not None
         rows = torch.split(signal.lazy.hidden, (batch.labels != -100).sum(1).tolist())
-        return lambda: [{"states": states, "more": torch.arange(len(states) + 1)} for states in rows]
+        return lambda: [{"states": states} for states in rows]
 
 
 @dataclass
@@ -73,23 +72,10 @@ def record(
     return teacher
 
 
-def recall(folder: Path, *chosen: int) -> dict[str, Tensor]:
+def read_all(folder: Path) -> None:
     recorded = RecordedRows(folder)
-    found = recorded.find(collate([rows()[i] for i in chosen]))
-    return {name: torch.cat(recorded.pieces(found, name)) for name in ("states", "more")} | recorded.header()
-
-
-def test_rows_come_back_in_any_order(tmp_path: Path) -> None:
-    record(tmp_path / "s")
-    own = Teacher().signal(collate([rows()[i] for i in (9, 0, 4, 4)]))
-    found = recall(tmp_path / "s", 9, 0, 4, 4)
-    assert own.lazy is not None
-    assert torch.equal(found["states"], own.lazy.hidden)
-    labels = [int((collate([rows()[i]]).labels != -100).sum()) for i in (9, 0, 4, 4)]
-    assert found["more"].tolist() == [number for count in labels for number in range(count + 1)]
-    recorded = RecordedRows(tmp_path / "s")
-    assert recorded.facts["unit"] == "states"
-    assert recorded.header()["scale"].tolist() == [3.0]
+    recorded.header()
+    recorded.pieces(recorded.find(collate(rows())), "states")
 
 
 def test_what_was_not_recorded_is_explained(tmp_path: Path) -> None:
@@ -97,7 +83,7 @@ def test_what_was_not_recorded_is_explained(tmp_path: Path) -> None:
         RecordedRows(tmp_path)
     record(tmp_path / "s")
     recorded = RecordedRows(tmp_path / "s")
-    with pytest.raises(kdtool.StorageError, match=r"'others' was not recorded .* only \['more', 'states'\]"):
+    with pytest.raises(kdtool.StorageError, match=r"'others' was not recorded .* only \['states'\]"):
         recorded.pieces(recorded.find(collate(rows())), "others")
 
 
@@ -179,7 +165,7 @@ def test_damage_is_noticed_and_a_remedy_named(tmp_path: Path, name: str, damage:
     data[len(data) // 2] ^= 4
     path.write_bytes(data if damage == "flipped" else data[:-1])
     with pytest.raises(kdtool.StorageError, match=r"run again"):
-        recall(tmp_path / "s", *range(10))
+        read_all(tmp_path / "s")
 
 
 def test_no_byte_of_a_manifest_changes_unnoticed(tmp_path: Path) -> None:
@@ -231,13 +217,6 @@ def test_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("kdtool_torch.shards._publish", full)
     with pytest.raises(kdtool.StorageError, match="No space left"):
         record(tmp_path / "s")
-
-
-def test_manifests_hold_no_path(tmp_path: Path) -> None:
-    record(tmp_path / "s")
-    for path in (tmp_path / "s").glob("*.json"):
-        assert str(tmp_path) not in path.read_text(encoding="utf-8")
-        assert json.loads(path.read_text(encoding="utf-8"))["format"] == 2
 
 
 class AskedError(Exception):
@@ -329,18 +308,6 @@ def test_an_error_while_encoding_ends_the_recording_and_complete_shards_stay(tmp
     assert teacher.calls < 20
     assert [path.name for path in (tmp_path / "s").glob("shard-*.json")] == ["shard-00000.json"]
     assert record(tmp_path / "s").calls == 3, "the first shard is used again"
-
-
-def test_shards_that_were_complete_are_written_though_the_teacher_fails(tmp_path: Path) -> None:
-    class Failing(Teacher):
-        def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
-            if self.calls == 3:
-                raise KeyboardInterrupt
-            return super().signal(batch)
-
-    with pytest.raises(KeyboardInterrupt):
-        record(tmp_path / "s", Failing(), kept=Encoding(lambda _: time.sleep(0.1)))
-    assert [path.name for path in (tmp_path / "s").glob("shard-*.json")] == ["shard-00000.json"]
 
 
 def test_threads_share_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

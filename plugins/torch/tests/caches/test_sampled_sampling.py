@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,19 +54,6 @@ def test_independent_draws_are_the_tokens_at_their_numbers(weights: list[float],
                 break
         expected[0, token if p[0, token] > 0 else int(p[0].nonzero().max())] += 1
     assert torch.equal(found, expected)
-
-
-def test_systematic_draws_vary_less() -> None:
-    generator = torch.Generator().manual_seed(0)
-    p = torch.randn(1, 200, generator=generator, dtype=torch.float64).mul(2).softmax(-1).expand(4000, -1)
-    systematic = counts(p, systematic_points(torch.rand(4000, generator=generator, dtype=torch.float64), 25))
-    independent = counts(p, independent_points(torch.rand(4000, 25, generator=generator, dtype=torch.float64)))
-    for found in (systematic, independent):
-        assert float((found.double().mean(0) / 25 - p[0]).abs().max()) < 5e-3
-    variances = [float((found / 25 - p).square().sum(1).mean()) for found in (systematic, independent)]
-    expected = float((p[0] * (1 - p[0])).sum()) / 25
-    assert variances[1] == pytest.approx(expected, rel=0.05)
-    assert variances[0] < 0.8 * variances[1]
 
 
 def test_the_last_point_never_falls_behind_the_last_token() -> None:
