@@ -14,7 +14,7 @@ import torch
 from kdtool_torch.trainer import checkpoint
 from kdtool_torch.trainer.loop import TrainingLoop
 from kdtool_torch.trainer.validation import Validator
-from trainer_models import make_model, train
+from trainer_models import interrupted, make_model, train
 
 WATCHED = {"every": 1, "evaluators": ("wave",), "watch": "wave.height"}
 
@@ -26,18 +26,6 @@ def weights(
     student, validation = make_model(1), {**WATCHED, "patience": patience}
     train(folder, student, steps=19, batch=2, checkpoint_every=2, validation=validation, run={"say": say}, **settings)
     return dict(student.model.named_parameters())
-
-
-def interrupt(monkeypatch: pytest.MonkeyPatch, at: Callable[[TrainingLoop, int], bool]) -> None:
-    ended = TrainingLoop.end_step
-
-    def end_step(self: TrainingLoop, step: int) -> bool:
-        continues = ended(self, step)
-        if at(self, step):
-            raise KeyboardInterrupt
-        return continues
-
-    monkeypatch.setattr(TrainingLoop, "end_step", end_step)
 
 
 def bests(folder: Path) -> list[tuple[int, Path]]:
@@ -70,12 +58,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
 def test_each_checkpoint_holds_the_best_student_of_its_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, torch.Tensor], links: bool
 ) -> None:
-    with monkeypatch.context() as patched:
+    with monkeypatch.context() as patched, interrupted(after=13):
         if not links:
             patched.setattr(Path, "hardlink_to", no_links)
-        interrupt(patched, lambda _, step: step == 13)
-        with pytest.raises(KeyboardInterrupt):
-            weights(tmp_path, keep_checkpoints=5)
+        weights(tmp_path, keep_checkpoints=5)
     found = bests(tmp_path)
     steps = [step for step, _ in found]
     assert 2 < len(set(steps)) < len(steps)
@@ -88,12 +74,10 @@ def test_each_checkpoint_holds_the_best_student_of_its_time(
 
 @pytest.mark.parametrize("damage", [remove, flip])
 def test_a_checkpoint_whose_best_student_is_damaged_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, torch.Tensor], damage: Callable[[Path], None]
+    tmp_path: Path, whole: dict[str, torch.Tensor], damage: Callable[[Path], None]
 ) -> None:
-    with monkeypatch.context() as patched:
-        interrupt(patched, lambda _, step: step == 13)
-        with pytest.raises(KeyboardInterrupt):
-            weights(tmp_path, keep_checkpoints=5)
+    with interrupted(after=13):
+        weights(tmp_path, keep_checkpoints=5)
     _, file = bests(tmp_path)[-1]
     damage(file)
     said: list[str] = []
@@ -130,14 +114,17 @@ def test_a_phase_that_is_stopped_during_its_last_validation_is_over(
 def test_a_best_student_that_is_lost_while_training_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def at_the_end(loop: TrainingLoop, _: int) -> bool:
-        assert loop.validator is not None
-        if loop.validator.over and loop.validator.best is not None:
+    ended = TrainingLoop.end_step
+
+    def end_step(self: TrainingLoop, step: int) -> bool:
+        continues = ended(self, step)
+        assert self.validator is not None
+        if self.validator.over and self.validator.best is not None:
             remove(tmp_path / "checkpoints" / "validation" / "best.safetensors")
-        return False
+        return continues
 
     with monkeypatch.context() as patched:
-        interrupt(patched, at_the_end)
+        patched.setattr(TrainingLoop, "end_step", end_step)
         with pytest.raises(kdtool.StorageError, match=r"cannot be read.*run the same command"):
             weights(tmp_path, patience=2)
     found = weights(tmp_path, patience=2)  # as the message says

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import kdtool
 import pytest
 import torch
 from kdtool._contract.signals import alternatives
-from kdtool_testing import make_run
 from kdtool_torch import chosen_tokens
-from trainer_models import TinyTeacher, first_gradients, make_model, make_phase, make_rows, make_trainer
+from trainer_models import TinyTeacher, first_gradients, make_model, train_terms
 
 CHOSEN = alternatives("chosen")
 
@@ -53,20 +53,14 @@ class Likely(kdtool.TokenLoss):
         return (q_log.exp() * (q_log - p_log)).sum(-1)
 
 
-def losses(*sizes: int) -> dict[str, kdtool.Component]:
-    return {f"losses.likely{size}": Likely(Likely.Config(), size) for size in sizes}
-
-
 def gradients(
-    folder: Path, source: TinyTeacher, needs: tuple[frozenset[kdtool.SignalKind], ...], *sizes: int
+    folder: Path, source: TinyTeacher, needs: tuple[frozenset[kdtool.SignalKind], ...], *sizes: int, **settings: Any
 ) -> dict[str, torch.Tensor]:
-    components = losses(*sizes)
-    terms = [kdtool.LossTerm(name, name.partition(".")[2], 1.0, teacher="teacher", needs=needs) for name in components]
+    losses = {f"losses.likely{size}": Likely(Likely.Config(), size) for size in sizes}
+    terms = [kdtool.LossTerm(name, name.partition(".")[2], 1.0, teacher="teacher", needs=needs) for name in losses]
     student = make_model(1)
-    phase = make_phase(folder, terms, {"teacher": source}, rows=make_rows(12))
-    run = make_run(folder / "run", components)
     with first_gradients(student.model) as found:
-        make_trainer(batch=2, accumulation=2).kdtool_train(run, phase, student)
+        train_terms(folder, terms, losses, student=student, teacher=source, batch=2, accumulation=2, **settings)
     return found
 
 
@@ -86,8 +80,5 @@ def test_tokens_at_another_temperature_than_the_loss_s_are_refused(tmp_path: Pat
 
 
 def test_weights_on_several_processes_are_refused(tmp_path: Path) -> None:
-    (name, loss), *_ = losses(4).items()
-    term = kdtool.LossTerm(name, "reverse", 1.0, teacher="teacher", needs=CHOSEN)
-    phase = make_phase(tmp_path, [term], {"teacher": Answering()})
     with pytest.raises(kdtool.UsageError, match="set sharding: off"):
-        make_trainer(sharding="full").kdtool_train(make_run(tmp_path / "run", {name: loss}), phase, make_model(1))
+        gradients(tmp_path, Answering(), CHOSEN, 4, sharding="full")

@@ -8,22 +8,15 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool_testing import make_run
 from kdtool_torch import terms
-from trainer_models import KL, TinyTeacher, first_gradients, kl_term, make_model, make_phase, make_trainer, train
+from trainer_models import KL, TinyTeacher, first_gradients, kl_term, make_model, train, train_terms
 
 pytestmark = pytest.mark.slow
 
 
-def gradients(folder: Path, mode: str) -> dict[str, torch.Tensor]:
-    student = make_model(1)
-    with first_gradients(student.model) as found:
-        train(folder, student, steps=1, compile=mode, head_chunk_size=17, loss_chunk_size=8, gradient_clip=0.0)
-    return found
-
-
 @pytest.mark.filterwarnings("ignore")  # compilers' own
-def test_compiled_losses_equal_eager_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("twice", [False, True])
+def test_compiled_losses_equal_eager_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, twice: bool) -> None:
     compiled: list[bool] = []
     tried = terms.compiled_or_eager
 
@@ -32,10 +25,16 @@ def test_compiled_losses_equal_eager_ones(tmp_path: Path, monkeypatch: pytest.Mo
         compiled.append(loss._compiled is not None)
 
     monkeypatch.setattr("kdtool_torch.trainer.train.compiled_or_eager", noting)
-    eager, fast = gradients(tmp_path / "eager", "off"), gradients(tmp_path / "compiled", "on")
+    cut: dict[str, Any] = {"twice": twice, "head_chunk_size": 17, "loss_chunk_size": 8, "gradient_clip": 0.0}
+    gradients = []
+    for mode in ("off", "on"):
+        student = make_model(1, dropout=0.3 if twice else 0.0)
+        with first_gradients(student.model) as found:
+            train(tmp_path / mode, student, steps=1, compile=mode, **cut)
+        gradients.append(found)
     assert compiled == [False, True]
-    for name, gradient in eager.items():
-        torch.testing.assert_close(fast[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
 @pytest.mark.filterwarnings("ignore")  # compilers' own
@@ -47,13 +46,10 @@ def test_each_phase_of_a_process_is_compiled_as_if_it_were_the_first(
     monkeypatch.setattr(torch, "compile", lambda *given, **named: compile_with(*given, **named, backend="eager"))
     said: list[str] = []
     for count in (1, 2, 3):
-        folder = tmp_path / str(count)
-        names = [f"losses.kl{number}" for number in range(count)]
-        run = make_run(folder / "run", {name: KL(KL.Config()) for name in names}, say=said.append)
-        teachers = {"teacher": TinyTeacher(make_model(99))}
-        phase = make_phase(folder, [kl_term(name) for name in names], teachers, steps=1)
+        losses = {f"losses.kl{number}": KL(KL.Config()) for number in range(count)}
+        options: dict[str, Any] = {"teacher": TinyTeacher(make_model(99)), "say": said.append, "steps": 1}
         with torch._dynamo.config.patch(recompile_limit=2):  # monkeypatch would leave it without this setting
-            make_trainer(compile="on").kdtool_train(run, phase, make_model(1))
+            train_terms(tmp_path / str(count), [kl_term(name) for name in losses], losses, compile="on", **options)
     assert said == []
 
 
@@ -64,11 +60,8 @@ def test_a_loss_that_cannot_be_compiled_runs_uncompiled_and_says_so(tmp_path: Pa
             return values if float(values.detach().sum()) >= 0 else values * 2
 
     said: list[str] = []
-    run = make_run(tmp_path / "run", {"losses.kl": Untraceable(KL.Config())}, say=said.append)
-    term = kl_term("losses.kl")
-    phase = make_phase(tmp_path, [term], {"teacher": TinyTeacher(make_model(99))})
-    trained = make_trainer(compile="on").kdtool_train(run, phase, make_model(1))
-    assert trained is not None
+    losses, teacher = {"losses.kl": Untraceable(KL.Config())}, TinyTeacher(make_model(99))
+    train_terms(tmp_path, [kl_term("losses.kl")], losses, teacher=teacher, say=said.append, compile="on")
     assert len(said) == 1
     assert "run uncompiled" in said[0]
 
@@ -89,8 +82,6 @@ def test_auto_does_not_compile_what_is_done_by_hand(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(terms, "_LOGITS_TO_PAY", 0)
     for loss in (KL, ByHand):
         monkeypatch.setattr(terms.ChunkLoss, "compile", lambda _, name=loss.__name__: compiled.append(name))
-        phase = make_phase(tmp_path / loss.__name__, [kl_term("losses.kl")], {"teacher": TinyTeacher(make_model(99))})
-        make_trainer(compile="auto").kdtool_train(
-            make_run(tmp_path / "run", {"losses.kl": loss(KL.Config())}), phase, make_model(1)
-        )
+        losses, teacher = {"losses.kl": loss(KL.Config())}, TinyTeacher(make_model(99))
+        train_terms(tmp_path / loss.__name__, [kl_term("losses.kl")], losses, teacher=teacher, compile="auto")
     assert compiled == ["KL"]

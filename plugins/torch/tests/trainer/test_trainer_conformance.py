@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import kdtool
 import pytest
-from kdtool_testing import TrainerConformance, make_run
+from kdtool_testing import TrainerConformance
 from kdtool_torch.trainer import StandardTrainer
-from trainer_models import CE, make_model, make_phase, make_trainer
+from trainer_models import MIXTURE, train_terms
 
 
 class TestStandardTrainer(TrainerConformance):
@@ -43,8 +43,6 @@ class Hoards(kdtool.Weighting):
 
 
 def test_a_state_that_cannot_be_stored_is_named(tmp_path: Path) -> None:
-    components = {"losses.ce": CE(CE.Config()), "weightings.hoards": Hoards(Hoards.Config())}
-    run = make_run(tmp_path / "run", components, say=lambda _: None)
-    phase = make_phase(tmp_path, [kdtool.LossTerm("losses.ce", "ce", 1.0)], steps=3)
+    hoards = {"weightings.hoards": Hoards(Hoards.Config())}
     with pytest.raises(kdtool.PluginError, match=r"weightings.hoards.*kdtool_balance.*set is not JSON"):
-        make_trainer(checkpoint_every=1).kdtool_train(run, phase, make_model(1))
+        train_terms(tmp_path, MIXTURE[1:2], hoards, checkpoint_every=1)

@@ -17,8 +17,15 @@ from kdtool_transformers import outline_of
 from trainer_models import CE, make_trainer
 
 ROWS, LENGTH = 2, 48
+CE_TERM = kdtool.LossTerm("losses.ce", "ce", 1.0)
 SIZES: dict[kdtool.SignalKind, tuple[int, int]] = {"hidden": (3, 3), "attentions": (2, 1), "projections": (2, 1)}
 """Number of times that a student's and a teacher's tensors are counted."""
+
+
+def planned(outline: Any, *terms: kdtool.LossTerm) -> kdtool.RunForecast:
+    """Return what is known ahead of four steps of a student."""
+    facts = None if outline is None else outline.facts
+    return kdtool.RunForecast(phase=kdtool.PlannedPhase("train", "train", "student", 4, terms, LENGTH, outline, facts))
 
 
 @pytest.mark.parametrize("kind", SIZES)
@@ -47,11 +54,9 @@ def test_what_stays_whole_of_a_divided_student_is_counted() -> None:
 @pytest.mark.parametrize("watch", [None, "wave.height"])
 def test_best_students_on_disk_are_counted_where_one_is_watched(tmp_path: Path, watch: str | None) -> None:
     outline = tiny_model("llama")
-    term = kdtool.LossTerm("losses.ce", "ce", 1.0)
-    phase = kdtool.PlannedPhase("train", "train", "student", 4, (term,), LENGTH, outline, outline.facts)
     trainer = make_trainer(keep_checkpoints=2, validation={"evaluators": ("wave",), "watch": watch})
     run = make_run(tmp_path, {"losses.ce": CE(CE.Config())})
-    found = list(trainer.kdtool_estimate(run, kdtool.RunForecast(phase=phase)))
+    found = list(trainer.kdtool_estimate(run, planned(outline, CE_TERM)))
     weights = sum(4 * p.numel() for p in outline.model.parameters() if p.requires_grad)
     # Of two checkpoints, one that was found since, and one that is written beside them.
     assert sum(one.disk_bytes for one in found if one.part == "best student") == (4 * weights if watch else 0)
@@ -63,19 +68,15 @@ def test_the_copy_of_a_checkpoint_is_counted_where_a_gpu_trains(
 ) -> None:
     monkeypatch.setattr(kdtool.Gpu, "of_check", lambda: kdtool.Gpu.find("t4") if gpu else None)
     outline = tiny_model("llama")
-    phase = kdtool.PlannedPhase(
-        "train", "train", "student", 4, (kdtool.LossTerm("losses.ce", "ce", 1.0),), LENGTH, outline, outline.facts
-    )
     run = make_run(tmp_path, {"losses.ce": CE(CE.Config())})
-    found = list(make_trainer().kdtool_estimate(run, kdtool.RunForecast(phase=phase)))
+    found = list(make_trainer().kdtool_estimate(run, planned(outline, CE_TERM)))
     weights = sum(12 * p.numel() for p in outline.model.parameters() if p.requires_grad)
     copied = [one.host_bytes for one in found if one.part == "checkpoint that is written"]
     assert copied == ([weights] if gpu else [])
 
 
 def test_what_a_student_without_an_outline_takes_is_unknown(tmp_path: Path) -> None:
-    phase = kdtool.PlannedPhase("train", "train", "student", 4, (), LENGTH, None, None)
-    unknown, work = make_trainer(batch=4).kdtool_estimate(make_run(tmp_path), kdtool.RunForecast(phase=phase))
+    unknown, work = make_trainer(batch=4).kdtool_estimate(make_run(tmp_path), planned(None))
     assert (unknown.part, unknown.note) == (
         "memory and time of training",
         "the student has no outline for transformers",
@@ -95,8 +96,7 @@ class Small(kdtool.Optimizer):
 
 def test_the_state_of_the_recipes_optimizer_is_counted(tmp_path: Path) -> None:
     outline = tiny_model("llama")
-    facts = outline.facts
-    ahead = kdtool.RunForecast(phase=kdtool.PlannedPhase("train", "train", "student", 4, (), LENGTH, outline, facts))
+    facts, ahead = outline.facts, planned(outline)
     run = make_run(tmp_path, {"optimizer": Small(Small.Config())})
     plain, small = (
         {part.part: part for part in make_trainer(keep_checkpoints=1).kdtool_estimate(each, ahead)}
@@ -112,15 +112,9 @@ def test_an_outline_that_was_rehearsed_is_estimated_alike_again(tmp_path: Path) 
     outline = outline_of(tiny_model("llama").model.config)
     for parameter in outline.model.model.layers.parameters():
         parameter.requires_grad_(False)
-    phase = kdtool.PlannedPhase("train", "train", "student", 4, (), LENGTH, outline, outline.facts)
     trainer, run = make_trainer(dtype="bfloat16"), make_run(tmp_path)
-    found = [
-        {
-            (one.part, one.stages): one.host_bytes
-            for one in trainer.kdtool_estimate(run, kdtool.RunForecast(phase=phase))
-        }
-        for _ in range(2)
-    ]
+    estimates = (trainer.kdtool_estimate(run, planned(outline)) for _ in range(2))
+    found = [{(one.part, one.stages): one.host_bytes for one in each} for each in estimates]
     assert found[0] == found[1]
     assert any(part == "frozen weights as they were" for part, _ in found[1])
 
@@ -128,12 +122,11 @@ def test_an_outline_that_was_rehearsed_is_estimated_alike_again(tmp_path: Path) 
 @pytest.mark.parametrize("shares", [1, 4])
 def test_the_time_of_updates_does_not_depend_on_tokens(shares: int, tmp_path: Path) -> None:
     outline = outline_of(tiny_model("llama").model.config)
-    phase = kdtool.PlannedPhase("train", "train", "student", 4, (), LENGTH, outline, outline.facts)
     run = replace(make_run(tmp_path), world=shares)
     seconds = [
         part.seconds
         for batch in (1, 2)
-        for part in make_trainer(batch=batch, sharding="full").kdtool_estimate(run, kdtool.RunForecast(phase=phase))
+        for part in make_trainer(batch=batch, sharding="full").kdtool_estimate(run, planned(outline))
         if part.part == "training"
     ]
     updates = 4 * 40 * outline.facts.trainable / shares / 7.7e9

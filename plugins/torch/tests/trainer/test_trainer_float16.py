@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from kdtool_torch.machine import chosen_dtype
 from kdtool_torch.stats import raise_if_student_diverged
 from kdtool_torch.trainer.loop import TrainingLoop
-from trainer_models import TinyModel, first_gradients, make_model, train
+from trainer_models import TinyModel, first_gradients, interrupted, make_model, reports_of, train
 
 pytestmark = pytest.mark.slow
 
@@ -23,10 +22,6 @@ GRAD_SCALER = torch.amp.GradScaler
 
 def scale_from(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
     monkeypatch.setattr(torch.amp, "GradScaler", partial(GRAD_SCALER, init_scale=scale))
-
-
-def history(trained: kdtool.Trained) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in trained.history.read_text(encoding="utf-8").splitlines()]
 
 
 def test_auto_is_float16_on_a_gpu_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,13 +62,12 @@ def test_steps_that_overflow_change_nothing_and_are_counted(tmp_path: Path, monk
     assert f"{skipped} of 40 steps changed nothing" in trained.notes[0]
     plain = train(tmp_path / "plain", make_model(1), steps=40, log_every=1, warmup=0.0, learning_rate=1e-2)
     assert trained.tokens == plain.tokens
-    for report, other in zip(history(trained), history(plain), strict=True):
-        assert [report[key] for key in ("step", "tokens", "learning_rate")] == [
-            other[key] for key in ("step", "tokens", "learning_rate")
-        ]
+    reports = reports_of(tmp_path)
+    for report, other in zip(reports, reports_of(tmp_path / "plain"), strict=True):
+        assert all(report[key] == other[key] for key in ("step", "tokens", "learning_rate"))
         assert (report["gradient_norm"] == 0) == (report["step"] <= skipped)
         assert all(abs(figure) < 1e4 for figure in (report["loss"], report["gradient_norm"]))
-    first, *_, last = (report["terms"]["hidden"]["value"] for report in history(trained))
+    first, *_, last = (report["terms"]["hidden"]["value"] for report in reports)
     assert last < first
 
 
@@ -81,39 +75,25 @@ def test_a_phase_goes_on_with_the_scale_that_it_had(tmp_path: Path, monkeypatch:
     scale_from(monkeypatch, 2.0**30)
     settings: dict[str, Any] = {"dtype": "float16", "log_every": 1, "checkpoint_every": 4}
     train(tmp_path / "whole", whole := make_model(1), steps=16, **settings)
-    ended = TrainingLoop.end_step
-
-    def end_step(self: TrainingLoop, step: int) -> bool:
-        continues = ended(self, step)
-        if step == 6:
-            raise KeyboardInterrupt
-        return continues
-
-    monkeypatch.setattr(TrainingLoop, "end_step", end_step)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(after=6):
         train(tmp_path / "killed", make_model(1), steps=16, **settings)
-    monkeypatch.setattr(TrainingLoop, "end_step", ended)
     trained = train(tmp_path / "killed", resumed := make_model(1), steps=16, **settings)
     assert "steps changed nothing" in trained.notes[0]
     for name, weight in whole.model.named_parameters():
         assert weight.equal(resumed.model.get_parameter(name)), name
 
 
-class Steep(torch.autograd.Function):
-    """Passes its input on; its gradient is no number."""
-
-    @staticmethod
-    def forward(_: object, states: torch.Tensor) -> torch.Tensor:
-        return states.clone()
-
-    @staticmethod
-    def backward(_: object, gradient: torch.Tensor) -> torch.Tensor:
-        return gradient * float("nan")
+def spoil_gradient(states: torch.Tensor) -> torch.Tensor:
+    """Pass the input on; its gradient is not a number."""
+    passed = states.clone()
+    if passed.requires_grad:
+        passed.register_hook(lambda gradient: gradient * float("nan"))  # type: ignore[no-untyped-call]
+    return passed
 
 
 def test_a_gradient_that_no_scale_makes_finite_stops_training(tmp_path: Path) -> None:
     student = make_model(1)
-    student.model.dropout.forward = Steep.apply
+    student.model.dropout.forward = spoil_gradient
     with pytest.raises(
         kdtool.UsageError, match=r"gradient's norm is nan at step 18.*of hidden or the backbone is wrong"
     ):

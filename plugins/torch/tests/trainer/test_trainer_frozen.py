@@ -10,7 +10,6 @@ import kdtool
 import pytest
 import torch
 import torch.distributed as dist
-from kdtool_testing import make_run
 from kdtool_testing.tiny_models import gradients, greatest_difference, tiny_model
 from kdtool_torch.machine import frozen_bytes, frozen_weights_held
 from kdtool_torch.trainer import train as train_module
@@ -18,7 +17,7 @@ from kdtool_transformers import TransformersModel
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import distribute_tensor
-from trainer_models import CE, TinyModel, make_model, make_phase, make_trainer
+from trainer_models import CE, MIXTURE, TinyModel, make_model, train_terms
 from transformers.pytorch_utils import Conv1D
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -48,8 +47,7 @@ def student(exact: bool = True, tied: bool = False, frozen: tuple[str, ...] = ("
 
 def train(folder: Path, one: TinyModel, dtype: str) -> dict[str, Tensor]:
     Looks.student = one
-    run = make_run(folder / "run", {"losses.looks": Looks(Looks.Config())}, say=lambda _: None)
-    make_trainer(dtype=dtype).kdtool_train(run, make_phase(folder, [TERM], steps=4), one)
+    train_terms(folder, [TERM], {"losses.looks": Looks(Looks.Config())}, student=one, steps=4, dtype=dtype)
     return {name: p.detach().clone() for name, p in one.model.named_parameters()}
 
 
@@ -204,6 +202,5 @@ def test_a_student_with_frozen_embeddings_passes_its_start_up_check_in_half_prec
     for parameter in (one.model.get_input_embeddings().weight, one.model.get_output_embeddings().weight):
         parameter.data = parameter.data.bfloat16().float()
         parameter.requires_grad_(False)
-    run = make_run(tmp_path / "run", {"losses.ce": CE(CE.Config())}, say=lambda _: None)
-    phase = make_phase(tmp_path, [kdtool.LossTerm("losses.ce", "ce", 1.0)], steps=2)
-    assert make_trainer(dtype="bfloat16").kdtool_train(run, phase, one).steps == 2
+    student: Any = one
+    assert train_terms(tmp_path, MIXTURE[1:2], student=student, steps=2, dtype="bfloat16").steps == 2

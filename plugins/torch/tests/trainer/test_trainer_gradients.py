@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,14 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_testing import make_run
-from kdtool_torch import collate
 from kdtool_torch.head import HeadWork, head_loss
-from kdtool_torch.inputs import MicroBatch, RowsInOrder
+from kdtool_torch.inputs import MicroBatch
 from kdtool_torch.objective import DistillationModule, Sizes
 from kdtool_torch.terms import Chunk, ChunkLoss, bind_terms
 from torch import Tensor
 from trainer_models import (
     CONSISTENCY,
+    HEADS,
     KEYS,
     KL,
     MIXTURE,
@@ -31,25 +30,18 @@ from trainer_models import (
     TinyModel,
     TinyTeacher,
     Turns,
+    first_batch,
     first_gradients,
+    full_logits,
     make_model,
     make_phase,
     make_rows,
-    make_trainer,
     mixture,
+    reports_of,
     train,
+    train_terms,
+    worst_difference,
 )
-
-HEADS: dict[str, dict[str, Any]] = {
-    "tied": {"tied": True},
-    "untied": {"tied": False},
-    "with bias, scale and cap": {"tied": False, "bias": True, "scale": 0.7, "soft_cap": 3.0},
-}
-
-
-def full_logits(model: TinyModel, last: Tensor) -> Tensor:
-    z = F.linear(last, model.model.head.weight, model.model.head.bias)[..., :VOCABULARY] * model.scale
-    return z if model.soft_cap is None else model.soft_cap * torch.tanh(z / model.soft_cap)
 
 
 def oracle(student: TinyModel, rows: int) -> dict[str, Tensor]:
@@ -58,7 +50,7 @@ def oracle(student: TinyModel, rows: int) -> dict[str, Tensor]:
     student.model.double(), teacher.model.double()
     torch.manual_seed(0)
     projector = torch.nn.Linear(16, 16).double()
-    batch = collate([RowsInOrder(make_rows(12), rows, 0)[place] for place in range(rows)])
+    batch = first_batch(rows)
     ours, theirs = student.model.states(batch), teacher.model.states(batch)
     asked = batch.labels != -100
     z, t = full_logits(student, ours[-1])[asked], full_logits(teacher, theirs[-1])[asked]
@@ -68,11 +60,6 @@ def oracle(student: TinyModel, rows: int) -> dict[str, Tensor]:
     hidden = (projector(ours[1][asked]) - theirs[1][asked]).square().mean(-1).sum() / count
     (0.7 * 4 * kl + 0.3 * ce + 0.5 * hidden).backward()
     return {name: p.grad for name, p in student.model.named_parameters() if p.grad is not None}
-
-
-def worst_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    assert found.keys() == expected.keys()
-    return max(float((found[n].double() - expected[n]).norm() / expected[n].norm()) for n in expected)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -99,7 +86,7 @@ def test_shorter_shared_vocabulary_is_that_of_truncated_logits(tmp_path: Path, h
     shared, student = 50, make_model(1, **HEADS[head])
     oracle, teacher = copy.deepcopy(student), copy.deepcopy(make_model(99))
     oracle.model.double(), teacher.model.double()
-    batch = collate([RowsInOrder(make_rows(12), 4, 0)[place] for place in range(4)])
+    batch = first_batch()
     asked = batch.labels != -100
     z = full_logits(oracle, oracle.model.states(batch)[-1])[asked]
     t = full_logits(teacher, teacher.model.states(batch)[-1])[asked]
@@ -110,11 +97,10 @@ def test_shorter_shared_vocabulary_is_that_of_truncated_logits(tmp_path: Path, h
     expected = {name: p.grad for name, p in oracle.model.named_parameters() if p.grad is not None}
 
     terms = (replace(MIXTURE[0], shared=shared), MIXTURE[1])
-    phase = make_phase(tmp_path, terms, {"teacher": TinyTeacher(make_model(99), vocabulary=shared)}, steps=1)
+    cut: dict[str, Any] = {"batch": 4, "head_chunk_size": 11, "loss_chunk_size": 5, "gradient_clip": 0.0}
     with first_gradients(student.model) as found:
-        make_trainer(batch=4, head_chunk_size=11, loss_chunk_size=5, gradient_clip=0.0).kdtool_train(
-            make_run(tmp_path / "run", mixture()), phase, student
-        )
+        source = TinyTeacher(make_model(99), vocabulary=shared)
+        train_terms(tmp_path, terms, student=student, teacher=source, steps=1, **cut)
     assert worst_difference(found, expected) < 1e-5
 
 
@@ -137,14 +123,12 @@ class WholeKL(kdtool.SequenceLoss):
 def test_sequence_losses_come_to_the_same_logits(tmp_path: Path, head: str, shared: int | None) -> None:
     found = []
     for loss in (KL, WholeKL):
-        student, components = make_model(1, **HEADS[head]), {**mixture(), "losses.kl": loss(KL.Config())}
+        student, components = make_model(1, **HEADS[head]), {"losses.kl": loss(KL.Config())}
         terms = (replace(MIXTURE[0], shared=shared), MIXTURE[1])
         source = TinyTeacher(make_model(99), vocabulary=shared or VOCABULARY)
-        phase = make_phase(tmp_path / loss.__name__, terms, {"teacher": source}, steps=1)
+        options: dict[str, Any] = {"student": student, "teacher": source, "steps": 1, "batch": 4, "gradient_clip": 0.0}
         with first_gradients(student.model) as gradients:
-            make_trainer(batch=4, gradient_clip=0.0).kdtool_train(
-                make_run(tmp_path / "run", components), phase, student
-            )
+            train_terms(tmp_path / loss.__name__, terms, components, **options)
         found.append(gradients)
     assert worst_difference(found[1], {name: gradient.double() for name, gradient in found[0].items()}) < 1e-5
 
@@ -180,18 +164,16 @@ def test_a_gradient_by_hand_trains_as_that_of_autograd(
     """Beside terms without one; to rounding."""
     found = []
     for loss in (KL(KL.Config()), KLByHand(KL.Config())):
-        student, components = make_model(1, soft_cap=3.0), {**mixture(), "losses.kl": loss}
+        student, components = make_model(1, soft_cap=3.0), dict[str, Any]({"losses.kl": loss})
         student.model.dropout = Turns() if twice else student.model.dropout
         components |= {"weightings.third": ThirdTokens(ThirdTokens.Config())} if weighed else {}
         terms = (replace(MIXTURE[0], shared=shared), MIXTURE[1], *([CONSISTENCY] if twice else []))
         source = TinyTeacher(make_model(99), top_k=top_k, vocabulary=shared or VOCABULARY)
-        phase = make_phase(tmp_path / type(loss).__name__, terms, {"teacher": source}, steps=3)
-        trainer = make_trainer(batch=4, head_chunk_size=11, loss_chunk_size=5, learning_rate=1e-2)
-        trained = trainer.kdtool_train(make_run(tmp_path / "run", components), phase, student)
-        assert trained is not None
-        reports = [json.loads(line)["terms"] for line in trained.history.read_text("utf-8").splitlines()]
-        norms = [report["kl"]["gradient_norm"] for report in reports]
-        found.append((dict(student.model.named_parameters()), reports[-1]["kl"]["value"], norms[0]))
+        folder, given = tmp_path / type(loss).__name__, dict[str, Any]({"student": student, "teacher": source})
+        given |= {"batch": 4, "head_chunk_size": 11, "loss_chunk_size": 5, "learning_rate": 1e-2}
+        train_terms(folder, terms, components, **given)
+        first, *_, last = (report["terms"]["kl"] for report in reports_of(folder))
+        found.append((dict(student.model.named_parameters()), last["value"], first["gradient_norm"]))
     assert isinstance(loss, KLByHand)
     assert loss.asked > 20
     (plain, *figures), (by_hand, *others) = found
@@ -202,11 +184,9 @@ def test_a_gradient_by_hand_trains_as_that_of_autograd(
 
 def test_signal_over_other_tokens_than_the_term_says_is_refused(tmp_path: Path) -> None:
     terms = (replace(MIXTURE[0], shared=50),)
-    phase = make_phase(tmp_path, terms, {"teacher": TinyTeacher(make_model(99))}, steps=1)
-    with pytest.raises(
-        kdtool.UsageError, match="teacher has logits of 61 tokens, but the student's are compared over 50"
-    ):
-        make_trainer(batch=4).kdtool_train(make_run(tmp_path / "run", mixture()), phase, make_model(1))
+    words = "teacher has logits of 61 tokens, but the student's are compared over 50"
+    with pytest.raises(kdtool.UsageError, match=words):
+        train_terms(tmp_path, terms, teacher=TinyTeacher(make_model(99)))
 
 
 def test_bfloat16_is_as_near_as_its_rounding_allows(tmp_path: Path) -> None:
@@ -218,36 +198,16 @@ def test_bfloat16_is_as_near_as_its_rounding_allows(tmp_path: Path) -> None:
     assert worst_difference(found, expected) < 5e-2
 
 
-def module_of(student: TinyModel, folder: Path, dtype: torch.dtype) -> tuple[DistillationModule, kdtool.Batch, Any]:
-    batch = collate([RowsInOrder(make_rows(12), 4, 0)[place] for place in range(4)])
+def module_of(folder: Path) -> tuple[DistillationModule, kdtool.Batch, Any]:
+    batch = first_batch()
     signals = {"teacher": TinyTeacher(make_model(99), layers=(0,)).signal(batch)}
     run = make_run(folder, mixture(project=False))
     phase = kdtool.Phase("p", 1, MIXTURE[:2], make_rows(12), {}, folder)
     terms = bind_terms(run, phase, signals)
-    sizes = Sizes(dtype, head_chunk_size=11, loss_chunk_size=5, rows_per_step=4)
-    module = DistillationModule(run, student, terms, ChunkLoss(terms, []), {}, sizes)
+    sizes = Sizes(torch.float32, head_chunk_size=11, loss_chunk_size=5, rows_per_step=4)
+    module = DistillationModule(run, make_model(1), terms, ChunkLoss(terms, []), {}, sizes)
     module.begin_step(1, 0.0, [0.7 * 4, 0.3], measure_norms=False)
     return module, batch, signals
-
-
-def scaled_gradients(
-    student: TinyModel, folder: Path, dtype: torch.dtype, scale: float, shrink: float
-) -> dict[str, Tensor]:
-    module, batch, signals = module_of(student, folder, dtype)
-    count = (batch.labels != -100).sum() / shrink  # as if the step had many more tokens: small gradients
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        loss = module(MicroBatch(batch, signals), count)["loss"]
-    (loss * scale).backward()
-    return {n: p.grad.double() / scale / shrink for n, p in student.model.named_parameters() if p.grad is not None}
-
-
-def test_float16_with_a_scaled_loss_does_not_underflow(tmp_path: Path) -> None:
-    expected = scaled_gradients(make_model(1), tmp_path, torch.float32, 1.0, 1.0)
-    shrink = 2.0**-20
-    scaled = scaled_gradients(make_model(1), tmp_path, torch.float16, 65536.0, shrink)
-    assert worst_difference(scaled, expected) < 1e-2
-    unscaled = scaled_gradients(make_model(1), tmp_path, torch.float16, 1.0, shrink)
-    assert worst_difference(unscaled, expected) > 3e-2  # the backbone's small gradients are lost, so the test can fail
 
 
 def test_the_student_is_asked_for_what_its_teachers_are_asked_for_in_paired_layers(tmp_path: Path) -> None:
@@ -255,29 +215,26 @@ def test_the_student_is_asked_for_what_its_teachers_are_asked_for_in_paired_laye
     phase = make_phase(tmp_path, (KEYS, MIXTURE[1]), signals, steps=6)
     assert phase.student_request == kdtool.SignalRequest(frozenset({"projections"}), (1,))
     assert replace(phase, terms=MIXTURE[:2]).student_request == kdtool.SignalRequest()
-    student = make_model(1)
-    run = make_run(tmp_path / "run", {**mixture(), "losses.keys": Keys(Keys.Config())})
-    trained = make_trainer(batch=4, learning_rate=1e-2).kdtool_train(run, phase, student)
-    assert trained is not None
-    reports = [json.loads(line)["terms"]["keys"] for line in trained.history.read_text("utf-8").splitlines()]
-    assert reports[0]["gradient_norm"] > 0
-    assert reports[-1]["value"] < reports[0]["value"]
+    options: dict[str, Any] = {"teacher": signals["teacher"], "steps": 6, "batch": 4, "learning_rate": 1e-2}
+    trained = train_terms(tmp_path, phase.terms, {"losses.keys": Keys(Keys.Config())}, **options)
+    first, *_, last = (report["terms"]["keys"] for report in reports_of(tmp_path))
+    assert first["gradient_norm"] > 0
+    assert last["value"] < first["value"]
     assert not trained.notes
 
 
 def test_a_loss_of_layers_alone_leaves_no_weight_without_a_gradient(tmp_path: Path) -> None:
     """Among several processes, each waits for all of them."""
     student = make_model(1, tied=False, bias=True)
-    phase = make_phase(tmp_path, MIXTURE[2:], {"teacher": TinyTeacher(make_model(99), layers=(0,))}, steps=1)
     with first_gradients(student.model) as found:
-        make_trainer(batch=4).kdtool_train(make_run(tmp_path / "run", mixture()), phase, student)
+        train_terms(tmp_path, MIXTURE[2:], student=student, teacher=TinyTeacher(make_model(99), layers=(0,)), steps=1)
     assert found.keys() == {name for name, _ in student.model.named_parameters()}
     assert not found["head.weight"].any()
     assert found["layers.0.weight"].any()
 
 
 def test_a_second_backward_is_refused(tmp_path: Path) -> None:
-    module, batch, signals = module_of(make_model(1), tmp_path, torch.float32)
+    module, batch, signals = module_of(tmp_path)
     loss = module(MicroBatch(batch, signals), torch.tensor(10))["loss"]
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="one backward pass only"):
@@ -285,13 +242,17 @@ def test_a_second_backward_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_frozen_head_gets_no_gradient_and_others_the_same(tmp_path: Path) -> None:
-    free, frozen = make_model(1, tied=False), make_model(1, tied=False)
-    frozen.model.head.weight.requires_grad_(False)
-    expected = scaled_gradients(free, tmp_path, torch.float32, 1.0, 1.0)
-    found = scaled_gradients(frozen, tmp_path, torch.float32, 1.0, 1.0)
+    gradients = []
+    for learns in (True, False):
+        student = make_model(1, tied=False)
+        student.model.head.weight.requires_grad_(learns)
+        with first_gradients(student.model) as found:
+            train(tmp_path / str(learns), student, steps=1, gradient_clip=0.0)
+        gradients.append(found)
+    (expected, found) = gradients
     assert "head.weight" not in found
     del expected["head.weight"]
-    assert worst_difference(found, expected) == 0
+    assert worst_difference(found, {name: gradient.double() for name, gradient in expected.items()}) == 0
 
 
 @given(
@@ -322,7 +283,7 @@ def test_any_chunking_of_any_number_of_positions_gives_the_same(
 
 
 def test_weightings_see_the_first_term_that_has_a_teacher(tmp_path: Path) -> None:
-    module, batch, signals = module_of(make_model(1), tmp_path, torch.float32)
+    module, batch, signals = module_of(tmp_path)
     loss = ChunkLoss(tuple(reversed(module.terms)), [])
     assert loss.terms[0].form == "none"
     work = replace(module.head_work(MicroBatch(batch, signals), ()), loss=loss)

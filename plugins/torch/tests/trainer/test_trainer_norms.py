@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,33 +9,29 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from kdtool_testing import make_run
-from kdtool_torch import collate
-from kdtool_torch.inputs import RowsInOrder
 from torch import Tensor
 from trainer_models import (
     CONSISTENCY,
     MIXTURE,
-    VOCABULARY,
     TinyModel,
     TinyTeacher,
     Turns,
+    first_batch,
+    full_logits,
     make_model,
-    make_phase,
-    make_rows,
-    make_trainer,
-    mixture,
+    reports_of,
+    train,
+    train_terms,
 )
 
 
 def report_norms(folder: Path, terms: Any, student: TinyModel, **settings: Any) -> dict[str, float]:
     """Return the norms that are reported of the first step."""
-    phase = make_phase(folder, terms, {"teacher": TinyTeacher(make_model(99), layers=(0,))}, steps=1)
-    run = make_run(folder / "run", mixture(), say=lambda _: None)
-    trained = make_trainer(gradient_clip=0.0, loss_chunk_size=7, **settings).kdtool_train(run, phase, student)
-    assert trained is not None
-    (line,) = trained.history.read_text("utf-8").splitlines()
-    return {label: term["gradient_norm"] for label, term in json.loads(line)["terms"].items()}
+    teacher = TinyTeacher(make_model(99), layers=(0,))
+    train_terms(
+        folder, terms, student=student, teacher=teacher, steps=1, gradient_clip=0.0, loss_chunk_size=7, **settings
+    )
+    return {label: term["gradient_norm"] for label, term in reports_of(folder)[0]["terms"].items()}
 
 
 def compute_norms(student: TinyModel, rows: int, at: str) -> dict[str, float]:
@@ -45,13 +40,11 @@ def compute_norms(student: TinyModel, rows: int, at: str) -> dict[str, float]:
     student.model.double(), teacher.model.double()
     torch.manual_seed(0)
     projector = torch.nn.Linear(16, 16).double()
-    batch = collate([RowsInOrder(make_rows(12), rows, 0)[place] for place in range(rows)])
+    batch = first_batch(rows)
     asked = batch.labels != -100
     ours, theirs = student.model.states(batch), teacher.model.states(batch)
     place = {"embedding": ours[0], "last": ours[-1]}[at]
-    z, t = (
-        F.linear(s[-1], m.model.head.weight)[..., :VOCABULARY][asked] for s, m in ((ours, student), (theirs, teacher))
-    )
+    z, t = full_logits(student, ours[-1])[asked], full_logits(teacher, theirs[-1])[asked]
     p = (t / 2).softmax(-1).detach()
     terms: dict[str, Tensor] = {
         "kl": 0.7 * 4 * (p * (p.log() - (z / 2).log_softmax(-1))).sum(-1).mean(),
@@ -63,22 +56,16 @@ def compute_norms(student: TinyModel, rows: int, at: str) -> dict[str, float]:
     return {name: float(torch.autograd.grad(term, place, retain_graph=True)[0].norm()) for name, term in terms.items()}
 
 
-def test_all_are_taken_at_the_embedding_where_a_term_compares_layers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("terms", "at"), [(MIXTURE, "embedding"), (MIXTURE[:2], "last")])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_they_are_taken_at_the_embedding_where_a_term_compares_layers_else_at_the_last_states(
+    tmp_path: Path, terms: Any, at: str, frozen: bool
+) -> None:
     """Three rows have 50 labels or so, of which none is left out."""
-    found = report_norms(tmp_path, MIXTURE, make_model(1, tied=False), batch=3)
-    assert found == pytest.approx(compute_norms(make_model(1, tied=False), 3, "embedding"), rel=1e-4)
-
-
-def test_frozen_embeddings_make_no_difference(tmp_path: Path) -> None:
     student = make_model(1, tied=False)
-    student.model.embedding.weight.requires_grad_(False)
-    found = report_norms(tmp_path, MIXTURE, student, batch=3)
-    assert found == pytest.approx(compute_norms(make_model(1, tied=False), 3, "embedding"), rel=1e-4)
-
-
-def test_they_are_taken_at_the_last_states_where_none_does(tmp_path: Path) -> None:
-    found = report_norms(tmp_path, MIXTURE[:2], make_model(1), batch=3)
-    assert found == pytest.approx(compute_norms(make_model(1), 3, "last"), rel=1e-4)
+    student.model.embedding.weight.requires_grad_(not frozen)
+    found = report_norms(tmp_path, terms, student, batch=3)
+    assert found == pytest.approx(compute_norms(make_model(1, tied=False), 3, at), rel=1e-4)
 
 
 def test_some_rows_stand_for_all(tmp_path: Path) -> None:
@@ -117,24 +104,22 @@ class OneBackward(torch.nn.Module):
         return result
 
 
-def test_kernels_that_allow_one_backward_pass_train_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("student", "other", "settings"),
+    [
+        ({}, OneBackward(), ({"gradient_norms_every": 1}, {"gradient_norms_every": 1})),
+        ({"dropout": 0.2}, None, ({"gradient_norms_every": 1}, {"gradient_norms_every": 1000})),
+    ],
+    ids=["kernels that allow one backward pass", "norms taken at each step or not"],
+)
+def test_taking_norms_does_not_change_training(
+    tmp_path: Path, student: dict[str, Any], other: torch.nn.Module | None, settings: tuple[dict[str, Any], ...]
+) -> None:
     weights = []
-    for name, layer in (("plain", torch.nn.Identity()), ("once", OneBackward())):
-        student, folder = make_model(1), tmp_path / name
-        student.model.dropout = layer
-        phase = make_phase(folder, MIXTURE, {"teacher": TinyTeacher(make_model(99), layers=(0,))}, steps=2)
-        run = make_run(folder / "run", mixture(), say=lambda _: None)
-        make_trainer(gradient_norms_every=1).kdtool_train(run, phase, student)
-        weights.append(student.model.state_dict())
-    assert all(weight.equal(weights[1][name]) for name, weight in weights[0].items())
-
-
-def test_a_phase_trains_the_same_whether_norms_are_taken_or_not(tmp_path: Path) -> None:
-    weights = []
-    for every in (1, 1000):
-        student, folder = make_model(1, dropout=0.2), tmp_path / str(every)
-        phase = make_phase(folder, MIXTURE, {"teacher": TinyTeacher(make_model(99), layers=(0,))}, steps=4)
-        run = make_run(folder / "run", mixture(), say=lambda _: None)
-        make_trainer(gradient_norms_every=every).kdtool_train(run, phase, student)
-        weights.append(student.model.state_dict())
+    for number, each in enumerate(settings):
+        model = make_model(1, **student)
+        if number and other is not None:
+            model.model.dropout = other
+        train(tmp_path / str(number), model, steps=4, **each)
+        weights.append(model.model.state_dict())
     assert all(weight.equal(weights[1][name]) for name, weight in weights[0].items())

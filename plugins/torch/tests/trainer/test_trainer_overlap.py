@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
 import torch
-from kdtool_testing import make_run
 from kdtool_torch.stats import OVERLAP_FIGURES, overlaps
 from kdtool_torch.trainer.loop import TrainingLoop
 from kdtool_torch.trainer.progress import EarlyVerdict, Growth
 from torch import Tensor
-from trainer_models import MIXTURE, TinyTeacher, make_model, make_phase, make_rows, make_trainer, mixture
+from trainer_models import MIXTURE, TinyTeacher, interrupted, make_model, make_rows, reports_of, train_terms
 
 STEPS = 200
 
@@ -93,72 +90,56 @@ def test_a_small_growth_is_seldom_missed_at_any_noise(noise: float) -> None:
     assert alarms < 0.04 * 2000
 
 
-class EnoughError(Exception):
-    """Ends a phase after its verdict."""
-
-
-def train(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, until: int = 11, **settings: Any
-) -> tuple[list[str], TrainingLoop]:
+def train(folder: Path, until: int = 11, **settings: Any) -> tuple[list[str], TrainingLoop]:
     """Train a student that is a teacher with noise until some step; return what was said, and the loop."""
     student, said, loops = make_model(99), list[str](), list[TrainingLoop]()
     torch.manual_seed(0)
     for weight in student.model.parameters():
         weight.data += 0.3 * torch.randn_like(weight)
-    ended = TrainingLoop.end_step
 
-    def end_step(self: TrainingLoop, step: int) -> bool:
-        loops.append(self)
-        continues = ended(self, step)
-        if step == until:
-            raise EnoughError
-        return continues
+    def enough(loop: TrainingLoop, step: int) -> bool:
+        loops.append(loop)
+        return step == until
 
-    teacher = TinyTeacher(make_model(99), top_k=settings.pop("top_k", 0))
-    phase = make_phase(folder, MIXTURE[:2], {"teacher": teacher}, steps=STEPS, rows=make_rows(80))
-    run = make_run(folder / "run", mixture(), say=said.append)
     settings = {"batch": 4, "warmup": 0.0, "learning_rate": 1e-2, "checkpoint_every": 3, **settings}
-    with monkeypatch.context() as patched:
-        patched.setattr(TrainingLoop, "end_step", end_step)
-        with pytest.raises(EnoughError):
-            make_trainer(**settings).kdtool_train(run, phase, student)
+    teacher = TinyTeacher(make_model(99), top_k=settings.pop("top_k", 0))
+    given: dict[str, Any] = {"student": student, "teacher": teacher, "steps": STEPS, "rows": make_rows(80)}
+    with interrupted(enough):
+        train_terms(folder, MIXTURE[:2], say=said.append, **given, **settings)
     return [text for text in said if text.startswith("overlap")], loops[-1]
 
 
 @pytest.mark.parametrize("top_k", [0, 8])
-def test_a_student_that_learns_is_not_flagged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, top_k: int) -> None:
-    (said,), loop = train(tmp_path, monkeypatch, top_k=top_k, stop_hopeless=True)
+def test_a_student_that_learns_is_not_flagged(tmp_path: Path, top_k: int) -> None:
+    (said,), loop = train(tmp_path, top_k=top_k, stop_hopeless=True)
     assert "after step 10" in said
     assert said.endswith("it grows")
     assert not loop.progress.hopeless
-    lines = [json.loads(line) for line in (tmp_path / "checkpoints" / "history.jsonl").read_text("utf-8").splitlines()]
-    figures = {line["step"]: line["figures"] for line in lines}
+    figures = {report["step"]: report["figures"] for report in reports_of(tmp_path)}
     assert [step for step, found in figures.items() if found] == [1, 10]
     assert set(figures[1]) == set(OVERLAP_FIGURES)
     assert all(0 < value < 1 for value in figures[10].values())
 
 
-def test_a_student_that_does_not_learn_is_flagged_in_the_first_twentieth(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (said,), loop = train(tmp_path, monkeypatch, learning_rate=1e-12)
+def test_a_student_that_does_not_learn_is_flagged_in_the_first_twentieth(tmp_path: Path) -> None:
+    (said,), loop = train(tmp_path, learning_rate=1e-12)
     assert "did not grow in the first 5 % of the steps" in said
     assert loop.progress.hopeless == said
     with pytest.raises(kdtool.UsageError, match=r"did not grow .* stop_hopeless: true"):
-        train(tmp_path / "stopped", monkeypatch, learning_rate=1e-12, stop_hopeless=True)
+        train(tmp_path / "stopped", learning_rate=1e-12, stop_hopeless=True)
 
 
-def test_a_resumed_phase_comes_to_the_same_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, _ = train(tmp_path / "whole", monkeypatch)
-    assert train(tmp_path / "killed", monkeypatch, until=8)[0] == []
-    assert train(tmp_path / "killed", monkeypatch)[0] == whole
+def test_a_resumed_phase_comes_to_the_same_verdict(tmp_path: Path) -> None:
+    whole, _ = train(tmp_path / "whole")
+    assert train(tmp_path / "killed", until=8)[0] == []
+    assert train(tmp_path / "killed")[0] == whole
     assert len(whole) == 1
 
 
 def test_the_verdict_changes_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, judged = train(tmp_path / "judged", monkeypatch)
+    _, judged = train(tmp_path / "judged")
     monkeypatch.setattr(EarlyVerdict, "begin", lambda *_: None)
-    said, plain = train(tmp_path / "plain", monkeypatch)
+    said, plain = train(tmp_path / "plain")
     assert said == []
     for one, other in zip(judged.module.parameters(), plain.module.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -166,9 +147,7 @@ def test_the_verdict_changes_no_weight(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_without_the_teachers_likeliest_tokens_it_is_said_to_be_missing(tmp_path: Path) -> None:
     said = list[str]()
-    terms = [replace(MIXTURE[2], weight=1.0)]
-    phase = make_phase(tmp_path, terms, {"teacher": TinyTeacher(make_model(99), layers=(0,))}, steps=1)
-    trained = make_trainer().kdtool_train(make_run(tmp_path / "run", mixture(), say=said.append), phase, make_model(1))
+    teacher = TinyTeacher(make_model(99), layers=(0,))
+    train_terms(tmp_path, MIXTURE[2:], teacher=teacher, say=said.append, steps=1)
     assert any(text.startswith("overlap: not measured") for text in said)
-    assert trained is not None
-    assert json.loads(trained.history.read_text("utf-8"))["figures"] == {}
+    assert reports_of(tmp_path)[0]["figures"] == {}

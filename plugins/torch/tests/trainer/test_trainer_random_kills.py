@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from multiprocessing.connection import wait
@@ -15,7 +14,8 @@ from time import perf_counter
 import pytest
 import torch
 from safetensors.torch import load_file
-from trainer_process import free_port, start, train_long
+from trainer_models import reports_of
+from trainer_process import free_port, start, train_until_as_rank
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
@@ -32,7 +32,9 @@ def attempt(folder: Path, world: int, elastic: bool, sharding: str, victim: int 
     """
     folder.mkdir(exist_ok=True)
     before, port = last_step(folder), free_port()
-    ranks = [start(train_long, folder, elastic, sharding, rank, world, port) for rank in range(world)]
+    ranks = [
+        start(train_until_as_rank, folder, None, sharding, elastic, 40, rank, world, port) for rank in range(world)
+    ]
     while last_step(folder) == before and not wait([ranks[victim].sentinel], 0.01):
         pass
     began = perf_counter()
@@ -54,8 +56,7 @@ def last_step(folder: Path) -> int:
 
 def history(folder: Path) -> list[list[float]]:
     """Return each step's number, tokens, loss and gradient norm."""
-    lines = (folder / "checkpoints" / "history.jsonl").read_text(encoding="utf-8").splitlines()
-    return [[report[name] for name in ("step", "tokens", "loss", "gradient_norm")] for report in map(json.loads, lines)]
+    return [[report[name] for name in ("step", "tokens", "loss", "gradient_norm")] for report in reports_of(folder)]
 
 
 def require_same(whole: Path, killed: Path, exact: bool) -> float:

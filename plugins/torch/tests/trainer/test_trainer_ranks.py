@@ -21,15 +21,14 @@ from kdtool_torch.trainer import checkpoint, parallel
 from kdtool_torch.trainer.parallel import Sharding
 from safetensors.torch import load_file
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
-from trainer_models import make_model, make_trainer
+from trainer_models import make_model, make_trainer, reports_of
 from trainer_process import (
     start_ranks,
     train_as_rank,
-    train_elastic,
     train_in_dtypes,
     train_noting,
-    train_rank_until,
     train_small,
+    train_until_as_rank,
     train_with_a_culprit,
 )
 
@@ -42,9 +41,8 @@ def trained(folder: Path, tied: bool, twice: bool, world: int, sharding: str = "
 
 def figures(folder: Path) -> list[float]:
     """Return all that was reported of each step, but for its time."""
-    lines = (folder / "checkpoints" / "history.jsonl").read_text(encoding="utf-8").splitlines()
     found = []
-    for report in map(json.loads, lines):
+    for report in reports_of(folder):
         terms = [figure for term in report["terms"].values() for figure in term.values()]
         found += [report[name] for name in ("step", "tokens", "loss", "learning_rate", "gradient_norm")] + terms
     return [-1.0 if figure is None else figure for figure in found]
@@ -84,7 +82,7 @@ def test_two_processes_learn_each_on_what_its_student_writes(tmp_path: Path) -> 
 
 
 def run_ranks(folder: Path, when: str | None, sharding: str = "full") -> list[int]:
-    return start_ranks(train_rank_until, 2, folder, when, sharding)
+    return start_ranks(train_until_as_rank, 2, folder, when, sharding, False, 14)
 
 
 @pytest.mark.slow
@@ -104,7 +102,7 @@ def test_a_divided_phase_that_is_killed_ends_with_the_same_bits(tmp_path: Path) 
 
 def run_elastic(folder: Path, world: int, when: str | None, sharding: str = "off") -> bool:
     """Run some processes, and return whether they were not killed."""
-    return start_ranks(train_elastic, world, folder, when, sharding) == [0] * world
+    return start_ranks(train_until_as_rank, world, folder, when, sharding, True, 14) == [0] * world
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ Against plain autograd on full logits in float64, which shares no code with the 
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,22 +14,22 @@ import kdtool
 import pytest
 import torch
 import torch.nn.functional as F
-from kdtool_testing import ListSource, make_run
+from kdtool_testing import ListSource
 from kdtool_torch import collate
-from kdtool_torch.inputs import RowsInOrder
 from torch import Tensor
 from trainer_models import (
     LENGTH,
     MIXTURE,
-    VOCABULARY,
     TinyModel,
     TinyTeacher,
+    first_batch,
     first_gradients,
+    full_logits,
     make_model,
-    make_phase,
     make_rows,
-    make_trainer,
     mixture,
+    reports_of,
+    train_terms,
 )
 
 WHOLE = kdtool.LossTerm("losses.whole", "whole", 0.2)
@@ -54,22 +53,15 @@ def rows_with_rejected() -> ListSource:
     return ListSource([replace(row, columns={"rejected": [int(one == 1) for one in row.document]}) for row in rows])
 
 
-def first_rows() -> list[kdtool.Row]:
-    """Return those of the first step."""
-    order = RowsInOrder(rows_with_rejected(), PLACES, 0)
-    return [order[place] for place in range(PLACES)]
-
-
 def oracle(student: TinyModel) -> tuple[dict[str, float], dict[str, float], dict[str, Tensor]]:
     """Return values, gradient norms and the gradients of the first step over all its rows at once, in float64."""
     student, teacher = copy.deepcopy(student), copy.deepcopy(make_model(99))
     student.model.double(), teacher.model.double()
-    batch = collate(first_rows())
+    batch = first_batch(PLACES, rows_with_rejected())
     ours, theirs = student.model.states(batch), teacher.model.states(batch)
     asked = batch.labels != -100
     kept = asked & (batch.document == 0)
-    z = F.linear(ours[-1], student.model.head.weight)[kept][:, :VOCABULARY]
-    t = F.linear(theirs[-1], teacher.model.head.weight)[kept][:, :VOCABULARY]
+    z, t = full_logits(student, ours[-1])[kept], full_logits(teacher, theirs[-1])[kept]
     count = int(kept.sum())
     assert 0 < count < int(asked.sum())
     kl = F.kl_div((z / 2).log_softmax(-1), (t / 2).log_softmax(-1), log_target=True, reduction="sum") / count
@@ -91,15 +83,14 @@ def oracle(student: TinyModel) -> tuple[dict[str, float], dict[str, float], dict
 def first_step(folder: Path, student: TinyModel, **settings: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the first report and the gradients of the first step."""
     components = {**mixture(project=False), "losses.whole": Whole(Whole.Config())}
-    signals = {"teacher": TinyTeacher(make_model(99), layers=(0,))}
-    phase = make_phase(folder, (*MIXTURE, WHOLE), signals, steps=1, rows=rows_with_rejected())
+    options: dict[str, Any] = {
+        "student": student,
+        "teacher": TinyTeacher(make_model(99), layers=(0,)),
+        "rows": rows_with_rejected(),
+    }
     with first_gradients(student.model) as gradients:
-        trained = make_trainer(gradient_clip=0.0, **settings).kdtool_train(
-            make_run(folder / "run", components), phase, student
-        )
-    assert trained is not None
-    (line,) = trained.history.read_text(encoding="utf-8").splitlines()
-    return json.loads(line), gradients
+        train_terms(folder, (*MIXTURE, WHOLE), components, steps=1, gradient_clip=0.0, **options, **settings)
+    return reports_of(folder)[0], gradients
 
 
 SLOW = (pytest.mark.slow, pytest.mark.filterwarnings("ignore"))  # compilers' own warnings
@@ -122,7 +113,7 @@ def test_tokens_of_rejected_text_are_left_out(tmp_path: Path, settings: dict[str
     if settings["batch"] == 4:  # of several micro-batches, norms are of each apart
         for name in LABELS:
             assert report["terms"][name]["gradient_norm"] == pytest.approx(norms[name], rel=1e-4), name
-    batch = collate(first_rows())
+    batch = first_batch(PLACES, rows_with_rejected())
     assert report["tokens"] == int(((batch.labels != -100) & (batch.document == 0)).sum())
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name].double(), gradient, atol=1e-6, rtol=1e-4)
@@ -130,8 +121,6 @@ def test_tokens_of_rejected_text_are_left_out(tmp_path: Path, settings: dict[str
 
 def test_a_row_with_nothing_to_imitate_is_no_error(tmp_path: Path) -> None:
     rows = [replace(row, columns={"rejected": [int(i > 0)] * LENGTH}) for i, row in enumerate(make_rows(4).rows)]
-    phase = make_phase(tmp_path, (MIXTURE[1], WHOLE), steps=1, rows=ListSource(rows))
-    run = make_run(tmp_path / "run", {**mixture(), "losses.whole": Whole(Whole.Config())})
-    trained = make_trainer(batch=1, accumulation=4).kdtool_train(run, phase, make_model(1))
-    assert trained is not None
+    losses, given = {"losses.whole": Whole(Whole.Config())}, ListSource(rows)
+    trained = train_terms(tmp_path, (MIXTURE[1], WHOLE), losses, steps=1, rows=given, batch=1, accumulation=4)
     assert trained.tokens == int((collate(rows[:1]).labels != -100).sum())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from functools import partial
 from pathlib import Path
@@ -11,15 +10,17 @@ from typing import Any
 import kdtool
 import pytest
 import torch
+import trainer_models
 from kdtool._store.files import discard_uncommitted
 from kdtool_torch.trainer import checkpoint
+from kdtool_torch.trainer import train as train_module
 from kdtool_torch.trainer.checkpoint import stored_tensors
-from trainer_models import TinyModel, make_model
+from trainer_models import TinyModel, interrupted, make_model, train
 from trainer_process import start, train_small, train_until
 
 
-def process(folder: Path, *when: str, twice: bool = False, **settings: Any) -> int:
-    started = start(partial(train_until, **settings), folder, *(when or (None,)), twice)
+def process(folder: Path, *when: str, **settings: Any) -> int:
+    started = start(partial(train_until, **settings), folder, *(when or (None,)))
     started.join(120)
     assert when or started.exitcode == 0
     return int(started.exitcode)
@@ -32,72 +33,49 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def steps_of(folder: Path) -> list[int]:
-    lines = (folder / "checkpoints" / "history.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["step"] for line in lines]
-
-
 def reports_of(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "checkpoints" / "history.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{**json.loads(line), "seconds": 0, "memory": 0} for line in lines]
+    return [{**report, "seconds": 0, "memory": 0} for report in trainer_models.reports_of(folder)]
+
+
+WATCHED = {"every": 1, "evaluators": ("wave",), "watch": "wave.height", "patience": 4}
+KILLED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "once": ({}, ("step 7",)),
+    "three times": ({}, ("step 2", "saving 9", "step 13")),
+    "with two passes": ({"twice": True}, ("step 7",)),
+    "on text of the student's own": ({"on_policy": {"fraction": 0.5, "tokens": 6}}, ("step 5", "saving 9")),
+    "validated": ({"validation": WATCHED}, ("step 4", "saving 9", "step 11")),
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [("step 7",), ("step 2", "saving 9", "step 13")])
-def test_a_killed_phase_ends_with_the_same_bits(uninterrupted: Path, tmp_path: Path, kills: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("case", KILLED)
+def test_a_killed_phase_ends_with_the_same_bits(uninterrupted: Path, tmp_path: Path, case: str) -> None:
+    settings, kills = KILLED[case]
+    whole, killed = tmp_path / "whole" if settings else uninterrupted, tmp_path / "killed"
+    if settings:
+        process(whole, **settings)
     for when in kills:
-        assert process(tmp_path, when) != 0
-    process(tmp_path)
-    assert (tmp_path / "final.safetensors").read_bytes() == (uninterrupted / "final.safetensors").read_bytes()
-    assert (tmp_path / "tokens.txt").read_text() == (uninterrupted / "tokens.txt").read_text()
-    assert steps_of(tmp_path) == list(range(1, 15))
-    assert reports_of(tmp_path) == reports_of(uninterrupted)
-
-
-@pytest.mark.slow
-def test_a_killed_phase_of_two_passes_ends_with_the_same_bits(tmp_path: Path) -> None:
-    process(tmp_path / "whole", twice=True)
-    assert process(tmp_path / "killed", "step 7", twice=True) != 0
-    process(tmp_path / "killed", twice=True)
-    whole, resumed = (tmp_path / name for name in ("whole", "killed"))
-    assert (resumed / "final.safetensors").read_bytes() == (whole / "final.safetensors").read_bytes()
-    assert reports_of(resumed) == reports_of(whole)
-
-
-@pytest.mark.slow
-def test_a_killed_phase_on_text_of_its_own_ends_with_the_same_bits(tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    own = {"fraction": 0.5, "tokens": 6}
-    process(whole, on_policy=own)
-    for when in ("step 5", "saving 9"):
-        assert process(killed, when, on_policy=own) != 0
-    process(killed, on_policy=own)
+        assert process(killed, when, **settings) != 0
+    process(killed, **settings)
     assert (killed / "final.safetensors").read_bytes() == (whole / "final.safetensors").read_bytes()
     assert reports_of(killed) == reports_of(whole)
+    assert [report["step"] for report in reports_of(killed)] == list(range(1, len(reports_of(killed)) + 1))
     said = (whole / "tokens.txt").read_text(encoding="utf-8")
-    assert "of 28 micro-batches were on-policy" in said
-    assert "on_policy: 0 " not in said
     assert (killed / "tokens.txt").read_text(encoding="utf-8") == said
+    if case == "on text of the student's own":
+        assert "of 28 micro-batches were on-policy" in said
+        assert "on_policy: 0 " not in said
+    if case == "validated":
+        heights = [report["metrics"]["wave.height"] for report in reports_of(whole)]
+        best = heights.index(max(heights)) + 1
+        assert f"wave.height was best after step {best} " in said
+        assert len(heights) == min(14, best + 4)
 
 
 @pytest.mark.slow
-def test_a_killed_phase_that_is_validated_ends_with_the_same_bits(uninterrupted: Path, tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    validation = {"every": 1, "evaluators": ("wave",)}
-    process(whole, validation=validation)
-    assert (whole / "final.safetensors").read_bytes() == (uninterrupted / "final.safetensors").read_bytes()
-    validation |= {"watch": "wave.height", "patience": 4}
-    shutil.rmtree(whole)
-    process(whole, validation=validation)
-    for when in ("step 4", "saving 9", "step 11"):
-        assert process(killed, when, validation=validation) != 0
-    process(killed, validation=validation)
-    assert (killed / "final.safetensors").read_bytes() == (whole / "final.safetensors").read_bytes()
-    assert reports_of(killed) == reports_of(whole)
-    heights = [report["metrics"]["wave.height"] for report in reports_of(whole)]
-    best = heights.index(max(heights)) + 1
-    assert f"wave.height was best after step {best} " in (whole / "tokens.txt").read_text(encoding="utf-8")
-    assert len(heights) == min(14, best + 4)
+def test_validation_that_nothing_depends_on_changes_no_bit(uninterrupted: Path, tmp_path: Path) -> None:
+    process(tmp_path, validation={"every": 1, "evaluators": ("wave",)})
+    assert (tmp_path / "final.safetensors").read_bytes() == (uninterrupted / "final.safetensors").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -202,3 +180,21 @@ def test_a_folder_of_the_same_step_is_replaced_and_old_ones_go(tmp_path: Path) -
         make_checkpoint(tmp_path, step)
     checkpoint.rotate_checkpoints(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-10", "checkpoint-9"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(torch.float16, torch.bfloat16), (torch.bfloat16, torch.float16), (torch.bfloat16, torch.float32)],
+)
+def test_a_phase_does_not_go_on_in_another_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: torch.dtype, second: torch.dtype
+) -> None:
+    settings: dict[str, Any] = {"steps": 8, "batch": 2, "checkpoint_every": 2, "dtype": "auto"}
+    monkeypatch.setattr(train_module, "chosen_dtype", lambda *_: first)  # as `auto` on another machine
+    with interrupted(after=5):
+        train(tmp_path, make_model(1), **settings)
+    monkeypatch.setattr(train_module, "chosen_dtype", lambda *_: second)
+    names = [str(dtype).removeprefix("torch.") for dtype in (first, second)]
+    words = rf"started in {names[0]} and cannot resume in {names[1]}, .*checkpoints$"
+    with pytest.raises(kdtool.UsageError, match=words):
+        train(tmp_path, make_model(1), **settings)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import sin
@@ -13,12 +14,15 @@ from typing import Any
 import kdtool
 import pytest
 import torch
+import torch.nn.functional as F
 from kdtool._contract.signals import alternatives
 from kdtool._store.files import discard_uncommitted
 from kdtool_testing import ByteTokenizer, ListSource, generate_plainly, make_run
+from kdtool_torch import collate
 from kdtool_torch.inputs import RowsInOrder
 from kdtool_torch.objective import DistillationModule
 from kdtool_torch.trainer import StandardTrainer
+from kdtool_torch.trainer.loop import TrainingLoop
 from kdtool_torch.trainer.parallel import whole
 from safetensors.torch import save_model
 from torch import Tensor, nn
@@ -134,6 +138,20 @@ def make_model(seed: int, **options: Any) -> TinyModel:
     torch.manual_seed(seed)
     head = {key: options.pop(key) for key in ("scale", "soft_cap") if key in options}
     return TinyModel(Blocks(**options), **head)
+
+
+HEADS: dict[str, dict[str, Any]] = {
+    "tied": {"tied": True},
+    "untied": {"tied": False},
+    "with bias, scale and cap": {"tied": False, "bias": True, "scale": 0.7, "soft_cap": 3.0},
+}
+"""Options of `make_model`."""
+
+
+def full_logits(model: TinyModel, last: Tensor) -> Tensor:
+    """Return all logits of states at once, as the tests' references do."""
+    z = F.linear(last, model.model.head.weight, model.model.head.bias)[..., :VOCABULARY] * model.scale
+    return z if model.soft_cap is None else model.soft_cap * torch.tanh(z / model.soft_cap)
 
 
 class TinyTeacher:
@@ -331,6 +349,18 @@ def make_phase(
     )
 
 
+def first_batch(rows: int = 4, of: ListSource | None = None) -> kdtool.Batch:
+    """Return the rows of the first step of training on `make_rows(12)`, or on others."""
+    order = RowsInOrder(of or make_rows(12), rows, 0)
+    return collate([order[place] for place in range(rows)])
+
+
+def reports_of(folder: Path) -> list[dict[str, Any]]:
+    """Return what was reported of each step of a phase."""
+    lines = (folder / "checkpoints" / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def make_trainer(**settings: Any) -> StandardTrainer:
     return StandardTrainer(StandardTrainer.Config(**{"dtype": "float32", "compile": "off", **settings}))
 
@@ -382,6 +412,50 @@ def train(
     trained = make_trainer(**settings).kdtool_train(info, phase, student)
     assert trained is not None
     return trained
+
+
+def train_terms(
+    folder: Path,
+    terms: Sequence[kdtool.LossTerm],
+    components: Mapping[str, Any] | None = None,
+    *,
+    student: TinyModel | None = None,
+    teacher: Any = None,
+    say: Callable[[str], None] = lambda _: None,
+    steps: int = 3,
+    rows: ListSource | None = None,
+    **settings: Any,
+) -> kdtool.Trained:
+    """Train with terms of choice; `components` come in addition to those of the mixture."""
+    signals = {} if teacher is None else {"teacher": teacher}
+    phase = make_phase(folder, terms, signals, steps, rows)
+    run = make_run(folder / "run", {**mixture(), **(components or {})}, say=say)
+    trained = make_trainer(**settings).kdtool_train(run, phase, student or make_model(1))
+    assert trained is not None
+    return trained
+
+
+@contextmanager
+def interrupted(after: int | Callable[[TrainingLoop, int], bool]) -> Iterator[None]:
+    """Interrupt training after a step, or after the first one of which a function says so; it must happen."""
+    ended = TrainingLoop.end_step
+
+    def end_step(self: TrainingLoop, step: int) -> bool:
+        continues = ended(self, step)
+        if step == after if isinstance(after, int) else after(self, step):
+            raise KeyboardInterrupt
+        return continues
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingLoop, "end_step", end_step)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+
+def worst_difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """Return the greatest relative difference of a parameter's gradient."""
+    assert found.keys() == expected.keys()
+    return max(float((found[n].double() - expected[n]).norm() / expected[n].norm()) for n in expected)
 
 
 @contextmanager

@@ -221,48 +221,32 @@ def train_as_rank(
         (folder / "tokens.txt").write_text(str(trained.tokens), encoding="utf-8")
 
 
-def train_rank_until(
-    folder: Path, when: str | None, sharding: str, rank: int = 0, world: int = 1, port: int = 0
+def train_until_as_rank(
+    folder: Path,
+    when: str | None,
+    sharding: str,
+    elastic: bool,
+    steps: int,
+    rank: int = 0,
+    world: int = 1,
+    port: int = 0,
 ) -> None:
-    """As `train_until`, as one of `world` processes; rank 0 kills itself, and the test the others, as torchrun does."""
-    if when and rank == 0:
-        arm(when)
-    student = make_model(1, dropout=0.2)
-    with as_rank(rank, world, port) as run:
-        train_small(folder, student, accumulation=1, run=run, sharding=sharding)
-    if rank == 0:
-        save_model(student.model, str(folder / "final.safetensors"))
+    """As `train_until`, as one of `world` processes; rank 0 kills itself, and the test the others, as torchrun does.
 
-
-def train_elastic(folder: Path, when: str | None, sharding: str, rank: int = 0, world: int = 1, port: int = 0) -> None:
-    """As `train_rank_until`, eight rows a step with any number of processes, two on each machine; without dropout.
-
-    Rank 0 writes the gradients of the first step that is made here.
+    `elastic`: eight rows a step with any number of processes, two on each machine, and without dropout. Rank 0 writes the
+    gradients of the first step that is made here, too.
     """
     if when and rank == 0:
         arm(when)
-    student = make_model(1)
-    os.environ["LOCAL_WORLD_SIZE"] = "2"
+    student = make_model(1, dropout=0.0 if elastic else 0.2)
+    shared: dict[str, Any] = {"rows_per_step": 8} if elastic else {}
+    if elastic:
+        os.environ["LOCAL_WORLD_SIZE"] = "2"
     with as_rank(rank, world, port) as run, first_gradients(student.model) as gradients:
-        train(
-            folder, student, steps=14, rows_per_step=8, batch=2, checkpoint_every=3, log_every=1, run=run,
-            sharding=sharding,
-        )  # fmt: skip
+        options: dict[str, Any] = {"steps": steps, "batch": 2, "checkpoint_every": 3, "log_every": 1, **shared}
+        train(folder, student, run=run, sharding=sharding, **options)
     if rank == 0:
         save_file(gradients, str(folder / "gradients.safetensors"))
-        save_model(student.model, str(folder / "final.safetensors"))
-
-
-def train_long(folder: Path, elastic: bool, sharding: str, rank: int = 0, world: int = 1, port: int = 0) -> None:
-    """Train for 40 steps with a checkpoint at every third, to be killed from outside.
-
-    `elastic`: eight rows a step with any number of processes, without dropout; else with dropout.
-    """
-    student = make_model(1, dropout=0.0 if elastic else 0.2)
-    shared: dict[str, Any] = {"rows_per_step": 8} if elastic else {"accumulation": 2}
-    with as_rank(rank, world, port) as run:
-        train(folder, student, steps=40, batch=2, checkpoint_every=3, log_every=1, run=run, sharding=sharding, **shared)
-    if rank == 0:
         save_model(student.model, str(folder / "final.safetensors"))
 
 
