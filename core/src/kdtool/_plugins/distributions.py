@@ -105,7 +105,7 @@ def install_command(requirement: str, *options: str) -> str:
         requirement: a name, with or without extras and versions.
         options: options for pip, such as `--upgrade`.
     """
-    name, extras = _canonical(re.split(r"[^\w.-]", requirement)[0]), "".join(re.findall(r"\[.*?\]", requirement))
+    name, extras = canonical(re.split(r"[^\w.-]", requirement)[0]), "".join(re.findall(r"\[.*?\]", requirement))
     folder, ours = _installed_from(name), not PUBLISHED and _is_of_project(name)
     if folder and not (extras and (ours or name == "kdtool")):
         packages = [f"{_path_for_pip(folder)}{extras}"]
@@ -171,7 +171,8 @@ def _path_for_pip(folder: Path) -> str:
     return f"./{folder.relative_to(here).as_posix()}" if folder.is_relative_to(here) else str(folder)
 
 
-def _canonical(name: str) -> str:
+def canonical(name: str) -> str:
+    """Return a distribution's name as package indexes compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -208,9 +209,8 @@ def points() -> tuple[EntryPoint, ...]:
 def find_misplaced(groups: Collection[str]) -> tuple[str, ...]:
     """Return a sentence for each entry point in an unknown group of ours."""
     return tuple(
-        f"{origin_of(point.dist).name} registers {point.name!r} under {point.group!r}, which is not an entry-point "
-        "group of kdtool; "
-        f"{did_you_mean(point.group, groups, what='groups', shown=20)}"
+        f"{origin_of(point.dist).name} registers {point.name!r} under {point.group!r}, which is not an entry-point group "
+        f"of kdtool; {did_you_mean(point.group, groups, what='groups', shown=20)}"
         for point in points()
         if point.group not in {*groups, DEFAULTS, STORES}
     )

@@ -29,6 +29,7 @@ from kdtool._errors import PluginError, UsageError, cause_of
 from kdtool._plugins.distributions import (
     DEFAULTS,
     Origin,
+    canonical,
     find_known,
     find_misplaced,
     install_command,
@@ -106,13 +107,9 @@ def find(kind: str, name: str) -> Entry:
         raise PluginError(f"{offers} both register {kind} {name!r}; write {choices}, or uninstall one of them")
     if ours := find_known(kind, name):
         raise UsageError(f"{kind} {name!r} is not installed; get it with: {install_command(ours.requirement)}")
-    suggestion = did_you_mean(
-        name, {*entries_by_name(kind), *known_components().get(kind, {})}, what=f"installed {GROUPS[kind][7:]}"
-    )
-    hints = [
-        suggestion or f"no {kind} is installed",
-        *(text for text in find_misplaced(GROUPS.values()) if repr(name) in text),
-    ]
+    there = {*entries_by_name(kind), *known_components().get(kind, {})}
+    suggestion = did_you_mean(name, there, what=f"installed {GROUPS[kind][7:]}") or f"no {kind} is installed"
+    hints = [suggestion, *(text for text in find_misplaced(GROUPS.values()) if repr(name) in text)]
     raise UsageError(f"no {kind} is called {name!r}; {'; '.join(hints)}")
 
 
@@ -133,7 +130,7 @@ def load(kind: str, use: str, folder: Path, announce: Callable[[str], None]) -> 
         return import_file(kind, os.path.expanduser(use), folder, announce)  # noqa: PTH111 - unlike Path's, it never raises
     point = EntryPoint(use, use, GROUPS[kind]) if ":" in use else find(kind, use).point
     cls, origin = import_point(kind, use, point)
-    return Loaded(cls, use, origin.name, origin.version)
+    return Loaded(cls, origin.name, origin.version)
 
 
 _IMPORT_LOCK = threading.RLock()
@@ -186,7 +183,7 @@ def import_file(kind: str, use: str, folder: Path, announce: Callable[[str], Non
     if cls is None:
         hint = did_you_mean(name, [key for key in vars(module) if not key.startswith("_")], what="it has")
         raise PluginError(f"{kind} {use!r}: {path_text} has no {name!r}; {hint}")
-    return Loaded(cls, use, "", "", path, hashlib.sha256(source).hexdigest())
+    return Loaded(cls, "", "", path, hashlib.sha256(source).hexdigest())
 
 
 @contextmanager
@@ -226,9 +223,8 @@ def _remedy(error: BaseException, origin: Origin) -> str:
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if not missing:
         return f"; try: {install_command(origin.name, '--no-deps', '--force-reinstall')}" if origin.name else ""
-    wanted = re.sub(r"[-_.]+", "-", missing.partition(".")[0]).lower()
     for requirement in origin.requires:
-        if re.sub(r"[-_.]+", "-", re.split(r"[\s;<>=!~\[(]", requirement)[0]).lower() == wanted:
+        if canonical(re.split(r"[\s;<>=!~\[(]", requirement)[0]) == canonical(missing.partition(".")[0]):
             return f"; try: {install_command(requirement.partition(';')[0].strip())}"
     return f"; the module {missing!r} is missing, and the requirements of the package do not list it"
 
@@ -238,7 +234,6 @@ class Loaded:
     """An imported component class with its origin. `source` is a local plugin's file, `digest` its SHA-256 as imported."""
 
     cls: type[Component]
-    use: str
     distribution: str
     version: str
     source: Path | None = None
