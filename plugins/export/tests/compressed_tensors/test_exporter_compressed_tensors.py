@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,6 @@ from torch import Tensor, nn
 class TestCompressedTensors(ExporterConformance):
     component = CompressedTensors
     entry_point = "compressed-tensors"
-
-
-class TestFourBits(TestCompressedTensors):
-    config = CompressedTensors.Config(scheme="w4a16")
-
-
-class TestEightBitWeights(TestCompressedTensors):
-    config = CompressedTensors.Config(scheme="w8a16")
 
 
 def export(folder: Path, scheme: Any, said: list[str] | None = None, **settings: Any) -> kdtool.Artifact:
@@ -151,10 +142,9 @@ def test_a_student_without_such_layers_is_refused_before_training(
 ) -> None:
     save_tiny(tmp_path / "untrained", layers=2, **student)
     exporter = CompressedTensors(CompressedTensors.Config(scheme=scheme))
-    run = make_run(tmp_path / "run")
-    exporter.kdtool_check(run, "start")
+    exporter.kdtool_check(make_run(tmp_path / "run"), "start")
     with pytest.raises(kdtool.UsageError, match=match):
-        exporter.kdtool_check(replace(run, untrained=tmp_path / "untrained"), "start")
+        exporter.kdtool_check(make_run(tmp_path / "run", untrained=tmp_path / "untrained"), "start")
 
 
 def test_a_folder_that_holds_another_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,11 @@ import pytest
 import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
+from gguf_runs import run_in
 from gguf_students import save_student
 from kdtool_export.gguf import GGUF, GGUFGrid
 from kdtool_export.gguf.settings import Mix, QuantisedMix
-from kdtool_testing import TransformConformance, make_run
+from kdtool_testing import TransformConformance
 from kdtool_testing.tiny_models import packed_batch, tiny_model
 from kdtool_torch import self_check
 from kdtool_transformers import TransformersModel
@@ -29,18 +30,6 @@ class TestGGUFGridConforms(TransformConformance):
 
     def student(self, folder: Path) -> kdtool.LanguageModel:
         return save_student(folder / "student")
-
-
-def run_in(folder: Path, **fields: Any) -> kdtool.RunInfo:
-    """Return a run with training text and other, held-out text."""
-    texts = {"train": "def f{n}(x):\n    return x + {n}\n", "test": "class C{n}:\n    value = {n}\n"}
-    examples = [
-        kdtool.Example(f"{split}-{n}", kdtool.Text(text.format(n=n)), split=split)  # type: ignore[arg-type]
-        for split, text in texts.items()
-        for n in range(20)
-    ]
-    folder.mkdir(exist_ok=True)
-    return make_run(folder, examples=examples, **fields)
 
 
 def on_grid(student: kdtool.LanguageModel, run: kdtool.RunInfo, **settings: Any) -> Iterator[kdtool.LanguageModel]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from kdtool_export.safetensors import Safetensors, _logits
 from kdtool_testing import ExporterConformance, make_run
 from kdtool_testing.tiny_models import save_tiny, tiny_model
-from kdtool_transformers import TransformersModel, open_model
+from kdtool_transformers import TransformersModel, TransformersRuntime, open_model
 from kdtool_transformers.card import known_terms, terms_of
 from safetensors.torch import load_file
 
@@ -28,6 +27,13 @@ class TestSafetensors(ExporterConformance):
 _APACHE = kdtool.Licensed(
     "teacher", kdtool.LicenceTerms("Apache-2.0", "https://example.org", ("name the source",)), ("signals",)
 )
+
+
+def export(folder: Path, *licences: kdtool.Licensed, **fields: Any) -> kdtool.Artifact:
+    """Export a tiny student of a run with these licences."""
+    save_tiny(folder / "trained")
+    run = make_run(folder / "run", licences=licences, **fields)
+    return Safetensors(Safetensors.Config()).kdtool_export(run, folder / "trained")
 
 
 @pytest.mark.parametrize(
@@ -55,44 +61,27 @@ def test_the_export_opens_again_in_its_dtype_where_that_is_fast(
         assert open_model(artifact.path, offline=True).model.dtype == stored
         assert runtime.model.model.dtype == (stored if fast else torch.float32)
         assert runtime.model.facts.copied_layers == (0, 1, 2, 3)
-        score, expected = next(runtime.score(["def f"])), next(_scores(trained))
+        score, expected = next(runtime.score(["def f"])), next(TransformersRuntime(trained).score(["def f"]))
         assert score.log_likelihood == pytest.approx(expected.log_likelihood, rel=0.05)
 
 
-def _scores(trained: Any) -> Any:
-    from kdtool_transformers import TransformersRuntime
-
-    return TransformersRuntime(trained).score(["def f"])
-
-
 def test_the_card_names_licence_and_use_and_its_lines_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_tiny(tmp_path / "trained")
-    run = make_run(tmp_path / "run", licences=(_APACHE,))
-    artifact = Safetensors(Safetensors.Config()).kdtool_export(run, tmp_path / "trained")
-    card = artifact.card
-    assert "\nlicense: apache-2.0\n" in card.partition("\n---\n")[0]
-    assert "name the source" in card
+    artifact = export(tmp_path, _APACHE)
+    assert "\nlicense: apache-2.0\n" in artifact.card.partition("\n---\n")[0]
+    assert "name the source" in artifact.card
     exec(artifact.how_to_use.replace("{path}", str(artifact.path)), {})  # noqa: S102 - the lines that a user would copy
     assert capsys.readouterr().out.startswith("def fibonacci")
-
-
-def test_without_any_licence_the_card_says_so(tmp_path: Path) -> None:
-    save_tiny(tmp_path / "trained")
-    artifact = Safetensors(Safetensors.Config()).kdtool_export(make_run(tmp_path / "run"), tmp_path / "trained")
-    card = artifact.card
-    assert "license: other" in card
-    assert "check before you publish" in card
+    unlicensed = export(tmp_path / "unlicensed").card
+    assert "license: other" in unlicensed
+    assert "check before you publish" in unlicensed
 
 
 def test_the_card_carries_on_what_the_terms_ask_for(tmp_path: Path) -> None:
-    llama = kdtool.Licensed(
-        "student", known_terms("llama3.2"), ("weights",), acknowledged="Llama 3.2 Community License"
-    )
+    said = "Llama 3.2 Community License"
+    llama = kdtool.Licensed("student", known_terms("llama3.2"), ("weights",), acknowledged=said)
     rail = kdtool.Licensed("teacher", known_terms("bigcode-openrail-m"), ("signals",), acknowledged="…")
     unused = kdtool.Licensed("teachers.other", kdtool.LicenceTerms("Own terms", restrictions=("none of ours",)))
-    save_tiny(tmp_path / "trained")
-    run = replace(make_run(tmp_path / "run", licences=(llama, rail, unused)), name="web")
-    artifact = Safetensors(Safetensors.Config()).kdtool_export(run, tmp_path / "trained")
+    artifact = export(tmp_path, llama, rail, unused, name="web")
     folder, card = artifact.path, artifact.card
     (folder / "README.md").write_text(card, encoding="utf-8")
     assert "\n# Llama-web\n" in card
@@ -111,11 +100,7 @@ def test_the_card_carries_on_what_the_terms_ask_for(tmp_path: Path) -> None:
 
 def test_the_card_says_what_was_done_against_the_terms(tmp_path: Path) -> None:
     said = "Llama 2 Community License, with permission for signals"
-    taken = kdtool.Licensed("teacher", known_terms("llama2"), ("signals",), ("signals",), said)
-    save_tiny(tmp_path / "trained")
-    run = make_run(tmp_path / "run", licences=(taken,))
-    artifact = Safetensors(Safetensors.Config()).kdtool_export(run, tmp_path / "trained")
-    card = artifact.card
+    card = export(tmp_path, kdtool.Licensed("teacher", known_terms("llama2"), ("signals",), ("signals",), said)).card
     assert f"the terms forbid taking signals; the maker of this model states: {said}" in card
     assert "\nlicense: llama2\n" in card.partition("\n---\n")[0]
 
@@ -149,9 +134,7 @@ def test_a_student_of_bfloat16_is_written_without_a_change(dtype: Any, written: 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX")
 def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
-    save_tiny(tmp_path / "trained")
-    artifact = Safetensors(Safetensors.Config()).kdtool_export(make_run(tmp_path), tmp_path / "trained")
-    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in artifact.path.iterdir()}
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in export(tmp_path).path.iterdir()}
     assert modes["model.safetensors"] == modes["config.json"] == 0o666 & ~_umask()
 
 
@@ -162,7 +145,6 @@ def _umask() -> int:
 
 
 def test_who_computes_in_few_bits_is_warned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_tiny(tmp_path / "trained")
     found: list[torch.dtype] = []
 
     def deviation(expected: torch.Tensor, written: Any) -> float:
@@ -171,8 +153,7 @@ def test_who_computes_in_few_bits_is_warned(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr("kdtool_export.safetensors._deviation", deviation)
     said: list[str] = []
-    run = make_run(tmp_path / "run", say=said.append)
-    artifact = Safetensors(Safetensors.Config()).kdtool_export(run, tmp_path / "trained")
+    artifact = export(tmp_path, say=said.append)
     card = artifact.card
     assert found == [torch.bfloat16, torch.float32]
     assert said == ["safetensors: computed in bfloat16, the student's logits deviate by 0.25 standard deviations"]

@@ -1,8 +1,11 @@
-"""What is written is compared with the student by logits, and columns are weighed by what they meet in training text."""
+"""What is written is compared with the student by logits, columns are weighed by what they meet in training text, and types
+of tensors are those that llama-quantize chooses."""
 
 from __future__ import annotations
 
 import errno
+import json
+from collections.abc import Iterator
 from dataclasses import replace
 from math import isnan
 from pathlib import Path
@@ -13,31 +16,25 @@ import kdtool
 import numpy as np
 import pytest
 import torch
-from gguf import GGUFReader
-from gguf_students import TEXTS, save_student
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader
+from gguf.quants import dequantize
+from gguf_runs import run_in, text_examples
+from gguf_students import save_student
 from kdtool_export.gguf import GGUF
-from kdtool_export.gguf.calibration import measure_importance, prepare, read_importance, write_importance
+from kdtool_export.gguf.calibration import (
+    measure_importance,
+    prepare,
+    read_importance,
+    windows_of,
+    write_importance,
+)
 from kdtool_export.gguf.checks import _compare_rows, _margin_of_mean, require_same
 from kdtool_export.gguf.files import write_gguf
-from kdtool_export.gguf.runtime import GGUFRuntime
+from kdtool_export.gguf.quantisation import ModelShape, encode, tensor_type
 from kdtool_export.gguf.settings import QUANTISED, Mix
 from kdtool_testing import make_run
-from kdtool_transformers import TransformersModel, TransformersRuntime
-
-TRAINED = [f"def f{n}(x):\n    return x + {n}\n" for n in range(40)]
-HELD_OUT = [f"class C{n}:\n    value = {n}\n" for n in range(20)]
-
-
-def run_in(folder: Path, **fields: Any) -> kdtool.RunInfo:
-    """Return a run with training text and other, held-out text."""
-    folder.mkdir(parents=True, exist_ok=True)
-    splits = {"train": TRAINED, "test": HELD_OUT}
-    examples = [
-        kdtool.Example(f"{split}-{n}", kdtool.Text(text), split=split)  # type: ignore[arg-type]
-        for split, texts in splits.items()
-        for n, text in enumerate(texts)
-    ]
-    return make_run(folder, examples=examples, **fields)
+from kdtool_testing.tiny_models import save_tiny
+from kdtool_transformers import TransformersModel
 
 
 @pytest.mark.parametrize("mix", get_args(Mix))
@@ -110,28 +107,7 @@ def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
         require_same(student, other, prepared, config)
 
 
-def test_a_vocabulary_with_padding_rows_is_compared_on_its_tokens(tmp_path: Path) -> None:
-    from kdtool_testing.tiny_models import save_tiny
-
-    student = save_student(tmp_path / "trained")
-    save_tiny(tmp_path / "trained", vocabulary=330, hidden_size=64, head_dim=16)
-    student.tokenizer.save(tmp_path / "trained")
-    artifact = GGUF(GGUF.Config(type="q8_0", threads=1)).kdtool_export(run_in(tmp_path / "run"), tmp_path / "trained")
-    assert artifact.path.is_file()
-
-
-@pytest.mark.parametrize("text", [TEXTS[0], TEXTS[1], "".join(TEXTS) * 30])
-def test_scores_of_any_length_are_the_student_s(text: str, tmp_path: Path) -> None:
-    student = save_student(tmp_path / "trained")
-    (expected,) = TransformersRuntime(student).score([text])
-    with GGUFRuntime(write_gguf(student, tmp_path / "a.gguf"), context=4096, threads=1) as opened:
-        (score, again) = opened.score([text, text])
-    assert score == again
-    assert (score.tokens, score.bytes) == (expected.tokens, expected.bytes)
-    assert score.log_likelihood == pytest.approx(expected.log_likelihood, rel=1e-3)
-
-
-def test_importance_is_the_mean_of_squared_inputs(tmp_path: Path) -> None:
+def test_importance_is_the_mean_of_squared_inputs_and_read_as_it_was_written(tmp_path: Path) -> None:
     student = save_student(tmp_path / "trained")
     student.model.float()
     windows = [[1, 2, 3, 4], [5, 6]]
@@ -144,43 +120,30 @@ def test_importance_is_the_mean_of_squared_inputs(tmp_path: Path) -> None:
     expected = torch.cat(seen).square().mean(0).detach().numpy()
     assert found["blk.1.ffn_down.weight"] == pytest.approx(expected, rel=1e-4)
     assert len(found) == 7 * student.model.config.num_hidden_layers
-
-
-def test_an_importance_matrix_is_read_as_it_was_written(tmp_path: Path) -> None:
-    student = save_student(tmp_path / "trained")
-    found = measure_importance(student, [[1, 2, 3]])
     write_importance(found, 3, "text", tmp_path / "a.gguf")
     again = read_importance(tmp_path / "a.gguf")
     assert {*again} == {*found}
     for name, values in found.items():
         assert again[name] == pytest.approx(values, rel=1e-5)
-    told = GGUFReader(tmp_path / "a.gguf")
-    assert {"imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"} <= {*told.fields}
+    fields = {"imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"}
+    assert fields <= {*GGUFReader(tmp_path / "a.gguf").fields}
 
 
 def test_text_that_is_measured_on_is_not_calibrated_on(tmp_path: Path) -> None:
-    from kdtool_export.gguf.calibration import windows_of
-
     student = save_student(tmp_path / "trained")
-    run = run_in(tmp_path / "run")
-    examples = [*run.texts.examples("train"), *run.texts.examples("test")]
+    examples = text_examples()
     twice = replace(examples[0], id="again", split="test")
-    (tmp_path / "two").mkdir()
-    run = make_run(tmp_path / "two", examples=[*examples, twice])
+    run = make_run(tmp_path, examples=[*examples, twice])
     calibrating, measured = windows_of(run, student.tokenizer, 0, calibrate=10**6, measure=10**6)
-    assert len(calibrating) == len(TRAINED) - 1
-    assert len(measured) == len(HELD_OUT) + 1
+    (train, test) = (sum(each.split == split for each in examples) for split in ("train", "test"))
+    assert (len(calibrating), len(measured)) == (train - 1, test + 1)
     assert not {*map(tuple, calibrating)} & {*map(tuple, measured)}
 
 
 def test_a_short_context_is_not_exceeded(tmp_path: Path) -> None:
-    from kdtool_testing.tiny_models import save_tiny
-
     student = save_tiny(tmp_path / "trained", "gpt2", vocabulary=260, max_position_embeddings=96)
-    (tmp_path / "run").mkdir()
     long = kdtool.Example("long", kdtool.Text("def f(): pass\n" * 40), split="test")
-    run = make_run(tmp_path / "run", examples=[long])
-    artifact = GGUF(GGUF.Config(type="f32")).kdtool_export(run, tmp_path / "trained")
+    artifact = GGUF(GGUF.Config(type="f32")).kdtool_export(make_run(tmp_path, examples=[long]), tmp_path / "trained")
     assert student.facts.context == 96
     assert artifact.path.is_file(), "llama.cpp would abort behind the last position"
 
@@ -190,11 +153,9 @@ def test_an_importance_matrix_of_another_model_is_refused_before_training(tmp_pa
     other = save_student(tmp_path / "other", hidden=96)
     write_importance(measure_importance(other, [[1, 2, 3]]), 3, "text", tmp_path / "other.gguf")
     exporter = GGUF(GGUF.Config(imatrix=str(tmp_path / "other.gguf")))
-    run = replace(make_run(tmp_path), untrained=tmp_path / "student")
-    with pytest.raises(
-        kdtool.UsageError, match=r"has 96 columns of blk\.0\..*, and the student's have 64.*imatrix: text"
-    ):
-        exporter.kdtool_check(run, "student")
+    said = r"has 96 columns of blk\.0\..*, and the student's have 64.*imatrix: text"
+    with pytest.raises(kdtool.UsageError, match=said):
+        exporter.kdtool_check(make_run(tmp_path, untrained=tmp_path / "student"), "student")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"GGUF", b"no model"])
@@ -218,18 +179,86 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert not [*run.folder.iterdir()]
 
 
-def test_a_low_type_gains_from_an_importance_matrix() -> None:
-    from gguf import GGMLQuantizationType
-    from gguf.quants import dequantize
-    from kdtool_export.gguf.quantisation import encode
+# Written by the program `llama-quantize` of the llama.cpp in llama-cpp-python 0.3.36: for each shape and type the bytes of
+# all tensors, and the type of each kind of matrix, layer by layer where layers differ.
+FIXTURE: dict[str, Any] = json.loads(Path(__file__).with_name("llama_quantize.json").read_text(encoding="utf-8"))
 
-    generator = np.random.default_rng(0)
-    weights = generator.normal(size=(128, 512)).astype(np.float32)
-    scale = np.exp(generator.normal(size=512)).astype(np.float32)
-    inputs = generator.normal(size=(256, 512)).astype(np.float32) * scale
-    kind = GGMLQuantizationType.Q2_K
-    errors = [
-        np.square(inputs @ (dequantize(encode(weights, kind, importance), kind) - weights).T).mean()
-        for importance in (None, np.square(inputs).mean(0))
+
+def sizes_of(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the names and sizes of a Llama's tensors."""
+    hidden, wide = config["hidden_size"], config["intermediate_size"]
+    heads, shared = (config[f"num_{part}_heads"] * config["head_dim"] for part in ("attention", "key_value"))
+    yield "token_embd.weight", (config["vocab_size"], hidden)
+    if not config["tie_word_embeddings"]:
+        yield "output.weight", (config["vocab_size"], hidden)
+    yield "output_norm.weight", (hidden,)
+    matrices = {
+        "attn_q": (heads, hidden),
+        "attn_k": (shared, hidden),
+        "attn_v": (shared, hidden),
+        "attn_output": (hidden, heads),
+        "ffn_gate": (wide, hidden),
+        "ffn_up": (wide, hidden),
+        "ffn_down": (hidden, wide),
+        "attn_norm": (hidden,),
+        "ffn_norm": (hidden,),
+    }
+    for layer in range(config["num_hidden_layers"]):
+        yield from ((f"blk.{layer}.{part}.weight", size) for part, size in matrices.items())
+
+
+@pytest.mark.parametrize(
+    ("shape", "file"), [(shape, file) for shape, told in FIXTURE.items() for file in told["files"]]
+)
+def test_types_and_sizes_are_those_of_llama_quantize(shape: str, file: str) -> None:
+    config, expected = FIXTURE[shape]["config"], FIXTURE[shape]["files"][file]
+    mix, _, weighted = file.partition(" ")
+    group = config["num_attention_heads"] // config["num_key_value_heads"]
+    model = ModelShape(config["num_hidden_layers"], group, config["tie_word_embeddings"])
+    found: dict[str, list[str]] = {}
+    total = 0
+    for name, size in sizes_of(config):
+        kind = tensor_type(mix, name, size, model, weighted=bool(weighted))
+        block, stored = GGML_QUANT_SIZES[kind]
+        total += int(np.prod(size)) // block * stored
+        if len(size) > 1:
+            found.setdefault(name.split(".")[2 if name.startswith("blk.") else 0], []).append(kind.name)
+    assert {part: kinds[0] if len({*kinds}) == 1 else " ".join(kinds) for part, kinds in found.items()} == expected[
+        "types"
     ]
-    assert errors[1] < 0.8 * errors[0]
+    assert total == expected["bytes"]
+
+
+@pytest.mark.parametrize(("kind", "deviation"), [("Q2_K", 0.3), ("Q4_K", 0.08), ("Q6_K", 0.02), ("IQ4_XS", 0.08)])
+def test_a_quantised_matrix_is_close_to_itself(kind: str, deviation: float) -> None:
+    values = np.random.default_rng(0).normal(size=(1100, 512)).astype(np.float32)  # more rows than one call takes
+    stored = GGMLQuantizationType[kind]
+    found = dequantize(encode(values, stored), stored)
+    assert np.sqrt(np.mean((found - values) ** 2)) < deviation
+    assert (encode(values, stored, threads=1) == encode(values, stored, threads=3)).all()
+
+
+def test_important_columns_are_kept_better() -> None:
+    values = np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32)
+    importance = np.ones(256, dtype=np.float32)
+    importance[::8] = 1000
+    errors = [
+        np.mean((dequantize(encode(values, kind, weights), kind) - values)[:, ::8] ** 2)
+        for kind in [GGMLQuantizationType.Q2_K]
+        for weights in (None, importance)
+    ]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_columns_that_never_had_an_input_leave_finite_weights() -> None:
+    values = np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32)
+    for kind in (
+        GGMLQuantizationType[name] for name in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q5_0", "IQ4_XS")
+    ):
+        found = encode(values, kind, np.zeros(256, dtype=np.float32))
+        assert np.isfinite(dequantize(found, kind)).all(), kind
+
+
+def test_weights_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(kdtool.PluginError, match="contain infinities or NaN"):
+        encode(np.full((1, 256), np.nan, dtype=np.float32), GGMLQuantizationType.Q4_K)

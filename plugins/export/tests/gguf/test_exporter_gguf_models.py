@@ -1,12 +1,14 @@
-"""Every kind of tokenizer that the exporter `gguf` writes: llama.cpp splits text into the same tokens."""
+"""Every class of model and kind of tokenizer that the exporter `gguf` writes: llama.cpp computes and splits the same."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import string
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import kdtool
@@ -18,9 +20,107 @@ from kdtool_export.gguf.runtime import GGUFRuntime
 from kdtool_export.gguf.tokenizers import name_of_splitting
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_reduced, save_starcoder2_tokenizer, tiny_model
-from kdtool_transformers import TransformersRuntime, TransformersTokenizer, open_model, open_tokenizer, published_config
+from kdtool_transformers import (
+    TransformersModel,
+    TransformersRuntime,
+    TransformersTokenizer,
+    open_model,
+    open_tokenizer,
+    published_config,
+)
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
+
+TEXT = "".join(Random(1).choices(string.printable[:94], k=220))
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama with an own head": ("llama", {"tie_word_embeddings": False}),
+    "llama with biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama with narrow heads": ("llama", {"head_dim": 4}),
+    "llama with odd widths": ("llama", {"head_dim": 18, "intermediate_size": 33}),
+    "llama 3.1": ("llama", {"rope_parameters": LLAMA3}),
+    "llama, linear": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}}),
+    "llama, yarn": ("llama", {"rope_parameters": YARN}),
+    "mistral": ("mistral", {"sliding_window": None}),
+    "qwen2": ("qwen2", {}),
+    "qwen2, yarn": (
+        "qwen2",
+        {"rope_parameters": {**YARN, "attention_factor": 1.3}},
+    ),
+    "qwen3": ("qwen3", {"head_dim": 16}),
+    "starcoder2": ("starcoder2", {"sliding_window": None}),
+    "gpt2": ("gpt2", {"n_inner": 48}),
+    "gpt2 with odd heads": ("gpt2", {"hidden_size": 44}),
+}
+
+
+def lively(family: str, **settings: Any) -> TransformersModel:
+    """Return a model whose norms and positions matter, with a tokenizer of all its 258 tokens."""
+    model = tiny_model(family, layers=2, vocabulary=258, **settings)
+    for name, weight in model.model.named_parameters():
+        if weight.ndim == 1 and ("norm" in name or "ln_" in name):
+            weight.data.mul_(0.5).add_(1)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE({token: number for number, token in enumerate([*alphabet, "er"])}, [("e", "r")]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    end = "<|endoftext|>"
+    return TransformersModel(
+        model.model, TransformersTokenizer(PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=end))
+    )
+
+
+@pytest.mark.parametrize(("family", "settings"), MODELS.values(), ids=MODELS)
+def test_llama_cpp_computes_what_the_model_does(family: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    model = lively(family, **settings)
+    file = write_gguf(model, tmp_path / "a.gguf", name="tiny")
+    (expected,) = TransformersRuntime(model).score([TEXT])
+    with GGUFRuntime(file, context=256, threads=1) as opened:
+        (found,) = opened.score([TEXT])
+    assert found.tokens == expected.tokens
+    assert found.log_likelihood == pytest.approx(expected.log_likelihood, rel=5e-4)
+    field = GGUFReader(file).get_field("general.name")
+    assert field is not None
+    assert field.contents() == "tiny"
+
+
+def test_context_ends_with_the_window_that_llama_cpp_does_not_slide(tmp_path: Path) -> None:
+    told = GGUFReader(
+        write_gguf(tiny_model("mistral", layers=1, vocabulary=260, sliding_window=96), tmp_path / "a.gguf")
+    )
+    found = {name: told.get_field(f"llama.{name}") for name in ("context_length", "attention.sliding_window")}
+    assert [field.contents() for field in found.values() if field is not None] == [96, 96]
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "said"),
+    [
+        ("gemma2", {}, "the class gemma2 cannot be written as GGUF here, only llama, mistral, qwen2"),
+        ("llama", {"hidden_act": "gelu"}, "a llama with hidden_act gelu"),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "rope_type dynamic"),
+        ("qwen2", {"rope_parameters": LLAMA3}, "a qwen2 with rope_type llama3"),
+        ("llama", {"rope_parameters": {**YARN, "truncate": False}}, "truncate False"),
+        ("qwen2", {"rope_parameters": {**YARN, "beta_fast": 16}}, "beta_fast 16"),
+        ("starcoder2", {"use_bias": False}, "use_bias False"),
+        ("starcoder2", {"head_dim": 4}, "heads that are 16 wide with a hidden size of 32"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx True"),
+        ("qwen3", {"attention_bias": True}, "attention_bias"),
+    ],
+)
+def test_what_llama_cpp_lacks_is_refused(family: str, settings: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(kdtool.UsageError, match=said):
+        write_gguf(tiny_model(family, layers=1, vocabulary=260, **settings), tmp_path / "a.gguf")
+    assert not (tmp_path / "a.gguf").exists()
+
 
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 DEEPSEEK = ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+")
@@ -69,7 +169,7 @@ def check(tokenizer: TransformersTokenizer, folder: Path) -> None:
     student = tiny_model(layers=1, vocabulary=tokenizer.vocabulary + 3)
     student.tokenizer = tokenizer
     student.save(folder / "student")
-    GGUF(GGUF.Config()).kdtool_check(replace(make_run(folder), untrained=folder / "student"), "student")
+    GGUF(GGUF.Config()).kdtool_check(make_run(folder, untrained=folder / "student"), "student")
 
 
 def told_by(file: Path, *names: str) -> list[Any]:
@@ -128,23 +228,12 @@ def test_sentencepiece_is_written_with_scores_bytes_and_marks(tmp_path: Path) ->
     assert told_by(file, "add_space_prefix") == [True]
 
 
-@pytest.mark.parametrize(
-    ("marks", "family"),
-    [
-        (["<fim_prefix>", "<fim_suffix>", "<fim_middle>"], "StarCoder2"),
-        (["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"], "Qwen2.5-Coder"),
-    ],
-)
-def test_infilling_marks_are_recorded(marks: list[str], family: str, tmp_path: Path) -> None:
+def test_infilling_marks_of_qwen_are_recorded(tmp_path: Path) -> None:
     model = tiny_model(layers=1, vocabulary=600)
-    if family == "StarCoder2":
-        save_starcoder2_tokenizer(tmp_path, 600, 200_000)
-        model.tokenizer = open_tokenizer(tmp_path, offline=True)
-    else:
-        model.tokenizer = BYTE_LEVEL["qwen2"]()
+    model.tokenizer = BYTE_LEVEL["qwen2"]()
     names = ("fim_pre_token_id", "fim_suf_token_id", "fim_mid_token_id", "tokens")
     *ids, tokens = told_by(write_gguf(model, tmp_path / "a.gguf"), *names)
-    assert [tokens[number] for number in ids] == marks
+    assert [tokens[number] for number in ids] == ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
 
 
 def shuffle_merges(content: dict[str, Any]) -> None:
@@ -178,19 +267,7 @@ def test_other_tokenizers_with_bytes_are_refused(
         check(TransformersTokenizer(PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")), tmp_path)
 
 
-def save_starcoder2(folder: Path) -> None:
-    save_starcoder2_tokenizer(folder, 600, 200_000)
-
-
-def save_code_llama(folder: Path) -> None:
-    save_code_llama_tokenizer(folder, 600, 200_000, infilling=True)
-
-
-def save_llama2(folder: Path) -> None:
-    save_code_llama_tokenizer(folder, 600, 200_000, infilling=False)
-
-
-def save_llama3(folder: Path) -> None:
+def save_llama3(folder: Path, *_: int) -> None:
     tokenizer = BYTE_LEVEL["llama-bpe"]().inner.backend_tokenizer
     begin = "<|begin_of_text|>"
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -202,24 +279,32 @@ def save_llama3(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "save_tokenizer"),
     [
-        pytest.param("codellama/CodeLlama-7b-hf", save_code_llama, id="code-craft and claude-codellama"),
-        pytest.param("codellama/CodeLlama-7b-Python-hf", save_starcoder2, id="starcoder2-mini-gpt"),
-        pytest.param("codellama/CodeLlama-7b-Python-hf", save_llama2, id="smallcoder"),
+        pytest.param(
+            "codellama/CodeLlama-7b-hf",
+            partial(save_code_llama_tokenizer, infilling=True),
+            id="code-craft and claude-codellama",
+        ),
+        pytest.param("codellama/CodeLlama-7b-Python-hf", save_starcoder2_tokenizer, id="starcoder2-mini-gpt"),
+        pytest.param(
+            "codellama/CodeLlama-7b-Python-hf", partial(save_code_llama_tokenizer, infilling=False), id="smallcoder"
+        ),
         pytest.param("meta-llama/Llama-3.2-1B", save_llama3, id="codellama-web"),
-        pytest.param("bigcode/starcoder2-3b", save_starcoder2, id="StarCoder2 itself"),
-        pytest.param("mistralai/Mistral-7B-v0.1", save_llama2, id="Mistral itself"),
+        pytest.param("bigcode/starcoder2-3b", save_starcoder2_tokenizer, id="StarCoder2 itself"),
+        pytest.param(
+            "mistralai/Mistral-7B-v0.1", partial(save_code_llama_tokenizer, infilling=False), id="Mistral itself"
+        ),
     ],
 )
 def test_a_student_of_every_system_is_the_same_model_in_llama_cpp(
-    model: str, save_tokenizer: Callable[[Path], None], tmp_path: Path
+    model: str, save_tokenizer: Callable[[Path, int, int], None], tmp_path: Path
 ) -> None:
     known = published_config(model)
     folder = tmp_path / "student"
     window = {"sliding_window": 512} if "sliding_window" in known else {}
     save_reduced(folder, known, vocab_size=600, **window)
-    save_tokenizer(folder)
+    save_tokenizer(folder, 600, 200_000)
     exporter = GGUF(GGUF.Config(type="f32", threads=1))
-    exporter.kdtool_check(replace(make_run(tmp_path), untrained=folder), "student")
+    exporter.kdtool_check(make_run(tmp_path, untrained=folder), "student")
     file = exporter.kdtool_export(make_run(tmp_path), folder).path
     student = open_model(folder, offline=True)
     shutil.rmtree(folder)
