@@ -8,7 +8,8 @@ all at once, neither forward nor for the gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from kdtool_torch.batch import select_at_labels
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, device, dtype
+    from torch import Tensor, device, dtype, nn
 
 LOWEST = -1e30
 """Stands for log 0: far below any log-probability, and 0 · LOWEST is 0 where 0 · (−∞) is not a number."""
@@ -249,3 +250,22 @@ def autocast_to(dtype: torch.dtype, device: torch.device) -> torch.autocast:
     import torch
 
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Run without dropout and gradients; afterwards each module is in the mode it was in.
+
+    Not inference_mode: what a model keeps of a pass, such as its rotary frequencies, must serve in training too.
+    """
+    import torch
+
+    training = [each for each in module.modules() if each.training]  # few or none: setting a mode is slow
+    for each in training:
+        each.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for each in training:
+            each.training = True
