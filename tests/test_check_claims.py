@@ -47,16 +47,6 @@ def test_smallcoder_takes_what_its_shape_says(smallcoder: dict[str, Any]) -> Non
     assert all("text and rows" in line for line in forecast["unknown"])
 
 
-def test_what_does_not_fit_is_told_with_what_would(recipe: dict[str, Any]) -> None:
-    recipe["trainer"] = {"use": "standard", "batch": 4, "dtype": "float32"}
-    whole = kdtool.check(recipe)["forecast"]["memory"]
-    moments = {name: sum(parts.values()) for name, parts in whole["moments"].items()}
-    assert whole["peak"] == max(moments.values())
-    found = kdtool.check(recipe, memory="1MB")
-    assert not found["fits"]["memory"]
-    assert found["proposal"] is None, "a process alone is larger"
-
-
 @pytest.mark.parametrize("arm", ["student", "control"])
 def test_the_quickstart_s_time_is_forecast(arm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured on two idle cores that multiply at 2,560 GFLOP/s: 1.32 s a step of the student, 0.86 s of the control."""

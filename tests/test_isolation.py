@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -140,10 +140,10 @@ def test_turn_is_taken_by_one_thread_at_a_time_and_nests() -> None:
         with turn(waiting=said.append):
             entered.set()
 
-    with _threads(holder, second) as (first, other):
-        first.start()
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(holder)
         held.wait()
-        other.start()
+        pool.submit(second)
         assert not entered.wait(1.0)
         leave.set()
     assert entered.is_set()
@@ -166,18 +166,6 @@ def test_turn_seeds_and_gives_generators_back_after_an_error() -> None:
         with turn(8):
             torch.rand(3)
         assert (float(torch.rand(())), random.random()) == expected
-
-
-class _threads:  # noqa: N801  # a context manager
-    def __init__(self, *targets: Callable[[], None]) -> None:
-        self._threads = [threading.Thread(target=target, daemon=True) for target in targets]
-
-    def __enter__(self) -> list[threading.Thread]:
-        return self._threads
-
-    def __exit__(self, *_: object) -> None:
-        for thread in self._threads:
-            thread.join(10)
 
 
 @pytest.fixture(autouse=True)

@@ -16,39 +16,25 @@ import kdtool
 import pytest
 import torch
 from safetensors.torch import load_file
+from whole_runs import without
 
 pytestmark = pytest.mark.slow
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+UNUSED = ("control", "evaluators", "exporters", "reporter")
 
 
 def by_torchrun(recipe: dict[str, Any], folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run the recipe by `kdtool run --gpus 2`, which becomes torchrun."""
     file = folder / "recipe.json"
     file.write_text(json.dumps(recipe), encoding="utf-8")
-    arguments = [
-        "run",
-        str(file),
-        "--gpus",
-        "2",
-        "--out",
-        str(folder / "two"),
-        "--store",
-        str(folder / "shared"),
-        *options,
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(
-        [sys.executable, "-m", "kdtool", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-        timeout=300,
-    )
+    places = ["--out", str(folder / "two"), "--store", str(folder / "shared")]
+    command = [sys.executable, "-m", "kdtool", "run", str(file), "--gpus", "2", *places, *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT, timeout=300)
 
 
 def test_two_processes_make_one_run(recipe: dict[str, Any], tmp_path: Path) -> None:
-    left_out = {"control", "evaluators", "exporters", "reporter"}
-    recipe = {key: value for key, value in recipe.items() if key not in left_out}
+    recipe = without(recipe, *UNUSED)
     recipe["train"]["steps"] = 3
     recipe["signals"]["rows_per_shard"] = 5
     divided = {**recipe, "trainer": {**recipe["trainer"], "compile": "off", "sharding": "full"}}
@@ -78,8 +64,7 @@ def test_two_processes_make_one_run(recipe: dict[str, Any], tmp_path: Path) -> N
 
 def start_rank(rank: int, file: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start one of two processes without torchrun, which would end the other one when the first fails."""
-    ranks = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
-    environment = {**os.environ, **ranks, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**ENVIRONMENT, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
     return subprocess.Popen(
         [sys.executable, "-m", "kdtool", "run", str(file), "--out", str(file.parent / "out"), *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
@@ -105,8 +90,7 @@ def test_a_process_with_other_settings_ends_before_anything_is_trained(recipe: d
 
 def test_two_processes_train_with_muon_as_one_does(recipe: dict[str, Any], tmp_path: Path) -> None:
     """Their gradients are averaged before the update; muon rounds to bfloat16, so sums in another order may differ."""
-    left_out = {"control", "evaluators", "exporters", "reporter"}
-    recipe = {key: value for key, value in recipe.items() if key not in left_out} | {"optimizer": "muon"}
+    recipe = without(recipe, *UNUSED) | {"optimizer": "muon"}
     recipe["train"]["steps"] = 3
     recipe["trainer"] |= {"compile": "off"}
     done = by_torchrun(recipe, tmp_path)
@@ -121,15 +105,9 @@ def test_two_processes_train_with_muon_as_one_does(recipe: dict[str, Any], tmp_p
         assert difference < 0.1 * moved, name
 
 
-def test_muon_is_refused_with_divided_weights(recipe: dict[str, Any], tmp_path: Path) -> None:
-    recipe["trainer"]["sharding"] = "full"
-    with pytest.raises(kdtool.UsageError, match=r"sharding: full .*muon.* needs whole weights; set sharding: off"):
-        kdtool.check({**recipe, "optimizer": "muon"})
-
-
 def test_two_processes_measure_what_one_does(recipe: dict[str, Any], tmp_path: Path) -> None:
     """The scores of the same student: both processes complete lines and score documents."""
-    recipe = {key: value for key, value in recipe.items() if key not in {"control", "exporters", "reporter"}}
+    recipe = without(recipe, "control", "exporters", "reporter")
     recipe["trainer"] |= {"compile": "off", "rows_per_step": 4}
     del recipe["evaluators"]["efficiency"]
     recipe["evaluators"]["line-completion"] = {"documents": 3, "places": 30, "context": 60, "maximum_tokens": 4}
@@ -150,9 +128,8 @@ def test_two_processes_measure_what_one_does(recipe: dict[str, Any], tmp_path: P
 
 def test_two_processes_answer_what_one_does(recipe: dict[str, Any], tmp_path: Path) -> None:
     """A teacher in each process answers prompts; the text is that of one teacher, and its answers are stored once."""
-    left_out = {"control", "evaluators", "exporters", "reporter", "corpus", "signals"}
     library = recipe["corpus"] | {"train_files": 40}
-    recipe = {key: value for key, value in recipe.items() if key not in left_out}
+    recipe = without(recipe, *UNUSED, "corpus", "signals")
     answers = {
         "use": "answers",
         "corpus": "corpora.library",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from whole_runs import without
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc")]
 
@@ -73,7 +74,7 @@ def kill_a_rank(stage: str, process: subprocess.Popen[str], folder: Path, event:
 
 def test_machines_answer_and_measure_as_torchrun_does(recipe: dict[str, Any], tmp_path: Path) -> None:
     """The text that a teacher answers on both machines, its stored answers, and the scores of both."""
-    recipe = {key: value for key, value in recipe.items() if key not in {"control", "exporters", "signals", "reporter"}}
+    recipe = without(recipe, "control", "exporters", "signals", "reporter")
     answers = {
         "use": "answers",
         "corpus": "corpora.library",
@@ -112,14 +113,16 @@ def measured_in(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("event", "processes"),
-    [("", 1), ("kdtool_step_end", 1), ("kdtool_step_end", 2)],
-    ids=["at-its-begin", "while-gradients-are-averaged", "while-another-one-is-on-its-machine"],
+    [
+        pytest.param("", 1, id="at-its-begin", marks=pytest.mark.nightly),
+        pytest.param("kdtool_step_end", 1, id="while-gradients-are-averaged", marks=pytest.mark.nightly),
+        pytest.param("kdtool_step_end", 2, id="while-another-one-is-on-its-machine"),
+    ],
 )
 def test_machines_train_as_torchrun_does_and_replace_a_lost_process(
     event: str, processes: int, recipe: dict[str, Any], tmp_path: Path
 ) -> None:
-    left_out = {"control", "evaluators", "exporters", "reporter"}
-    recipe = {key: value for key, value in recipe.items() if key not in left_out}
+    recipe = without(recipe, "control", "evaluators", "exporters", "reporter")
     recipe["train"]["steps"] = 4 if not event else 200
     recipe["signals"]["rows_per_shard"] = 5
     ranks = 2 * processes
