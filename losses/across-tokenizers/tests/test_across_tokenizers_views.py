@@ -155,6 +155,6 @@ def test_memory_does_not_grow_with_positions_times_tokens(
     ("name", "loss"), [("uld", uld()), ("projected-kl", projected_kl()), ("span-likelihood", span_likelihood())]
 )
 def test_what_is_missing_is_named(name: str, loss: kdtool.SequenceLoss) -> None:
-    """Other things that may be missing are in kdtool-torch's test_logits_likelihoods."""
+    """Other things that may be missing are in kdtool-torch's test_logits."""
     with pytest.raises(kdtool.PluginError, match=f"^{name} .*this trainer passes sequence losses no head"):
         loss.kdtool_sequence_loss(replace(view_of(OWN, OTHER), head=None))

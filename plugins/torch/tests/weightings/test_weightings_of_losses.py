@@ -1,0 +1,268 @@
+"""Steps of the balances against other formulations, invariants, and terms that are missing.
+
+The schedule on a value: against a plain reference, by hand, what is refused, and two of them in one training.
+
+The suite of weightings on all of them, and weightings of tokens compiled as trainers do.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from itertools import accumulate
+from typing import Any, ClassVar
+
+import kdtool
+import pydantic
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool_testing import WeightingConformance
+from kdtool_torch.weightings import (
+    Confidence,
+    GradNorm,
+    OnMetric,
+    Position,
+    StudentEntropy,
+    Syntax,
+    TeacherEntropy,
+    Uncertainty,
+    gradnorm_step,
+    uncertainty_step,
+)
+from torch import Tensor
+
+WIDE = st.one_of(st.just(0.0), st.floats(1e-300, 1e300))
+Report = kdtool.TermReport
+REPORTS = st.builds(Report, value=WIDE, weight=st.floats(0, 10), gradient_norm=st.one_of(st.none(), WIDE))
+HISTORIES = st.integers(1, 4).flatmap(
+    lambda count: st.lists(st.fixed_dictionaries({f"losses.{i}": REPORTS for i in range(count)}), min_size=1)
+)
+BALANCES = pytest.mark.parametrize(
+    "make", [lambda: Uncertainty(Uncertainty.Config()), lambda: GradNorm(GradNorm.Config(learning_rate=1.0))]
+)
+
+
+@given(st.floats(0, 20), st.floats(-3, 3), st.floats(0.001, 1))
+def test_uncertainty_descends_the_paper_s_objective(value: float, s: float, rate: float) -> None:
+    def objective(at: float) -> float:
+        return 1 / (2 * math.exp(at)) * value + math.log(math.sqrt(math.exp(at)))  # L / 2σ² + log σ
+
+    slope = (objective(s + 1e-5) - objective(s - 1e-5)) / 2e-5
+    found = uncertainty_step({"a": s}, {"a": value}, rate, 1e6)["a"]
+    assert found == pytest.approx(max(-math.log(1e6), min(math.log(1e6), s - rate * slope)), abs=1e-6)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.1, 10), st.floats(1e-3, 1e3), st.floats(0.01, 5)), min_size=1, max_size=5),
+    st.floats(0, 3),
+)
+def test_a_whole_step_of_gradnorm_reaches_the_paper_s_targets(
+    terms: list[tuple[float, float, float]], alpha: float
+) -> None:
+    factors, norms, ratios = zip(*terms, strict=True)
+    mean_norm, mean_ratio = sum(norms) / len(norms), sum(ratios) / len(ratios)
+    reached = [w / g * mean_norm * (r / mean_ratio) ** alpha for w, g, r in terms]  # G is linear in w
+    expected = [sum(factors) * w / sum(reached) for w in reached]
+    names = [str(i) for i in range(len(terms))]
+    found = gradnorm_step(
+        dict(zip(names, map(math.log, factors), strict=True)), dict(zip(names, norms, strict=True)),
+        dict(zip(names, map(math.log, ratios), strict=True)), alpha, 1.0,
+    )  # fmt: skip
+    assert [math.exp(found[name]) for name in names] == pytest.approx(expected, rel=1e-8)
+
+
+@BALANCES
+@given(history=HISTORIES)
+def test_factors_are_finite_and_not_negative_whatever_is_reported(
+    make: Any, history: list[Mapping[str, Report]]
+) -> None:
+    weighting, state = make(), dict[str, Any]()
+    for step, terms in enumerate(history, 2):
+        factors = weighting.kdtool_balance(terms, step, state)
+        assert factors.keys() == terms.keys()
+        assert all(0 <= factor < math.inf for factor in factors.values())
+        if isinstance(weighting, GradNorm):
+            assert sum(factors.values()) == pytest.approx(len(terms))
+
+
+def test_terms_that_tell_nothing_keep_their_factors() -> None:
+    weighting, state = GradNorm(GradNorm.Config(alpha=0.0, learning_rate=1.0)), dict[str, Any]()
+    first = weighting.kdtool_balance({"a": Report(1.0, 1.0, 1.0), "b": Report(1.0, 1.0, 4.0)}, 2, state)
+    terms = {"a": Report(1.0, 1.0, 9.0), "b": Report(1.0, 0.0, 0.0), "c": Report(1.0, 1.0, None)}
+    assert weighting.kdtool_balance(terms, 3, state) == pytest.approx({**first, "c": 1.0})
+
+
+def test_a_term_that_saw_no_token_keeps_what_was_learned_of_it() -> None:
+    both = {"a": kdtool.TermReport(4.0, 1.0, 2.0), "b": kdtool.TermReport(1.0, 1.0, 1.0)}
+    alone = {"a": both["a"]}
+    uncertainty, state = Uncertainty(Uncertainty.Config(learning_rate=0.5)), dict[str, Any]()
+    for step in range(2, 30):
+        before = uncertainty.kdtool_balance(both, step, state)
+    assert uncertainty.kdtool_balance(alone, 30, state)["a"] == pytest.approx(before["a"], rel=0.1)
+    assert uncertainty.kdtool_balance(both, 31, state)["b"] == pytest.approx(before["b"], rel=0.1)
+    gradnorm, state = GradNorm(GradNorm.Config()), dict[str, Any]()
+    before = gradnorm.kdtool_balance(both, 2, state)
+    assert gradnorm.kdtool_balance(alone, 3, state)["b"] == before["b"]
+
+
+def test_factors_follow_from_the_steps_and_from_the_first_values() -> None:
+    """By hand: s = 1 after L = 5 at η = 1/2. Equal norms, b down to 1/3: targets in the ratio 3 : 1 at α = 1."""
+    uncertainty = Uncertainty(Uncertainty.Config(learning_rate=0.5))
+    assert uncertainty.kdtool_balance({"a": Report(5.0, 1.0)}, 2, {}) == pytest.approx({"a": math.exp(-1)})
+    gradnorm, state = GradNorm(GradNorm.Config(alpha=1.0, learning_rate=1.0)), dict[str, Any]()
+    for b, expected in ((3.0, {"a": 1.0, "b": 1.0}), (1.0, {"a": 1.5, "b": 0.5})):
+        terms = {"a": Report(2.0, 1.0, 7.0), "b": Report(b, 1.0, 7.0)}
+        assert gradnorm.kdtool_balance(terms, 2, state) == pytest.approx(expected)
+
+
+def test_a_loss_that_comes_to_nothing_is_held_by_the_limit() -> None:
+    weighting = Uncertainty(Uncertainty.Config(limit=10))
+    terms, state = {"a": Report(0.0, 1.0), "b": Report(1e9, 1.0)}, dict[str, Any]()
+    for step in range(2, 1000):
+        factors = weighting.kdtool_balance(terms, step, state)
+    assert factors == pytest.approx({"a": 10, "b": 0.1})
+
+
+WATCHED, CHANGED = "train.losses.kl", "train.losses.hidden"
+
+
+def on_metric(**settings: Any) -> OnMetric:
+    return OnMetric(OnMetric.Config(**{"watch": "kl", "change": "hidden", **settings}))
+
+
+def factors(
+    weighting: OnMetric, values: list[float], first: int = 2, state: dict[str, Any] | None = None
+) -> list[float]:
+    """Return the factor at each step behind one with these values; 1 where the weighting does not answer."""
+    found, kept = [], {} if state is None else state
+    for step, value in enumerate(values, first):
+        terms = {WATCHED: kdtool.TermReport(value, 1.0), CHANGED: kdtool.TermReport(7.0, 1.0)}
+        found.append((weighting.kdtool_balance(terms, step, kept) or {}).get(CHANGED, 1.0))
+    return found
+
+
+@given(
+    st.lists(st.floats(-5, 5), min_size=1, max_size=30),
+    st.floats(-5, 5), st.booleans(), st.floats(0, 3), st.integers(1, 6), st.floats(0, 0.99),
+)  # fmt: skip
+def test_factors_are_what_a_plain_reference_says(
+    values: list[float], bound: float, below: bool, factor: float, over: int, smoothing: float
+) -> None:
+    means = list(accumulate(values, lambda mean, value: mean + (1 - smoothing) * (value - mean)))
+    past = [mean < bound if below else mean > bound for mean in means]
+    begun = past.index(True) if True in past else len(values)
+    expected = [1 + min(max(i - begun + 1, 0), over) / over * (factor - 1) for i in range(len(values))]
+    bounds = {"below": bound} if below else {"above": bound}
+    weighting = on_metric(**bounds, factor=factor, over=over, smoothing=smoothing)
+    assert factors(weighting, values) == pytest.approx(expected)
+
+
+def test_values_that_are_no_numbers_leave_the_mean_as_it_is() -> None:
+    weighting = on_metric(above=3.0, smoothing=0.0)
+    assert factors(weighting, [float("inf"), float("nan"), 2.0, 4.0]) == [1.0, 1.0, 1.0, 0.0]
+
+
+def test_where_a_loss_is_missing_all_weights_stay() -> None:
+    weighting = on_metric(below=3.0)
+    state: dict[str, Any] = {}
+    assert weighting.kdtool_balance({WATCHED: kdtool.TermReport(1.0, 1.0)}, 2, state) is None
+    assert weighting.kdtool_balance({"control.losses.ce": kdtool.TermReport(1.0, 1.0)}, 3, state) is None
+
+
+def test_it_names_its_losses_and_wants_one_bound() -> None:
+    assert on_metric(below=1.0).terms == {"kl", "hidden"}
+    for bounds in ({}, {"below": 1.0, "above": 2.0}):
+        with pytest.raises(pydantic.ValidationError, match="one bound: `below` or `above`"):
+            on_metric(**bounds)
+
+
+def test_a_loss_that_saw_no_token_at_a_step_changes_nothing() -> None:
+    weighting, report = on_metric(below=3.0, smoothing=0.0), kdtool.TermReport(1.0, 1.0)
+    both = {WATCHED: report, CHANGED: report}
+    state: dict[str, Any] = {}
+    assert weighting.kdtool_balance(both, 2, state) == {CHANGED: 0.0}
+    for missing in (WATCHED, CHANGED):
+        terms = {name: report for name in both if name != missing}
+        restored = json.loads(json.dumps(state, allow_nan=False))
+        assert weighting.kdtool_balance(terms, 3, state) == {CHANGED: 0.0}, "its weight would come back for a step"
+        assert on_metric(below=3.0, smoothing=0.0).kdtool_balance(terms, 3, restored) == {CHANGED: 0.0}
+
+
+class TestTeacherEntropy(WeightingConformance):
+    component = TeacherEntropy
+    entry_point = "teacher-entropy"
+    settings: ClassVar = {"threshold": 1.85, "power": 0}
+    teachers: ClassVar = (None, "logits")
+
+
+class TestStudentEntropy(WeightingConformance):
+    component = StudentEntropy
+    entry_point = "student-entropy"
+    settings: ClassVar = {"power": 0.5}
+    teachers: ClassVar = (None, "logits", "top-k", "sampled")
+
+
+class TestConfidence(WeightingConformance):
+    component = Confidence
+    entry_point = "confidence"
+    settings: ClassVar = {"of": "label", "prefer": "unsure", "power": 2.0}
+
+
+class TestPosition(WeightingConformance):
+    component = Position
+    entry_point = "position"
+
+
+class TestSyntax(WeightingConformance):
+    component = Syntax
+    entry_point = "syntax"
+    settings: ClassVar = {"comment": 0, "keyword": 4.0}
+    columns: ClassVar = {"syntax": 9}
+
+
+class TestUncertainty(WeightingConformance):
+    component = Uncertainty
+    entry_point = "uncertainty"
+
+
+class TestGradNorm(WeightingConformance):
+    component = GradNorm
+    entry_point = "gradnorm"
+
+
+class TestOnMetric(WeightingConformance):
+    component = OnMetric
+    entry_point = "on-metric"
+    settings: ClassVar = {"watch": "b", "above": 0.5, "change": "b", "factor": 3.0, "over": 4, "smoothing": 0.5}
+
+
+def chunk_of(logits: Tensor, teacher: Tensor, step: Tensor) -> kdtool.TokenChunk:
+    here = torch.arange(len(logits))
+    columns = {"syntax": here % 9}
+    return kdtool.TokenChunk(logits, here % 7, kdtool.DenseTokens(teacher), here, 1.0, torch.tensor(0.5), step, columns)
+
+
+@pytest.mark.parametrize(
+    "weighting",
+    [TeacherEntropy(TeacherEntropy.Config(threshold=1.5)), StudentEntropy(StudentEntropy.Config()),
+     Confidence(Confidence.Config()), Confidence(Confidence.Config(of="label", prefer="unsure")),
+     Position(Position.Config()), Position(Position.Config(first=3.0, shape="exponential")),
+     Syntax(Syntax.Config(comment=0.2, keyword=2.0))],
+)  # fmt: skip
+def test_it_is_compiled_into_the_gradient_of_a_loss_for_any_number_of_rows(weighting: Any) -> None:
+    def total(logits: Tensor, teacher: Tensor, step: Tensor) -> Tensor:
+        chunk = chunk_of(logits, teacher, step)
+        weights: Tensor = weighting.kdtool_token_weight(chunk).detach()
+        return (weights * -logits.log_softmax(-1).gather(-1, chunk.labels[:, None])[:, 0]).sum()
+
+    transformed = torch.func.grad_and_value(total)
+    torch.compiler.reset()
+    compiled = torch.compile(transformed, fullgraph=True, dynamic=True, backend="eager")
+    generator = torch.Generator().manual_seed(0)
+    for rows in (12, 31, 17):
+        logits, teacher = (torch.randn(rows, 9, generator=generator) for _ in range(2))
+        expected = transformed(logits, teacher, torch.tensor(1))
+        torch.testing.assert_close(compiled(logits, teacher, torch.tensor(rows)), expected)
