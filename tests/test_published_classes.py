@@ -50,21 +50,6 @@ LLAMA_3_2_1B: dict[str, Any] = {
 }
 ADAPTER = {"r": 8, "alpha": 32, "dropout": 0.1, "targets": ["q_proj", "v_proj"]}
 CODE = "def add(a, b):\n    return "
-STOPS = '''
-import os
-
-import kdtool
-
-
-class Stops(kdtool.Tracker):
-    """Ends the run behind the step that the environment names."""
-
-    synchronous = True
-
-    def kdtool_step_end(self, run, report):
-        if os.environ.get("STOPS") == f"{run.phase} {report.step}":
-            raise KeyboardInterrupt
-'''
 
 
 @dataclass(frozen=True)
@@ -106,7 +91,6 @@ class Family:
             },
             "evaluators": {"agreement": {"documents": 2, "tokens": 32}},
             "exporters": {"safetensors": {"dtype": "float32"}},
-            "trackers": {"stops": {"use": "./stops.py:Stops", "required": True}},
         }  # fmt: skip
 
 
@@ -160,7 +144,6 @@ def whole(
     request: pytest.FixtureRequest, folders: dict[str, Family], tmp_path_factory: pytest.TempPathFactory
 ) -> Whole:
     family, folder = folders[request.param], tmp_path_factory.mktemp("whole")
-    (folder / "stops.py").write_text(STOPS, encoding="utf-8")
     recipe = folder / "recipe.json"
     recipe.write_text(json.dumps(family.recipe()), encoding="utf-8")
     results = kdtool.run(recipe, out=folder / "whole", store=folder / "store", offline=True)
@@ -172,10 +155,6 @@ def logits(folder: Path, ids: list[int]) -> torch.Tensor:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
         return model(input_ids=torch.tensor([ids])).logits  # type: ignore[no-any-return]
-
-
-def weights(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
 
 
 def test_a_student_of_the_class_is_trained_saved_and_opened_plainly(whole: Whole) -> None:
@@ -197,34 +176,6 @@ def test_a_student_of_the_class_is_trained_saved_and_opened_plainly(whole: Whole
     weight = plain.get_submodule("model.layers.1.self_attn.o_proj").weight
     groups = weight.detach().unflatten(1, (-1, 32)).flatten(0, 1)
     assert max(len(group.unique()) for group in groups) <= 16, "qat leaves 4 bits a weight"
-
-
-def test_stored_signals_are_what_the_teacher_says_beside_the_student(whole: Whole) -> None:
-    settings = {"train.lora": False, "train.qlora": False, "train.qat": False, "exporters": False, "evaluators": False}
-    found = [whole.results.arms[0]]
-    found += kdtool.run(
-        whole.recipe, {**settings, "signals": False}, out=whole.recipe.parent / "beside", store=whole.store
-    ).arms
-    stored, beside = (arm.histories["distil"][0].terms for arm in found)
-    assert stored.keys() == beside.keys() == {"forward-kl", "ce", "hidden"}
-    assert stored["forward-kl"].value > 0.01
-    for name, term in stored.items():
-        assert term.value == pytest.approx(beside[name].value, rel=1e-4), name
-
-
-def test_stopped_in_two_phases_it_ends_with_the_same_bits(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = whole.recipe.parent / "stopped"
-    for stopped in ("qlora 3", "qat 3"):
-        monkeypatch.setenv("STOPS", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            kdtool.run(whole.recipe, {"evaluators": False}, out=out, store=whole.store)
-    monkeypatch.delenv("STOPS")
-    (arm,) = kdtool.run(whole.recipe, {"evaluators": False}, out=out, store=whole.store).arms
-    for phase, trained in arm.phases.items():
-        assert [report.step for report in arm.histories[phase]] == list(range(1, trained.steps + 1))
-    before = whole.results.arms[0]
-    assert weights(arm.path) == weights(before.path)
-    assert weights(arm.artifacts[0].path) == weights(whole.exported)
 
 
 def test_the_student_teaches_again_and_is_asked_as_its_teacher_was(whole: Whole, tmp_path: Path) -> None:
