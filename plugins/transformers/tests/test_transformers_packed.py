@@ -1,9 +1,15 @@
-"""Packed rows against each document alone, family by family, and the pieces of a wrapped model."""
+"""Packed rows against each document alone, family by family, and the pieces of a wrapped model.
+
+Weights that are converted one by one: same values, and nothing kept of the file that they were read from.
+
+Experts are multiplied in the precision of autocast.
+"""
 
 from __future__ import annotations
 
 import gc
 import json
+import re
 import subprocess
 import sys
 import weakref
@@ -18,11 +24,13 @@ import transformers as t
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_testing.tiny_models import tiny_model
-from kdtool_torch import Documents, self_check
+from kdtool_torch import Documents, release_mapping, self_check, widen
 from kdtool_torch.model import _TOLERANCE, _deviations
-from kdtool_transformers import TransformersModel, open_model, open_tokenizer
+from kdtool_transformers import TransformersModel, TransformersRuntime, open_model, open_tokenizer
 from kdtool_transformers import model as model_module
 from kdtool_transformers.attention import IMPLEMENTATION
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -298,3 +306,124 @@ def test_padding_of_the_vocabulary_never_reaches_the_logits() -> None:
     last = wrapped.backbone(packed([[12]], 12), kdtool.SignalRequest()).last
     assert wrapped.head.logits(last).shape == (12, 257)
     assert self_check(wrapped) < 1e-4
+
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere mapped files are left to the system")
+
+
+def half(folder: Path, dtype: torch.dtype = torch.bfloat16) -> TransformersModel:
+    """Return a model of half precision whose weights lie in a file of some megabytes."""
+    saved = tiny_model("llama", hidden_size=256, intermediate_size=1024, tie_word_embeddings=True)
+    saved.model.to(dtype)
+    saved.save(folder)
+    return open_model(folder)
+
+
+def resident(folder: Path) -> int:
+    """Return how many bytes of the weights' file this process has in memory."""
+    entries = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text("utf-8"), flags=re.MULTILINE)
+    found = [entry for entry in entries if str(folder / "model.safetensors") in entry]
+    return sum(int(size) * 1024 for entry in found for size in re.findall(r"^Rss:\s*(\d+) kB", entry, re.MULTILINE))
+
+
+def touch(model: TransformersModel) -> float:
+    return sum(float(parameter.detach().float().sum()) for parameter in model.model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_widened_weights_are_what_they_were(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = half(tmp_path, dtype)
+    before = {name: parameter.detach().clone() for name, parameter in model.model.named_parameters()}
+    parameters = dict(model.model.named_parameters())
+    widen(model.model)
+    after = dict(model.model.named_parameters())
+    assert all(after[name] is parameters[name] for name in before)
+    assert {parameter.dtype for parameter in after.values()} == {torch.float32}
+    assert all(after[name].equal(before[name].float()) for name in before)
+    assert model.head.weight is model.model.get_input_embeddings().weight
+
+
+@LINUX
+def test_a_runtime_that_computes_in_float32_keeps_no_pages_of_the_file(tmp_path: Path) -> None:
+    model = half(tmp_path)
+    touch(model)
+    size = (tmp_path / "model.safetensors").stat().st_size
+    assert resident(tmp_path) > 0.9 * size
+    kept = model.model.get_parameter("model.norm.weight").data  # one tensor is enough to keep the file mapped
+    list(TransformersRuntime(model, torch.float32).score(["a = 1\n"]))
+    assert model.head.weight.dtype == torch.float32
+    assert resident(tmp_path) < 0.1 * size
+    assert kept.float().equal(model.model.get_parameter("model.norm.weight").data)
+
+
+@LINUX
+def test_pages_that_were_dropped_are_read_again(tmp_path: Path) -> None:
+    model = half(tmp_path)
+    before = touch(model)
+    for parameter in model.model.parameters():
+        release_mapping(parameter.data)
+    assert touch(model) == before
+
+
+def test_other_memory_is_left_as_it_is() -> None:
+    weight = torch.ones(1 << 20)
+    for part in (weight, weight[1:], weight[:5]):
+        release_mapping(part)
+    assert bool((weight == 1).all())
+
+
+class GroupedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the dtypes of the operands of grouped products."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.dtypes: set[torch.dtype] = set()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._grouped_mm.default:
+            self.dtypes |= {args[0].dtype, args[1].dtype}
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def learn(dtype: torch.dtype) -> tuple[dict[str, Tensor], GroupedProducts]:
+    """Return the gradients of a student with experts under autocast to `dtype`, and its grouped products."""
+    student: TransformersModel = tiny_model("mixtral", layers=2, num_local_experts=4, num_experts_per_tok=2)
+    ids = torch.randint(257, (2, 16), generator=torch.Generator().manual_seed(0))
+    with GroupedProducts() as products:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            loss = student.model(ids, labels=ids).loss
+        loss.backward()
+    return {name: weight.grad for name, weight in student.model.named_parameters() if weight.grad is not None}, products
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_experts_are_multiplied_in_the_precision_of_autocast(dtype: torch.dtype) -> None:
+    _, products = learn(dtype)
+    assert products.count >= 4
+    assert products.dtypes == {dtype}
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft 0.21 asks for it
+def test_an_adapter_on_experts_learns() -> None:
+    peft = pytest.importorskip("peft")
+    student: TransformersModel = tiny_model("mixtral", layers=2, num_local_experts=4, num_experts_per_tok=2)
+    settings = peft.LoraConfig(r=2, target_modules=[], target_parameters=["mlp.experts.gate_up_proj"])
+    model = peft.get_peft_model(student.model, settings)
+    ids = torch.randint(257, (2, 16), generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(ids, labels=ids).loss.backward()
+    learned = {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
+    assert len(learned) == 4
+    assert all(gradient is not None and gradient.dtype == torch.float32 for gradient in learned.values())
+
+
+def test_their_weights_learn_in_float32() -> None:
+    (exact, _), (found, _) = learn(torch.float32), learn(torch.bfloat16)
+    assert found.keys() == exact.keys()
+    experts = [name for name in exact if "experts" in name]
+    assert experts
+    for name in experts:
+        assert found[name].dtype == torch.float32
+        assert float((found[name] - exact[name]).norm()) < 0.05 * float(exact[name].norm())

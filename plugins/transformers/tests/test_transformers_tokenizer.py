@@ -1,4 +1,7 @@
-"""Bytes of tokens, which together are the text, and the start of documents, for tokenizers as published ones are made."""
+"""Bytes of tokens, which together are the text, and the start of documents, for tokenizers as published ones are made.
+
+Infilling prompts with every family's FIM tokens, and answers that repeat what stands behind the middle.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 import kdtool
 import pytest
+import torch
 import transformers
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -17,11 +21,25 @@ from kdtool_testing.tiny_models import (
     save_code_llama_tokenizer,
     save_starcoder2_tokenizer,
     tiny_config,
+    tiny_model,
 )
-from kdtool_transformers import TransformersTokenizer, byte_tokenizer, open_tokenizer
+from kdtool_transformers import (
+    CODE_LLAMA,
+    SUFFIX_FIRST,
+    TransformersModel,
+    TransformersRuntime,
+    TransformersTokenizer,
+    byte_tokenizer,
+    open_tokenizer,
+    trim_suffix,
+    with_fim_tokens,
+)
 from kdtool_transformers.generation import prompt_ids
+from kdtool_transformers.prompts import overlap
+from kdtool_transformers.tokenizer import FIM_FAMILIES, Infilling
 from kdtool_transformers.tokenizer_json import Pieces
-from tokenizers import Tokenizer, processors
+from tokenizers import AddedToken, Tokenizer, processors
+from transformers import PreTrainedTokenizerFast
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +163,125 @@ def test_prompts_begin_once(template: str) -> None:
     ):
         ids = prompt_ids(tokenizer, request)
         assert (ids[0], ids.count(start)) == (start, 1), request.id
+
+
+BEFORE, AFTER = "def f(x):\n    return ", "\n\nf(1)\n"
+CODE = st.text("ab1 ()\n", max_size=12)
+
+
+def _marked(family: Infilling) -> TransformersTokenizer:
+    """Return a tokenizer of bytes with the FIM tokens of a family."""
+    tokenizer = byte_tokenizer()
+    inner = Tokenizer.from_str(tokenizer.inner.backend_tokenizer.to_str())
+    inner.add_special_tokens([AddedToken(mark, special=True) for mark in family.tokens])
+    return TransformersTokenizer(PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=tokenizer.inner.eos_token))
+
+
+@pytest.mark.parametrize(
+    "family", [family for family in FIM_FAMILIES if family is not CODE_LLAMA], ids=lambda one: one.prefix
+)
+def test_a_gap_is_written_in_the_marks_of_each_family(family: Infilling) -> None:
+    tokenizer = _marked(family)
+    ids = prompt_ids(tokenizer, kdtool.Request("1", BEFORE, 4, suffix=AFTER))
+    code, rest = (f"{family.prefix}{BEFORE}", f"{family.suffix}{AFTER}{family.middle}")
+    if family is SUFFIX_FIRST:
+        code, rest = f"{family.prefix}{rest}", BEFORE
+    assert ids == tokenizer.encode(code + rest)
+    assert tokenizer.decode(ids) == (AFTER + BEFORE if family is SUFFIX_FIRST else BEFORE + AFTER)
+    marks = {tokenizer.encode(mark)[0] for mark in family.tokens}
+    assert marks < set(tokenizer.infilling_ends) == {*tokenizer.end_ids, *marks}
+
+
+def test_a_tokenizer_without_marks_refuses_a_suffix() -> None:
+    runtime = TransformersRuntime(tiny_model())
+    assert "infill" not in runtime.abilities
+    request = kdtool.Request("1", BEFORE, 4, suffix=AFTER)
+    for attempt in (runtime.stream(request), runtime.answer([request])):
+        with pytest.raises(kdtool.UsageError, match=r"none of the FIM tokens that kdtool knows.*leave the suffix out"):
+            list(attempt)
+    with pytest.raises(kdtool.UsageError, match="both turns and a suffix"):
+        prompt_ids(byte_tokenizer(), kdtool.Request("1", "", 4, turns=(("user", "a"),), suffix=""))
+
+
+def test_a_mark_ends_what_fills_a_gap() -> None:
+    family = FIM_FAMILIES[0]
+    model = tiny_model(vocabulary=257 + len(family.tokens), tie_word_embeddings=False)
+    tokenizer = _marked(family)
+    runtime = TransformersRuntime(TransformersModel(model.model, tokenizer))
+    assert "infill" in runtime.abilities
+    request = kdtool.Request("1", BEFORE, 60, suffix=AFTER)
+    (whole,) = runtime.answer([request])
+    assert whole.tokens_out > 0
+    with torch.no_grad():
+        states = model.model.base_model(torch.tensor([prompt_ids(tokenizer, request)])).last_hidden_state[0, -1]
+        model.model.get_output_embeddings().weight[tokenizer.encode(family.prefix)[0]] = 100 * states
+    (ended,) = runtime.answer([request])
+    assert (ended.finish, ended.text, ended.tokens_out) == ("stop", "", 0)
+    assert list(runtime.stream(request))[-1] == kdtool.TextPiece("", ended.tokens_in, 0, "stop")
+
+
+@pytest.mark.parametrize(
+    ("answer", "suffix", "kept", "kept_if_cut"),
+    [
+        ("x + 1\n    return x", "\n    return x\n", "x + 1", "x + 1"),
+        ("x + 1\n    return x\n", "\n    return x\n", "x + 1", "x + 1"),
+        ("    y = 1\n    return x\n", "    return x\n", "    y = 1\n", "    y = 1\n"),
+        ("a)\n\nprint(1)\n", ")\n\nprint(1)\n", "a", "a"),
+        ("return x\n", "return x\n", "", ""),
+        ("g(y)", ")\n", "g(y)", "g(y)"),
+        ("1\n", "\nprint(1)\n", "1\n", "1\n"),
+        ("g(2, 1)", ", 1)\n", "g(2, 1)", "g(2, 1)"),
+        ("encode(", "encode(s))\n", "encode(", ""),
+        ("    if y:\n        return x\n", "    return x\n", *2 * ["    if y:\n        return x\n"]),
+        ("x\n    return to", "\n    return total\n", "x\n    return to", "x"),
+        ("anything", "", "anything", "anything"),
+        ("", "anything", "", ""),
+    ],
+)
+def test_a_repeated_line_is_trimmed_and_code_that_looks_alike_stays(
+    answer: str, suffix: str, kept: str, kept_if_cut: str
+) -> None:
+    assert (trim_suffix(answer, suffix), trim_suffix(answer, suffix, cut=True)) == (kept, kept_if_cut)
+
+
+@given(CODE, CODE, st.booleans())
+def test_only_a_beginning_of_the_suffix_is_trimmed(answer: str, suffix: str, cut: bool) -> None:
+    kept = trim_suffix(answer, suffix, cut=cut)
+    trimmed = answer[len(kept) :]
+    assert answer == kept + trimmed
+    assert suffix.startswith(trimmed)
+    assert len(trimmed) in (0, overlap(answer, suffix))
+    assert not trimmed or any(letter.isalnum() for letter in trimmed)
+    assert not any(answer.endswith(suffix[:size]) for size in range(overlap(answer, suffix) + 1, len(suffix) + 1))
+
+
+def test_unused_tokens_become_fim_tokens_which_are_saved(tmp_path: Path) -> None:
+    save_starcoder2_tokenizer(tmp_path, 600, 100_000)
+    (tmp_path / "config.json").write_text('{"model_type": "starcoder2"}', encoding="utf-8")
+    text = (tmp_path / "tokenizer.json").read_text(encoding="utf-8")
+    for mark in FIM_FAMILIES[0].tokens:
+        text = text.replace(f'"{mark}"', f'"<spare_{mark[5:-1]}>"')
+    (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
+    for file in (tmp_path / "tokenizer_config.json", tmp_path / "special_tokens_map.json"):
+        file.unlink(missing_ok=True)
+    bare = open_tokenizer(tmp_path)
+    spare = [f"<spare_{name}>" for name in ("prefix", "suffix", "middle")]
+    ids = [bare.inner.convert_tokens_to_ids(token) for token in spare]
+    renamed = with_fim_tokens(bare, spare)
+    assert renamed.infilling == SUFFIX_FIRST
+    spelt = "<spm_prefix><spm_suffix>after<spm_middle>before"
+    assert renamed.encode_infilling_prompt("before", "after") == renamed.encode(spelt)
+    assert renamed.encode_infilling("before", "", "after", suffix_first=True) == [
+        *renamed.encode(spelt),
+        bare.end_of_text,
+    ]
+    assert renamed.vocabulary == bare.vocabulary
+    assert [renamed.inner.convert_tokens_to_ids(token) for token in SUFFIX_FIRST.tokens] == ids
+    assert renamed.encode(BEFORE) == bare.encode(BEFORE)
+    renamed.save(tmp_path / "saved")
+    assert open_tokenizer(tmp_path / "saved").fingerprint == renamed.fingerprint != bare.fingerprint
+    with pytest.raises(kdtool.UsageError, match="already; remove fim_tokens"):
+        with_fim_tokens(renamed, spare)
+    for wrong in (["def", *spare[1:]], [spare[0], spare[0], spare[1]]):
+        with pytest.raises(kdtool.UsageError, match=r"must be three special tokens .* without another purpose"):
+            with_fim_tokens(bare, wrong)

@@ -1,26 +1,44 @@
-"""The shape that `pruned` finds for a count: within two per cent, to be cut from its source, or refused with the nearest."""
+"""The shape that `pruned` finds for a count: within two per cent, to be cut from its source, or refused with the nearest.
+
+Cutting widths: nothing changes where nothing of weight is left out, and importance is what its formulas say.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import kdtool_student_gpt
 import pytest
+import torch
 import transformers
+from cut_source import run_on
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_student_gpt import TOLERANCE
 from kdtool_student_pruned import Pruned
 from kdtool_student_pruned._anatomy import Anatomy, Shape, smaller_config
+from kdtool_student_pruned._importance import Importance, measure
 from kdtool_student_pruned._target import solve
 from kdtool_testing import make_run
-from kdtool_testing.tiny_models import tiny_config
-from kdtool_transformers import PublishedTeacher, PublishedTeacherConfig, facts_of, published_config, without_weights
+from kdtool_testing.tiny_models import tiny_config, tiny_model
+from kdtool_torch import self_check
+from kdtool_transformers import (
+    PublishedTeacher,
+    PublishedTeacherConfig,
+    TransformersModel,
+    decoder_layers,
+    facts_of,
+    published_config,
+    without_weights,
+)
+from torch import Tensor, nn
 
 SOURCES: dict[str, Mapping[str, Any]] = {
     "smollm2-135m": {"model_type": "llama", "vocab_size": 49_152, "hidden_size": 576, "intermediate_size": 1536}
@@ -149,3 +167,207 @@ def test_notes_name_what_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         run = make_run(tmp_path, {"teacher": PublishedSource("smollm2-135m")}, offline=True, say=said.append)
         Pruned(config).kdtool_describe(run)
         assert any(told in line for line in said), said
+
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"tie_word_embeddings": False},
+    "llama-biased": {"attention_bias": True, "mlp_bias": True, "rms_norm_eps": 0.01},
+    "qwen2": {"tie_word_embeddings": True},
+    "qwen2-untied": {
+        "tie_word_embeddings": False,
+        "use_sliding_window": True,
+        "sliding_window": 7,
+        "max_window_layers": 1,
+    },
+    "starcoder2": {"sliding_window": None, "norm_epsilon": 0.01},
+    "starcoder2-untied": {"tie_word_embeddings": False, "sliding_window": 9},
+}
+GONE = torch.tensor([1, 5, 6, 20, 21, 22, 23, 31])
+"""Channels, neurons that can be left out of the models below."""
+KEPT = torch.tensor([channel for channel in range(32) if channel not in GONE])
+
+
+def _model(family: str) -> TransformersModel:
+    return tiny_model(family.partition("-")[0], 3, **FAMILIES[family])
+
+
+def _logits(model: Any) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(257, (2, 40), generator=generator)
+    with torch.no_grad():
+        logits: Tensor = model(input_ids=ids).logits
+    return logits
+
+
+def _build(folder: Path, model: TransformersModel, **settings: Any) -> TransformersModel:
+    """Build a student, and see that it is as described."""
+    student = Pruned(Pruned.Config(calibration_length=64, **settings))
+    run = run_on(folder, model)
+    built = student.kdtool_build_student(run)
+    described = student.kdtool_describe(run).facts
+    assert replace(described, copied_layers=built.facts.copied_layers) == built.facts
+    assert isinstance(built, TransformersModel)
+    return built
+
+
+def _opens_plainly(built: TransformersModel, folder: Path) -> None:
+    self_check(built)
+    built.save(folder)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False).eval()
+    assert type(plain).__module__.startswith("transformers.")
+    torch.testing.assert_close(_logits(plain), _logits(built.model), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "axis"),
+    [
+        *product(("llama", "qwen2", "starcoder2"), ("feed_forward", "groups", "heads", "hidden")),
+        *product(FAMILIES, ("all",)),
+    ],
+)
+def test_leaving_out_what_is_zero_changes_nothing(family: str, axis: str, tmp_path: Path) -> None:
+    source = _model(family)
+    settings: dict[str, Any] = {}
+    if axis in ("feed_forward", "all"):
+        settings["feed_forward"] = 40
+        for number, layer in enumerate(_layers(source)):
+            _zero_columns(_last(layer), (GONE + number) % 48)
+    if axis in ("groups", "all"):
+        settings["heads"] = 2
+        for number, layer in enumerate(_layers(source)):
+            group = 16 * (number % 2)
+            _zero_columns(layer.self_attn.o_proj, torch.arange(group, group + 16))
+    if axis == "heads":
+        settings |= {"heads": 2, "kv_heads": 2}
+        for layer in _layers(source):
+            _zero_columns(layer.self_attn.o_proj, torch.tensor([*range(8), *range(24, 32)]))
+    if axis in ("hidden", "all"):
+        settings["hidden"] = 24
+        _silence_channels(source.model)
+    expected = _logits(source.model)
+    built = _build(tmp_path, source, **settings)
+    torch.testing.assert_close(_logits(built.model), expected, rtol=1e-4, atol=1e-4)
+    assert built.facts.copied_layers == (0, 1, 2)
+    if axis == "all":
+        _opens_plainly(built, tmp_path / "student")
+    for key, size in settings.items():
+        assert getattr(built.facts, key) == size
+
+
+def test_layers_widths_and_their_importance_go_together(tmp_path: Path) -> None:
+    source = _model("llama")
+    for name in ("self_attn.o_proj", "mlp.down_proj"):
+        nn.init.zeros_(_layers(source)[1].get_parameter(f"{name}.weight"))
+    for layer in (0, 2):
+        _zero_columns(_layers(source)[layer].mlp.down_proj, (GONE + layer) % 48)
+    built = _build(tmp_path, source, layers=2, feed_forward=40)
+    assert built.facts.copied_layers == (0, 2)
+    torch.testing.assert_close(_logits(built.model), _logits(source.model), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "starcoder2", "qwen2"])
+def test_importance_is_what_a_plain_loop_finds(family: str, tmp_path: Path) -> None:
+    source = _model(family)
+    run = run_on(tmp_path, source)
+    found = measure(source, run.texts.examples("train"), 1, 24, widths=True)
+    text = next(run.texts.examples("train")).body
+    assert isinstance(text, kdtool.Text)
+    ids = source.tokenizer.encode(text.text)[:24]
+    expected = _by_loops(source, ids)
+    for name, value in vars(expected).items():
+        if name == "channels":
+            assert set(value) == set(found.channels)
+            for norm, share in value.items():
+                torch.testing.assert_close(found.channels[norm], share, rtol=1e-4, atol=1e-7)
+        else:
+            torch.testing.assert_close(getattr(found, name), value, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def _by_loops(source: TransformersModel, ids: list[int]) -> Importance:
+    """Compute importance token by token and unit by unit, from what modules were given."""
+    given: dict[str, Tensor] = {}
+    gave: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+            given[name] = (inputs[0] if inputs else named["hidden_states"])[0].double()
+            gave[name] = (output[0] if isinstance(output, tuple) else output)[0].double()
+
+        return hook
+
+    wanted = {name: module for name, module in source.model.named_modules() if _is_wanted(name)}
+    hooks = [module.register_forward_hook(keep(name), with_kwargs=True) for name, module in wanted.items()]
+    source.model(input_ids=torch.tensor([ids]))
+    for hook in hooks:
+        hook.remove()
+    layers, heads, neurons, channels = [], [], [], {}
+    for number, layer in enumerate(_layers(source)):
+        name = f"model.layers.{number}"
+        pairs = zip(given[name], gave[name], strict=True)
+        layers.append(sum(1 - float(a @ b / (a.norm() * b.norm())) for a, b in pairs) / len(ids))
+        matrix, states = layer.self_attn.o_proj.weight.double(), given[f"{name}.self_attn.o_proj"]
+        parts = [slice(8 * head, 8 * head + 8) for head in range(4)]
+        heads.append([sum(float((matrix[:, p] @ s[p]).square().sum()) for s in states) / len(ids) for p in parts])
+        last = "down_proj" if hasattr(layer.mlp, "down_proj") else "c_proj"
+        matrix, states = getattr(layer.mlp, last).weight.double(), given[f"{name}.mlp.{last}"]
+        added = [[float((matrix[:, n] * s[n]).square().sum()) for s in states] for n in range(48)]
+        neurons.append([sum(energies) / len(ids) for energies in added])
+    for name, states in given.items():
+        if name.endswith("norm"):
+            mean_counts = not isinstance(wanted[name], nn.LayerNorm)
+            centred = [state if mean_counts else state - state.mean() for state in states]
+            channels[name] = torch.stack([state**2 / (state**2).sum() for state in centred]).mean(0)
+    return Importance(
+        torch.tensor(layers).double(), channels, torch.tensor(heads).double(), torch.tensor(neurons).double()
+    )
+
+
+def _is_wanted(name: str) -> bool:
+    last = name.rpartition(".")[2]
+    return last.endswith("norm") or last in ("o_proj", "down_proj", "c_proj") or last.isdigit()
+
+
+def test_the_size_of_heads_stays_when_the_hidden_size_goes(tmp_path: Path) -> None:
+    for family in ("llama", "qwen2", "starcoder2"):
+        said: list[str] = []
+        student = Pruned(Pruned.Config(hidden=20))
+        built = student.kdtool_build_student(run_on(tmp_path, _model(family), say=said.append))
+        assert built.model.config.head_dim == 8
+        assert ("llama.cpp opens" in " ".join(said)) == (family != "llama")
+        assert any("parameters, " in line and "of teacher" in line and "embeddings" in line for line in said)
+        assert any("hidden 20, feed_forward 48" in line or "hidden 20" in line for line in said)
+
+
+def _layers(source: TransformersModel) -> Any:
+    return decoder_layers(source.model)
+
+
+def _last(layer: Any) -> Any:
+    return layer.mlp.down_proj if hasattr(layer.mlp, "down_proj") else layer.mlp.c_proj
+
+
+def _zero_columns(module: Any, columns: Tensor) -> None:
+    with torch.no_grad():
+        module.weight[:, columns] = 0
+
+
+def _silence_channels(model: Any) -> None:
+    """Let nothing write to the channels `GONE`, nor read a constant there, and the others always sum to zero.
+
+    A LayerNorm takes the mean away: channels that are at the mean are at zero for it.
+    """
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            module, kind = name.split(".")[-2:]
+            if module == "embed_tokens":
+                _silenced(parameter.T)
+            elif module in ("o_proj", "down_proj", "c_proj"):
+                _silenced(parameter)
+            elif module.endswith("norm") and kind == "bias":
+                parameter[GONE] = 0
+
+
+def _silenced(written: Tensor) -> None:
+    written[GONE] = 0
+    written[KEPT] -= written[KEPT].mean(0)

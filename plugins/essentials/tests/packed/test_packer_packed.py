@@ -1,7 +1,13 @@
-"""The packer: its suite, nothing lost between documents and rows, what is learned, and the limit."""
+"""The packer: its suite, nothing lost between documents and rows, what is learned, and the limit.
+
+The start of documents: nothing of a text is lost behind the start, and it stands there once, whoever writes it.
+
+Documents longer than a row: a middle keeps its prefix and suffix, an answer its prompt, and every label stays once.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,9 +18,10 @@ import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_essentials.packed import Packed
+from kdtool_essentials.packed import Packed, Pairs
 from kdtool_testing import ByteTokenizer, PackerConformance, make_run
-from packing import END, PREFIX, SUFFIX, Infilling, documents_of, text_of
+from kdtool_testing.toy import StartedTokenizer
+from packing import END, MIDDLE, PREFIX, SUFFIX, Infilling, Tokens, documents_of, pack, text_of
 
 
 class TestPacked(PackerConformance):
@@ -149,3 +156,194 @@ def test_a_conversation_that_the_template_refuses_is_named_with_the_way_out() ->
     with pytest.raises(kdtool.UsageError, match=r"'chat-7': .* refuses turns of tool; .*`rows.conversations: plain`"):
         rows([talk], Marked(), length=40)
     assert rows([talk], Marked(), length=40, conversations="plain")
+
+
+START = 257
+
+
+class Begun(ByteTokenizer):
+    """Bytes behind a start; FIM tokens, and a template that writes the start itself."""
+
+    vocabulary = 260
+    document_start: tuple[int, ...] = (START,)
+    chat_fingerprint = "begun"
+    PREFIX, REST = 258, 259
+
+    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[bool]] | None:
+        learned = [(byte, role == "assistant") for role, content in turns for byte in (*content.encode(), END)]
+        return [START, *(byte for byte, _ in learned)], [False, *(each for _, each in learned)]
+
+    def encode_infilling(self, before: str, middle: str, after: str, suffix_first: bool) -> list[int] | None:
+        return [self.PREFIX, *before.encode(), self.REST, *after.encode(), self.REST, *middle.encode(), END]
+
+
+class Twice(Begun):
+    document_start = (START, START + 1)
+
+
+@pytest.mark.parametrize("tokenizer", [Begun(), Twice()])
+@given(bodies=st.lists(st.text("abc", min_size=1, max_size=30), max_size=9), length=st.integers(5, 24))
+def test_each_document_begins_and_no_token_of_a_text_is_lost(
+    bodies: list[str], length: int, tokenizer: kdtool.Tokenizer
+) -> None:
+    rows, _ = pack([kdtool.Text(body) for body in bodies], tokenizer, length=length)
+    start = list(tokenizer.document_start)
+    assert all(len(row.input_ids) == length for row in rows)
+    text, first_learned, begins = list[int](), list[bool](), [True]
+    for document in documents_of(rows):
+        ids, learned = [token for token, _ in document], [each for _, each in document]
+        assert ids[: len(start)] == start
+        assert ids.count(START) == 1
+        assert len(ids) > len(start), "something stands behind a start"
+        assert not any(learned[: len(start)])
+        assert all(learned[len(start) + 1 :])
+        first_learned.append(learned[len(start)])
+        begins.append(ids[-1] == END)
+        text += ids[len(start) :]
+    whole = [token for body in bodies for token in (*body.encode(), END)]
+    left = iter(whole)
+    assert all(token in left for token in text), "in their order"
+    if len(text) == len(whole):  # no row was left out, in which nothing is learned
+        assert first_learned == begins[:-1], "a continued document does not learn its first token: no text begins there"
+
+
+def test_rows_by_hand() -> None:
+    rows, _ = pack([kdtool.Text("abcd"), kdtool.Text("e")], Begun(), length=4)
+    assert [list(row.input_ids) for row in rows] == [
+        [START, 97, 98, 99],
+        [START, 100, END, END],  # only the next document's start would fit behind
+        [START, 101, END, END],
+    ]
+    assert [list(row.labelled) for row in rows] == [
+        [False, True, True, True],
+        [False, False, True, False],
+        [False, True, True, False],
+    ]
+    assert [list(row.document) for row in rows] == [[0, 0, 0, 0], [0, 0, 0, -1], [0, 0, 0, -1]]
+
+
+def test_what_is_learned_with_a_prompt_a_template_and_a_gap() -> None:
+    talk = kdtool.Messages((("user", "a"), ("assistant", "b")))
+    bodies = [kdtool.Completion("a", "b"), talk, kdtool.Text("ab")]
+    found = documents_of(pack(bodies, Begun(), length=64, fim={"rate": 1.0})[0])
+    assert found[0] == [(START, False), (97, False), (98, True), (END, True)]
+    assert found[1] == [(START, False), (97, False), (END, False), (98, True), (END, True)], "the template's own start"
+    assert [token for token, _ in found[2]][:2] == [START, Begun.PREFIX], "as Code Llama's infilling is written"
+    assert [learned for _, learned in found[2]] == [False, *[True] * 6]
+
+
+def test_annotations_stay_at_their_tokens() -> None:
+    example = kdtool.Example("e", kdtool.Text("abcdef"), annotations={"place": [1, 2, 3, 4, 5, 6]})
+    rows = list(Packed(Packed.Config(length=4)).kdtool_rows(make_run(Path()), [example], Begun()))
+    assert [list(row.columns["place"]) for row in rows] == [[0, 1, 2, 3], [0, 4, 5, 6]]
+
+
+def test_a_pair_keeps_its_start_where_the_prompt_loses_its_beginning() -> None:
+    example = kdtool.Example("p", kdtool.Preference("abcdef", "x", "yz"))
+    (row,) = Pairs(Pairs.Config(length=12)).kdtool_rows(make_run(Path()), [example], Begun())
+    ids = [START, 101, 102, 120, END], [START, 101, 102, 121, 122, END]
+    assert list(row.input_ids) == [*ids[0], *ids[1], END]
+    assert list(row.labelled) == [False] * 3 + [True] * 2 + [False] * 3 + [True] * 3 + [False]
+
+
+def test_rows_without_room_behind_a_start_are_refused() -> None:
+    with pytest.raises(kdtool.UsageError, match=r"rows.length: a row of 2 tokens has no room after the 2 "):
+        pack([], Twice(), length=2)
+
+
+@given(
+    st.lists(st.text(st.sampled_from("ab\né漢\U0001f600"), max_size=60), max_size=6),
+    st.integers(8, 40),
+    st.floats(0, 1),
+)
+def test_every_middle_is_in_a_row_with_its_prefix_and_suffix(bodies: list[str], length: int, spm_rate: float) -> None:
+    fim = {"rate": 1.0, "spm_rate": spm_rate}
+    rows, _ = pack(list(map(kdtool.Text, bodies)), Infilling(), length=length, fim=fim)
+    documents = documents_of(rows)
+    assert all(len(row.input_ids) == length for row in rows)
+    assert "".join(text_of([token for token, _ in document]) for document in documents) == "".join(bodies)
+    assert all(labelled for document in documents for _, labelled in document)
+
+
+def test_the_middle_of_a_line_ends_where_the_line_ends() -> None:
+    body = "".join(f"line {number} of a text\n" for number in range(200))
+    fim = {"rate": 1.0, "spm_rate": 0.0, "line_rate": 1.0}
+    rows, _ = pack([kdtool.Text(body)], Infilling(), length=96, fim=fim)
+    documents = documents_of(rows)
+    assert "".join(text_of([token for token, _ in document]) for document in documents) == body
+    for document in documents:
+        ids = [token for token, _ in document]
+        middle = bytes(ids[ids.index(MIDDLE) + 1 : -1]).decode()
+        suffix = bytes(ids[ids.index(SUFFIX) + 1 : ids.index(MIDDLE)]).decode()
+        assert "\n" not in middle
+        assert not suffix or suffix.startswith("\n")
+    assert len({len(document) for document in documents}) > 1
+
+
+def test_pieces_of_a_text_fill_their_rows_and_have_cuts_of_their_own() -> None:
+    rows, _ = pack([kdtool.Text("abcdefgh" * 400)], Infilling(), length=64, fim={"rate": 1.0})
+    documents = documents_of(rows)
+    assert all(number >= 0 for row in rows[:-1] for number in row.document), "bytes leave no room"
+    cuts = {tuple(document.index((mark, True)) for mark in (SUFFIX, MIDDLE)) for document in documents}
+    assert len(cuts) > len(documents) // 2
+    orders = [document[1] == (SUFFIX, True) for document in documents]
+    assert 0.3 < sum(orders) / len(orders) < 0.7
+
+
+def test_a_row_without_room_for_fim_tokens_holds_plain_text() -> None:
+    rows, _ = pack([kdtool.Text("abcdef")], Infilling(), length=4, fim={"rate": 1.0})
+    documents = documents_of(rows)
+    assert [[token for token, _ in document] for document in documents] == [[97, 98, 99, 100], [101, 102, END]]
+
+
+def learned_pairs(documents: Sequence[Tokens]) -> list[tuple[int, int]]:
+    """Return each labelled token with the token before it."""
+    return [
+        (before, token) for document in documents for (before, _), (token, labelled) in pairwise(document) if labelled
+    ]
+
+
+TEXTS = st.text("abc", min_size=1, max_size=40)
+TURNS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4).map(
+    lambda pairs: kdtool.Messages(
+        tuple(turn for asked, said in pairs for turn in (("user", asked), ("assistant", said)))
+    )
+)
+PROMPTS = st.builds(kdtool.Completion, TEXTS, TEXTS)
+
+
+@pytest.mark.parametrize("tokenizer", [ByteTokenizer(), StartedTokenizer()])
+@given(bodies=st.lists(st.one_of(PROMPTS, TURNS), max_size=5), length=st.integers(3, 80))
+def test_every_labelled_token_is_learned_once_after_the_same_token(
+    bodies: list[Any], length: int, tokenizer: kdtool.Tokenizer
+) -> None:
+    rows, _ = pack(bodies, tokenizer, length=length)
+    documents = documents_of(rows)
+    all_rows, said = pack(bodies, tokenizer, length=4096)
+    whole = documents_of(all_rows)
+    assert all(len(row.input_ids) == length for row in rows)
+    assert learned_pairs(documents) == learned_pairs(whole)
+    assert not said
+    fitting = Counter(tuple(document) for document in whole if len(document) <= length)
+    assert fitting <= Counter(map(tuple, documents)), (
+        "what fits into a row is whole"
+    )  # a piece may equal another document
+
+
+@given(TEXTS, TEXTS, st.integers(4, 60), st.text("d", max_size=9))
+def test_each_part_of_an_answer_follows_the_end_of_its_prompt(
+    prompt: str, answer: str, length: int, first: str
+) -> None:
+    bodies = [kdtool.Text(first), kdtool.Completion(prompt, answer)]
+    rows, said = pack(bodies, ByteTokenizer(), length=length)
+    documents = documents_of(rows)
+    parts = [document for document in documents if not all(labelled for _, labelled in document)]
+    whole = len(prompt) + len(answer) + 1 <= length
+    kept = prompt if whole else prompt[-(length // 2) :]
+    assert said == [] if whole else "1 prompts with their answers, such as 'e1', are longer than a row" in said[0]
+    done = 0
+    for part in parts:
+        context = [token for token, labelled in part if not labelled]
+        learned = [token for token, labelled in part if labelled]
+        assert bytes(context).decode() == kept + answer[done - 1 : done] * (done > 0)
+        done += len(learned)
