@@ -117,18 +117,6 @@ def _shares_of_solved(generator: random.Random, items: int, seeds: int, spread: 
     return arms
 
 
-def _losses(generator: random.Random, items: int, seeds: int, spread: float) -> list[Table]:
-    """Documents of very different lengths; the first arm's loss is 0.05 lower in each, up to chance."""
-    documents = [(generator.lognormvariate(5, 0.7), generator.gauss(1.5, 0.6)) for _ in range(items)]
-    arms: list[Table] = []
-    for shift in (-0.05, 0.0):
-        luck = [generator.gauss(0, spread) for _ in range(seeds)]
-        arms.append(
-            [[(n * (loss + shift + each + generator.gauss(0, 0.1)), n) for n, loss in documents] for each in luck]
-        )
-    return arms
-
-
 def _covered(draw: Callable[[random.Random], list[Table]], statistic: Statistic, truth: float) -> float:
     generator = random.Random(7)
     held = 0
@@ -140,21 +128,17 @@ def _covered(draw: Callable[[random.Random], list[Table]], statistic: Statistic,
     return held / DRAWS
 
 
-@pytest.mark.parametrize("items", [12, 40])
-def test_with_one_seed_intervals_cover_what_other_items_would_give(items: int) -> None:
-    assert 0.93 < _covered(lambda g: _shares_of_solved(g, items, 1, 0.0), _difference("identity"), 0.1) < 0.97
-    assert 0.93 < _covered(lambda g: _losses(g, items, 1, 0.0), _difference("exp"), -0.05) < 0.97
-
-
-@pytest.mark.parametrize("seeds", [2, 3, 5])
-def test_with_several_seeds_they_cover_what_other_seeds_and_items_would_give(seeds: int) -> None:
-    assert 0.93 < _covered(lambda g: _shares_of_solved(g, 40, seeds, 0.15), _difference("identity"), 0.1) < 0.975
-    assert 0.93 < _covered(lambda g: _losses(g, 20, seeds, 0.1), _difference("exp"), -0.05) < 0.975
-
-
-@pytest.mark.parametrize("seeds", [2, 3])
-def test_where_seeds_hardly_differ_they_are_too_wide_never_too_narrow(seeds: int) -> None:
-    assert _covered(lambda g: _shares_of_solved(g, 20, seeds, 0.0), _difference("identity"), 0.1) > 0.97
+@pytest.mark.parametrize(
+    ("items", "seeds", "spread", "least", "most"),
+    [(12, 1, 0.0, 0.93, 0.97), (40, 1, 0.0, 0.93, 0.97), (40, 2, 0.15, 0.93, 0.975), (40, 5, 0.15, 0.93, 0.975),
+     (20, 2, 0.0, 0.97, 1.01)],
+)  # fmt: skip
+def test_they_cover_what_other_seeds_and_items_would_give(
+    items: int, seeds: int, spread: float, least: float, most: float
+) -> None:
+    """Where seeds hardly differ they are too wide, never too narrow."""
+    covered = _covered(lambda g: _shares_of_solved(g, items, seeds, spread), _difference("identity"), 0.1)
+    assert least < covered < most
 
 
 def test_share_of_the_teacher_is_covered() -> None:

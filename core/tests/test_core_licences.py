@@ -13,6 +13,7 @@ import yaml
 from kdtool import LicenceTerms
 from kdtool._cli import call
 from kdtool._contract.licences import Transfer, judge_terms, published_name
+from variants import variant
 
 FREE = LicenceTerms("Apache-2.0", "https://example.org/free")
 RULES = LicenceTerms("Rules 1.0", "https://example.org/rules", ("do no harm",))
@@ -79,72 +80,23 @@ def test_published_name_begins_as_the_terms_ask() -> None:
     assert published_name("small", bound) == "Named-small"
     assert published_name("Named-small", bound) == "Named-small"
     assert published_name("small", free) == "small"
-
-
-def test_published_name_of_several_terms_is_the_same_in_every_process() -> None:
-    terms = {name: LicenceTerms(name, name_prefix=name) for name in ("First", "Second", "Third", "Fourth")}
-    bound, _ = judge_terms(terms, dict.fromkeys(terms, ("signals",)), {})
-    assert published_name("small", bound) == "Fourth-Third-Second-First-small"
-
-
-_SOURCE = """
-import kdtool
-import toy
-
-class Bound(toy.Teacher):
-    offers = frozenset({"logits", "text"})
-    def kdtool_answer(self, requests):
-        yield from ()
-    @property
-    def licence_terms(self):
-        rules = ("only for its own kind",)
-        return kdtool.LicenceTerms("Own Kind Only", "https://example.org/own", rules, ("signals", "text"))
-    def kdtool_signal(self, batch, want):
-        raise AssertionError("weights would be loaded")
-
-class Allowed(toy.Teacher):
-    licence_terms = kdtool.LicenceTerms("Named 3", "", ("name it so",), notices=("Built with Named",), name_prefix="Named")
-
-class Misfit(toy.Teacher):
-    licence_terms = "MIT"
-
-class Broken(toy.Teacher):
-    @property
-    def licence_terms(self):
-        return {}["licence"]
-
-class Cut(toy.Student):
-    class Config(kdtool.Config):
-        source: str = "teacher"
-        "Whom."
-    def __init__(self, config):
-        super().__init__(config)
-        self.derives_from = {config.source: "weights"}
-
-class Answers(toy.Corpus):
-    derives_from = {"teacher": "text"}
-"""
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Path:
-    file = tmp_path / "licensed.py"
-    file.write_text(_SOURCE, encoding="utf-8")
-    return file
+    several = {name: LicenceTerms(name, name_prefix=name) for name in ("First", "Second", "Third", "Fourth")}
+    bound, _ = judge_terms(several, dict.fromkeys(several, ("signals",)), {})
+    assert published_name("small", bound) == "Fourth-Third-Second-First-small", "in every process"
 
 
 @pytest.mark.parametrize(("name", "message"), [("Misfit", "must be LicenceTerms or None"), ("Broken", "KeyError")])
 def test_terms_of_another_type_or_that_raise_name_the_component(
-    name: str, message: str, recipe: dict[str, Any], local: Path
+    name: str, message: str, recipe: dict[str, Any]
 ) -> None:
-    recipe["teacher"] = {"use": f"{local}:{name}"}
+    recipe["teacher"] = variant(name)
     with pytest.raises(kdtool.PluginError, match=message) as refused:
         kdtool.plan(recipe)
-    assert any(f"licensed.py:{name}" in text for text in (str(refused.value), *refused.value.__notes__))
+    assert any(f"variants.py:{name}" in text for text in (str(refused.value), *refused.value.__notes__))
 
 
-def test_forbidden_signals_are_refused_before_anything_is_loaded(recipe: dict[str, Any], local: Path) -> None:
-    recipe["teacher"] = {"use": f"{local}:Bound"}
+def test_forbidden_signals_are_refused_before_anything_is_loaded(recipe: dict[str, Any]) -> None:
+    recipe["teacher"] = variant("Bound")
     for way in (kdtool.run, kdtool.check, kdtool.plan):
         with pytest.raises(kdtool.RecipeError) as refused:
             way(recipe)
@@ -154,14 +106,8 @@ def test_forbidden_signals_are_refused_before_anything_is_loaded(recipe: dict[st
         assert "it has no weights of others" in text
         assert 'terms_acknowledged: {teacher: "Own Kind Only, with permission for signals"}' in text
     assert not Path("runs").exists()
-
-
-def test_line_of_the_message_can_be_copied_into_the_recipe(recipe: dict[str, Any], local: Path) -> None:
-    recipe["teacher"] = {"use": f"{local}:Bound"}
-    with pytest.raises(kdtool.RecipeError) as refused:
-        kdtool.check(recipe)
-    found = re.search(r"terms_acknowledged: (\{.*\})$", str(refused.value), re.MULTILINE)
-    assert found is not None
+    found = re.search(r"terms_acknowledged: (\{.*\})$", text, re.MULTILINE)
+    assert found is not None, "a line to copy into the recipe"
     (licensed,) = kdtool.check({**recipe, "terms_acknowledged": yaml.safe_load(found.group(1))})["licences"]
     assert licensed["acknowledged"] == "Own Kind Only, with permission for signals"
     assert licensed["forbidden"] == ["signals"]
@@ -179,12 +125,12 @@ def test_line_of_the_message_can_be_copied_into_the_recipe(recipe: dict[str, Any
     ],
 )
 def test_what_is_taken_follows_from_the_recipe(
-    changes: dict[str, str], takes: list[str], needed: str, recipe: dict[str, Any], local: Path
+    changes: dict[str, str], takes: list[str], needed: str, recipe: dict[str, Any]
 ) -> None:
-    recipe["teacher"] = {"use": f"{local}:Bound"}
+    recipe["teacher"] = variant("Bound")
     for key in ("student", "corpus"):
         if key in changes:
-            recipe[key] = {"use": f"{local}:{changes[key]}"}
+            recipe[key] = variant(changes[key])
     losses = recipe["train"]["losses"]
     if changes.get("losses") == "count":
         losses["imitate"] = False
@@ -199,8 +145,8 @@ def test_what_is_taken_follows_from_the_recipe(
     assert licensed["transfers"] == takes
 
 
-def test_acknowledged_terms_are_told_recorded_and_reported(recipe: dict[str, Any], local: Path) -> None:
-    recipe |= {"teacher": {"use": f"{local}:Allowed"}, "seeds": [0], "terms_acknowledged": {"teacher": "Named 3"}}
+def test_acknowledged_terms_are_told_recorded_and_reported(recipe: dict[str, Any]) -> None:
+    recipe |= {"teacher": variant("Allowed"), "seeds": [0], "terms_acknowledged": {"teacher": "Named 3"}}
     results = kdtool.run(recipe)
     (licensed,) = results.licences
     assert (licensed.transfers, licensed.forbidden, licensed.acknowledged) == (("signals",), (), "Named 3")
@@ -221,15 +167,15 @@ def test_acknowledged_terms_are_told_recorded_and_reported(recipe: dict[str, Any
         ({"teacher": False}, 'terms_acknowledged: {teacher: "Named 3"}'),
     ],
 )
-def test_wrong_acknowledgements_are_refused(value: Any, message: str, recipe: dict[str, Any], local: Path) -> None:
-    recipe |= {"teacher": {"use": f"{local}:Allowed"}, "terms_acknowledged": value}
+def test_wrong_acknowledgements_are_refused(value: Any, message: str, recipe: dict[str, Any]) -> None:
+    recipe |= {"teacher": variant("Allowed"), "terms_acknowledged": value}
     with pytest.raises(kdtool.RecipeError, match=re.escape(message)):
         kdtool.check(recipe)
 
 
-def test_several_teachers_are_named_by_their_paths(recipe: dict[str, Any], local: Path) -> None:
+def test_several_teachers_are_named_by_their_paths(recipe: dict[str, Any]) -> None:
     del recipe["teacher"]
-    recipe["teachers"] = {"big": {"use": f"{local}:Allowed"}, "own": {"use": f"{local}:Bound"}}
+    recipe["teachers"] = {"big": variant("Allowed"), "own": variant("Bound")}
     recipe["train"]["losses"]["imitate"]["teacher"] = "big"
     with pytest.raises(kdtool.RecipeError, match=re.escape('terms_acknowledged: {teachers.big: "Named 3"}')):
         kdtool.check(recipe)
@@ -239,10 +185,10 @@ def test_several_teachers_are_named_by_their_paths(recipe: dict[str, Any], local
 
 
 def test_command_lists_licences_and_refuses_without_acknowledgement(
-    recipe: dict[str, Any], local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "r.yaml"
-    file.write_text(json.dumps({**recipe, "teacher": {"use": f"{local}:Allowed"}}), encoding="utf-8")
+    file.write_text(json.dumps({**recipe, "teacher": variant("Allowed")}), encoding="utf-8")
     assert call(["check", str(file)]) == 2
     assert 'terms_acknowledged: {teacher: "Named 3"}' in capsys.readouterr().err
     assert call(["check", str(file), "--set", "terms_acknowledged.teacher=Named 3"]) == 0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,12 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._store.shared import run_lock, worker_of
+from filelock import FileLock
+from kdtool._run.graph import Graph, Node
+from kdtool._run.ranks import agree, invite_ranks, may_join, rank_and_world, wait_for
+from kdtool._store.artefacts import Artefacts
+from kdtool._store.files import write_sealed
+from kdtool._store.shared import GRAPH, HOLDER, holder_of, is_led, run_lock, worker_of
 
 HOLD = """
 import os, sys, time
@@ -51,6 +58,9 @@ made = Artefacts(Path(sys.argv[1])).make(
 )
 print("reused" if made.reused else "made", (made.path / "part").read_text(), flush=True)
 """
+
+
+FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked on POSIX only")
 
 
 @contextmanager
@@ -92,16 +102,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(recipe: dict[str, A
     assert run(recipe).returncode == 0
 
 
-def test_a_run_does_not_wait_for_the_lock_that_it_holds(
-    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[Path] = []
-    monkeypatch.setattr("kdtool._store.shared.worker_of", asked.append)
-    kdtool.run({**recipe, "control": False, "evaluators": False, "seeds": [0]})
-    assert asked == []
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked on POSIX only")
+@FORKS
 def test_a_worker_that_outlives_its_killed_process_does_not_hold_the_run(tmp_path: Path) -> None:
     with process(HOLD, str(tmp_path), "with a worker", "60") as holder:
         assert line_of(holder) == "held"
@@ -111,7 +112,7 @@ def test_a_worker_that_outlives_its_killed_process_does_not_hold_the_run(tmp_pat
             pass
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked on POSIX only")
+@FORKS
 def test_a_worker_that_ends_does_not_give_the_run_away(tmp_path: Path) -> None:
     with process(HOLD, str(tmp_path), "with a worker", "0") as holder:
         assert line_of(holder) == "held"
@@ -145,3 +146,144 @@ def test_where_nobody_can_ask_a_run_is_held_by_whom_it_names(tmp_path: Path) -> 
     assert worker_of(tmp_path) is None
     (tmp_path / "lock.json").write_text('{"pid": 7, "host": "here", "since": "today"}', encoding="utf-8")
     assert worker_of(tmp_path) == "process 7 on here since today"
+
+
+def test_torchrun_tells_who_a_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert rank_and_world() == (0, 1)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert rank_and_world() == (0, 4)
+    monkeypatch.setenv("RANK", "3")
+    assert rank_and_world() == (3, 4)
+    for bad in ("4", "-1", "first"):
+        monkeypatch.setenv("RANK", bad)
+        with pytest.raises(kdtool.UsageError, match="WORLD_SIZE=4 are invalid: expected"):
+            rank_and_world()
+
+
+def test_another_rank_joins_once_and_waits_until_all_is_there(tmp_path: Path) -> None:
+    begun, joined = threading.Event(), threading.Event()
+
+    def build(folder: Path) -> None:
+        (folder / "begun").touch()
+        begun.set()
+        assert joined.wait(20)
+        time.sleep(0.3)
+        (folder / "whole").touch()
+
+    def join(folder: Path) -> bool:
+        if not (folder / "begun").exists() or not begun.is_set():
+            return False
+        assert not joined.is_set(), "it took part already"
+        joined.set()
+        return True
+
+    node = Node("phases", "x", "training of x", Artefacts(tmp_path), {}, {}, lambda run, folder: None)
+    first = threading.Thread(target=lambda: node.where.make(*node.key, build=build, waiting=print))
+    first.start()
+    found = wait_for(node, join, lambda: True)
+    first.join()
+    assert joined.is_set()
+    assert (found.path / "whole").exists()
+    assert wait_for(node, join, lambda: False) == found, "what is there needs nobody"
+
+
+def test_a_rank_that_waits_ends_when_rank_0_is_gone(tmp_path: Path) -> None:
+    node = Node("phases", "x", "training of x", Artefacts(tmp_path), {}, {}, lambda run, folder: None)
+    with pytest.raises(kdtool.UsageError, match="process 0 of this run ended before the stage 'training of x'"):
+        wait_for(node, lambda _: False, lambda: False)
+
+
+def graph_of(root: Path, factor: int, name: str = "x") -> Graph:
+    graph = Graph()
+    text = Node("text", "", "text", Artefacts(root), {}, {}, lambda run, folder: None)
+    graph.add(text)
+    parts = {"factor": factor}
+    graph.add(Node("phases", name, "training", Artefacts(root), parts, {"text": text}, lambda run, folder: None))
+    return graph
+
+
+def in_turn(folder: Path, graphs: dict[int, Graph]) -> dict[int, object]:
+    """Have processes agree with rank 0, as threads; return what each gets or raises."""
+    found: dict[int, object] = {}
+
+    def take_part(rank: int) -> None:
+        try:
+            found[rank] = agree(folder, graphs[rank], rank)
+        except kdtool.UsageError as error:
+            found[rank] = error
+
+    others = [threading.Thread(target=take_part, args=[rank]) for rank in graphs if rank]
+    for thread in others:
+        thread.start()
+    time.sleep(0.3)
+    with run_lock(folder):
+        write_sealed(folder / GRAPH, {**graphs[0].record("x", folder), "by": (holder_of(folder) or {})["id"]})
+        for thread in others:
+            thread.join(20)
+    return found
+
+
+def test_processes_with_the_same_graph_agree_whatever_an_earlier_run_left(tmp_path: Path) -> None:
+    write_sealed(tmp_path / GRAPH, {**graph_of(tmp_path, 7).record("x", tmp_path), "by": "gone"})
+    found = in_turn(tmp_path, {rank: graph_of(tmp_path, 1) for rank in range(3)})
+    assert found.keys() == {1, 2}
+    assert found[1] == found[2]
+    assert isinstance(found[1], dict)
+    assert not is_led(tmp_path, found[1]), "the lock is free by now"
+
+
+KILLED = {"pid": 1, "host": "gone", "since": "2026-01-01", "id": "killed"}
+"""The holder of a run's lock that a killed process left."""
+
+
+def test_a_look_at_the_lock_is_not_taken_for_a_process_that_works(tmp_path: Path) -> None:
+    (tmp_path / HOLDER).write_text(json.dumps(KILLED), encoding="utf-8")
+    look = FileLock(tmp_path / ".lock", thread_local=False)
+    look.acquire()
+    timer = threading.Timer(0.02, look.release)
+    timer.start()
+    assert holder_of(tmp_path) is None
+    timer.join()
+
+
+def test_a_rank_joins_when_rank_0_has_discarded_what_a_killed_run_left(tmp_path: Path) -> None:
+    artefacts, new, looks = Artefacts(tmp_path), {**KILLED, "pid": 2}, list[bool]()
+    partial = artefacts.path_of("signals", "", "f" * 64).with_suffix(".partial")
+    partial.mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt), invite_ranks(partial, KILLED):
+        raise KeyboardInterrupt
+    assert may_join(partial, KILLED)
+    assert not may_join(partial, new)
+
+    def build(folder: Path) -> None:
+        assert not may_join(folder, KILLED)
+        with invite_ranks(folder, new):
+            looks.extend(may_join(folder, leader) for leader in (new, KILLED, None))
+
+    made = artefacts.make("signals", "", "f" * 64, build=build, waiting=print)
+    assert looks == [True, False, False]
+    assert [path.name for path in made.path.iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        ((2, "x"), r"phases/x differs \(factor 1 → 2\)"),
+        ((1, "y"), r"phases/y differs \(process 0 does not have it\)"),
+    ],
+)
+def test_a_process_with_another_graph_ends_with_what_differs(tmp_path: Path, other: tuple[int, str], what: str) -> None:
+    found = in_turn(tmp_path, {0: graph_of(tmp_path, 1), 1: graph_of(tmp_path, 1), 2: graph_of(tmp_path, *other)})
+    assert isinstance(found[1], dict)
+    assert isinstance(found[2], kdtool.UsageError)
+    assert re.search(f"processes 0 and 2 of this run would not make the same: {what}. Give all", str(found[2]))
+
+
+def test_a_rank_that_waits_for_the_graph_ends_when_rank_0_is_killed(tmp_path: Path) -> None:
+    with process(HOLD, str(tmp_path), "alone") as leader:
+        assert line_of(leader) == "held"
+        threading.Timer(1.0, leader.kill).start()
+        with pytest.raises(kdtool.UsageError, match="process 0 of this run ended while others waited for it"):
+            agree(tmp_path, graph_of(tmp_path, 1), 1)

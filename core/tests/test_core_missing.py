@@ -1,21 +1,24 @@
-"""Everything that components lack on this machine is reported all at once, with places, before anything is made."""
+"""Everything that is missing on this machine or in the text is reported at once, with places, before it costs anything."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
+from toy_recipe import use
 
-LACKING = '''
+OWN = '''
 from pathlib import Path
 
 import kdtool
+from toy import Corpus, Export, Nats, Packer, Student, Teacher
 
 
 class Heavy(kdtool.Transform):
-    """Needs two things."""
+    """Needs two things until a file `there` is there."""
 
     def kdtool_check(self, run, when):
         return [text for text in ("no GPU: leave it out", "no compiler: get one") if not Path("there").exists()]
@@ -39,82 +42,124 @@ class Wrong(kdtool.Transform):
 
     def kdtool_check(self, run, when):
         return "no GPU"
-'''
 
-
-@pytest.fixture
-def lacking(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The toy's recipe with components that lack something until a file `there` is there."""
-    Path("lacking.py").write_text(LACKING, encoding="utf-8")
-    recipe["train"]["transforms"] = {"heavy": {"use": "./lacking.py:Heavy"}}
-    return {**recipe, "filters": {"deep": {"use": "./lacking.py:Deep"}}}
-
-
-def test_all_that_is_missing_is_said_before_anything_is_made(lacking: dict[str, Any]) -> None:
-    for ask in (kdtool.check, kdtool.run):
-        with pytest.raises(kdtool.RecipeError) as caught:
-            ask(lacking)
-        assert [(problem.key, problem.message) for problem in caught.value.problems] == [
-            ("filters.deep", "no library: pip install deep"),
-            ("train.transforms.heavy", "no GPU: leave it out"),
-            ("train.transforms.heavy", "no compiler: get one"),
-        ]
-        assert Path("closed").exists()
-    assert not list(Path().rglob("manifest.json"))
-    assert not Path("runs").exists()  # no tracker heard of a run that could not begin
-    Path("there").touch()
-    kdtool.check(lacking)
-    assert kdtool.run(lacking).verdict
-
-
-def test_a_wrong_answer_is_the_plugins_fault(lacking: dict[str, Any]) -> None:
-    lacking["train"]["transforms"]["heavy"]["use"] = "./lacking.py:Wrong"
-    Path("there").touch()
-    with pytest.raises(kdtool.PluginError, match=r"kdtool_check must return .*, but returned"):
-        kdtool.check(lacking)
-
-
-def test_identities_are_asked_of_all_components_at_once(recipe: dict[str, Any]) -> None:
-    """By `check` as by a run: a missing file, of a phase's component too, stands at its key."""
-    source = """
-from pathlib import Path
-import kdtool
-from toy import Corpus, Export, Student
 
 class Asks(Student):
     def kdtool_identity(self, run):
         return run.component("exporters.zip", kdtool.Exporter).kdtool_identity(run)
 
+
 class Csv(Corpus):
     def kdtool_identity(self, run):
         return {"file": Path("tasks.csv").read_text()}
+
 
 class Zip(Export):
     def kdtool_identity(self, run):
         raise kdtool.UsageError("zip.level: there is no level 12")
 
+
 class Away(kdtool.Transform):
     def kdtool_identity(self, run):
         raise kdtool.ServiceError("not in the local cache")
-"""
-    Path("asked.py").write_text(source, encoding="utf-8")
-    recipe["train"]["transforms"] = {"away": {"use": "./asked.py:Away"}}
-    asked = {
-        **recipe,
-        "corpus": {"use": "./asked.py:Csv"},
-        "student": {"use": "./asked.py:Asks"},
-        "exporters": {"zip": {"use": "./asked.py:Zip"}},
-    }
-    for ask in (kdtool.check, kdtool.plan, kdtool.run):
+
+
+class Blind(Packer):
+    def kdtool_rows(self, run, examples):
+        yield from (row for row in examples if not row)
+
+
+class Picky(Nats):
+    """Wants more text than there is, until a file `there` is there."""
+
+    class Config(kdtool.Config):
+        documents: int = 100
+        """Documents at least."""
+
+    def kdtool_check(self, run, when):
+        if when == "text" and not Path("there").exists():
+            count = len(list(run.texts.examples("validation")))
+            if count < self.config.documents:
+                raise kdtool.UsageError(f"{count} documents are less than {self.config.documents}")
+
+
+class Unaware(Picky):
+    reads_text = False
+
+
+class Small(Student):
+    class Config(kdtool.Config):
+        source: str = "teacher"
+
+    def kdtool_tokenizer(self, run):
+        return run.component(self.config.source, kdtool.Teacher).kdtool_tokenizer(run)
+
+
+class Keyless(Teacher):
+    """Opens what is measured where a file `there` is."""
+
+    def kdtool_open(self, run, subject):
+        if subject.role == "teacher" and not Path("there").exists():
+            raise kdtool.UsageError("there is no key")
+        return super().kdtool_open(run, subject)
+
+
+class Choosy(kdtool.Exporter):
+    """Writes one model of another kind."""
+
+    def kdtool_check(self, run, when):
+        assert not (run.folder / "phases").exists()
+        if when == "student":
+            return [f"cannot be written: {sorted(path.name for path in run.untrained.iterdir())}"]
+
+    def kdtool_export(self, run, trained):
+        raise AssertionError
+'''
+
+
+@pytest.fixture(autouse=True)
+def _own() -> None:
+    Path("own.py").write_text(OWN, encoding="utf-8")
+
+
+def own(name: str, **options: Any) -> dict[str, Any]:
+    return {"use": f"./own.py:{name}", **options}
+
+
+def assert_refused(recipe: Any, problems: list[tuple[str, str]], *ways: Any, settings: Any = None) -> None:
+    for ask in ways or (kdtool.check, kdtool.run):
         with pytest.raises(kdtool.RecipeError) as caught:
-            ask(asked)
-        assert [(problem.key, problem.message) for problem in caught.value.problems] == [
-            ("corpus", "corpus 'corpus' (./asked.py:Csv): there is no file tasks.csv"),
-            (
-                "exporters.zip",
-                "zip.level: there is no level 12\n  in exporter 'exporters.zip' (./asked.py:Zip)",
-            ),
-        ]
+            ask(recipe, settings)
+        assert [(problem.key, problem.message) for problem in caught.value.problems] == problems
+
+
+def test_all_that_is_missing_is_said_before_anything_is_made(recipe: dict[str, Any]) -> None:
+    recipe["train"]["transforms"] = {"heavy": own("Heavy")}
+    recipe["filters"] = {"deep": own("Deep")}
+    problems = [
+        ("filters.deep", "no library: pip install deep"),
+        ("train.transforms.heavy", "no GPU: leave it out"),
+        ("train.transforms.heavy", "no compiler: get one"),
+    ]
+    assert_refused(recipe, problems)
+    assert Path("closed").exists()
+    assert not list(Path().rglob("manifest.json"))
+    assert not Path("runs").exists()  # no tracker heard of a run that could not begin
+    Path("there").touch()
+    kdtool.check(recipe)
+    assert kdtool.run(recipe).verdict
+    recipe["train"]["transforms"]["heavy"] = own("Wrong")
+    with pytest.raises(kdtool.PluginError, match=r"kdtool_check must return .*, but returned"):
+        kdtool.check(recipe)
+
+
+def test_identities_are_asked_of_all_components_at_once(recipe: dict[str, Any]) -> None:
+    """By `check` as by a run: a missing file, of a phase's component too, stands at its key."""
+    recipe["train"]["transforms"] = {"away": own("Away")}
+    asked = {**recipe, "corpus": own("Csv"), "student": own("Asks"), "exporters": {"zip": own("Zip")}}
+    level = "zip.level: there is no level 12\n  in exporter 'exporters.zip' (./own.py:Zip)"
+    problems = [("corpus", "corpus 'corpus' (./own.py:Csv): there is no file tasks.csv"), ("exporters.zip", level)]
+    assert_refused(asked, problems, kdtool.check, kdtool.plan, kdtool.run)
     Path("tasks.csv").touch()
     fine = {**asked, "exporters": {}, "student": recipe["student"]}
     assert kdtool.check(fine)["fits"]["memory"], "what is not on this machine may be fetched by the run"
@@ -126,66 +171,55 @@ class Away(kdtool.Transform):
     ("settings", "key", "message"),
     [
         ({"corpus.documents": 1}, "corpus", "gives no text of the split 'train'"),
-        ({"corpus.use": "{toy}:Lines", "corpus.file": "empty"}, "corpus", "gives no text of the split 'train'"),
-        ({"rows.use": "./blind.py:Blind"}, "rows", "yields no rows from 8 documents; is there enough text for one?"),
+        ({"corpus": use("Lines", file="empty")}, "corpus", "gives no text of the split 'train'"),
+        ({"rows": own("Blind")}, "rows", "yields no rows from 8 documents; is there enough text for one?"),
     ],
 )
 def test_text_without_a_row_is_refused_before_the_student_is_built(
     recipe: dict[str, Any], settings: dict[str, Any], key: str, message: str
 ) -> None:
-    toy = recipe["corpus"]["use"].rpartition(":")[0]
-    rows = "yield from (row for row in examples if not row)"
-    source = f"from toy import Packer\nclass Blind(Packer):\n    def kdtool_rows(self, run, examples): {rows}\n"
-    Path("blind.py").write_text(source, encoding="utf-8")
     Path("empty").touch()
-    settings = {path: value.format(toy=toy) if isinstance(value, str) else value for path, value in settings.items()}
-    for ask in (kdtool.check, kdtool.run):
-        with pytest.raises(kdtool.RecipeError) as caught:
-            ask(recipe, settings)
-        assert [(problem.key, problem.message) for problem in caught.value.problems] == [(key, message)]
+    assert_refused(recipe, [(key, message)], settings=settings)
     assert not list(Path("store").glob("students*")), "the student was built"
 
 
-def test_split_without_a_document_for_an_evaluator_is_refused_before_anything_is_made(recipe: dict[str, Any]) -> None:
-    source = """
-import kdtool
-from toy import Nats
-
-class Checks(Nats):
-    def kdtool_check(self, run, when):
-        if when == "text" and not list(run.texts.examples("validation")):
-            raise kdtool.UsageError("'validation' holds no documents")
-
-class Unaware(Checks):
-    reads_text = False
-"""
-    Path("checks.py").write_text(source, encoding="utf-8")
-    asked = {**recipe, "evaluators": {"nats": {"use": "./checks.py:Checks"}}}
-    for ask in (kdtool.check, kdtool.run):
-        with pytest.raises(kdtool.RecipeError) as caught:
-            ask(asked)
-        assert [(problem.key, problem.message) for problem in caught.value.problems] == [
-            ("evaluators.nats", "'validation' holds no documents")
-        ]
-    assert kdtool.check(asked, {"evaluators.nats.use": "./checks.py:Unaware"})["fits"]["memory"]
-    assert kdtool.check(asked, {"corpus.documents": 1501})["fits"]["memory"], "later documents may be of that split"
+def test_evaluators_that_lack_text_are_refused_before_anything_is_made(recipe: dict[str, Any]) -> None:
+    one = {**recipe, "evaluators": {"one": own("Picky", documents=1)}}
+    two = {**recipe, "evaluators": {"many": own("Picky"), "one": own("Picky", documents=1)}}
+    problems = [("evaluators.many", "0 documents are less than 100"), ("evaluators.one", "0 documents are less than 1")]
+    assert_refused(two, problems)
+    assert not list(Path("runs").glob("*/phases/*"))
+    assert not list(Path("store").glob("students/*/model_facts.json"))
+    assert kdtool.check(one, {"evaluators.one.use": "./own.py:Unaware"})["fits"]["memory"]
+    assert kdtool.check(one, {"corpus.documents": 1501})["fits"]["memory"], "later documents may be of that split"
+    Path("toy.yaml").write_text(json.dumps(two), encoding="utf-8")
+    Path("there").touch()
+    student = kdtool.run("toy.yaml").arms[0].path
+    Path("there").unlink()
+    with pytest.raises(kdtool.RecipeError, match="0 documents are less than 1"):
+        kdtool.evaluate([student], recipe=Path("toy.yaml"))
 
 
 def test_component_that_names_another_wrongly_is_the_recipe_s_mistake(recipe: dict[str, Any]) -> None:
-    source = """
-import kdtool
-from toy import Student
-
-class Small(Student):
-    class Config(kdtool.Config):
-        source: str = "teacher"
-
-    def kdtool_tokenizer(self, run):
-        return run.component(self.config.source, kdtool.Teacher).kdtool_tokenizer(run)
-"""
-    Path("small.py").write_text(source, encoding="utf-8")
-    small = {**recipe, "student": {"use": "./small.py:Small", "source": "teachr"}}
+    small = {**recipe, "student": own("Small", source="teachr")}
     for ask in (kdtool.check, kdtool.run):
         with pytest.raises(kdtool.UsageError, match=r"no teacher is called 'teachr'; did you mean 'teacher'\?"):
             ask(small)
     assert kdtool.check(small, {"student.source": "teacher"})["fits"]["memory"]
+
+
+def test_what_a_teacher_lacks_to_be_measured_is_known_before_training(recipe: dict[str, Any]) -> None:
+    recipe["teacher"] = own("Keyless")
+    with pytest.raises(kdtool.UsageError, match="there is no key"):
+        kdtool.run(recipe)
+    assert not list(Path("runs").glob("*/phases/*"))
+    Path("there").touch()
+    names = [stage.name for stage in kdtool.run(recipe).stages]
+    assert names.index("scores/nats-teacher") < names.index("phases/student-seed0-train")
+
+
+def test_what_cannot_be_exported_is_refused_before_training(recipe: dict[str, Any]) -> None:
+    recipe["exporters"] = {"one": own("Choosy"), "other": own("Choosy")}
+    message = "cannot be written: ['counts.json']"
+    assert_refused(recipe, [("exporters.one", message), ("exporters.other", message)], kdtool.run)
+    assert not list(Path("runs").glob("*/phases/*"))

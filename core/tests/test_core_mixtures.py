@@ -11,67 +11,17 @@ import pytest
 from kdtool._assembly.json_schema import recipe_schema
 from kdtool._assembly.signals import shares_in_words
 from kdtool._recipe.parser import load_recipe
-from plugin_site import forget_installed, install
-
-TOY = Path(__file__).with_name("toy.py")
-
-LOSSES = f"""
-import sys
-sys.path.insert(0, {str(TOY.parent)!r})
-import kdtool, toy
-
-class Likely(kdtool.TokenLoss):
-    "Learns what is likely."
-    needs = ("logits", "sampled", "top-k")
-    def kdtool_token_loss(self, chunk): ...
-
-class Whole(kdtool.SequenceLoss):
-    "Looks at whole sequences."
-    needs = Likely.needs
-    def kdtool_sequence_loss(self, view): ...
-
-class Terse(toy.Teacher):
-    "Tells of the likeliest tokens alone."
-    offers = frozenset({{"top-k"}})
-
-class Bound(toy.Teacher):
-    "Has terms that bind."
-    licence_terms = kdtool.LicenceTerms("Named 3", restrictions=("Say whose it is.",))
-
-class Longer(toy.Bytes):
-    vocabulary = 260
-    fingerprint = "longer"
-
-class Shorter(toy.Bytes):
-    vocabulary = 250
-    fingerprint = "shorter"
-
-class Others(toy.Bytes):
-    fingerprint = "others"
-    def tokens(self):
-        return super().tokens()[::-1]
-
-class Going(toy.Teacher):
-    def kdtool_tokenizer(self, run):
-        return Longer()
-
-class Ending(toy.Teacher):
-    def kdtool_tokenizer(self, run):
-        return Shorter()
-
-class Foreign(toy.Teacher):
-    def kdtool_tokenizer(self, run):
-        return Others()
-"""
+from plugin_site import install
+from toy_recipe import use
+from variants import variant
 
 
 @pytest.fixture
 def mixed(recipe: dict[str, Any]) -> dict[str, Any]:
     """The toy recipe with two teachers, whom one loss learns from together."""
-    Path("losses.py").write_text(LOSSES, encoding="utf-8")
     teacher = recipe.pop("teacher")
     recipe |= {"teachers": {"big": dict(teacher), "small": dict(teacher)}, "signals": False, "seeds": [0]}
-    recipe["train"]["losses"]["imitate"] = {"use": "./losses.py:Likely", "teacher": {"big": 3, "small": 1}}
+    recipe["train"]["losses"]["imitate"] = variant("Likely", teacher={"big": 3, "small": 1})
     return recipe
 
 
@@ -123,13 +73,13 @@ def test_a_run_asks_all_teachers_and_says_so(mixed: dict[str, Any], capsys: pyte
 
 
 def test_terms_of_every_teacher_bind(mixed: dict[str, Any]) -> None:
-    mixed["teachers"]["small"] = {"use": "./losses.py:Bound"}
+    mixed["teachers"]["small"] = variant("Allowed")
     with pytest.raises(kdtool.RecipeError, match=r"teachers\.small: the Named 3 binds the student"):
         kdtool.run(mixed)
 
 
 def test_other_shares_and_other_teachers_train_anew(mixed: dict[str, Any]) -> None:
-    mixed["signals"] = {"use": f"{TOY}:Cache"}
+    mixed["signals"] = use("Cache")
     kdtool.run(mixed)
     trained = "phases/student-seed0-train"
 
@@ -147,36 +97,26 @@ def test_other_shares_and_other_teachers_train_anew(mixed: dict[str, Any]) -> No
     assert not [name for name in changed if name.startswith(("signals", "rows", "text"))]
 
 
-def test_losses_that_change_teachers_with_each_other_train_anew(mixed: dict[str, Any]) -> None:
-    likely = mixed["train"]["losses"].pop("imitate")
-    mixed["train"]["losses"] |= {"one": {**likely, "teacher": "big"}, "two": {**likely, "teacher": "small"}}
-    mixed["control"] = False
-    kdtool.run(mixed)
-    swapped = {"train.losses.one.teacher": "small", "train.losses.two.teacher": "big"}
-    assert {stage.action for stage in kdtool.plan(mixed)} == {"reuse"}
-    assert "run" in {stage.action for stage in kdtool.plan(mixed, swapped)}
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"losses.imitate.teacher.huge": 1}, r"imitate: names the teacher 'huge', which is not in this recipe"),
-        ({"losses.imitate.use": "./losses.py:Whole"}, r"imitate\.teacher: is a mixture, but only probabilities"),
-        ({"losses.imitate.use": f"{TOY}:Imitate"}, r"imitate\.teacher: is a mixture, but only probabilities"),
+        ({"losses.imitate": variant("Whole")}, r"imitate\.teacher: is a mixture, but only probabilities"),
+        ({"losses.imitate": use("Imitate")}, r"imitate\.teacher: is a mixture, but only probabilities"),
         (
-            {"teachers.small.use": "./losses.py:Terse"},
+            {"teachers.small": variant("Terse")},
             r"imitate\.teacher: is a mixture, but big gives logits, small gives top-k: all must give logits, or all",
         ),
         (
-            {"teachers.small.use": "./losses.py:Terse", "teachers.big.use": "./losses.py:Terse"},
+            {"teachers.small": variant("Terse"), "teachers.big": variant("Terse")},
             r"(?s)big gives top-k, small gives top-k: .*outside its top k is not known",
         ),
         (
-            {"teachers.small.use": "./losses.py:Foreign"},
+            {"teachers.small": variant("Foreign")},
             r"imitate: compares token by token, but the student has 257 tokens and teachers\.small 257",
         ),
         (
-            {"teachers.small.use": "./losses.py:Ending"},
+            {"teachers.small": variant("Ending")},
             r"mixes teachers that have different numbers of tokens in common with the student: teachers\.big 257, "
             r"teachers\.small 250",
         ),
@@ -193,7 +133,7 @@ def test_what_cannot_be_mixed_is_refused_before_anything_is_made(
 
 
 def test_one_of_them_may_have_further_tokens(mixed: dict[str, Any]) -> None:
-    relations = kdtool.check(mixed, {"teachers.small.use": "./losses.py:Going"})["vocabularies"]
+    relations = kdtool.check(mixed, {"teachers.small": variant("Going")})["vocabularies"]
     assert {name: found["relation"] for name, found in relations.items()} == {
         "teachers.big": "same", "teachers.small": "prefix",
     }  # fmt: skip
@@ -208,16 +148,12 @@ def test_terms_tell_one_teacher_from_several() -> None:
     assert hash(mixture) == hash(kdtool.LossTerm("a", "a", 1.0))
 
 
-def test_schema_knows_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_schema_knows_shares(site: Path) -> None:
     jsonschema = pytest.importorskip("jsonschema", reason="only where the test extra is installed")
-    install(tmp_path, "likely-losses", "[kdtool.losses]\nlikely = likely_losses:Likely\n", {"likely_losses.py": LOSSES})
-    monkeypatch.syspath_prepend(tmp_path)
-    forget_installed()
-    try:
-        schema = recipe_schema()
-    finally:
-        forget_installed()
-    loss = next(entry for entry in schema["$defs"]["loss"]["anyOf"] if "teacher" in entry.get("properties", {}))
+    install(site, "likely-losses", "[kdtool.losses]\nlikely = variants:Likely\n", {})
+    loss = next(
+        entry for entry in recipe_schema()["$defs"]["loss"]["anyOf"] if "teacher" in entry.get("properties", {})
+    )
     teacher = loss["properties"]["teacher"]
     for good in ("a", {"a": 1, "b": 2.5}, {"a": 1, "b": False}):
         jsonschema.validate(good, teacher)

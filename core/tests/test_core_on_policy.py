@@ -10,78 +10,15 @@ import pytest
 from kdtool._contract.evaluation import Comparison
 from kdtool._results.comparisons import verdict
 from kdtool_testing.readme_examples import uses
-
-TOY = Path(__file__).with_name("toy.py")
-
-PARTS = f"""
-import sys
-sys.path.insert(0, {str(TOY.parent)!r})
-import kdtool, toy
-
-class Writing(toy.Trainer):
-    "Would learn on what the student writes."
-    on_policy = "writes"
-
-    class Config(toy.Trainer.Config):
-        writes: int | None = None
-        "How much."
-
-class Telling(toy.Imitate):
-    "Tells what the student wrote from the rest."
-    on_policy = True
-
-class Preferring(toy.Imitate):
-    "Compares answers that rows mark."
-    columns = frozenset({{"marked"}})
-    corpus_only = True
-
-class Pairs(toy.Packer):
-    "Would mark answers."
-    columns = frozenset({{"marked"}})
-
-class Twice(kdtool.TokenLoss):
-    "Compares two passes."
-    divergence = True
-    forward_passes = 2
-    def kdtool_token_loss(self, chunk): ...
-
-class Longer(toy.Bytes):
-    vocabulary = 260
-    fingerprint = "longer"
-
-class Shorter(toy.Bytes):
-    vocabulary = 250
-    fingerprint = "shorter"
-
-class Others(toy.Bytes):
-    fingerprint = "others"
-    def tokens(self):
-        return super().tokens()[::-1]
-
-class Going(toy.Teacher):
-    def kdtool_tokenizer(self, run):
-        return Longer()
-
-class Ending(toy.Teacher):
-    def kdtool_tokenizer(self, run):
-        return Shorter()
-
-class Foreign(toy.Teacher):
-    def kdtool_tokenizer(self, run):
-        return Others()
-
-class Anything(toy.Imitate):
-    "Works across vocabularies."
-    same_vocabulary = False
-    def kdtool_layers(self, student, teacher): ...
-"""
+from toy import Unigram
+from toy_recipe import use
+from variants import variant
 
 
 @pytest.fixture
 def writing(recipe: dict[str, Any]) -> dict[str, Any]:
     """The toy recipe with a trainer that learns on text of the student's own, the teacher beside it."""
-    Path("parts.py").write_text(PARTS, encoding="utf-8")
-    return recipe | {"signals": False, "seeds": [0], "trainer": {"use": "./parts.py:Writing", "writes": 3}}
+    return recipe | {"signals": False, "seeds": [0], "trainer": variant("Writing", writes=3)}
 
 
 def refused(recipe: dict[str, Any], *settings: Any) -> str:
@@ -95,7 +32,7 @@ def test_a_teacher_beside_the_student_is_fine_and_the_control_needs_none(writing
 
 
 def test_signals_are_not_recorded_of_what_is_not_written_yet(writing: dict[str, Any]) -> None:
-    writing["signals"] = {"use": f"{TOY}:Cache"}
+    writing["signals"] = use("Cache")
     said = refused(writing)
     assert "trainer.writes" in said
     assert "which `signals` cannot have recorded" in said
@@ -105,19 +42,19 @@ def test_signals_are_not_recorded_of_what_is_not_written_yet(writing: dict[str, 
 
 
 def test_a_loss_that_tells_own_text_apart_needs_it(writing: dict[str, Any]) -> None:
-    writing["train"]["losses"] = {"telling": {"use": "./parts.py:Telling"}}
+    writing["train"]["losses"] = {"telling": variant("Telling")}
     writing["control"] = False
     kdtool.check(writing)
     assert "set `trainer.writes`" in refused(writing, {"trainer.writes": None})
-    said = refused(writing, {"trainer": {"use": f"{TOY}:Trainer"}})
+    said = refused(writing, {"trainer": use("Trainer")})
     assert "train.losses.telling" in said
     assert "use a trainer with an on-policy setting" in said
 
 
 def test_a_loss_that_learns_from_the_corpus_alone_is_refused_beside_it(writing: dict[str, Any]) -> None:
     writing["control"] = False
-    writing["rows"] = {"use": "./parts.py:Pairs"}
-    writing["train"]["losses"] = {"imitate": {"use": f"{TOY}:Imitate"}, "prefer": {"use": "./parts.py:Preferring"}}
+    writing["rows"] = variant("Pairs")
+    writing["train"]["losses"] = {"imitate": use("Imitate"), "prefer": variant("Preferring")}
     said = refused(writing)
     assert "train.losses.prefer: learns only from rows of the corpus, but" in said
     assert "set `train.trainer.writes: null` for this phase" in said
@@ -125,7 +62,7 @@ def test_a_loss_that_learns_from_the_corpus_alone_is_refused_beside_it(writing: 
 
 
 def test_a_readme_shows_it_with_losses_that_are_not_installed(writing: dict[str, Any], tmp_path: Path) -> None:
-    trainer = f"{Path('parts.py').resolve()}:Writing"
+    trainer = variant("Writing")["use"]
     block = f"train: {{losses: {{absent: {{}}}}, trainer: {{use: {trainer!r}, writes: 3}}}}\n"
     assert ("trainer", trainer) in uses(block, tmp_path / "assembled")
 
@@ -133,18 +70,18 @@ def test_a_readme_shows_it_with_losses_that_are_not_installed(writing: dict[str,
 def test_a_readme_shows_a_loss_that_tells_own_text_with_a_trainer_that_is_not_installed(
     writing: dict[str, Any], tmp_path: Path
 ) -> None:
-    loss = f"{Path('parts.py').resolve()}:Telling"
+    loss = variant("Telling")["use"]
     block = f"train: {{losses: {{telling: {{use: {loss!r}}}}}, trainer: {{use: TRAINER}}}}\n"
     assert ("loss", loss) in uses(block.replace("TRAINER", "absent"), tmp_path / "absent")
     with pytest.raises(kdtool.RecipeError, match="this phase trains only on the corpus"):
-        uses(block.replace("TRAINER", f"{TOY}:Trainer"), tmp_path / "present")
+        uses(block.replace("TRAINER", use("Trainer")["use"]), tmp_path / "present")
 
 
 def test_something_must_learn_from_it(writing: dict[str, Any]) -> None:
     writing["control"] = False
-    writing["train"]["losses"] = {"count": {"use": f"{TOY}:Count"}}
+    writing["train"]["losses"] = {"count": use("Count")}
     assert "no loss of this phase learns from a teacher" in refused(writing)
-    writing["train"]["losses"]["twice"] = {"use": "./parts.py:Twice"}
+    writing["train"]["losses"]["twice"] = variant("Twice")
     kdtool.check(writing)
 
 
@@ -159,8 +96,8 @@ def test_something_must_learn_from_it(writing: dict[str, Any]) -> None:
 def test_a_teacher_must_be_able_to_read_whatever_the_student_writes(
     writing: dict[str, Any], teacher: str, said: str
 ) -> None:
-    writing["teacher"] = {"use": f"./parts.py:{teacher}"}
-    writing["train"]["losses"]["imitate"] = {"use": "./parts.py:Anything"}
+    writing["teacher"] = variant(teacher)
+    writing["train"]["losses"]["imitate"] = variant("Anything")
     kdtool.check(writing, {"trainer.writes": None})
     if not said:
         kdtool.check(writing)
@@ -177,7 +114,5 @@ def test_the_verdict_says_what_such_a_control_learned() -> None:
 
 
 def test_a_model_that_says_nothing_of_it_cannot_continue_text() -> None:
-    import toy
-
     with pytest.raises(kdtool.UsageError, match="Unigram does not support generation"):
-        toy.Unigram({}).generate([[0]], [1], 1.0, [0])
+        Unigram({}).generate([[0]], [1], 1.0, [0])

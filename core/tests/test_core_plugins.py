@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ import kdtool
 import pytest
 from kdtool._cli import call
 from kdtool._plugins import distributions
-from kdtool._plugins.hook_specs import BASES, KINDS, SPECS, mistakes
+from kdtool._plugins.distributions import install_command, refusal
+from kdtool._plugins.hook_specs import BASES, SPECS, mistakes
 from kdtool._plugins.hooks import ComponentHooks, owner_of
-from kdtool._plugins.registry import GROUPS, entries_by_name
+from kdtool._plugins.registry import GROUPS, load
+from plugin_site import install
 
 
 class Good(kdtool.TokenLoss):
@@ -192,97 +196,103 @@ def test_every_hook_is_documented_and_says_since_when() -> None:
         assert "Since " in spec.declared.__doc__, name
 
 
-def _distribution(folder: Path, name: str, group: str, entry: str, module: str, requires: str = "") -> None:
-    info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
-    info.mkdir(parents=True)
-    requirement = f"Requires-Dist: {requires}\n" if requires else ""
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nSummary: about {name}\n{requirement}"
-    (info / "METADATA").write_text(metadata, encoding="utf-8")
-    (info / "entry_points.txt").write_text(f"[{group}]\n{entry}\n", encoding="utf-8")
-    (folder / f"{entry.partition('=')[2].strip().partition(':')[0]}.py").write_text(module, encoding="utf-8")
+LOSS = "import kdtool\nclass X(kdtool.TokenLoss):\n    'A loss.'\n    def kdtool_token_loss(self, chunk): ...\n"
+NOT_IMPORTED = "raise SystemExit('imported')"
 
 
-def _kdtool(*arguments: str, path: Path) -> subprocess.CompletedProcess[str]:
-    code = f"import sys; sys.path.insert(0, {str(path)!r}); from kdtool._cli import main; main()"
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
+@pytest.fixture
+def add(site: Path) -> Callable[..., None]:
+    """Installs a distribution that registers a component (`name = module:X`) or a command."""
+
+    def install_one(entry: str, module: str = LOSS, group: str = "losses", by: str = "", requires: str = "") -> None:
+        file = entry.partition("= ")[2].partition(":")[0]
+        name = by or entry.partition(" ")[0]
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nSummary: about {name}\n"
+        metadata += f"Requires-Dist: {requires}\n" if requires else ""
+        files = {f"{file}.py": module, f"{name.replace('-', '_')}-1.0.dist-info/RECORD": f"{file}.py,,\n"}
+        install(site, name, f"[kdtool.{group}]\n{entry}\n", files, metadata)
+
+    return install_one
 
 
-def test_broken_twice_offered_and_unknown_plugins_are_explained_and_others_still_work(tmp_path: Path) -> None:
-    good = "import kdtool\nclass X(kdtool.TokenLoss):\n    'A loss.'\n    def kdtool_token_loss(self, chunk): ...\n"
-    _distribution(tmp_path, "x-good", "kdtool.losses", "x-good = x_good:X", good)
-    _distribution(tmp_path, "x-broken", "kdtool.losses", "x-broken = x_broken:X", "import tree_nope", "tree-nope>=0.2")
-    _distribution(tmp_path, "x-one", "kdtool.losses", "x-twice = x_one:X", good)
-    _distribution(tmp_path, "x-two", "kdtool.losses", "x-twice = x_two:X", good)
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Calls a command, which ends with the code, and returns what it prints."""
 
-    listed = _kdtool("plugins", "list", path=tmp_path)
-    assert listed.returncode == 0
-    assert "about x-broken" in listed.stdout
-    assert "offered twice" in listed.stdout
-    assert _kdtool("plugins", "show", "x-good", path=tmp_path).returncode == 0
+    def run(code: int, *arguments: str) -> str:
+        capsys.readouterr()
+        assert call([*arguments]) == code
+        return "".join(capsys.readouterr())
 
-    broken = _kdtool("plugins", "show", "x-broken", path=tmp_path)
-    assert broken.returncode == 1
-    assert "x-broken 1.0" in broken.stderr
-    assert "pip install 'tree-nope>=0.2'" in broken.stderr
-    assert "Traceback" not in broken.stderr
+    return run
 
-    twice = _kdtool("plugins", "show", "x-twice", path=tmp_path)
+
+def test_broken_twice_offered_and_unknown_plugins_are_explained_and_others_still_work(
+    add: Callable[..., None], said: Callable[..., str], site: Path
+) -> None:
+    code = f"import sys; sys.path.insert(0, {str(site)!r}); from kdtool._cli import main; main()"
+    command = [sys.executable, "-c", code, "plugins", "check"]  # which imports every plugin
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    add("x-good = x_good:X")
+    add("x-broken = x_broken:X", "import tree_nope", requires="tree-nope>=0.2")
+    add("x-none = x_none:X", LOSS.replace("_loss(", "_los("))
+    add("x-command = x_command:X", "1 / 0", "commands")
+    checked = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
+    assert checked.returncode == 1
+    found = checked.stdout.splitlines()
+    assert [line.split("'")[1] for line in found[:-1]] == ["x-broken", "x-none", "x-command"]
+    for line, words in zip(
+        found,
+        ("pip install 'tree-nope>=0.2'", "did you mean 'kdtool_token_loss'", "ZeroDivisionError", "3 of "),
+        strict=True,
+    ):
+        assert words in line
+    add("x-twice = x_one:X", by="x-one")
+    add("x-twice = x_two:X", by="x-two")
+    listed = said(0, "plugins", "list")
+    assert "about x-broken" in listed
+    assert "offered twice" in listed
+    assert said(0, "plugins", "show", "x-good")
+    broken = said(1, "plugins", "show", "x-broken")
+    assert "x-broken 1.0" in broken
+    assert "Traceback" not in broken
     both = "write `use: x_one:X` (x-one) or `use: x_two:X` (x-two), or uninstall one of them"
-    assert f"x-one 1.0 and x-two 1.0 both register loss 'x-twice'; {both}" in twice.stderr
-    unknown = _kdtool("plugins", "show", "x-god", path=tmp_path)
-    assert unknown.returncode == 2
-    assert "did you mean 'x-good'" in unknown.stderr
+    assert f"x-one 1.0 and x-two 1.0 both register loss 'x-twice'; {both}" in said(1, "plugins", "show", "x-twice")
+    assert "did you mean 'x-good'" in said(2, "plugins", "show", "x-god")
 
 
-def test_check_imports_every_plugin_and_names_those_that_cannot_be_used(tmp_path: Path) -> None:
-    assert _kdtool("plugins", "check", path=tmp_path).returncode == 0
-    good = "import kdtool\nclass X(kdtool.TokenLoss):\n    def kdtool_token_loss(self, chunk): ...\n"
-    _distribution(tmp_path, "x-good", "kdtool.losses", "x-good = x_good:X", good)
-    _distribution(tmp_path, "x-broken", "kdtool.losses", "x-broken = x_broken:X", "import tree_nope", "tree-nope>=0.2")
-    _distribution(tmp_path, "x-none", "kdtool.losses", "x-none = x_none:X", good.replace("_loss(", "_los("))
-    _distribution(tmp_path, "x-command", "kdtool.commands", "x-command = x_command:X", "1 / 0")
-    found = _kdtool("plugins", "check", path=tmp_path)
-    assert found.returncode == 1
-    lines = found.stdout.splitlines()
-    assert [line.split("'")[1] for line in lines[:-1]] == ["x-broken", "x-none", "x-command"]
-    assert "pip install 'tree-nope>=0.2'" in lines[0]
-    assert "did you mean 'kdtool_token_loss'" in lines[1]
-    assert "ZeroDivisionError" in lines[2]
-    assert lines[-1].startswith("3 of ")
-
-
-def test_list_of_one_kind_holds_no_other(tmp_path: Path) -> None:
-    _distribution(tmp_path, "x-good", "kdtool.losses", "x-good = x_good:X", "")
-    _distribution(tmp_path, "x-told", "kdtool.commands", "x-told = x_told:x", "")
-    for arguments in (["plugins", "--kind", "loss"], ["plugins", "list", "--kind", "loss"]):
-        heading, *lines = _kdtool(*arguments, path=tmp_path).stdout.splitlines()
+def test_list_is_searched_and_one_kind_holds_no_other(add: Callable[..., None], said: Callable[..., str]) -> None:
+    add("x-good = x_good:X", NOT_IMPORTED)
+    add("x-told = x_told:x", NOT_IMPORTED, "commands")
+    add("run = x_run:x", NOT_IMPORTED, "commands", by="x-run")
+    for arguments in (["--kind", "loss"], ["list", "--kind", "loss"]):
+        heading, *lines = said(0, "plugins", *arguments).splitlines()
         assert heading == f"loss ({len(lines)})"
         assert "  x-good" in {line[:8] for line in lines}
-
-
-def test_list_is_searched(tmp_path: Path) -> None:
-    _distribution(tmp_path, "x-good", "kdtool.losses", "x-good = x_good:X", "raise SystemExit('imported')")
     for word in ("X-GOO", "ABOUT x-g"):
-        assert _kdtool("plugins", word, path=tmp_path).stdout == "loss (1)\n  x-good  about x-good\n"
-    assert "No plugins with 'gnu'" in _kdtool("plugins", "gnu", path=tmp_path).stdout
+        assert said(0, "plugins", word) == "loss (1)\n  x-good  about x-good\n"
+    assert "No plugins with 'gnu'" in said(0, "plugins", "gnu")
+    assert "not used, kdtool has a command" in said(0, "plugins", "--kind", "command")
+    assert "'losses' is not one of 'corpus', " in said(2, "plugins", "list", "--kind", "losses")
+    other = said(2, "plugins", "show", "x-good", "--kind", "corpus")
+    assert other == "error: 'x-good' is of the kind loss, not corpus\n"
+    command = said(2, "plugins", "show", "x-told")
+    assert command == "error: 'x-told' is a command, not a component; see: kdtool x-told --help\n"
 
 
-def test_help_sorts_commands_and_names_packages_of_others(tmp_path: Path) -> None:
-    _distribution(tmp_path, "x-told", "kdtool.commands", "x-told = x_told:x", "raise SystemExit('imported')")
-    _distribution(tmp_path, "x-long", "kdtool.commands", "serve = x_long:x", "raise SystemExit('imported')")
-    _, *sections = re.split(r"\n(\w+):\n", _kdtool("--help", path=tmp_path).stdout)
+def test_help_sorts_commands_and_names_packages_of_others(add: Callable[..., None], said: Callable[..., str]) -> None:
+    add("x-told = x_told:x", NOT_IMPORTED, "commands")
+    add("serve = x_long:x", NOT_IMPORTED, "commands", by="x-long")
+    add("run = x_run:x", NOT_IMPORTED, "commands", by="x-run")
+    told = said(0, "--help")
+    assert "x-run" not in told, "hidden by a built-in one"
+    _, *sections = re.split(r"\n(\w+):\n", told)
     found = dict(zip(sections[::2], sections[1::2], strict=True))
     assert [name for name in found if name != "Use"] == ["Options", "Start", "Measure", "Manage", "Extend", "Plugins"]
     extend = re.findall(r"^  ([a-z]+)  ", found["Extend"], re.MULTILINE)
     assert [name for name in extend if name != "new"] == ["plugins", "schema"], "`new` is a separate package"
     assert re.search(r"^  x-told +about x-told \(x-told\)$", found["Plugins"], re.MULTILINE)
-
-
-def test_command_that_a_built_in_one_hides_is_marked(tmp_path: Path) -> None:
-    _distribution(tmp_path, "x-run", "kdtool.commands", "run = x_run:x", "")
-    assert "not used, kdtool has a command" in _kdtool("plugins", "--kind", "command", path=tmp_path).stdout
-    assert "x-run" not in _kdtool("--help", path=tmp_path).stdout
+    assert "did you mean 'check'" in said(2, "chekc")
 
 
 SETTINGS = """
@@ -292,7 +302,7 @@ from kdtool import Field
 class Part(kdtool.Config):
     share: float = Field(0.5, gt=0, le=1)
     'How much.'
-class T(kdtool.Teacher):
+class X(kdtool.Teacher):
     'A teacher.'
     offers = frozenset({"text", "logits"})
     class Config(kdtool.Config):
@@ -304,18 +314,15 @@ class T(kdtool.Teacher):
         'How.'
     def kdtool_signal(self, batch, want): ...
     def kdtool_answer(self, requests): ...
-class L(kdtool.TokenLoss):
-    'A loss.'
-    needs = ("logits", frozenset({"top-k", "sampled"}))
-    def kdtool_token_loss(self, chunk): ...
 """
 
 
-def test_shown_plugin_has_bounds_nested_keys_and_a_line_for_a_recipe(tmp_path: Path) -> None:
-    _distribution(tmp_path, "x-teacher", "kdtool.teachers", "x-teacher = x_teacher:T", SETTINGS)
-    _distribution(tmp_path, "x-loss", "kdtool.losses", "x-loss = x_loss:L", SETTINGS)
-    shown = _kdtool("plugins", "show", "x-teacher", path=tmp_path).stdout
-    lines = [line.strip() for line in shown.splitlines()]
+def test_shown_plugin_has_bounds_nested_keys_and_a_line_for_a_recipe(
+    add: Callable[..., None], said: Callable[..., str]
+) -> None:
+    add("x-teacher = x_teacher:X", SETTINGS, "teachers")
+    add("x-loss = x_loss:X")
+    lines = [line.strip() for line in said(0, "plugins", "show", "x-teacher").splitlines()]
     expected = [
         "order: a whole number of at least 1 (required)",
         "part: a mapping with the keys share = null",
@@ -324,13 +331,7 @@ def test_shown_plugin_has_bounds_nested_keys_and_a_line_for_a_recipe(tmp_path: P
         "in a recipe:  teachers: {x-teacher: {order: …}}",
     ]
     assert [line for line in lines if line in expected] == expected
-    loss = _kdtool("plugins", "show", "x-loss", path=tmp_path).stdout
-    assert "in a recipe, below train:  losses: {x-loss: {}}" in loss
-
-
-def test_a_kind_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(["plugins", "list", "--kind", "losses"]) == 2
-    assert "'losses' is not one of 'corpus', " in capsys.readouterr().err
+    assert "in a recipe, below train:  losses: {x-loss: {}}" in said(0, "plugins", "show", "x-loss")
 
 
 def test_shells_complete_commands() -> None:
@@ -338,18 +339,6 @@ def test_shells_complete_commands() -> None:
     command = [sys.executable, "-m", "kdtool"]
     found = subprocess.run(command, env={**os.environ, **words}, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout, found.stderr) == (0, "plain,plugins\n", "")
-
-
-def test_a_plugin_of_another_kind_than_was_asked_for_is_told_as_what_it_is(tmp_path: Path) -> None:
-    _distribution(tmp_path, "x-good", "kdtool.losses", "x-good = x_good:X", "")
-    _distribution(tmp_path, "x-told", "kdtool.commands", "x-told = x_told:x", "")
-    other = _kdtool("plugins", "show", "x-good", "--kind", "corpus", path=tmp_path)
-    assert (other.returncode, other.stderr) == (2, "error: 'x-good' is of the kind loss, not corpus\n")
-    command = _kdtool("plugins", "show", "x-told", path=tmp_path)
-    assert (command.returncode, command.stderr) == (
-        2,
-        "error: 'x-told' is a command, not a component; see: kdtool x-told --help\n",
-    )
 
 
 def test_help_and_list_import_no_plugin_and_nothing_heavy() -> None:
@@ -364,51 +353,36 @@ def test_help_and_list_import_no_plugin_and_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_unknown_command_is_suggested_and_exits_with_2(tmp_path: Path) -> None:
-    done = _kdtool("chekc", path=tmp_path)
-    assert done.returncode == 2
-    assert "did you mean 'check'" in done.stderr
-
-
-def test_registry_groups_cover_every_kind() -> None:
-    assert set(GROUPS) == {*KINDS, "command"}
-    assert isinstance(entries_by_name("loss"), dict)
-
-
 LOCAL = """\
 import kdtool
-from kdtool import Field
 
 
 class Focal(kdtool.TokenLoss):
     '''Looks at hard tokens.'''
 
     class Config(kdtool.Config):
-        gamma: float = Field(2.0, ge=0)
-        '''How strongly.'''
-
-    config: Config
+        gamma: float = 2.0
 
     def kdtool_token_loss(self, chunk): ...
 """
 
 
-def test_local_file_mistakes_name_file_and_line(recipe: dict[str, Any], tmp_path: Path) -> None:
-    for text, message in (
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
         (LOCAL.replace("class Focal", "class Fokal"), "has no 'Focal'; did you mean 'Fokal'"),
         ("import kdtool\nx = 1 / 0\n", "focal.py:2: ZeroDivisionError"),
         ("def broken(:\n", "focal.py:1: SyntaxError"),
         (LOCAL.replace("kdtool.TokenLoss", "object"), "does not extend kdtool.TokenLoss"),
-    ):
-        (tmp_path / "focal.py").write_text(text, encoding="utf-8")
-        recipe["train"]["losses"]["focal"] = {"use": "./focal.py:Focal"}
-        with pytest.raises(kdtool.RecipeError) as caught:
-            kdtool.check(recipe)
-        assert message in str(caught.value)
-    (tmp_path / "focal.py").write_text(LOCAL, encoding="utf-8")
+        (LOCAL, "did you mean 'gamma'"),
+    ],
+)
+def test_local_file_mistakes_name_file_and_line(recipe: dict[str, Any], text: str, message: str) -> None:
+    Path("focal.py").write_text(text, encoding="utf-8")
     recipe["train"]["losses"]["focal"] = {"use": "./focal.py:Focal", "gama": 1}
-    with pytest.raises(kdtool.RecipeError, match="did you mean 'gamma'"):
+    with pytest.raises(kdtool.RecipeError) as caught:
         kdtool.check(recipe)
+    assert message in str(caught.value)
 
 
 def test_schema_is_valid_and_catches_typos() -> None:
@@ -432,9 +406,126 @@ def test_the_base_class_of_every_kind_is_known_whatever_was_imported_before() ->
 
 
 def test_command_that_is_not_installed_is_refused_with_its_package(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, said: Callable[..., str]
 ) -> None:
     absent = {"absent": distributions.Known("kdtool-absent-x", "")}
     monkeypatch.setattr(distributions, "known_components", lambda: {"command": absent})
-    assert call(["absent"]) == 2
-    assert f"get it with: {distributions.install_command('kdtool-absent-x')}" in capsys.readouterr().err
+    assert f"get it with: {distributions.install_command('kdtool-absent-x')}" in said(2, "absent")
+
+
+class Stated(Distribution):
+    """A distribution that requires what a test says."""
+
+    def __init__(self, *requirements: str) -> None:
+        lines = "".join(f"Requires-Dist: {requirement}\n" for requirement in requirements)
+        self.text = f"Metadata-Version: 2.1\nName: kdtool-loss-x\nVersion: 1.5\n{lines}\n"
+
+    def read_text(self, filename: str) -> str | None:
+        return self.text if filename == "METADATA" else None
+
+    def locate_file(self, path: object) -> Path:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("requirements", "excluding"),
+    [
+        ((), ""),
+        (("kdtool", "torch>=99"), ""),
+        ((f"kdtool=={kdtool.__version__}",), ""),
+        (("torch", "KDTool <0.0.1 ; python_version > '3'"), "KDTool <0.0.1 ; python_version > '3'"),
+        (("kdtool>=99 ; extra == 'other'", "kdtool-rows>=99", "kdtoolkit>=99", "kdtool ~~ 1"), ""),
+    ],
+)
+def test_a_version_that_a_requirement_excludes_is_refused(requirements: tuple[str, ...], excluding: str) -> None:
+    assert refusal(Stated(*requirements)) == (
+        f"kdtool-loss-x 1.5 requires {excluding}, but this is kdtool {kdtool.__version__}; "
+        f"install versions that fit each other: {install_command('kdtool-loss-x', '--upgrade')}"
+        if excluding
+        else ""
+    )
+
+
+def test_a_later_pre_release_of_the_same_minor_version_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = Stated("kdtool>=0.1,<0.2")
+    for running, accepted in (("0.1.1.dev3", True), ("0.1.9", True), ("0.2.0.dev1", False), ("0.2.0", False)):
+        monkeypatch.setattr("kdtool._plugins.distributions.version", lambda _, running=running: running)
+        assert (refusal(plugin) == "") == accepted
+
+
+def test_an_unsupported_plugin_is_refused_before_it_is_imported(
+    add: Callable[..., None], said: Callable[..., str]
+) -> None:
+    add("x-future = x_future:X", NOT_IMPORTED, requires="kdtool>=7")
+    for use in ("x-future", "x_future:X"):
+        expected = f"loss '{use}' cannot be used: x-future 1.0 requires kdtool>=7, but this is kdtool"
+        with pytest.raises(kdtool.PluginError, match=expected):
+            load("loss", use, Path(), print)
+    (line,) = [line for line in said(0, "plugins", "list").splitlines() if "x-future" in line]
+    assert "requires kdtool>=7" in line
+
+
+SAMPLERS = '''
+import kdtool
+from kdtool._contract.component import hook
+
+
+class Sampler(kdtool.Component):
+    """A kind of its own."""
+
+    kind = "sampler"
+
+    @hook(needed=True)
+    def kdtool_sample(self, count: int) -> str:
+        """Return a sample."""
+        raise NotImplementedError
+
+
+class Letters(Sampler):
+    """Letters."""
+
+    class Config(kdtool.Config):
+        letter: str = "x"
+
+    def kdtool_sample(self, count):
+        return count * self.config.letter
+
+
+class Nothing(Sampler):
+    """Lacks its hook, and has a setting that is a key."""
+
+    class Config(kdtool.Config):
+        often: bool = True
+'''
+
+PROGRAM = """
+import json, sys
+from kdtool._contract import kind_table
+kind = kind_table.Kind("sampler", "samplers:Sampler", "samplers", "run", keys=("often",))
+kind_table.TABLE = (*kind_table.TABLE, kind)
+
+import kdtool, samplers
+from kdtool._assembly.assemble import assemble
+from kdtool._assembly.json_schema import recipe_schema
+from kdtool._plugins.registry import GROUPS
+from kdtool._plugins.hook_specs import mistakes
+from kdtool._recipe.parser import load_recipe
+
+assert GROUPS["sampler"] == "kdtool.samplers"
+wrong = [*mistakes(samplers.Nothing, "sampler")]
+assert len(wrong) == 2 and "'often'" in wrong[0] and "kdtool_sample, which every sampler needs" in wrong[1], wrong
+assert "samplers" in recipe_schema()["properties"]
+recipe = load_recipe({**json.loads(sys.argv[1]), "sampler": {"use": "samplers:Letters", "letter": "y"}})
+with assemble(recipe) as assembly:
+    assert list(assembly.of_kind("sampler")) == ["sampler"]
+    assert assembly.hooks().kdtool_sample(3) == {"sampler": "yyy"}
+    assert assembly.hooks().component("sampler", samplers.Sampler).kdtool_sample(count=2) == "yy"
+"""
+
+
+def test_a_kind_of_its_own(recipe: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "samplers.py").write_text(SAMPLERS, encoding="utf-8")
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{PROGRAM}"
+    command = [sys.executable, "-c", program, json.dumps(recipe)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

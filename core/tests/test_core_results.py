@@ -78,6 +78,8 @@ def test_show_names_what_it_leaves_out(done: kdtool.Results, capsys: pytest.Capt
 
 def test_a_loaded_run_is_as_it_was_returned(done: kdtool.Results) -> None:
     assert kdtool.load("toy") == kdtool.load(done.folder) == done
+    assert report("toy") == done.report
+    assert call(["report", "toy"]) == 0
     assert kdtool.load("toy").arms[0].path.is_absolute()
 
 
@@ -93,11 +95,6 @@ def test_a_wrong_name_is_answered_with_those_that_there_are(
     for name in ("toy", str(done.folder)):
         assert call([command, name]) == 2
         assert "is not finished" in " ".join(capsys.readouterr().err.split())
-
-
-def test_report_takes_a_name(done: kdtool.Results) -> None:
-    assert report("toy") == done.report
-    assert call(["report", "toy"]) == 0
 
 
 def test_results_are_small_in_a_notebook_and_a_data_frame_on_demand(

@@ -6,27 +6,77 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
-from filelock import FileLock
-from kdtool._api import report
 from kdtool._results.files import read_results
 
+OWN = '''
+import dataclasses
+import json
+import time
 
-def _heard() -> list[str]:
-    local = [module for name, module in sys.modules.items() if name.startswith("_kdtool_local_")]
-    module = next(module for module in local if str(module.__file__).endswith("toy.py"))
-    heard = [line for line in module.Events.heard if not line.startswith("said")]
-    module.Events.heard.clear()
-    return heard
+import kdtool
+from toy import Trainer
 
 
-def test_run_trains_every_arm_and_seed_and_compares_them(recipe: dict[str, Any], tmp_path: Path) -> None:
+class Other(Trainer):
+    """Says that it trained on one token."""
+
+    def kdtool_train(self, run, phase, student):
+        return dataclasses.replace(super().kdtool_train(run, phase, student), tokens=1)
+
+
+class Broken(kdtool.Reporter):
+    """Fails."""
+
+    def kdtool_report(self, run, results):
+        raise RuntimeError("no ink")
+
+
+class Counting(kdtool.Tracker):
+    """Says how far a text is."""
+
+    def kdtool_progress(self, run, done):
+        if run.stage == "text":
+            run.say(f"progress {done}")
+
+
+class Lines(kdtool.Evaluator):
+    """Measures with a prompt of odd lines."""
+
+    def kdtool_evaluate(self, run, subjects):
+        for subject in subjects:
+            items = run.folder / "items.jsonl"
+            rows = [{"item": f"{one}\\u2028\\x85", "sum": 1.0, "weight": 1.0} for one in range(2)]
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\\n" for row in rows)
+            items.write_text(lines, encoding="utf-8", newline="\\n")
+            settings = {"prompt": "one\\u2028two\\x85"}
+            yield kdtool.Measurement("lines", subject.name, "", 1.0, 2, True, items=items, settings=settings)
+
+
+class Nothing(kdtool.Evaluator):
+    """Measures nothing; its file takes a while to import."""
+
+    def kdtool_evaluate(self, run, subjects):
+        return []
+
+
+time.sleep(0.3)
+'''
+
+
+@pytest.fixture(autouse=True)
+def _own() -> None:
+    Path("own.py").write_text(OWN, encoding="utf-8")
+
+
+def test_run_trains_every_arm_and_seed_and_compares_them(recipe: dict[str, Any]) -> None:
     results = kdtool.run(recipe)
-
     assert [(arm.arm, arm.seed) for arm in results.arms] == [
         ("student", 0), ("student", 1), ("control", 0), ("control", 1), ("control-time", 0), ("control-time", 1),
     ]  # fmt: skip
@@ -45,26 +95,6 @@ def test_run_trains_every_arm_and_seed_and_compares_them(recipe: dict[str, Any],
     assert artifact.path.is_file()
 
 
-def test_results_file_is_read_back_as_it_was_and_paths_in_it_are_relative(recipe: dict[str, Any]) -> None:
-    results = kdtool.run(recipe)
-    plain = json.loads((results.folder / "results.json").read_text(encoding="utf-8"))
-    assert plain["report"] == "report.txt"
-    assert report(results.folder, None).read_text(encoding="utf-8") == results.verdict
-
-
-def test_unchanged_run_makes_nothing_and_changed_key_remakes_only_what_depends_on_it(recipe: dict[str, Any]) -> None:
-    kdtool.run(recipe)
-    _heard()
-    kdtool.run(recipe)
-    assert all(line.endswith("reused") for line in _heard())
-    kdtool.run(recipe, {"train.losses.imitate.weight": 0.7})
-    heard = _heard()
-    made = {tuple(line.split()[:2]) for line in heard if line.endswith("made")}
-    assert ("phases", "student") in made
-    assert {line.split()[0] for line in heard if line.endswith("reused")} >= {"text", "rows", "signals", "students"}
-    assert ("phases", "control") not in made
-
-
 def test_killed_training_goes_on_and_ends_like_an_uninterrupted_one(recipe: dict[str, Any], tmp_path: Path) -> None:
     whole = kdtool.run(recipe, out="whole", store=tmp_path / "a")
     code = "import json, sys, kdtool; kdtool.run(json.loads(sys.argv[1]), out='killed', store='b')"
@@ -80,46 +110,12 @@ def test_killed_training_goes_on_and_ends_like_an_uninterrupted_one(recipe: dict
         assert json.loads(other.read_text()) == json.loads((arm.path / "counts.json").read_text())
 
 
-OTHER_TOKENS = """
-import dataclasses, runpy
-
-class Other(runpy.run_path({toy!r})["Trainer"]):
-    def kdtool_train(self, run, phase, student):
-        return dataclasses.replace(super().kdtool_train(run, phase, student), tokens=1)
-"""
-
-
-def test_a_control_that_trained_on_other_tokens_is_refused(recipe: dict[str, Any], tmp_path: Path) -> None:
-    toy = recipe["trainer"]["use"].rpartition(":")[0]
-    (tmp_path / "other.py").write_text(OTHER_TOKENS.format(toy=toy), encoding="utf-8")
-    recipe["control"] = {"trainer": {"use": "./other.py:Other"}}
+def test_a_control_that_trained_on_other_tokens_is_refused(recipe: dict[str, Any]) -> None:
+    recipe["control"] = {"trainer": {"use": "./own.py:Other"}}
     with pytest.raises(
         kdtool.UsageError, match=r"control: it trained on 1 tokens, the student on 64; give the control's"
     ):
         kdtool.run(recipe)
-
-
-def test_second_process_on_the_same_run_is_refused(recipe: dict[str, Any], tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "toy"
-    folder.mkdir(parents=True)
-    (folder / "lock.json").write_text('{"pid": 42, "host": "elsewhere", "since": "yesterday"}', encoding="utf-8")
-    with FileLock(folder / ".lock"), pytest.raises(kdtool.LockedError, match="process 42 on elsewhere"):
-        kdtool.run(recipe)
-
-
-def test_folder_that_cannot_be_written_is_a_sentence(recipe: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way", encoding="utf-8")
-    with pytest.raises(kdtool.StorageError, match="cannot read or write"):
-        kdtool.run(recipe, out=tmp_path / "file")
-
-
-def test_two_runs_in_one_process_do_not_see_each_other(recipe: dict[str, Any]) -> None:
-    alone = kdtool.run(recipe, out="alone", store="s1")
-    changed = kdtool.run(recipe, {"name": "other", "trainer.factor": 3.0}, out="both", store="s1")
-    again = kdtool.run(recipe, out="both", store="s1")
-    values = {m.subject: m.value for m in alone.measurements if "time" not in m.subject}
-    assert {m.subject: m.value for m in again.measurements if "time" not in m.subject} == values
-    assert {m.subject: m.value for m in changed.measurements if "time" not in m.subject} != values
 
 
 def test_check_says_what_would_be_used(recipe: dict[str, Any]) -> None:
@@ -131,7 +127,6 @@ def test_check_says_what_would_be_used(recipe: dict[str, Any]) -> None:
 
 def test_phase_has_its_own_text_rows_teacher_and_signals(recipe: dict[str, Any]) -> None:
     kdtool.run(recipe)
-    _heard()
     first = recipe["train"]
     own = {key: recipe[key] for key in ("rows", "teacher", "signals")}
     second = {**first, **own, "corpus": {**recipe["corpus"], "documents": 6}, "steps": 2}
@@ -155,65 +150,45 @@ def test_phase_switches_the_recipes_signals_off(recipe: dict[str, Any]) -> None:
 
 
 def test_a_report_that_fails_leaves_the_results(recipe: dict[str, Any], tmp_path: Path) -> None:
-    file = tmp_path / "broken.py"
-    file.write_text(
-        "import kdtool\nclass Broken(kdtool.Reporter):\n    'Fails.'\n"
-        "    def kdtool_report(self, run, results):\n        raise RuntimeError('no ink')\n",
-        encoding="utf-8",
-    )
     with pytest.raises(RuntimeError, match="no ink"):
-        kdtool.run({**recipe, "reporter": {"use": f"{file}:Broken"}})
+        kdtool.run({**recipe, "reporter": {"use": "./own.py:Broken"}})
     kept = read_results(tmp_path / "runs" / "toy")
     assert kept.report is None
     assert kept.measurements
 
 
-COUNTING = """
-import kdtool
-
-
-class Counting(kdtool.Tracker):
-    def kdtool_progress(self, run, done):
-        if run.stage == "text":
-            run.say(f"progress {done}")
-"""
-
-
 def test_progress_of_a_text_is_the_number_of_documents_written(
-    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "counting.py").write_text(COUNTING, encoding="utf-8")
-    trackers = {"counting": {"use": f"{tmp_path / 'counting.py'}:Counting"}}
-    results = kdtool.run({**recipe, "trackers": trackers})
+    results = kdtool.run({**recipe, "trackers": {"counting": {"use": "./own.py:Counting"}}})
     (text,) = (stage.path for stage in results.stages if stage.name == "text")
     written = sum(len(file.read_bytes().splitlines()) for file in text.glob("*.jsonl"))
     reported = [int(line.split()[1]) for line in capsys.readouterr().err.splitlines() if line.startswith("progress ")]
     assert reported == [*range(100, written, 100), written], "never 0 of what is written"
 
 
-def test_line_ends_of_unicode_are_text(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_line_ends_of_unicode_are_text(recipe: dict[str, Any]) -> None:
     """JSON may hold them as they are, and evaluators of others write their items so."""
-    file = tmp_path / "lines.py"
-    file.write_text(LINES, encoding="utf-8")
-    results = kdtool.run({**recipe, "evaluators": {"lines": {"use": f"{file}:Lines"}}})
+    results = kdtool.run({**recipe, "evaluators": {"lines": {"use": "./own.py:Lines"}}})
     assert {one.settings["prompt"] for one in results.measurements} == {"one\u2028two\x85"}
     assert next(one.items for one in results.comparisons if one.arm == "student") == 2
 
 
-LINES = '''
-import json
-import kdtool
+def test_runs_in_threads_share_code_and_store_and_end_as_if_alone(recipe: dict[str, Any]) -> None:
+    recipe["evaluators"]["slow"] = {"use": "./own.py:Nothing"}
+    recipe = {**recipe, "control": "tokens"}
+    streams = sys.stdout, sys.stderr
+    together = threading.Barrier(3)
 
+    def run(factor: float) -> dict[str, float]:
+        together.wait()
+        results = kdtool.run(recipe, {"name": f"f{factor:.0f}", "trainer.factor": factor}, out="threads")
+        return {measurement.subject: measurement.value for measurement in results.measurements}
 
-class Lines(kdtool.Evaluator):
-    """Measures with a prompt of odd lines."""
-
-    def kdtool_evaluate(self, run, subjects):
-        for subject in subjects:
-            items = run.folder / "items.jsonl"
-            rows = [{"item": f"{one}\\u2028\\x85", "sum": 1.0, "weight": 1.0} for one in range(2)]
-            lines = "".join(json.dumps(row, ensure_ascii=False) + "\\n" for row in rows)
-            items.write_text(lines, encoding="utf-8", newline="\\n")
-            settings = {"prompt": "one\\u2028two\\x85"}
-            yield kdtool.Measurement("lines", subject.name, "", 1.0, 2, True, items=items, settings=settings)
-'''
+    factors = (1.0, 3.0, 9.0)
+    with ThreadPoolExecutor(len(factors)) as pool:
+        found = list(pool.map(run, factors))
+    assert (sys.stdout, sys.stderr) == streams
+    for factor, values in zip(factors, found, strict=True):
+        results = kdtool.run(recipe, {"trainer.factor": factor}, out="alone", store="alone")
+        assert values == {measurement.subject: measurement.value for measurement in results.measurements}

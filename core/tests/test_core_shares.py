@@ -165,3 +165,18 @@ def test_a_phase_s_own_corpora_have_shares_of_their_own(recipe: dict[str, Any]) 
         kdtool.check(recipe)
     recipe["train"]["corpora"]["two"]["share"] = 0.5
     assert kdtool.check(recipe)
+
+
+def test_the_first_examples_of_each_reason_are_named() -> None:
+    counts = Counts(["corpus"], {})
+    examples = [kdtool.Example(f"id{number}", kdtool.Text("x")) for number in range(5)]
+    counts.reject("filters.short", (("corpus", example, "too short") for example in examples))
+    counts.reject("filters.short", [("corpus", examples[4], "empty")])
+    summary = counts.summary()
+    assert summary["rejected"] == {"filters.short": {"too short": 5, "empty": 1}}
+    assert summary["corpora"][0]["rejected"] == {"too short": 5, "empty": 1}
+    assert summary["rejected_examples"] == {
+        "filters.short: too short": ["id0", "id1", "id2"],
+        "filters.short: empty": ["id4"],
+    }
+    assert "rejected_examples" not in Counts(["corpus"], {}).summary()

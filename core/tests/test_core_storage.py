@@ -9,17 +9,17 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
-from kdtool._api import report
 from kdtool._results.files import CARD
 from kdtool._store import files as committed
 from kdtool._store.artefacts import Artefact, Artefacts
-from kdtool._store.files import read_sealed, write_sealed
-from kdtool._store.shared import GRAPH
+from kdtool._store.files import discard_uncommitted, read_sealed, write_sealed
+from kdtool._store.shared import GRAPH, OWN_KINDS
 
 PRINT = "f" * 64
 
@@ -118,13 +118,6 @@ def test_every_byte_of_a_sealed_file_counts(tmp_path: Path) -> None:
         read_sealed(file, "")
 
 
-def test_damaged_results_are_named(recipe: dict[str, Any]) -> None:
-    folder = kdtool.run({**recipe, "control": False, "evaluators": False, "seeds": [0]}).folder
-    flip(folder / "results.json", 100)
-    with pytest.raises(kdtool.StorageError, match=r"results\.json is damaged.*Run the recipe again"):
-        report(folder)
-
-
 def test_a_damaged_record_of_the_last_run_keeps_nobody_from_the_next(recipe: dict[str, Any]) -> None:
     alone = {**recipe, "control": False, "evaluators": False, "seeds": [0]}
     folder = kdtool.run(alone).folder
@@ -180,17 +173,6 @@ def test_partial_work_under_another_fingerprint_is_gone_on_with_later(tmp_path: 
     attempt(tmp_path, lambda folder: (folder / "file").write_text("content", encoding="utf-8"))
     made = Artefacts(tmp_path).make("kind", "label", "a" * 64, build=lambda _: None, waiting=print)
     assert (made.path / "file").read_text(encoding="utf-8") == "begun"
-
-
-def test_killed_after_training_nothing_is_trained_again(recipe: dict[str, Any]) -> None:
-    trained = kdtool.run({**recipe, "control": False, "seeds": [0]}).arms[0].path
-    weights, made = (trained / "counts.json").stat().st_mtime_ns, trained.parent
-    partial = made.rename(made.with_name(made.name + ".partial"))
-    (partial / "manifest.json").unlink()  # the checkpoints went before it was written
-    kdtool.commit(partial, *partial.iterdir())
-    again = kdtool.run({**recipe, "control": False, "seeds": [0]})
-    assert [stage.name for stage in again.stages if not stage.reused] == ["phases/student-seed0-train"]
-    assert (trained / "counts.json").stat().st_mtime_ns == weights
 
 
 def test_no_room_at_the_end_of_any_stage_is_a_sentence_and_the_run_goes_on(
@@ -252,3 +234,79 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_storage(recipe: dict[str, A
         kdtool.run(recipe, out="/proc/none")
     with pytest.raises(kdtool.StorageError, match="cannot read or write /proc/none"):
         kdtool.run(recipe, store="/proc/none")
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "a flipped byte": lambda path: flip(path, path.stat().st_size // 3),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-2]),
+    "empty": lambda path: path.write_bytes(b""),
+    "zeroed": lambda path: path.write_bytes(b"\0" * path.stat().st_size),
+    "deleted": lambda path: path.unlink(),
+}
+
+
+def left_unfinished(results: kdtool.Results, kind: str) -> Path:
+    """Have an artefact look as if the process had been killed before the manifest was written."""
+    made = next(stage.path for stage in results.stages if stage.name.partition("/")[0] == kind)
+    partial = made.rename(made.with_name(f"{made.name}.partial"))
+    (partial / "manifest.json").unlink()
+    if kind == "phases":
+        kdtool.commit(partial, *partial.iterdir())
+    return partial
+
+
+@pytest.mark.parametrize("kind", ["text", "students", "rows", "signals", *OWN_KINDS])
+def test_at_the_end_of_a_stage(recipe: dict[str, Any], kind: str) -> None:
+    recipe = {**recipe, "seeds": [0], "control": False}
+    first = kdtool.run(recipe)
+    file = first.arms[0].path / "counts.json"
+    weights, made = file.read_bytes(), file.stat().st_mtime_ns
+    names = [path.relative_to(partial) for partial in [left_unfinished(first, kind)] for path in partial.rglob("*")]
+    kdtool.run(recipe)
+    assert kind != "phases" or file.stat().st_mtime_ns == made, "trained again"
+    for number, name in enumerate(names):
+        file = left_unfinished(kdtool.run(recipe), kind) / name
+        if file.is_file() and file.stat().st_size:
+            list(DAMAGE.values())[number % len(DAMAGE)](file)
+        again = kdtool.run(recipe)
+        assert again.measurements == first.measurements, name
+        assert (again.arms[0].path / "counts.json").read_bytes() == weights, name
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_in_the_midst_of_training(recipe: dict[str, Any], tmp_path: Path, damage: str) -> None:
+    recipe = {**recipe, "seeds": [0], "control": False}
+    whole = kdtool.run(recipe, out="whole", store="whole-store")
+    (tmp_path / "toy.json").write_text(json.dumps(recipe), encoding="utf-8")
+    command = [sys.executable, "-m", "kdtool", "run", "toy.json", "--out", "killed/runs", "--store", "killed/store"]
+    environment = {**os.environ, "TOY_DIE_AT": "student:3"}
+    assert subprocess.run(command, env=environment, check=False, capture_output=True).returncode == 9
+    (partial,) = Path("killed/runs/toy/phases").glob("*.partial")
+    files = [path for path in partial.rglob("*") if path.is_file() and path.stat().st_size]
+    assert len(files) >= 4
+    for file in files:
+        shutil.copytree("killed", "copy")
+        DAMAGE[damage]("copy" / file.relative_to("killed"))
+        results = kdtool.run(recipe, out="copy/runs", store="copy/store")
+        assert [one.value for one in results.measurements] == [one.value for one in whole.measurements], file
+        history = results.arms[0].histories["train"]
+        assert [report.step for report in history] == [1, 2, 3, 4], file
+        shutil.rmtree("copy")
+
+
+def test_while_the_checkpoints_of_a_finished_phase_are_removed(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(folder: Path) -> None:
+        (folder / "state.json").unlink()
+        raise KeyboardInterrupt
+
+    recipe = {**recipe, "seeds": [0], "control": False}
+    with monkeypatch.context() as patched:
+        patched.setattr("kdtool._run.stages.phase_training.shutil.rmtree", die)
+        with pytest.raises(KeyboardInterrupt):
+            kdtool.run(recipe)
+    (partial,) = Path("runs/toy/phases").glob("*.partial")
+    discard_uncommitted(partial, pytest.fail)
+    assert (partial / "trained.json").exists()
+    kdtool.run(recipe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._cli import call
+from kdtool._run.stages.terms import refuse_other_templates
+from kdtool_testing import ByteTokenizer
 from toy import Bytes
+from variants import variant
 
 
 class Named(Bytes):
@@ -37,21 +41,10 @@ def test_shared_tokens_are_the_common_beginning(first: list[str], second: list[s
     assert found.comparable == (common is None)
     assert found.shared == (min(len(first), len(second)) if common is None else common)
     assert (found.relation == "tokens") == (first == second)
+    assert (found.relation == "prefix") == (common is None and first != second)
     assert [(first[i], second[i]) for i, _, _ in found.differing] == [(own, other) for _, own, other in found.differing]
     back = kdtool.Vocabularies.compare(Named(second, "b"), Named(first, "a"))
     assert (back.relation, back.shared) == (found.relation, found.shared)
-
-
-@given(tokens=_TOKENS, more=st.lists(st.text(max_size=3), max_size=4))
-def test_tokens_that_come_behind_change_nothing_of_what_is_shared(tokens: list[str], more: list[str]) -> None:
-    found = kdtool.Vocabularies.compare(Named(tokens, "a"), Named(tokens + more, "b"))
-    assert found.shared == len(tokens)
-    assert found.relation == ("prefix" if more else "tokens")
-
-
-def test_equal_fingerprints_are_believed() -> None:
-    found = kdtool.Vocabularies.compare(Named(["a", "b"], "same"), Named(["a", "b"], "same"))
-    assert (found.relation, found.shared, found.sentence("x", "y")) == ("same", 2, "")
 
 
 def test_sentences_name_sizes_and_the_first_ids_that_differ() -> None:
@@ -83,51 +76,8 @@ def test_same_beginning_with_other_ways_to_split_is_no_prefix() -> None:
     assert kdtool.Vocabularies.compare(Named(names), Halves(names, "halves")).relation == "tokens"
 
 
-_SOURCE = """
-import kdtool
-import toy
-
-class Longer(toy.Bytes):
-    vocabulary = 260
-    fingerprint = "longer"
-
-class Others(toy.Bytes):
-    fingerprint = "others"
-    def tokens(self):
-        return [*super().tokens()[::-1]]
-
-class Prefix(toy.Teacher):
-    def kdtool_tokenizer(self, run):
-        return Longer()
-
-class Started(toy.Bytes):
-    @property
-    def document_start(self):
-        return (self.end_of_text,)
-
-class Begun(toy.Teacher):
-    def kdtool_tokenizer(self, run):
-        return Started()
-
-class Foreign(toy.Teacher):
-    def kdtool_tokenizer(self, run):
-        return Others()
-    def kdtool_signal(self, batch, want):
-        raise AssertionError("weights would be loaded")
-"""
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Path:
-    file = tmp_path / "vocabularies.py"
-    file.write_text(_SOURCE, encoding="utf-8")
-    return file
-
-
-def test_loss_on_other_tokens_is_refused_with_its_place_before_anything_is_made(
-    recipe: dict[str, Any], local: Path
-) -> None:
-    recipe["teacher"] = {"use": f"{local}:Foreign"}
+def test_loss_on_other_tokens_is_refused_with_its_place_before_anything_is_made(recipe: dict[str, Any]) -> None:
+    recipe["teacher"] = variant("Foreign")
     for way in (kdtool.run, kdtool.check, kdtool.plan):
         with pytest.raises(kdtool.RecipeError) as refused:
             way(recipe)
@@ -139,8 +89,8 @@ def test_loss_on_other_tokens_is_refused_with_its_place_before_anything_is_made(
     assert not list(Path("store").glob("text*/*"))
 
 
-def test_teacher_that_begins_documents_otherwise_is_refused(recipe: dict[str, Any], local: Path) -> None:
-    recipe["teacher"] = {"use": f"{local}:Begun"}
+def test_teacher_that_begins_documents_otherwise_is_refused(recipe: dict[str, Any]) -> None:
+    recipe["teacher"] = variant("Begun")
     for way in (kdtool.run, kdtool.check):
         with pytest.raises(kdtool.RecipeError) as refused:
             way(recipe)
@@ -150,18 +100,18 @@ def test_teacher_that_begins_documents_otherwise_is_refused(recipe: dict[str, An
         assert "inherits the teacher's tokenizer" in text
 
 
-def test_foreign_teacher_may_stand_beside_where_nothing_learns_from_it(recipe: dict[str, Any], local: Path) -> None:
-    recipe |= {"teacher": {"use": f"{local}:Foreign"}, "signals": False}
+def test_foreign_teacher_may_stand_beside_where_nothing_learns_from_it(recipe: dict[str, Any]) -> None:
+    recipe |= {"teacher": variant("Foreign"), "signals": False}
     recipe["train"]["losses"]["imitate"] = False
     assert kdtool.check(recipe)["vocabularies"] == {}
 
 
 def test_verdict_is_checked_and_printed(
-    recipe: dict[str, Any], local: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    recipe: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (verdict,) = kdtool.check(recipe)["vocabularies"].values()
     assert verdict["relation"] == "same"
-    recipe |= {"teacher": {"use": f"{local}:Prefix"}, "signals": False}
+    recipe |= {"teacher": variant("Going"), "signals": False}
     (verdict,) = kdtool.check(recipe)["vocabularies"].values()
     assert (verdict["relation"], verdict["sizes"], verdict["shared"]) == ("prefix", [257, 260], 257)
     (tmp_path / "r.yaml").write_text(json.dumps(recipe), encoding="utf-8")
@@ -170,3 +120,77 @@ def test_verdict_is_checked_and_printed(
         "vocabularies: the student has 257 tokens and teacher 260; the first 257 are the same"
         in capsys.readouterr().out
     )
+
+
+class Marked(ByteTokenizer):
+    """Writes conversations with a mark of its template."""
+
+    def __init__(self, mark: str) -> None:
+        self.chat_fingerprint = mark
+
+
+def render(example: kdtool.Example, tokenizer: kdtool.Tokenizer) -> Iterator[kdtool.Row]:
+    if isinstance(example.body, kdtool.Messages) and example.body.turns[0][1]:
+        ids = tokenizer.encode(tokenizer.chat_fingerprint[0] + example.body.turns[0][1])
+        yield kdtool.Row(example.id, ids, [True] * len(ids), [0] * len(ids))
+
+
+def _example(name: str, body: kdtool.Text | kdtool.Messages) -> kdtool.Example:
+    return kdtool.Example(name, body, "train")
+
+
+TEXT = _example("text", kdtool.Text("x = 1"))
+EMPTY = _example("empty", kdtool.Messages((("user", ""),)))
+TALK = _example("talk", kdtool.Messages((("user", "hello"), ("assistant", "hi"))))
+
+
+def test_text_and_conversations_of_equal_tokens_pass() -> None:
+    others = {"teacher": Marked("a2")}  # another template, which renders the same
+    examples = [TEXT, EMPTY, TALK, TALK]
+    assert list(refuse_other_templates(examples, Marked("a1"), others, render)) == examples
+    assert list(refuse_other_templates([TEXT], Marked("a"), {"teacher": Marked("b")}, render)) == [TEXT]
+
+
+def test_the_first_conversation_with_other_tokens_names_the_teacher() -> None:
+    others = {"teachers.good": Marked("a2"), "teachers.bad": Marked("b")}
+    checked = refuse_other_templates([TEXT, EMPTY, TALK], Marked("a1"), others, render)
+    with pytest.raises(kdtool.UsageError, match=r"'talk' has other tokens .* of teachers\.bad .*conversations: plain"):
+        list(checked)
+
+
+class Plain(kdtool.Tokenizer):
+    """The least that a tokenizer can be: bytes, an end, and a second id of the letter a."""
+
+    vocabulary = 258
+    end_of_text = 256
+    fingerprint = "plain"
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        return [b"a" if i == 257 else b"" if i == 256 else bytes([i]) for i in ids]
+
+
+def test_text_and_names_come_of_pieces() -> None:
+    tokenizer = Plain()
+    assert tokenizer.decode([*"dé漢".encode(), 256, 257]) == "dé漢a"
+    assert tokenizer.decode([0xC3]) == "\N{REPLACEMENT CHARACTER}"
+    names = tokenizer.tokens()
+    assert len(set(names)) == 258
+    assert (names[97], names[256], names[257]) == ("<61>", "<end>", "<plain 257>")
+
+
+def test_a_plain_tokenizer_has_no_start_template_or_marks() -> None:
+    tokenizer = Plain()
+    assert (tokenizer.document_start, tokenizer.scoring_context) == ((), (256,))
+    assert tokenizer.missing_start([1, 2]) == ()
+    assert tokenizer.encode_behind("x = ", "1") == [49]
+    assert tokenizer.chat_fingerprint == ""
+    assert tokenizer.encode_chat([("user", "hello")]) is None
+    assert tokenizer.encode_infilling("a", "b", "c", False) is None
+
+
+def test_what_cannot_be_saved_says_what_to_implement(tmp_path: Path) -> None:
+    with pytest.raises(kdtool.UsageError, match=r"Plain .*; implement Tokenizer\.save"):
+        Plain().save(tmp_path)

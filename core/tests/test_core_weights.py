@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import kdtool
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._assembly.signals import scale_to_one, weighs
+from variants import variant
 
 SHARES = st.sampled_from([0.0, 0.25, 0.3, 0.5, 1.0])
 COURSES = st.sampled_from([(0.0, 1.0), (0.0, 0.5), (0.8, 1.0)])
@@ -99,3 +102,71 @@ def test_phase_whose_losses_all_weigh_nothing_is_refused(recipe: dict[str, Any],
     settings = {"control": False, "train.losses.count.weight": weight, "train.losses.imitate.weight": 0}
     with pytest.raises(kdtool.RecipeError, match=r"train\.losses: in phase 'train' all losses weigh 0"):
         kdtool.check(recipe, settings)
+
+
+@pytest.fixture
+def likely(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe that learns what the teacher finds likely, and counts beside it; nobody weighs."""
+    recipe["train"]["losses"] = {
+        "count": recipe["train"]["losses"]["count"],
+        "likely": variant("Likely", signals=["logits", "sampled"]),
+    }
+    return {**recipe, "signals": False}
+
+
+def problems(recipe: dict[str, Any], **weightings: Any) -> list[str]:
+    train = {**recipe["train"], "weightings": weightings}
+    try:
+        kdtool.check({**recipe, "train": train})
+    except kdtool.RecipeError as error:
+        return [f"{problem.key}: {problem.message}; {problem.remedy}" for problem in error.problems]
+    return []
+
+
+def test_what_a_weighting_sees_is_what_the_first_token_loss_gets(likely: dict[str, Any]) -> None:
+    sure = {"sure": variant("Sure")}
+    assert problems(likely, **sure) == [], "the teacher beside the student gives logits"
+    drawn = {**likely, "signals": variant("Drawn")}
+    (found,) = problems(drawn, **sure)
+    assert found.startswith("train.weightings.sure: needs logits or top-k of the teacher, but sees what likely learns")
+    assert "from: sampled" in found
+    assert "leave `signals` out" in found
+
+
+def test_losses_of_whole_sequences_show_nothing_to_a_weighting(likely: dict[str, Any]) -> None:
+    count = likely["train"]["losses"]["count"]
+    likely["train"]["losses"] = {"inside": variant("Inside"), "count": count}
+    assert problems({**likely, "signals": variant("Drawn")}, sure=variant("Sure")) == []
+
+
+def test_a_loss_that_is_not_there_is_refused_with_those_that_are(likely: dict[str, Any]) -> None:
+    assert problems(likely, named=variant("Named")) == []
+    (found,) = problems(likely, named=variant("Named", loss="likly"))
+    assert found.startswith("train.weightings.named: names the loss 'likly', which is not in phase 'train'; ")
+    assert "did you mean 'likely'" in found
+    assert "count, likely" in problems(likely, named=variant("Named", loss="zzz"))[0]
+
+
+def test_the_control_may_lack_what_weightings_speak_of(likely: dict[str, Any]) -> None:
+    assert "control" in likely
+    weightings = {"named": variant("Named", loss="likely"), "sure": variant("Sure")}
+    assert problems(likely, **weightings) == []
+
+
+LIKELY, inside = {"use": "./own.py:Likely"}, {"use": "./own.py:Inside"}
+
+
+@pytest.mark.parametrize("power", [0, 2])
+@pytest.mark.parametrize("others", ["none", "after it", "before it", "in a phase before it"])
+def test_tokens_are_taken_at_the_temperature_of_the_loss(recipe: dict[str, Any], power: int, others: str) -> None:
+    likely, inside = variant("Likely", signals=["sampled"], at=2.0, power=power), variant("Inside")
+    count = recipe["train"]["losses"]["count"]
+    orders: dict[str, list[dict[str, Any]]] = {
+        "none": [{"likely": likely}],
+        "after it": [{"likely": likely, "inside": inside}],
+        "before it": [{"inside": inside, "likely": likely}],
+        "in a phase before it": [{"inside": inside}, {"likely": likely}],
+    }
+    phases = {f"p{i}": {"losses": {**losses, "count": count}, "steps": 1} for i, losses in enumerate(orders[others])}
+    kdtool.run({**recipe, "train": phases, "signals": variant("Drawn"), "seeds": [0], "control": False})
+    assert json.loads(Path("asked.json").read_text(encoding="utf-8")) == 2.0

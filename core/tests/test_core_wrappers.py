@@ -50,12 +50,6 @@ def test_a_wrapper_is_around_every_way_of_calling() -> None:
     assert hooks.implementing("kdtool_token_loss") == ("a", "b")
 
 
-def test_without_a_wrapper_a_bound_hook_is_called_without_pluggy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ComponentHooks, "_caller", None)
-    call = ComponentHooks({"a": Doubles(None)}).bound("kdtool_token_loss")["a"]
-    assert call(2) == call(chunk=2) == 4
-
-
 def test_the_first_wrapper_of_the_recipe_is_the_outermost_one_unless_it_asks_for_another_place() -> None:
     late = type("Late", (Tens,), {"kdtool_token_loss": kdtool.hookimpl(wrapper=True, trylast=True)(_tens)})
     for tens, expected in ((Tens, 30), (late, 21)):
@@ -132,20 +126,6 @@ def test_a_failing_wrapper_of_a_notification_is_disabled_and_the_tracker_still_h
     assert hears.heard == 3
     (line,) = said
     assert line.startswith("filter 'breaks' (breaks) failed in kdtool_progress: ValueError: no profile; disabled")
-
-
-class Asks(kdtool.Evaluator):
-    """Asks while it is asked."""
-
-    def kdtool_evaluate(self, run: Any, subjects: Any) -> Any:
-        return run.component("a", kdtool.Component).kdtool_check(run, "start")
-
-
-class Lacks(kdtool.Filter):
-    """Lacks nothing."""
-
-    def kdtool_check(self, run: Any, when: str) -> list[str]:
-        return []
 
 
 def _tracker(**members: Any) -> type:
