@@ -78,6 +78,13 @@ class Wrong(Count):
     "Says of itself what cannot be."
 
     temperature = "hot"
+
+
+class Ending(Events):
+    "Writes the end of the run down."
+
+    def kdtool_run_end(self, run, status, report):
+        write(self, status)
 """
 
 
@@ -111,7 +118,7 @@ def assert_balanced(least: int = 10) -> None:
     assert len(opened) >= least
 
 
-COMMANDS: dict[str, Callable[[dict[str, Any]], object]] = {
+COMMANDS: dict[str, Callable[..., object]] = {
     "check": kdtool.check,
     "check --fit": lambda recipe: kdtool.check(recipe, fit=True),
     "plan": kdtool.plan,
@@ -148,11 +155,11 @@ def test_components_for_planned_signals_are_closed(counted: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     ("settings", "fails", "error"),
     [
-        ({"trainer.use": "Failing"}, "", "in training"),
-        ({"trainer.use": "Failing"}, "stop", ""),
-        ({"train.losses.count.use": "Lacking"}, "", "a library"),
-        ({"train.losses.count.use": "Needy"}, "", "nobody"),
-        ({"train.losses.count.use": "Wrong"}, "", "temperature"),
+        ({"trainer.use": "counted.py:Failing"}, "", "in training"),
+        ({"trainer.use": "counted.py:Failing"}, "stop", ""),
+        ({"train.losses.count.use": "counted.py:Lacking"}, "", "a library"),
+        ({"train.losses.count.use": "counted.py:Needy"}, "", "nobody"),
+        ({"train.losses.count.use": "counted.py:Wrong"}, "", "temperature"),
         ({}, "Nats.__init__", "failed in Nats.__init__"),
         ({"teachers.other.use": "none.py:None"}, "", "none.py"),
         ({"terms_acknowledged.nobody": "what nobody has"}, "", ""),
@@ -160,18 +167,11 @@ def test_components_for_planned_signals_are_closed(counted: dict[str, Any]) -> N
 )
 @pytest.mark.parametrize("command", ["run", "check", "plan"])
 def test_components_are_closed_after_a_failure(
-    counted: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    settings: dict[str, str],
-    fails: str,
-    error: str,
-    command: str,
+    counted: dict[str, Any], monkeypatch: pytest.MonkeyPatch, settings: Any, fails: str, error: str, command: str
 ) -> None:
     monkeypatch.setenv("FAILS", fails)
-    named = {key: f"counted.py:{name}" if ":" not in name else name for key, name in settings.items()}
     try:
-        commands: dict[str, Callable[..., Any]] = {"run": kdtool.run, "check": kdtool.check, "plan": kdtool.plan}
-        commands[command](counted, named)
+        COMMANDS[command](counted, settings)
     except BaseException as raised:
         assert error in str(raised)
     else:
@@ -190,16 +190,6 @@ def test_one_that_cannot_be_closed_is_named_and_does_not_stop_the_others(
 
 
 def test_trackers_hear_the_end_of_a_run_before_they_are_closed(counted: dict[str, Any]) -> None:
-    file = Path("counted.py")
-    ending = """
-
-class Ending(Events):
-    "Writes the end of the run down."
-
-    def kdtool_run_end(self, run, status, report):
-        write(self, status)
-"""
-    file.write_text(file.read_text(encoding="utf-8") + ending, encoding="utf-8")
     for settings, status in (({}, "done"), ({"trainer.use": "counted.py:Failing", "name": "failing"}, "failed")):
         tracker = {"trackers": {"ending": {"use": "counted.py:Ending"}}}
         with pytest.raises(RuntimeError) if status == "failed" else nullcontext():

@@ -13,18 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._cli import call
 from kdtool._text.names import NAME, name_from
-
-OPENER = """
-import json
-import kdtool
-from toy import Export, Runtime, Unigram
-
-class Opener(Export):
-    def kdtool_open(self, run, subject):
-        if subject.role != "artifact":
-            return None
-        return Runtime(Unigram(json.loads((subject.path / "counts.json").read_text(encoding="utf-8"))))
-"""
+from variants import variant
 
 
 @given(st.text() | st.text(st.characters(codec="ascii")) | st.text("aé.-_ \udce9", min_size=60))
@@ -71,11 +60,11 @@ def test_a_name_that_is_none_is_refused_with_what_one_is(recipe: dict[str, Any])
 def test_models_of_any_name_are_measured(
     recipe: dict[str, Any], tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "opener.py").write_text(OPENER, encoding="utf-8")
     (tmp_path / "toy.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     (tmp_path / name).mkdir()
     (tmp_path / name / "counts.json").write_text('{"97": 2.0}', encoding="utf-8")
-    arguments = [name, "--recipe", "toy.yaml", "--set", "exporters.json.use=./opener.py:Opener", "--with", "nats"]
+    opener = f"exporters.json.use={variant('Opener')['use']}"
+    arguments = [name, "--recipe", "toy.yaml", "--set", opener, "--with", "nats"]
     assert call(["eval", *arguments]) == 0, capsys.readouterr().err
     (folder,) = Path("runs").iterdir()
     assert NAME.fullmatch(folder.name)

@@ -16,23 +16,8 @@ from kdtool._plugins.distributions import DEFAULTS
 ROOT = Path(__file__).parents[2]
 PROJECTS = sorted(ROOT.glob("*/*/pyproject.toml"))
 SOURCES = sorted(Path(kdtool.__file__).parent.glob("**/*.py"))
-WORDS = {
-    *get_args(kdtool.SignalKind),
-    *[
-        "answers",
-        "data",
-        "html",
-        "jsonl",
-        "length",
-        "new",
-        "pairs",
-        "safetensors",
-        "samples",
-        "self",
-        "standard",
-        "teacher",
-    ],
-}
+OTHER = "answers data html jsonl length new pairs safetensors samples self standard teacher"
+WORDS = {*get_args(kdtool.SignalKind), *OTHER.split()}
 """Names of plugins that are words of the contract, of English, or of file formats as well."""
 ALLOWED = {
     *(("_cli/command_line.py", name) for name in ("init", "generate", "serve", "push", "sweep")),
@@ -48,12 +33,8 @@ def plugins() -> set[str]:
         project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
         found.add(project["name"])
         groups = project.get("entry-points", {})
-        found.update(
-            name
-            for group, names in groups.items()
-            if group.startswith("kdtool.") and group != DEFAULTS
-            for name in names
-        )
+        for group, names in groups.items():
+            found.update(names if group.startswith("kdtool.") and group != DEFAULTS else ())
     return found
 
 

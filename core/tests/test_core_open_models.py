@@ -11,25 +11,13 @@ from typing import Any
 import kdtool
 import pytest
 from toy_recipe import use
-
-OPENER = """
-import json
-from toy import Export, Runtime, Unigram
-
-class Opener(Export):
-    def kdtool_open(self, run, subject):
-        if subject.role != "artifact" or subject.path is None or not (subject.path / "counts.json").is_file():
-            return super().kdtool_open(run, subject)
-        return Runtime(Unigram(json.loads((subject.path / "counts.json").read_text(encoding="utf-8"))))
-"""
+from variants import variant
 
 
 @pytest.fixture
-def finished(recipe: dict[str, Any], tmp_path: Path) -> kdtool.Results:
+def finished(recipe: dict[str, Any]) -> kdtool.Results:
     """A finished run "toy" whose exporter opens students."""
-    (tmp_path / "opener.py").write_text(OPENER, encoding="utf-8")
-    opening = {**recipe, "exporters": {"json": {"use": f"{tmp_path / 'opener.py'}:Opener"}}}
-    return kdtool.run({**opening, "seeds": [0]})
+    return kdtool.run({**recipe, "exporters": {"json": variant("Opener")}, "seeds": [0]})
 
 
 def test_a_run_gives_its_student_first_and_its_teacher_last(finished: kdtool.Results) -> None:
@@ -88,39 +76,10 @@ def test_younger_fields_change_no_key_of_stored_answers_unless_they_are_set() ->
     assert len(keys) == 3
 
 
-SERVER = '''
-import kdtool
-
-
-class Server(kdtool.Teacher):
-    """A teacher whose model is elsewhere, so that it cannot be opened."""
-
-    offers = frozenset({"text"})
-
-    def kdtool_answer(self, requests):
-        yield from ()
-
-
-class Opened(kdtool.Evaluator):
-    """Says 1 of what can be opened."""
-
-    def kdtool_evaluate(self, run, subjects):
-        for subject in subjects:
-            opened = kdtool.open_subject(run, subject)
-            if opened is not None:
-                opened.value.close()
-                yield kdtool.Measurement("opened", subject.name, "", 1.0, 1, True)
-            else:
-                run.say(f"opened: {subject.name} is left out")
-                run.say("opened: somebody is left out")
-'''
-
-
 def test_a_teacher_that_cannot_be_opened_is_not_taken_for_another(recipe: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "server.py").write_text(SERVER, encoding="utf-8")
     del recipe["teacher"]
-    recipe["evaluators"] = {"opened": {"use": f"{tmp_path / 'server.py'}:Opened"}}
-    recipe["teachers"] = {"toy": use("Teacher"), "far": {"use": f"{tmp_path / 'server.py'}:Server"}}
+    recipe["evaluators"] = {"opened": variant("Opened")}
+    recipe["teachers"] = {"toy": use("Teacher"), "far": variant("Server")}
     recipe["train"]["losses"]["imitate"]["teacher"] = "toy"
     results = kdtool.run({**recipe, "seeds": [0], "control": False})
     assert {measurement.subject for measurement in results.measurements} == {"teachers.toy", "student", "student-json"}

@@ -201,10 +201,8 @@ def test_phases_are_told_apart_by_name(recipe: dict[str, Any]) -> None:
     shared = {**recipe, "seeds": [0], "control": False, "trackers": {"hears": {"use": "./hears.py:Hears"}}}
     kdtool.run({**shared, "train": {"first": train, "second": train}})
     heard = Path("heard.txt").read_text(encoding="utf-8").splitlines()
-    assert [line for line in heard if line.startswith("phases")] == [
-        "phases student 0 first",
-        "phases student 0 second",
-    ]
+    phases = [line for line in heard if line.startswith("phases")]
+    assert phases == ["phases student 0 first", "phases student 0 second"]
     assert all(line.endswith(" -") for line in heard if not line.startswith("phases"))
 
 

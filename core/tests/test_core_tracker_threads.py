@@ -10,81 +10,85 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import kdtool
 import pytest
+from kdtool._assembly.assemble import assemble
 from kdtool._contract.run_info import Owner
 from kdtool._plugins import events
 from kdtool._plugins.events import Events, TrackerThread
+from kdtool._recipe.parser import load_recipe
 from kdtool._text.names import TRACKER_THREAD
 from kdtool_testing import make_run
 
-FAULTY = '''
-import ctypes
+FAULTY = """
 import os
 import sys
 import threading
 import time
+from pathlib import Path
 
 import kdtool
 from kdtool._plugins import events
 
-events.PATIENCE = events.SHORT_PATIENCE = 0.5
-if "overflow" in os.environ["FAULT"]:
-    events.LONGEST = 2
+if "FAULT" in os.environ:
+    events.PATIENCE = events.SHORT_PATIENCE = 0.5
+    if "overflow" in os.environ["FAULT"]:
+        events.LONGEST = 2
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def hang_ever():  # as a library that starts threads which the interpreter waits for
+    threading.Thread(target=time.sleep, args=[1000]).start()
+    time.sleep(1000)
+
+
+def fail_on_a_full_disk():
+    raise ValueError("no space")
+
+
+FAULTS = {
+    "hang": lambda: time.sleep(1000),
+    "hang-ever": hang_ever,
+    "raise": fail_on_a_full_disk,
+    "exit": lambda: sys.exit(3),
+    "interrupt": interrupt,
+    "overflow": lambda: time.sleep(0.3),
+    "note": lambda: None,
+}
 
 
 def fail(place):
-    where, what = os.environ["FAULT"].split()
-    if place != where:
-        return
-    with open("threads", "a") as file:
-        print(threading.current_thread() is threading.main_thread(), file=file)
-    if what == "hang":
-        time.sleep(1000)
-    elif what == "hang-ever":  # as a library that starts threads which the interpreter waits for
-        threading.Thread(target=time.sleep, args=[1000]).start()
-        time.sleep(1000)
-    elif what == "raise":
-        raise ValueError("no space")
-    elif what == "exit":
-        sys.exit(3)
-    elif what == "interrupt":
-        raise KeyboardInterrupt
-    elif what == "overflow":
-        time.sleep(0.3)
+    where, what = os.environ.get("FAULT", " ").split(" ")
+    if place == where:
+        with open("threads", "a") as file:
+            print(threading.current_thread() is threading.main_thread(), file=file)
+        FAULTS[what]()
 
 
 class Faulty(kdtool.Tracker):
-    """Fails."""
-
     def kdtool_run_start(self, run):
         fail("kdtool_run_start")
 
     def kdtool_step_end(self, run, report):
         fail("kdtool_step_end")
 
-    def kdtool_stage_end(self, run, seconds, reused):
-        pass
-
     def kdtool_close(self):
         fail("kdtool_close")
-'''
-RECORDS = '''
-from pathlib import Path
-
-import kdtool
+        Path("closed").touch()
 
 
-class Records(kdtool.Tracker):
-    """Notes that it was closed."""
+class Caller(Faulty):
+    synchronous = True
 
-    def kdtool_step_end(self, run, report):
-        pass
 
-    def kdtool_close(self):
-        Path("records.closed").write_text("closed", encoding="utf-8")
-'''
+class Shows(Faulty):
+    shows_messages = True
+"""
 REMEDY = "; events.jsonl has its events"
 WHO = "tracker 'trackers.faulty' (./faulty.py:Faulty) "
 PLACES = ("kdtool_run_start", "kdtool_step_end", "kdtool_close")
@@ -105,7 +109,6 @@ def expected(place: str, what: str) -> str:
 
 @pytest.fixture
 def short(recipe: dict[str, Any]) -> dict[str, Any]:
-    Path("records.py").write_text(RECORDS, encoding="utf-8")
     Path("faulty.py").write_text(FAULTY, encoding="utf-8")
     return {**recipe, "seeds": [0], "control": False, "trackers": {"faulty": {"use": "./faulty.py:Faulty"}}}
 
@@ -133,9 +136,6 @@ def test_a_faulty_tracker_costs_one_line_and_no_event(short: dict[str, Any], pla
 def test_trackers_that_must_are_called_where_the_event_happens(
     short: dict[str, Any], change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    declared = {"Caller": "synchronous", "Shows": "shows_messages"}
-    more = [f'\n\nclass {name}(Faulty):\n    "Sees events."\n\n    {key} = True\n' for name, key in declared.items()]
-    Path("faulty.py").write_text(FAULTY + "".join(more), encoding="utf-8")
     monkeypatch.setenv("FAULT", "kdtool_step_end note")
     monkeypatch.setattr(events, "PATIENCE", events.PATIENCE)  # changed by the tracker's file
     monkeypatch.setattr(events, "SHORT_PATIENCE", events.SHORT_PATIENCE)
@@ -143,10 +143,13 @@ def test_trackers_that_must_are_called_where_the_event_happens(
     assert set(Path("threads").read_text(encoding="utf-8").split()) == {"True"}
 
 
-def test_no_thread_is_left_after_a_run(short: dict[str, Any]) -> None:
-    kdtool.run({**short, "trackers": {"records": {"use": "./records.py:Records"}}})
+def test_no_thread_is_left_after_a_run_and_reopened_components_have_their_own(short: dict[str, Any]) -> None:
+    kdtool.run(short)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(TRACKER_THREAD)]
-    assert Path("records.closed").read_text(encoding="utf-8") == "closed"
+    assert Path("closed").exists()
+    with assemble(load_recipe(short), print) as first, first.reopen() as other:
+        assert other.events.threads.keys() == first.events.threads.keys()
+        assert set(other.events.threads.values()).isdisjoint(first.events.threads.values())
 
 
 class Put:
@@ -228,42 +231,10 @@ def test_a_forked_worker_neither_logs_in_the_thread_nor_waits_for_it(put: Put) -
 
 
 def test_events_do_not_keep_what_a_stage_holds(tmp_path: Path) -> None:
-    class Log:
-        def write(self, hook: str, values: Any) -> None:
-            pass
-
-        def close(self) -> None:
-            pass
-
     found, run = Events({}), make_run(tmp_path)
-    found.begin(run, Log())
+    found.begin(run, Mock())
     stage = make_run(tmp_path / "stage", stage="phases", seed=3)
     got = found.record("kdtool_step_end", {"run": stage, "report": 1})["run"]
     assert (got.hook, got.texts, got.folder) == (run.hook, run.texts, run.folder)
     assert (got.stage, got.seed) == ("phases", 3)
     assert abs(got.time - time.time()) < 10
-
-
-def test_reopened_components_have_threads_of_their_own(short: dict[str, Any]) -> None:
-    from kdtool._assembly.assemble import assemble
-    from kdtool._recipe.parser import load_recipe
-
-    loaded = load_recipe({**short, "trackers": {"records": {"use": "./records.py:Records"}}})
-    with assemble(loaded, print) as first, first.reopen() as other:
-        assert other.events.threads.keys() == first.events.threads.keys()
-        assert set(other.events.threads.values()).isdisjoint(first.events.threads.values())
-
-
-def test_a_thread_that_a_tracker_ends_goes_on_to_close_it_without_a_wait(put: Put) -> None:
-    def end() -> None:
-        raise KeyboardInterrupt
-
-    put.thread.put("kdtool_step_end", end)
-    put.put("kdtool_run_end", 1)
-    start = time.monotonic()
-    put.go.set()
-    put.thread.finish(time.monotonic() + 10)
-    put.thread.close(end)
-    assert time.monotonic() - start < 5
-    assert put.done == []
-    assert [line.count("ended its thread: KeyboardInterrupt") for line in put.said] == [1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,6 +77,15 @@ class Bound(Unloaded):
     licence_terms = LicenceTerms(
         "Own Kind Only", "https://example.org/own", ("only for its own kind",), ("signals", "text")
     )
+
+    def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        yield from ()
+
+
+class Server(kdtool.Teacher):
+    """A teacher whose model is elsewhere, so that it cannot be opened."""
+
+    offers = frozenset({"text"})
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         yield from ()
@@ -225,3 +234,26 @@ class Named(kdtool.Weighting):
         self.terms = frozenset({config.loss})
 
     def kdtool_balance(self, terms: Any, step: int, state: dict[str, Any]) -> None: ...
+
+
+class Opened(kdtool.Evaluator):
+    """Says 1 of what can be opened."""
+
+    def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
+        for subject in subjects:
+            opened = kdtool.open_subject(run, subject)
+            if opened is not None:
+                opened.value.close()
+                yield kdtool.Measurement("opened", subject.name, "", 1.0, 1, True)
+            else:
+                run.say(f"opened: {subject.name} is left out")
+                run.say("opened: somebody is left out")
+
+
+class Opener(toy.Export):
+    """Opens students, too."""
+
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
+        if subject.role != "artifact" or subject.path is None or not (subject.path / "counts.json").is_file():
+            return super().kdtool_open(run, subject)
+        return toy.Runtime(toy.Unigram(toy.read_counts(subject.path / "counts.json")))
