@@ -21,9 +21,9 @@ from pathlib import Path
 import kdtool
 from kdtool_measuring import read_summary
 from kdtool_teacher_claude import Claude
-from kdtool_teacher_claude.testing import ServerProcess, serve_process
-from kdtool_teacher_claude.testing_replies import MODEL
-from kdtool_teacher_claude.testing_server import KEY, Faults
+from kdtool_testing.servers.claude import ServerProcess, serve_process
+from kdtool_testing.servers.claude_api import KEY, Faults
+from kdtool_testing.servers.claude_replies import MODEL
 
 
 def requests(number: int, first: int = 0) -> list[kdtool.Request]:

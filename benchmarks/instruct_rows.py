@@ -34,10 +34,10 @@ from kdtool_data.syntax import SyntaxFilter
 from kdtool_essentials.length import LengthFilter
 from kdtool_essentials.secrets import SecretsFilter
 from kdtool_teacher_claude import Claude
-from kdtool_teacher_claude.testing import serve
-from kdtool_teacher_claude.testing_replies import MODEL
-from kdtool_teacher_claude.testing_server import KEY, Faults
 from kdtool_testing import make_run
+from kdtool_testing.servers.claude import serve
+from kdtool_testing.servers.claude_api import KEY, Faults
+from kdtool_testing.servers.claude_replies import MODEL
 
 CODE = {
     "python": "def {0}({1}):\n    return {1} + {2}\n",

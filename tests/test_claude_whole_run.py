@@ -20,9 +20,9 @@ from kdtool._cli import call, cli
 from kdtool_measuring import read_summary
 from kdtool_programs import missing
 from kdtool_report.html.wording import money
-from kdtool_teacher_claude.testing import serve
-from kdtool_teacher_claude.testing_replies import MODEL
-from kdtool_teacher_claude.testing_server import KEY, MessagesServer
+from kdtool_testing.servers.claude import serve
+from kdtool_testing.servers.claude_api import KEY, MessagesServer
+from kdtool_testing.servers.claude_replies import MODEL
 from test_recipes import RECIPES, SHORT, tiny
 from whole_runs import lines, path_of, without
 
@@ -254,7 +254,7 @@ def test_check_says_how_long_it_takes_at_limits_that_are_stated_or_published(
 
 
 def test_the_report_holds_the_bill_and_what_it_bought(asking: dict[str, Any], server: MessagesServer) -> None:
-    from kdtool_teacher_claude.testing_server import Faults
+    from kdtool_testing.servers.claude_api import Faults
 
     server.faults = Faults(seed=1, error_charged=0.3)
     results = kdtool.run(asking)

@@ -19,7 +19,7 @@ import kdtool
 import pytest
 import torch
 from kdtool_export.gguf.files import write_gguf
-from kdtool_teacher_openai.testing import llama_cpp_server
+from kdtool_testing.servers.llama_cpp import llama_cpp_server
 from kdtool_transformers import open_model
 from whole_runs import lines, path_of, without
 

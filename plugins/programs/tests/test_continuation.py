@@ -10,8 +10,8 @@ from importlib.resources import files
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_measuring.testing import UNUSABLE_REPLIES, chat_replies
 from kdtool_programs import code_of, completed_names, continuation_of
+from kdtool_testing.servers.chat_replies import UNUSABLE_REPLIES, chat_replies
 
 PROMPT = 'import math\n\n\ndef area(r: float) -> float:\n    """Return the area of a circle."""\n'
 BODY = "    # squared\n    return math.pi * r**2\n"

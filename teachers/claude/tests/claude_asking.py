@@ -12,7 +12,7 @@ from typing import Any
 import kdtool
 from kdtool_measuring import Summary, read_summary
 from kdtool_teacher_claude import Claude
-from kdtool_teacher_claude.testing_replies import MODEL
+from kdtool_testing.servers.claude_replies import MODEL
 
 
 def requests(number: int, *, max_tokens: int = 256, first: int = 0) -> list[kdtool.Request]:

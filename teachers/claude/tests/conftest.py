@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from kdtool_teacher_claude.testing import serve
-from kdtool_teacher_claude.testing_server import KEY, MessagesServer
+from kdtool_testing.servers.claude import serve
+from kdtool_testing.servers.claude_api import KEY, MessagesServer
 
 sys.path.insert(0, str(Path(__file__).parent))
 

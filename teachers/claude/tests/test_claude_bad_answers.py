@@ -18,9 +18,9 @@ from kdtool_teacher_claude import _messages
 from kdtool_teacher_claude._client import counting
 from kdtool_teacher_claude._config import ClaudeConfig
 from kdtool_teacher_claude._requests import prepare
-from kdtool_teacher_claude.testing import serve, serve_process
-from kdtool_teacher_claude.testing_replies import MODEL
-from kdtool_teacher_claude.testing_server import KEY, Faults, MessagesServer
+from kdtool_testing.servers.claude import serve, serve_process
+from kdtool_testing.servers.claude_api import KEY, Faults, MessagesServer
+from kdtool_testing.servers.claude_replies import MODEL
 
 PAGE = "<html><body><h1>Bad gateway</h1></body></html>"
 

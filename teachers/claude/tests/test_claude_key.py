@@ -15,8 +15,8 @@ import kdtool
 import pytest
 from aiohttp import web
 from claude_asking import Ask
-from kdtool_teacher_claude import testing_server
-from kdtool_teacher_claude.testing_server import Faults, MessagesServer
+from kdtool_testing.servers import claude_api
+from kdtool_testing.servers.claude_api import Faults, MessagesServer
 
 OWN_KEY = "sk-ant-9f%8+K/z_Q-AB=="
 FORMS = [
@@ -41,7 +41,7 @@ def found_in(folder: Path, said: str) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(testing_server, "KEY", OWN_KEY)
+    monkeypatch.setattr(claude_api, "KEY", OWN_KEY)
     monkeypatch.setenv("ANTHROPIC_API_KEY", OWN_KEY)
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import kdtool
 import pytest
 from claude_asking import Ask, requests
-from kdtool_teacher_claude.testing import serve_process
-from kdtool_teacher_claude.testing_server import Faults
+from kdtool_testing.servers.claude import serve_process
+from kdtool_testing.servers.claude_api import Faults
 
 KILLS, REQUESTS = (50, 5000) if os.environ.get("KDTOOL_FULL_FAULTS") else (4, 400)
 FAULTS = Faults(

@@ -15,7 +15,7 @@ def test_at_a_given_port_the_server_serves_without_a_terminal_until_it_is_interr
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "kdtool_teacher_claude.testing", "{}", str(port)],
+        [sys.executable, "-m", "kdtool_testing.servers.claude", "{}", str(port)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -12,9 +12,9 @@ import pytest
 from claude_asking import Ask, opened, requests
 from kdtool_teacher_claude import Claude
 from kdtool_teacher_claude._requests import prices_of
-from kdtool_teacher_claude.testing_replies import MODEL, THINKING_MODEL
-from kdtool_teacher_claude.testing_server import MessagesServer
 from kdtool_testing import make_run
+from kdtool_testing.servers.claude_api import MessagesServer
+from kdtool_testing.servers.claude_replies import MODEL, THINKING_MODEL
 
 
 @pytest.mark.parametrize("max_tokens", [256, 9000])  # the longer ones are streamed

@@ -15,9 +15,9 @@ from claude_asking import Ask, opened, requests
 from kdtool_measuring import Ledger
 from kdtool_teacher_claude import Claude
 from kdtool_teacher_claude._requests import dollars
-from kdtool_teacher_claude.testing_replies import MODEL, count_text, count_tokens
-from kdtool_teacher_claude.testing_server import KEY, Faults, MessagesServer
 from kdtool_testing import TeacherConformance, make_run
+from kdtool_testing.servers.claude_api import KEY, Faults, MessagesServer
+from kdtool_testing.servers.claude_replies import MODEL, count_text, count_tokens
 
 
 class TestClaude(TeacherConformance):

@@ -15,8 +15,8 @@ import torch
 from kdtool_export.gguf.files import write_gguf
 from kdtool_teacher_openai import OpenAI
 from kdtool_teacher_openai._config import local_addresses
-from kdtool_teacher_openai.testing import llama_cpp_server
 from kdtool_testing import TeacherConformance, make_run
+from kdtool_testing.servers.llama_cpp import llama_cpp_server
 from kdtool_testing.tiny_models import save_tiny
 from kdtool_transformers import TransformersModel, open_model
 from openai_servers import Call, Reply, chat, serving

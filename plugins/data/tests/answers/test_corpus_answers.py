@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_data.answers import Answers, route
-from kdtool_measuring.testing import UNUSABLE_REPLIES, chat_replies
 from kdtool_testing import CorpusConformance, make_run
+from kdtool_testing.servers.chat_replies import UNUSABLE_REPLIES, chat_replies
 
 PROMPTS = [{"prompt": f"# {number}\n", "id": number, "licence": "MIT"} for number in range(5)]
 MANY = [{"prompt": f"# {number}\n", "id": number} for number in range(400)]

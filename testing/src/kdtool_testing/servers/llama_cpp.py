@@ -1,4 +1,4 @@
-"""For tests: a real llama.cpp server in a separate process, from the wheel `xllamacpp` (extra `testing`).
+"""For tests: a real llama.cpp server in a separate process, from the wheel `xllamacpp` (extra `llama-cpp`).
 
 `llama_cpp_server` starts one; the module itself is the process.
 """
@@ -28,7 +28,7 @@ def llama_cpp_server(model: Path, name: str, *, context: int = 1024, key: str = 
         context: tokens of a prompt and its answer.
         key: what clients must show; "" for nothing.
     """
-    command = [sys.executable, "-m", "kdtool_teacher_openai.testing", str(model), name, str(context)]
+    command = [sys.executable, "-m", "kdtool_testing.servers.llama_cpp", str(model), name, str(context)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "KDTOOL_TEST_SERVER_KEY": key}
     process = subprocess.Popen(  # noqa: S603 - this module
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment

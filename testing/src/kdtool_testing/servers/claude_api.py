@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from kdtool_teacher_claude.testing_replies import (
+from kdtool_testing.servers.claude_replies import (
     CACHED_FROM,
     MODEL,
     PRICES,

@@ -15,7 +15,7 @@ import random
 import re
 from typing import Any
 
-from kdtool_measuring.testing import UNUSABLE_REPLIES, chat_replies
+from kdtool_testing.servers.chat_replies import UNUSABLE_REPLIES, chat_replies
 
 MODEL = "claude-sonnet-4-0"
 """The model of most tests, which does not think."""

@@ -2,7 +2,7 @@
 
 `serve` runs it in a thread, `serve_process` in a separate process, which outlives a killed client. From a terminal:
 
-    python -m kdtool_teacher_claude.testing '{}' 8765
+    python -m kdtool_testing.servers.claude '{}' 8765
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import asdict
 
 from aiohttp import web
 
-from kdtool_teacher_claude.testing_server import Bill, Faults, MessagesServer
+from kdtool_testing.servers.claude_api import Bill, Faults, MessagesServer
 
 
 @contextmanager
@@ -70,7 +70,7 @@ class ServerProcess:
 @contextmanager
 def serve_process(faults: Faults | None = None) -> Iterator[ServerProcess]:
     """Run a server in a process as long as the context lasts."""
-    command = [sys.executable, "-m", "kdtool_teacher_claude.testing", json.dumps(asdict(faults or Faults()))]
+    command = [sys.executable, "-m", "kdtool_testing.servers.claude", json.dumps(asdict(faults or Faults()))]
     process = subprocess.Popen(  # noqa: S603 - this module
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
