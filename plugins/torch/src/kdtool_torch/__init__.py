@@ -95,11 +95,12 @@ from kdtool_torch.numerics import (
     log_probabilities,
     unrounded_logits,
 )
-from kdtool_torch.phase_terms import PhaseTerms, WeightMeans
+from kdtool_torch.phase_terms import PhaseTerms
 from kdtool_torch.recording import Recording, record_rows
 from kdtool_torch.sampling import Sampler, choose
 from kdtool_torch.scoring import LogitsRuntime, score_continuations, score_texts, windows
 from kdtool_torch.shards import RecordedRows, load_manifests
+from kdtool_torch.weightings.tokens import WeightMeans
 
 __all__ = [
     "LOWEST",

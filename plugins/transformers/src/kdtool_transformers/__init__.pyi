@@ -1,5 +1,7 @@
 """Public names of this package, for type checkers, and for `__init__.py`, which loads each from the module given here."""
 
+from kdtool_transformers.attention import causal_of as causal_of
+from kdtool_transformers.attention import decoder_layers as decoder_layers
 from kdtool_transformers.generation import answer_requests as answer_requests
 from kdtool_transformers.generation import generate as generate
 from kdtool_transformers.gguf import convert_gguf as convert_gguf
@@ -7,8 +9,6 @@ from kdtool_transformers.gguf import convert_gguf_into as convert_gguf_into
 from kdtool_transformers.model import AbsentTokenizer as AbsentTokenizer
 from kdtool_transformers.model import TransformersFacts as TransformersFacts
 from kdtool_transformers.model import TransformersModel as TransformersModel
-from kdtool_transformers.model import causal_of as causal_of
-from kdtool_transformers.model import decoder_layers as decoder_layers
 from kdtool_transformers.model import facts_of as facts_of
 from kdtool_transformers.model import no_progress_bar as no_progress_bar
 from kdtool_transformers.model import outline_of as outline_of

@@ -31,12 +31,14 @@ from torch.utils._pytree import tree_flatten
 
 from kdtool_transformers.attention import (
     attend_in_blocks,
+    causal_of,
     choose_kernel,
+    decoder_layers,
     document_masks_skipped,
     has_document_attention,
     replace_attention,
 )
-from kdtool_transformers.model import TransformersModel, causal_of, decoder_layers
+from kdtool_transformers.model import TransformersModel
 
 
 def estimate_activation_memory(

@@ -23,7 +23,7 @@ from typing import Any, Literal, cast
 import kdtool
 import torch
 import torch.nn.functional as F
-from kdtool_torch import Block, Documents, has_flash
+from kdtool_torch import Block, Documents, has_flash, layers_among
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
@@ -328,3 +328,19 @@ class _Cast:
 
 
 ALL_EXPERTS_FUNCTIONS["grouped_mm"] = compute_experts
+
+
+def causal_of(model: Any) -> Any:
+    """Return the causal LM itself, also if an adapter wraps it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def decoder_layers(causal: Any) -> nn.ModuleList:
+    """Return the decoder layers of a causal LM, under any name."""
+    count = causal.config.get_text_config().num_hidden_layers
+    layers = layers_among(causal.base_model, count)
+    if layers is None:
+        raise kdtool.PluginError(
+            f"{type(causal).__name__} does not keep its {count} layers in a list that kdtool can find"
+        )
+    return layers

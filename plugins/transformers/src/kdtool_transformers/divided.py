@@ -19,7 +19,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from kdtool_transformers.model import decoder_layers
+from kdtool_transformers.attention import decoder_layers
 from kdtool_transformers.weights import weight_files
 
 

@@ -33,7 +33,7 @@ import torch
 from kdtool_torch import pick_device
 from torch import Tensor, nn
 
-from kdtool_transformers.model import decoder_layers
+from kdtool_transformers.attention import decoder_layers
 
 _BACKEND = "inductor"
 # torch limits recompilations per process: earlier phases and runs must not count towards the limit.

@@ -21,7 +21,8 @@ from kdtool_torch import Sampler, choose, eval_mode, free_gpu_bytes
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from kdtool_transformers.model import TransformersModel, causal_of, context_of
+from kdtool_transformers.attention import causal_of
+from kdtool_transformers.model import TransformersModel, context_of
 from kdtool_transformers.prompts import trim_suffix
 from kdtool_transformers.tokenizer import TransformersTokenizer
 

@@ -18,11 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import kdtool
 import torch
-from kdtool_torch import Documents, give_usual_mode, isolated_rng, layers_among, select_at_labels, widen
+from kdtool_torch import Documents, give_usual_mode, isolated_rng, select_at_labels, widen
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from kdtool_transformers.attention import document_masks_skipped, has_document_attention, use_document_attention
+from kdtool_transformers.attention import (
+    causal_of,
+    decoder_layers,
+    document_masks_skipped,
+    has_document_attention,
+    use_document_attention,
+)
 from kdtool_transformers.tokenizer import TransformersTokenizer
 
 if TYPE_CHECKING:
@@ -324,11 +330,6 @@ def outline_of(
     return TransformersModel(without_weights(config), tokenizer or stand_in, copied_layers)
 
 
-def causal_of(model: Any) -> Any:
-    """Return the causal LM itself, also if an adapter wraps it."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def cache_name(model: Any) -> str:
     """Return the name of the cache among the arguments of a causal LM: `past_key_values` before transformers 5.24."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
@@ -337,17 +338,6 @@ def cache_name(model: Any) -> str:
 def context_of(model: Any) -> int:
     """Return the greatest number of tokens that a model reads, without counting its weights; 0 if it is unknown."""
     return int(getattr(causal_of(model).config.get_text_config(), "max_position_embeddings", 0))
-
-
-def decoder_layers(causal: Any) -> nn.ModuleList:
-    """Return the decoder layers of a causal LM, under any name."""
-    count = causal.config.get_text_config().num_hidden_layers
-    layers = layers_among(causal.base_model, count)
-    if layers is None:
-        raise kdtool.PluginError(
-            f"{type(causal).__name__} does not keep its {count} layers in a list that kdtool can find"
-        )
-    return layers
 
 
 @contextmanager

@@ -27,10 +27,10 @@ from torch import Tensor
 from kdtool_torch.device import sum_over_ranks
 from kdtool_torch.inputs import RowsInOrder
 from kdtool_torch.objective import DistillationModule
-from kdtool_torch.phase_terms import WeightMeans
 from kdtool_torch.stats import LIKELIEST, OVERLAP_FIGURES, StepFigures
 from kdtool_torch.terms import BoundTerm
 from kdtool_torch.trainer.settings import StandardTrainerConfig
+from kdtool_torch.weightings.tokens import WeightMeans
 
 _PROGRESS_FILE = "progress.json"
 

@@ -27,8 +27,9 @@ import torch
 from kdtool_torch import choose
 from torch import Tensor
 
+from kdtool_transformers.attention import causal_of
 from kdtool_transformers.generation import prompt_ids
-from kdtool_transformers.model import TransformersModel, cache_name, causal_of
+from kdtool_transformers.model import TransformersModel, cache_name
 from kdtool_transformers.streaming.answer import PROPOSED, StreamedAnswer, take_pieces
 from kdtool_transformers.streaming.cache import RowCache, new_cache
 from kdtool_transformers.tokenizer import TransformersTokenizer
