@@ -263,18 +263,14 @@ class EventLog:
     def _append(self, line: bytes) -> None:
         if self._file is None:
             self._file = self._path.open("ab", buffering=0)
-            _mend(self._path)
+            # A killed process may have left the last line without its end.
+            os.truncate(self._path, self._path.read_bytes().rfind(b"\n") + 1)
         append_line(self._file, line)
 
 
 def _plain(value: object) -> object:
     """Return a mapping other than a dict as one, and anything else that JSON does not have as text."""
     return dict(value) if isinstance(value, Mapping) else str(value)
-
-
-def _mend(path: Path) -> None:
-    """Cut off the last line if a killed process left it without its end."""
-    os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
 
 
 _PLACE = ("stage", "label", "stage_title", "phase", "arm", "seed")

@@ -124,12 +124,8 @@ def register_run(store: Path, folder: Path) -> None:
     with store_lock(store):
         if not (store / STORE_MARK).exists():
             write_sealed(store / STORE_MARK, {"format": 1})
-        write_sealed(path, {"folder": str(folder), "mount": str(_mount_of(folder))})
-
-
-def _mount_of(folder: Path) -> Path:
-    """Return the folder at which the disk of a run is mounted."""
-    return next(parent for parent in (folder, *folder.parents) if os.path.ismount(parent))
+        mount = next(parent for parent in (folder, *folder.parents) if os.path.ismount(parent))
+        write_sealed(path, {"folder": str(folder), "mount": str(mount)})
 
 
 def refuse_unmounted(runs: Mapping[Path, Path]) -> None:

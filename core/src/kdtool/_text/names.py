@@ -45,17 +45,14 @@ def did_you_mean(given: str, known: Iterable[str], *, what: str = "known", shown
     "" if there are none.
     """
     names = sorted(set(known))
-    close = get_close_matches(given, names, n=2, cutoff=0.6) or [name for name in names if _initials(name) == given]
+    initials = {name: "".join(word[:1] for word in re.split("[_-]", name)) for name in names}
+    close = get_close_matches(given, names, n=2, cutoff=0.6) or [name for name in names if initials[name] == given]
     if close:
         return f"did you mean {' or '.join(repr(name) for name in close)}?"
     if not names:
         return ""
     rest = f" and {len(names) - shown} more" if len(names) > shown else ""
     return f"{what}: {', '.join(names[:shown])}{rest}"
-
-
-def _initials(name: str) -> str:
-    return "".join(word[:1] for word in re.split("[_-]", name))
 
 
 _LONGEST_VALUE = 60
