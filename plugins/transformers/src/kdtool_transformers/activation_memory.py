@@ -30,6 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from kdtool_transformers.attention import (
+    CausalModel,
     attend_in_blocks,
     causal_of,
     choose_kernel,
@@ -38,11 +39,10 @@ from kdtool_transformers.attention import (
     has_document_attention,
     replace_attention,
 )
-from kdtool_transformers.model import TransformersModel
 
 
 def estimate_activation_memory(
-    student: TransformersModel,
+    student: CausalModel,
     rows: int,
     length: int,
     dtype: torch.dtype,

@@ -1,4 +1,4 @@
-"""Computations that kdtool replaces in transformers: attention over packed documents, and products of experts.
+"""Parts of causal models, and what kdtool computes instead of transformers: attention over packed documents, experts.
 
 Attention over rows that hold several documents is registered with transformers as "kdtool". `TransformersModel.backbone`
 builds a `Documents` from a batch and hands it through the model's keyword arguments to `attend` in every layer, which also
@@ -14,6 +14,7 @@ products for all models of the process; without autocast nothing changes.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -29,6 +30,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from kdtool_transformers.tokenizer import TransformersTokenizer
 
 IMPLEMENTATION = "kdtool"
 """The name under which transformers knows `attend`."""
@@ -330,6 +333,13 @@ class _Cast:
 ALL_EXPERTS_FUNCTIONS["grouped_mm"] = compute_experts
 
 
+class CausalModel(kdtool.LanguageModel):
+    """A `PreTrainedModel` with a language-model head, and its tokenizer. `TransformersModel` is its only implementation."""
+
+    model: Any
+    tokenizer: TransformersTokenizer
+
+
 def causal_of(model: Any) -> Any:
     """Return the causal LM itself, also if an adapter wraps it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -344,3 +354,13 @@ def decoder_layers(causal: Any) -> nn.ModuleList:
             f"{type(causal).__name__} does not keep its {count} layers in a list that kdtool can find"
         )
     return layers
+
+
+def cache_name(model: Any) -> str:
+    """Return the name of the cache among the arguments of a causal LM: `past_key_values` before transformers 5.24."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def context_of(model: Any) -> int:
+    """Return the greatest number of tokens that a model reads, without counting its weights; 0 if it is unknown."""
+    return int(getattr(causal_of(model).config.get_text_config(), "max_position_embeddings", 0))

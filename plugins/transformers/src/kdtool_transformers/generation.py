@@ -21,8 +21,7 @@ from kdtool_torch import Sampler, choose, eval_mode, free_gpu_bytes
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from kdtool_transformers.attention import causal_of
-from kdtool_transformers.model import TransformersModel, context_of
+from kdtool_transformers.attention import CausalModel, causal_of, context_of
 from kdtool_transformers.prompts import trim_suffix
 from kdtool_transformers.tokenizer import TransformersTokenizer
 
@@ -90,7 +89,7 @@ def generate(
 
 
 def continue_ids(
-    language_model: TransformersModel,
+    language_model: CausalModel,
     prompts: Sequence[Sequence[int]],
     limits: Sequence[int],
     temperature: float,

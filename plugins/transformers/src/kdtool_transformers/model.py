@@ -7,7 +7,6 @@ check of recipes.
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -23,7 +22,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from kdtool_transformers.attention import (
+    CausalModel,
     causal_of,
+    context_of,
     decoder_layers,
     document_masks_skipped,
     has_document_attention,
@@ -60,7 +61,7 @@ class TransformersFacts(kdtool.ModelFacts):
         return vars(self)["config"]
 
 
-class TransformersModel(kdtool.LanguageModel):
+class TransformersModel(CausalModel):
     """A causal LM of transformers with its tokenizer.
 
     `model` is a `PreTrainedModel` with a language-model head; its attention is switched to kdtool's if possible.
@@ -69,8 +70,6 @@ class TransformersModel(kdtool.LanguageModel):
     reads it as `base`, which is not written again: trained weights are no longer that model.
     """
 
-    model: Any
-    tokenizer: TransformersTokenizer
     built_from = ""
     base = ""
 
@@ -328,16 +327,6 @@ def outline_of(
         config = AutoConfig.for_model(**config)
     stand_in: Any = AbsentTokenizer(config.get_text_config().vocab_size)
     return TransformersModel(without_weights(config), tokenizer or stand_in, copied_layers)
-
-
-def cache_name(model: Any) -> str:
-    """Return the name of the cache among the arguments of a causal LM: `past_key_values` before transformers 5.24."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-
-
-def context_of(model: Any) -> int:
-    """Return the greatest number of tokens that a model reads, without counting its weights; 0 if it is unknown."""
-    return int(getattr(causal_of(model).config.get_text_config(), "max_position_embeddings", 0))
 
 
 @contextmanager

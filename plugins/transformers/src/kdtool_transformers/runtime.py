@@ -15,15 +15,15 @@ import kdtool
 import torch
 from kdtool_torch import eval_mode, score_texts, widen
 
+from kdtool_transformers.attention import CausalModel
 from kdtool_transformers.generation import answer_requests, capacity_of, generate
-from kdtool_transformers.model import TransformersModel
 from kdtool_transformers.tokenizer import Infilling
 
 _LONGEST_WINDOW = 2048
 
 
 class TransformersRuntime(kdtool.Runtime):
-    """Scores and answers by a `TransformersModel`. `context` is the greatest number of tokens it reads; 0: not known.
+    """Scores and answers by a `CausalModel`. `context` is the greatest number of tokens it reads; 0: not known.
 
     `compute` is the dtype of autocast, None to compute in the weights' own. `window` tokens of context at most (2048 or
     the model's context): longer texts are cut into windows that advance by half, and each token is scored once, in the
@@ -31,11 +31,11 @@ class TransformersRuntime(kdtool.Runtime):
     where it was opened. It infills if the tokenizer has FIM tokens.
     """
 
-    model: TransformersModel | None
+    model: CausalModel | None
 
     def __init__(
         self,
-        model: TransformersModel,
+        model: CausalModel,
         compute: torch.dtype | None = None,
         window: int = _LONGEST_WINDOW,
         unload: Callable[[], None] | None = None,
@@ -68,7 +68,7 @@ class TransformersRuntime(kdtool.Runtime):
         yield from answer_requests(requests, model.tokenizer, self.context, self._generate, capacity)
 
     @contextmanager
-    def passes(self) -> Iterator[TransformersModel]:
+    def passes(self) -> Iterator[CausalModel]:
         """Yield the model for forward passes like those of its answers: without dropout and gradients."""
         model = self._require_open()
         with eval_mode(model.model), self._autocast():
@@ -94,7 +94,7 @@ class TransformersRuntime(kdtool.Runtime):
             self._unload()
         gc.collect()
 
-    def _require_open(self) -> TransformersModel:
+    def _require_open(self) -> CausalModel:
         if self.model is None:
             raise kdtool.UsageError("this runtime is closed")
         stored = self.model.head.weight.dtype

@@ -16,7 +16,7 @@ from typing import Self
 import kdtool
 import torch
 
-from kdtool_transformers.model import TransformersModel
+from kdtool_transformers.attention import CausalModel
 from kdtool_transformers.runtime import TransformersRuntime
 from kdtool_transformers.streaming.answer import PROPOSED
 from kdtool_transformers.streaming.natural_end import end_naturally
@@ -35,7 +35,7 @@ class StreamingRuntime(TransformersRuntime):
 
     def __init__(
         self,
-        model: TransformersModel,
+        model: CausalModel,
         compute: torch.dtype | None = None,
         window: int = 2048,
         unload: Callable[[], None] | None = None,

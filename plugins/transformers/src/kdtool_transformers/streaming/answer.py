@@ -16,8 +16,8 @@ import kdtool
 from kdtool_torch import Sampler
 from torch import Tensor
 
+from kdtool_transformers.attention import CausalModel
 from kdtool_transformers.generation import end_ids, finish_text, text_behind
-from kdtool_transformers.model import TransformersModel
 from kdtool_transformers.prompts import held_back
 from kdtool_transformers.tokenizer import TransformersTokenizer
 
@@ -45,7 +45,7 @@ class StreamedAnswer:
 
     def __init__(
         self,
-        model: TransformersModel,
+        model: CausalModel,
         request: kdtool.Request,
         prompt: list[int],
         limit: int,

@@ -19,9 +19,8 @@ from kdtool_torch import Sampler
 from torch import Tensor
 from transformers import DynamicCache
 
-from kdtool_transformers.attention import causal_of
+from kdtool_transformers.attention import cache_name, causal_of
 from kdtool_transformers.generation import prompt_ids
-from kdtool_transformers.model import cache_name
 from kdtool_transformers.runtime import TransformersRuntime
 from kdtool_transformers.streaming.answer import Pieces, StreamedAnswer, take_pieces
 

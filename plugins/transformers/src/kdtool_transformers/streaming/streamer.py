@@ -27,9 +27,8 @@ import torch
 from kdtool_torch import choose
 from torch import Tensor
 
-from kdtool_transformers.attention import causal_of
+from kdtool_transformers.attention import CausalModel, cache_name, causal_of
 from kdtool_transformers.generation import prompt_ids
-from kdtool_transformers.model import TransformersModel, cache_name
 from kdtool_transformers.streaming.answer import PROPOSED, StreamedAnswer, take_pieces
 from kdtool_transformers.streaming.cache import RowCache, new_cache
 from kdtool_transformers.tokenizer import TransformersTokenizer
@@ -74,7 +73,7 @@ class Streamer:
 
     def __init__(
         self,
-        model: TransformersModel,
+        model: CausalModel,
         context: int,
         passes: Callable[[], AbstractContextManager[Any]],
         proposed: int = PROPOSED,
