@@ -31,9 +31,9 @@ from kdtool_loss_ce import CrossEntropy, cross_entropy
 from kdtool_loss_divergences import ForwardKL, forward_kl
 from kdtool_testing import ByteTokenizer, ListSource, make_run
 from kdtool_torch import collate, pick_device
+from kdtool_torch.inputs import MicroBatch
 from kdtool_torch.machine import chosen_dtype, chunk_sizes, tuned_malloc
 from kdtool_torch.objective import DistillationModule, Sizes
-from kdtool_torch.signals import MicroBatch
 from kdtool_torch.terms import ChunkLoss, bind_terms
 from kdtool_transformers import TransformersModel
 from torch import Tensor

@@ -24,7 +24,7 @@ import click
 import kdtool
 from filelock import FileLock, Timeout
 from kdtool._cli.shared import offline_option, out_option, read_pairs, recipe_argument, set_option, store_option
-from kdtool._plugins.attribution import translate_errors
+from kdtool._plugins.hooks import translate_errors
 from kdtool._recipe.parser import load_recipe
 from kdtool._recipe.yaml import read_scalar
 from kdtool._results.comparisons import BySeed, arm_of, compare, differing, read_items
