@@ -27,11 +27,8 @@ def refused(recipe: dict[str, Any], *settings: Any) -> str:
     return str(caught.value)
 
 
-def test_a_teacher_beside_the_student_is_fine_and_the_control_needs_none(writing: dict[str, Any]) -> None:
-    assert "control" in kdtool.check(writing)["arms"]
-
-
 def test_signals_are_not_recorded_of_what_is_not_written_yet(writing: dict[str, Any]) -> None:
+    assert "control" in kdtool.check(writing)["arms"], "the teacher is beside the student, and the control needs none"
     writing["signals"] = use("Cache")
     said = refused(writing)
     assert "trainer.writes" in said
@@ -61,16 +58,10 @@ def test_a_loss_that_learns_from_the_corpus_alone_is_refused_beside_it(writing: 
     kdtool.check(writing, {"train.trainer.writes": None})
 
 
-def test_a_readme_shows_it_with_losses_that_are_not_installed(writing: dict[str, Any], tmp_path: Path) -> None:
-    trainer = variant("Writing")["use"]
+def test_a_readme_shows_losses_and_trainers_that_are_not_installed(tmp_path: Path) -> None:
+    trainer, loss = variant("Writing")["use"], variant("Telling")["use"]
     block = f"train: {{losses: {{absent: {{}}}}, trainer: {{use: {trainer!r}, writes: 3}}}}\n"
     assert ("trainer", trainer) in uses(block, tmp_path / "assembled")
-
-
-def test_a_readme_shows_a_loss_that_tells_own_text_with_a_trainer_that_is_not_installed(
-    writing: dict[str, Any], tmp_path: Path
-) -> None:
-    loss = variant("Telling")["use"]
     block = f"train: {{losses: {{telling: {{use: {loss!r}}}}}, trainer: {{use: TRAINER}}}}\n"
     assert ("loss", loss) in uses(block.replace("TRAINER", "absent"), tmp_path / "absent")
     with pytest.raises(kdtool.RecipeError, match="this phase trains only on the corpus"):

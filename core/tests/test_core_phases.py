@@ -94,15 +94,11 @@ def test_its_settings_are_part_of_what_a_phase_depends_on(own: dict[str, Any]) -
     assert len(optimizers({**short, "optimizer": {"use": "./own.py:Descent"}})) == 2
 
 
-def test_a_trainer_that_ignores_it_is_refused(own: dict[str, Any]) -> None:
-    own["trainer"] = use("Trainer")
-    ((key, message, remedy),) = problems(own)
+def test_a_trainer_that_ignores_it_or_sets_its_own_is_refused(own: dict[str, Any]) -> None:
+    ((key, message, remedy),) = problems({**own, "trainer": use("Trainer")})
     assert key == "optimizer"
     assert message.startswith("is not used by the trainer")
     assert remedy.startswith("leave `optimizer` out")
-
-
-def test_settings_of_the_optimizer_that_it_replaces_are_refused(own: dict[str, Any]) -> None:
     own["trainer"]["decay"] = 0.2
     ((key, message, remedy),) = problems(own)
     assert (key, message) == ("trainer.decay", "belongs to the trainer's own optimizer, which `optimizer` replaces")
@@ -146,14 +142,11 @@ def test_transforms_finish_in_reverse_and_give_back_what_they_replaced(tmp_path:
         transforming.apply(transform(change), run)
     assert transforming.finish() is lasting
 
-
-def test_a_second_yield_is_refused(tmp_path: Path) -> None:
     def twice(student: Any) -> Iterator[Any]:
         yield student
         yield student
 
-    transforming = Transforming(toy.Unigram({}))
-    transforming.apply(transform(twice), make_run(tmp_path))
+    transforming.apply(transform(twice), run)
     with pytest.raises(kdtool.PluginError, match="yields more than once"):
         transforming.finish()
 

@@ -15,6 +15,7 @@ import pytest
 from kdtool._api import report
 from kdtool._cli import call
 from kdtool._contract.evaluation import shorten
+from kdtool._results.files import write_results
 
 
 @pytest.fixture
@@ -49,8 +50,6 @@ def test_show_prints_figures_verdict_requirements_and_the_student(
 def test_show_compares_exported_files_with_the_student(
     done: kdtool.Results, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from kdtool._results.files import write_results
-
     other = _compared("teacher", "worse", arm="student-json")
     write_results(replace(done, comparisons=(other, _compared("student", "better", arm="student-json"))))
     (file,) = kdtool.load("toy").exported_files()
@@ -61,8 +60,6 @@ def test_show_compares_exported_files_with_the_student(
 
 
 def test_show_names_what_it_leaves_out(done: kdtool.Results, capsys: pytest.CaptureFixture[str]) -> None:
-    from kdtool._results.files import write_results
-
     more = [replace(value, measurement=f"more{n}") for n in range(3) for value in done.values]
     write_results(replace(done, values=(*done.values, *more), comparisons=()))
     capsys.readouterr()

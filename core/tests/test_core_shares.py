@@ -120,10 +120,8 @@ def test_without_shares_corpora_follow_each_other_whole() -> None:
 
 def test_a_run_records_the_shares_and_what_they_left_out(recipe: dict[str, Any]) -> None:
     corpus = recipe.pop("corpus")
-    recipe["corpora"] = {
-        "one": {**corpus, "documents": 12, "share": 0.25},
-        "two": {**corpus, "documents": 60, "letter": "e", "share": 0.75},
-    }
+    two = {**corpus, "documents": 60, "letter": "e", "share": 0.75}
+    recipe["corpora"] = {"one": {**corpus, "documents": 12, "share": 0.25}, "two": two}
     results = kdtool.run(recipe)
     one, two = results.data["corpora"]["corpora.one"], results.data["corpora"]["corpora.two"]
     assert (one["share_wanted"], two["share_wanted"]) == (0.25, 0.75)
@@ -175,8 +173,6 @@ def test_the_first_examples_of_each_reason_are_named() -> None:
     summary = counts.summary()
     assert summary["rejected"] == {"filters.short": {"too short": 5, "empty": 1}}
     assert summary["corpora"][0]["rejected"] == {"too short": 5, "empty": 1}
-    assert summary["rejected_examples"] == {
-        "filters.short: too short": ["id0", "id1", "id2"],
-        "filters.short: empty": ["id4"],
-    }
+    samples = {"filters.short: too short": ["id0", "id1", "id2"], "filters.short: empty": ["id4"]}
+    assert summary["rejected_examples"] == samples
     assert "rejected_examples" not in Counts(["corpus"], {}).summary()

@@ -172,6 +172,8 @@ def test_whatever_runs_there_are_the_rest_goes_and_theirs_stays(
 
 def test_runs_are_listed_with_what_they_are(recipe: dict[str, Any], tmp_path: Path) -> None:
     assert "no runs" in command("runs").stdout
+    assert "Nothing to free" in command("clean", "--store", "nowhere").stdout
+    assert not (tmp_path / "nowhere").exists()
     done = kdtool.run(small(recipe, name="finished"))
     kdtool.run(small(recipe, name="stopped"))
     (tmp_path / "runs" / "stopped" / "results.json").unlink()
@@ -191,11 +193,6 @@ def test_runs_are_listed_with_what_they_are(recipe: dict[str, Any], tmp_path: Pa
         report(broken.parent)
     assert all(name in shown and state in shown for name, state in states.items())
     assert str(tmp_path / "elsewhere" / "broken") in shown
-
-
-def test_a_store_on_its_first_day_is_empty(tmp_path: Path) -> None:
-    assert "Nothing to free" in command("clean", "--store", "nowhere").stdout
-    assert not (tmp_path / "nowhere").exists()
 
 
 def test_what_only_looks_like_an_artefact_is_left(recipe: dict[str, Any], tmp_path: Path) -> None:

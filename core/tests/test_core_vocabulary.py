@@ -76,28 +76,30 @@ def test_same_beginning_with_other_ways_to_split_is_no_prefix() -> None:
     assert kdtool.Vocabularies.compare(Named(names), Halves(names, "halves")).relation == "tokens"
 
 
-def test_loss_on_other_tokens_is_refused_with_its_place_before_anything_is_made(recipe: dict[str, Any]) -> None:
-    recipe["teacher"] = variant("Foreign")
+@pytest.mark.parametrize(
+    ("teacher", "words"),
+    [
+        (
+            "Foreign",
+            ["the student has 257 tokens and teacher 257", "0 is '<00>' and '<end>'",
+             "a loss that works across vocabularies"],
+        ),
+        (
+            "Begun",
+            ["teacher begins documents with '<end>', and the student with no token",
+             "inherits the teacher's tokenizer"],
+        ),
+    ],
+)  # fmt: skip
+def test_loss_on_other_tokens_is_refused_with_its_place_before_anything_is_made(
+    recipe: dict[str, Any], teacher: str, words: list[str]
+) -> None:
+    recipe["teacher"] = variant(teacher)
     for way in (kdtool.run, kdtool.check, kdtool.plan):
-        with pytest.raises(kdtool.RecipeError) as refused:
+        with pytest.raises(kdtool.RecipeError, match=r"train\.losses\.imitate: compares token by token") as refused:
             way(recipe)
-        text = str(refused.value)
-        assert "train.losses.imitate: compares token by token" in text
-        assert "the student has 257 tokens and teacher 257" in text
-        assert "0 is '<00>' and '<end>'" in text
-        assert "a loss that works across vocabularies" in text
+        assert all(word in str(refused.value) for word in words)
     assert not list(Path("store").glob("text*/*"))
-
-
-def test_teacher_that_begins_documents_otherwise_is_refused(recipe: dict[str, Any]) -> None:
-    recipe["teacher"] = variant("Begun")
-    for way in (kdtool.run, kdtool.check):
-        with pytest.raises(kdtool.RecipeError) as refused:
-            way(recipe)
-        text = str(refused.value)
-        assert "train.losses.imitate: compares token by token" in text
-        assert "teacher begins documents with '<end>', and the student with no token" in text
-        assert "inherits the teacher's tokenizer" in text
 
 
 def test_foreign_teacher_may_stand_beside_where_nothing_learns_from_it(recipe: dict[str, Any]) -> None:
@@ -135,23 +137,16 @@ def render(example: kdtool.Example, tokenizer: kdtool.Tokenizer) -> Iterator[kdt
         yield kdtool.Row(example.id, ids, [True] * len(ids), [0] * len(ids))
 
 
-def _example(name: str, body: kdtool.Text | kdtool.Messages) -> kdtool.Example:
-    return kdtool.Example(name, body, "train")
+TEXT = kdtool.Example("text", kdtool.Text("x = 1"), "train")
+EMPTY = kdtool.Example("empty", kdtool.Messages((("user", ""),)), "train")
+TALK = kdtool.Example("talk", kdtool.Messages((("user", "hello"), ("assistant", "hi"))), "train")
 
 
-TEXT = _example("text", kdtool.Text("x = 1"))
-EMPTY = _example("empty", kdtool.Messages((("user", ""),)))
-TALK = _example("talk", kdtool.Messages((("user", "hello"), ("assistant", "hi"))))
-
-
-def test_text_and_conversations_of_equal_tokens_pass() -> None:
+def test_only_conversations_with_other_tokens_are_refused_with_the_teacher() -> None:
     others = {"teacher": Marked("a2")}  # another template, which renders the same
     examples = [TEXT, EMPTY, TALK, TALK]
     assert list(refuse_other_templates(examples, Marked("a1"), others, render)) == examples
     assert list(refuse_other_templates([TEXT], Marked("a"), {"teacher": Marked("b")}, render)) == [TEXT]
-
-
-def test_the_first_conversation_with_other_tokens_names_the_teacher() -> None:
     others = {"teachers.good": Marked("a2"), "teachers.bad": Marked("b")}
     checked = refuse_other_templates([TEXT, EMPTY, TALK], Marked("a1"), others, render)
     with pytest.raises(kdtool.UsageError, match=r"'talk' has other tokens .* of teachers\.bad .*conversations: plain"):
@@ -189,8 +184,5 @@ def test_a_plain_tokenizer_has_no_start_template_or_marks() -> None:
     assert tokenizer.chat_fingerprint == ""
     assert tokenizer.encode_chat([("user", "hello")]) is None
     assert tokenizer.encode_infilling("a", "b", "c", False) is None
-
-
-def test_what_cannot_be_saved_says_what_to_implement(tmp_path: Path) -> None:
     with pytest.raises(kdtool.UsageError, match=r"Plain .*; implement Tokenizer\.save"):
-        Plain().save(tmp_path)
+        tokenizer.save(Path())

@@ -10,7 +10,9 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kdtool._assembly.assemble import assemble
 from kdtool._assembly.signals import scale_to_one, weighs
+from kdtool._recipe.parser import load_recipe
 from variants import variant
 
 SHARES = st.sampled_from([0.0, 0.25, 0.3, 0.5, 1.0])
@@ -59,15 +61,8 @@ def test_control_learns_at_full_weight_whatever_the_schedules(
     count = recipe["train"]["losses"]["count"]
     own = {f"count{number}": {**count, "weight": weight} for number, weight in enumerate(weights)}
     recipe["train"]["losses"] = {"imitate": recipe["train"]["losses"]["imitate"], **own}
-    assert [spec.weight for spec in _control(recipe)] == expected
-
-
-def _control(recipe: dict[str, Any]) -> tuple[Any, ...]:
-    from kdtool._assembly.assemble import assemble
-    from kdtool._recipe.parser import load_recipe
-
     (phase,) = assemble(load_recipe(recipe), lambda _: None).arms["control"]
-    return phase.losses
+    assert [spec.weight for spec in phase.losses] == expected
 
 
 @pytest.mark.parametrize(
@@ -131,12 +126,8 @@ def test_what_a_weighting_sees_is_what_the_first_token_loss_gets(likely: dict[st
     assert found.startswith("train.weightings.sure: needs logits or top-k of the teacher, but sees what likely learns")
     assert "from: sampled" in found
     assert "leave `signals` out" in found
-
-
-def test_losses_of_whole_sequences_show_nothing_to_a_weighting(likely: dict[str, Any]) -> None:
-    count = likely["train"]["losses"]["count"]
-    likely["train"]["losses"] = {"inside": variant("Inside"), "count": count}
-    assert problems({**likely, "signals": variant("Drawn")}, sure=variant("Sure")) == []
+    drawn["train"]["losses"] = {"inside": variant("Inside"), "count": likely["train"]["losses"]["count"]}
+    assert problems(drawn, **sure) == [], "losses of whole sequences show nothing to a weighting"
 
 
 def test_a_loss_that_is_not_there_is_refused_with_those_that_are(likely: dict[str, Any]) -> None:
@@ -145,15 +136,9 @@ def test_a_loss_that_is_not_there_is_refused_with_those_that_are(likely: dict[st
     assert found.startswith("train.weightings.named: names the loss 'likly', which is not in phase 'train'; ")
     assert "did you mean 'likely'" in found
     assert "count, likely" in problems(likely, named=variant("Named", loss="zzz"))[0]
-
-
-def test_the_control_may_lack_what_weightings_speak_of(likely: dict[str, Any]) -> None:
-    assert "control" in likely
+    assert "control" in likely, "which may lack what weightings name"
     weightings = {"named": variant("Named", loss="likely"), "sure": variant("Sure")}
     assert problems(likely, **weightings) == []
-
-
-LIKELY, inside = {"use": "./own.py:Likely"}, {"use": "./own.py:Inside"}
 
 
 @pytest.mark.parametrize("power", [0, 2])
