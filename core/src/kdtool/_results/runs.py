@@ -168,7 +168,9 @@ def compare(runs: Sequence[Path | str], *, out: Path | str = "runs", arms: Seque
     for label, results in results_by_run.items():
         measurements += [replace(m, subject=f"{label}/{m.subject}") for m in _with_items(results)]
         subjects += [replace(s, name=f"{label}/{s.name}", arm=f"{label}/{arm_of(s)}") for s in results.subjects]
-        wanted = set(arms) or _default_arms(results.subjects)
+        trained = [subject for subject in results.subjects if subject.role == "student"]
+        measured = trained or [subject for subject in results.subjects if subject.role != "teacher"]
+        wanted = set(arms) or {arm_of(subject) for subject in measured or results.subjects}
         for subject in results.subjects:
             if (arm := arm_of(subject)) in wanted:
                 chosen[f"{label}/{subject.name}"] = shown = label if len(wanted) == 1 else f"{label}/{arm}"
@@ -183,12 +185,6 @@ def _labels(folders: Sequence[Path]) -> dict[str, Path]:
     """Name runs after their folders, with as much of the path as distinguishes them."""
     depth = next(n for n in count(1) if len({folder.parts[-n:] for folder in folders}) == len(folders))
     return {"/".join(folder.parts[-depth:]): folder for folder in folders}
-
-
-def _default_arms(subjects: Sequence[Subject]) -> set[str]:
-    trained = [subject for subject in subjects if subject.role == "student"]
-    measured = trained or [subject for subject in subjects if subject.role != "teacher"]
-    return {arm_of(subject) for subject in measured or subjects}
 
 
 def _with_items(results: Results) -> Iterator[Measurement]:

@@ -148,7 +148,8 @@ def _run(recipe_text: str, needs: Needs | None, context: Context, run: RunInfo) 
     if context.rank:
         return results
     results = write_report(context, run, results)
-    _complete_cards(context, run, results)
+    for name, artifact in zip(context.assembly.of_kind("exporter"), results.arms[0].artifacts, strict=True):
+        write_card(artifact, context.hooks.component(name, Exporter).kdtool_card(run, artifact, results))
     for artifact in results.arms[0].artifacts:
         link_export(artifact, context.folder)  # again, with its whole card
     return results
@@ -173,13 +174,6 @@ def _check_node(context: Context, run_graph: RunGraph, node: Node) -> None:
             write_card(artifact)
         link_export(artifact, context.folder)
     refuse_uneven_arms(context.assembly, run_graph.arms, node)
-
-
-def _complete_cards(context: Context, run: RunInfo, results: Results) -> None:
-    """Write the cards of exported models again, with the measurements."""
-    for name, artifact in zip(context.assembly.of_kind("exporter"), results.arms[0].artifacts, strict=True):
-        text = context.hooks.component(name, Exporter).kdtool_card(run, artifact, results)
-        write_card(artifact, text)
 
 
 def write_report(context: Context, run: RunInfo, results: Results) -> Results:

@@ -170,6 +170,8 @@ def phase_node(
     inputs |= {f"signals of {name}": node for name, node in recorded.items()}
     inputs |= {f"rows of {name}": node for name, node in materials.teacher_rows.items() if name in teachers}
     inputs |= matched.inputs(phase) if matched else {}
+    # Runs share a control's models, unless another arm's steps follow from its time.
+    is_shared = learner in SELF.keys() | set(SELF.values()) and ARMS["time"] not in context.assembly.arms
     parts = {
         "steps": phase.steps,
         "seed": seed,
@@ -183,7 +185,7 @@ def phase_node(
         kind="teachers" if trained_teacher else "phases",
         label=f"{learner}-{phase.name}" if trained_teacher else f"{learner}-seed{seed}-{phase.name}",
         title=training_title(learner, phase.name, None if trained_teacher else seed),
-        where=context.store if trained_teacher or _is_shared(context, learner) else context.own,
+        where=context.store if trained_teacher or is_shared else context.own,
         parts=parts,
         inputs=inputs,
         build=training.build,
@@ -210,11 +212,6 @@ def _students_before(
     """Return the teachers that are the student before a phase, each with the node of that student."""
     asked = {name: getattr(context.assembly.shared[name], "initial_student", None) for name in teachers}
     return {name: before[earlier or phase.name] for name, earlier in asked.items() if earlier is not None}
-
-
-def _is_shared(context: Context, arm: str) -> bool:
-    """Return whether runs share the arm's models: a control, unless another arm's steps follow from its time."""
-    return arm in SELF.keys() | set(SELF.values()) and ARMS["time"] not in context.assembly.arms
 
 
 def _settings_of(term: LossTerm, shapes: Shapes, *, several: bool) -> dict[str, Any]:
