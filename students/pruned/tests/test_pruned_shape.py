@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-import kdtool_student_gpt
 import pytest
 import torch
 import transformers
 from cut_source import run_on
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_student_gpt import TOLERANCE
 from kdtool_student_pruned import Pruned
 from kdtool_student_pruned._anatomy import Anatomy, Shape, smaller_config
 from kdtool_student_pruned._importance import Importance, measure
@@ -36,8 +34,10 @@ from kdtool_transformers import (
     decoder_layers,
     facts_of,
     published_config,
+    sizes,
     without_weights,
 )
+from kdtool_transformers.sizes import TOLERANCE
 from torch import Tensor, nn
 
 SOURCES: dict[str, Mapping[str, Any]] = {
@@ -114,7 +114,7 @@ def _can_be_cut(shape: Shape, source: Anatomy) -> None:
 def test_teachers_of_the_systems_get_these_shapes(
     name: str, wanted: int, shape: Shape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kdtool_student_gpt, "uses_of", lambda _: {"gpu": True, "gguf": True})
+    monkeypatch.setattr(model_sizes, "uses_of", lambda _: {"gpu": True, "gguf": True})
     assert solve(wanted, _source(name), "teacher") == shape
     said: list[str] = []
     run = make_run(tmp_path, {"teacher": PublishedSource(name)}, offline=True, say=said.append)
@@ -157,7 +157,7 @@ def test_counts_are_what_transformers_builds(family: str, data: st.DataObject) -
 
 
 def test_notes_name_what_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kdtool_student_gpt, "uses_of", lambda _: {"gpu": True, "gguf": True})
+    monkeypatch.setattr(model_sizes, "uses_of", lambda _: {"gpu": True, "gguf": True})
     for config, told in (
         (Pruned.Config(hidden=512, heads=2, kv_heads=1), "attention width 128 is not a multiple of 256"),
         (Pruned.Config(hidden=504, feed_forward=1000), "hidden 504 and feed_forward 1000 are not a multiple of 64"),

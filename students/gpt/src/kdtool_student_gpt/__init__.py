@@ -11,8 +11,7 @@ Light: torch and transformers load in hooks.
 
 from __future__ import annotations
 
-from kdtool_student_gpt._llama import LlamaShape
-from kdtool_student_gpt._sizes import (
+from kdtool_transformers.sizes import (
     KERNEL_MULTIPLE,
     QUANT_MULTIPLE,
     TOLERANCE,
@@ -22,6 +21,8 @@ from kdtool_student_gpt._sizes import (
     readable_count,
     uses_of,
 )
+
+from kdtool_student_gpt._llama import LlamaShape
 from kdtool_student_gpt._student import Gpt, LlamaStudent, LlamaStudentConfig
 
 __all__ = [

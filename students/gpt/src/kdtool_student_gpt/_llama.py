@@ -17,8 +17,7 @@ from math import ceil, floor, log
 from typing import TYPE_CHECKING, NamedTuple
 
 import kdtool
-
-from kdtool_student_gpt._sizes import (
+from kdtool_transformers.sizes import (
     KERNEL_MULTIPLE,
     QUANT_MULTIPLE,
     TOLERANCE,

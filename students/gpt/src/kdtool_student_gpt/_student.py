@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import kdtool
 import pydantic
 from kdtool_transformers import CausalStudent
+from kdtool_transformers.sizes import ParameterCount, uses_of
 
 from kdtool_student_gpt._llama import LlamaShape, llama_config, solve
-from kdtool_student_gpt._sizes import ParameterCount, uses_of
 
 if TYPE_CHECKING:
     from kdtool_transformers import TransformersTokenizer

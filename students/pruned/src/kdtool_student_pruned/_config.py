@@ -6,7 +6,7 @@ from typing import Literal
 
 import kdtool
 import pydantic
-from kdtool_student_gpt import ParameterCount
+from kdtool_transformers.sizes import ParameterCount
 
 _WIDTHS = ("hidden", "heads", "kv_heads", "feed_forward")
 

@@ -94,8 +94,8 @@ class Pruned(CausalStudent):
 
     def _plan(self, run: kdtool.RunInfo) -> _Plan:
         """Find the shape from the source's configuration; say it, once."""
-        from kdtool_student_gpt import uses_of
         from kdtool_transformers import TransformersFacts
+        from kdtool_transformers.sizes import uses_of
 
         from kdtool_student_pruned._anatomy import Anatomy
         from kdtool_student_pruned._target import sentence, shape_notes, wanted_shape

@@ -11,7 +11,14 @@ from functools import partial
 from math import ceil, floor, log
 
 import kdtool
-from kdtool_student_gpt import KERNEL_MULTIPLE, QUANT_MULTIPLE, TOLERANCE, best_shape, kernel_notes, readable_count
+from kdtool_transformers.sizes import (
+    KERNEL_MULTIPLE,
+    QUANT_MULTIPLE,
+    TOLERANCE,
+    best_shape,
+    kernel_notes,
+    readable_count,
+)
 
 from kdtool_student_pruned._anatomy import CLASSES, Anatomy, Shape
 from kdtool_student_pruned._config import PrunedConfig
