@@ -129,13 +129,7 @@ def test_a_moved_recipe_makes_nothing_again_and_no_record_holds_the_folder(writt
 
 @pytest.mark.parametrize(
     "content",
-    [
-        "root:*:20228:0:99999:7:::\ndaemon:*:20228\n",
-        "root: 20228\nname: daemon\n",
-        "root: [20228\n",
-        "root 20228\n",
-        "",
-    ],
+    ["root:*:20228:0:99:7:::\ndaemon:*:20228\n", "root: 20228\nname: daemon\n", "root: [20228\n", "root 20228\n", ""],
 )
 def test_a_file_elsewhere_that_is_not_a_recipe_is_named_without_its_content(tmp_path: Path, content: str) -> None:
     own = tmp_path / "own"

@@ -153,7 +153,4 @@ def _yields(self: Any, chunks: Any) -> Generator[None, Any, Any]:
 def test_a_mistake_in_a_wrapper_is_named(cls: Any, message: str) -> None:
     (found,) = mistakes(cls, "tracker")
     assert message in found
-
-
-def test_wrappers_of_all_kinds_are_accepted() -> None:
     assert not list(mistakes(Notes, "tracker"))
