@@ -34,8 +34,10 @@ from kdtool_transformers import (
     decoder_layers,
     facts_of,
     published_config,
-    sizes,
     without_weights,
+)
+from kdtool_transformers import (
+    sizes as model_sizes,
 )
 from kdtool_transformers.sizes import TOLERANCE
 from torch import Tensor, nn
