@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from kdtool_evaluator_humaneval import HumanEval
-from kdtool_programs.testing import sandbox_is_there
 from kdtool_testing import make_run
+from kdtool_testing.sandbox import sandbox_is_there
 from kdtool_transformers import open_tokenizer
 from whole_runs import lines, path_of, rows_of, values, without
 

@@ -16,7 +16,7 @@ from kdtool_testing import OneRuntime, make_run
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins" / "serve" / "tests"))
 
-from kdtool_programs.testing import sandbox_is_there
+from kdtool_testing.sandbox import sandbox_is_there
 from running import running
 
 pytestmark = pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")

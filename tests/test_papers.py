@@ -12,7 +12,7 @@ import kdtool
 import pytest
 import yaml
 from document_blocks import Block, blocks
-from kdtool_programs.testing import sandbox_is_there
+from kdtool_testing.sandbox import sandbox_is_there
 from kdtool_testing.tiny_models import tiny_model
 from packages import ROOT
 

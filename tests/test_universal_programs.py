@@ -11,8 +11,8 @@ import pytest
 from kdtool_evaluator_humaneval import HumanEval
 from kdtool_evaluator_mbpp import MbppEvaluator
 from kdtool_programs import Module, PassAtK, Problem, Sandbox, Task
-from kdtool_programs.testing import sandbox_is_there
 from kdtool_testing import make_run
+from kdtool_testing.sandbox import sandbox_is_there
 
 DATA = Path(os.environ.get("KDTOOL_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 SUITES: Mapping[str, tuple[type[PassAtK], dict[str, Any], int]] = {

@@ -11,8 +11,8 @@ import kdtool
 import pytest
 from kdtool_evaluator_cruxeval import CRUXEval
 from kdtool_programs import Module, Problem
-from kdtool_programs.testing import find_failures, sandbox_is_there
 from kdtool_testing import EvaluatorConformance, make_run
+from kdtool_testing.sandbox import find_failures, sandbox_is_there
 
 PUBLISHED = Path(__file__).resolve().parents[4] / "shared" / "data" / "cruxeval" / "cruxeval.jsonl"
 RECORDS = [

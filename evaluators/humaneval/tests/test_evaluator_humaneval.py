@@ -10,8 +10,8 @@ import kdtool
 import pytest
 from kdtool_evaluator_humaneval import HumanEval
 from kdtool_programs import Module, Problem
-from kdtool_programs.testing import find_failures, sandbox_is_there
 from kdtool_testing import EvaluatorConformance, make_run
+from kdtool_testing.sandbox import find_failures, sandbox_is_there
 
 PLUS = Path(__file__).resolve().parents[4] / "shared" / "data" / "evalplus" / "HumanEvalPlus-OriginFmt.jsonl.gz"
 

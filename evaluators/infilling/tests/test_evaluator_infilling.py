@@ -12,8 +12,8 @@ import kdtool
 import pytest
 from kdtool_evaluator_infilling import Infilling
 from kdtool_programs import Module, Problem, Program
-from kdtool_programs.testing import find_failures, sandbox_is_there
 from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run
+from kdtool_testing.sandbox import find_failures, sandbox_is_there
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data" / "humaneval-infilling"
 FILES = {"single-line": "SingleLine", "multi-line": "MultiLine", "random-span": "RandomSpan"}

@@ -14,8 +14,8 @@ import kdtool
 import pytest
 from kdtool_evaluator_livecodebench import LiveCodeBench
 from kdtool_programs import Problem, Sandbox, Task
-from kdtool_programs.testing import sandbox_is_there
 from kdtool_testing import EvaluatorConformance, make_run
+from kdtool_testing.sandbox import sandbox_is_there
 
 needs_sandbox = pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
 

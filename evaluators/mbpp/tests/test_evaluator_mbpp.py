@@ -12,8 +12,8 @@ import kdtool
 import pytest
 from kdtool_evaluator_mbpp import MbppEvaluator
 from kdtool_programs import Problem
-from kdtool_programs.testing import find_failures, sandbox_is_there
 from kdtool_testing import EvaluatorConformance, make_run
+from kdtool_testing.sandbox import find_failures, sandbox_is_there
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 OWN = [

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from kdtool_evaluator_multilingual import Multilingual
 from kdtool_evaluator_multilingual._data_set import close_function, go_program
 from kdtool_programs import Language, Problem, Sandbox, SandboxError, Task, Verdict, language
-from kdtool_programs.testing import sandbox_is_there
 from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run
+from kdtool_testing.sandbox import sandbox_is_there
 
 own: Any = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("own_problems.py"))))
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from kdtool_programs import Form, Module, PassAtK, Problem, Program, Sandbox, Step, Task, pass_at_k, verdicts_of
 from kdtool_programs.problems import digest_of
 from kdtool_programs.samples import Sample, collect_samples, program_of
-from kdtool_programs.testing import sandbox_is_there
 from kdtool_testing import ByteTokenizer, OneRuntime, ScriptedRuntime, make_run
+from kdtool_testing.sandbox import sandbox_is_there
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
 

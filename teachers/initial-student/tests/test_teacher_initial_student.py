@@ -11,10 +11,10 @@ import kdtool
 import pytest
 import torch
 from kdtool_programs import Sandbox, Task, Verdict
-from kdtool_programs.testing import sandbox_is_there
 from kdtool_teacher_initial_student import Feedback, InitialStudent
 from kdtool_teacher_initial_student._attempts import attempts_in, with_contexts
 from kdtool_testing import TeacherConformance, make_run, write_toy_model
+from kdtool_testing.sandbox import sandbox_is_there
 from kdtool_testing.tiny_models import packed_batch, tiny_model
 from kdtool_torch import collate
 from kdtool_transformers import CausalStudent, open_model, open_tokenizer

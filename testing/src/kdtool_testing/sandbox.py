@@ -1,17 +1,21 @@
-"""For tests of components that run programs."""
+"""For tests of components that run programs, in the sandbox of kdtool-programs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from typing import TYPE_CHECKING
 
-from kdtool_programs.sandbox import Sandbox
-from kdtool_programs.tasks import Module, Program, SandboxError, Task
+if TYPE_CHECKING:
+    from kdtool_programs.tasks import Module, Program
 
 
 @cache
 def sandbox_is_there() -> bool:
     """Return whether programs can be run safely on this machine."""
+    from kdtool_programs.sandbox import Sandbox
+    from kdtool_programs.tasks import SandboxError
+
     try:
         with Sandbox():
             return True
@@ -21,6 +25,9 @@ def sandbox_is_there() -> bool:
 
 def find_failures(works: Mapping[str, Module | Program], seconds: float = 20.0) -> set[str]:
     """Run programs under their tests, and return the names of those that did not pass."""
+    from kdtool_programs.sandbox import Sandbox
+    from kdtool_programs.tasks import Task
+
     with Sandbox(workers=2) as sandbox:
         found = {
             verdict.id: verdict.has_passed
