@@ -34,20 +34,16 @@ def registered() -> list[tuple[str, str, Path]]:
 @cache
 def bound(folder: Path) -> frozenset[tuple[str, str]]:
     """Return the kinds of suites that a package's test classes inherit, by one another too, with their entry points."""
-    found = set()
-    for path in sorted(folder.glob("tests/**/test_*.py")):
-        classes = {
-            node.name: node
-            for node in ast.parse(path.read_text(encoding="utf-8")).body
-            if isinstance(node, ast.ClassDef)
-        }
-        for name, node in classes.items():
-            line = list(_line(node, classes))
-            names = [ast.unparse(base) for found in line for base in found.bases]
-            suites = [SUITES[base] for base in names if base in SUITES]
-            points = [_text(entry) for found in line for entry in found.body if _is_entry_point(entry)]
-            if name.startswith("Test") and suites and points:
-                found.add((suites[0].kind, points[0]))
+    bodies = [ast.parse(path.read_text(encoding="utf-8")).body for path in sorted(folder.glob("tests/**/*.py"))]
+    nodes = [node for body in bodies for node in body if isinstance(node, ast.ClassDef)]
+    classes, found = {node.name: node for node in nodes}, set()
+    for node in nodes:
+        line = list(_line(node, classes))
+        names = [ast.unparse(base) for each in line for base in each.bases]
+        suites = [SUITES[base] for base in names if base in SUITES]
+        points = [_text(entry) for each in line for entry in each.body if _is_entry_point(entry)]
+        if node.name.startswith("Test") and suites and points:
+            found.add((suites[0].kind, points[0]))
     return frozenset(found)
 
 

@@ -109,6 +109,7 @@ def test_a_full_disk_is_told_once_and_later_events_are_written_again(tmp_path: P
     said: list[str] = []
     log, run = EventLog(tmp_path, {}, said.append), make_run(tmp_path)
     log.write("kdtool_message", {"run": run, "text": "before"})
+    log.close()
     disk = log._file = _Full(tmp_path / "events.jsonl", "ab")
     for text in ("lost", "lost too"):
         log.write("kdtool_message", {"run": run, "text": text})
