@@ -406,7 +406,7 @@ def test_damage_is_named_and_nothing_is_shown(
         (("--store", "other place"), "kdtool run recipe.yaml --store 'other place'"),
         (("--row", str(ROWS)), f"choose from 0 to {ROWS - 1}"),
         (("--signals", "teachers.big"), "no signals called 'teachers.big'; choose with --signals: signals/teacher"),
-        (("--set", "signals.samples"), "is not of the form KEY=VALUE"),
+        (("--set", "signals.samples"), "is not KEY=VALUE"),
         (("--set", "signals.sampless=3"), "unknown setting of"),
         (("--positions", "0"), "--positions"),
         (("no.yaml",), "unexpected extra argument"),

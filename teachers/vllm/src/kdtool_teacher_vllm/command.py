@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import click
 import kdtool
+from kdtool._cli.shared import set_option
 
 if TYPE_CHECKING:
     from kdtool_teacher_vllm._config import VLLMConfig
@@ -28,14 +29,6 @@ _TEXT = 8192
 """Tokens of a prompt with its answer, for rows that are shorter."""
 
 
-def _read_pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    """Return the settings in `KEY=VALUE` arguments."""
-    for value in values:
-        if "=" not in value:
-            raise click.BadParameter(f"{value!r} is not KEY=VALUE")
-    return dict(value.split("=", 1) for value in values)
-
-
 @click.group("teacher")
 def teacher() -> None:
     """Start what a served teacher needs."""
@@ -43,14 +36,7 @@ def teacher() -> None:
 
 @teacher.command("serve")
 @click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    callback=_read_pairs,
-    help="Override a setting of the recipe; repeatable.",
-)
+@set_option
 @click.option("--name", default="", help="The teacher, if the recipe has several on vLLM.")
 @click.option("--number", default=0, show_default=True, help="The server, from 0, if `url` lists several.")
 @click.option(

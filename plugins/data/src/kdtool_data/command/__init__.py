@@ -13,38 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import kdtool
+from kdtool._cli.shared import json_option, set_option, store_option
 
 if TYPE_CHECKING:
     from kdtool_data.command.lookup import FoundText, Generated
 
 
 __all__ = ["data"]
-
-
-def _read_settings(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    """Return the values of `--set KEY=VALUE` by key.
-
-    Raises:
-        BadParameter: one is not of that form.
-    """
-    pairs = [value.partition("=") for value in values]
-    for key, sign, _text in pairs:
-        if not sign or not key.strip():
-            raise click.BadParameter(f"{key!r} is not of the form KEY=VALUE")
-    return {key.strip(): text for key, _, text in pairs}
-
-
-set_option = click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    callback=_read_settings,
-    help="Change a key of the recipe, as in kdtool run.",
-)
-store_option = click.option(
-    "--store", type=click.Path(file_okay=False, path_type=Path), help="Folder shared by runs, as in kdtool run."
-)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -64,8 +39,8 @@ def _of_text(function: F) -> F:
 @click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @set_option
 @store_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plan(recipe: Path, settings: Mapping[str, str], store: Path | None, as_json: bool) -> None:
+@json_option
+def plan(recipe: Path, settings: Mapping[str, str], store: str | None, as_json: bool) -> None:
     """Show what the text of RECIPE would take: rows, requests, tokens, dollars. Nothing is sent.
 
     \b
@@ -102,11 +77,11 @@ def plan(recipe: Path, settings: Mapping[str, str], store: Path | None, as_json:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The file with paid answers, if the teacher's setting `ledger` names one.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def status(
     recipe: Path,
     settings: Mapping[str, str],
-    store: Path | None,
+    store: str | None,
     name: str | None,
     cells: bool,
     unknown: bool,
@@ -154,7 +129,7 @@ def status(
 def export(
     recipe: Path,
     settings: Mapping[str, str],
-    store: Path | None,
+    store: str | None,
     name: str | None,
     target: Path,
     form: str,
@@ -176,7 +151,7 @@ def export(
 @click.command()
 @_of_text
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
-def recover(recipe: Path, settings: Mapping[str, str], store: Path | None, name: str | None, target: Path) -> None:
+def recover(recipe: Path, settings: Mapping[str, str], store: str | None, name: str | None, target: Path) -> None:
     """Write the rows that an unfinished generation of RECIPE has accepted so far to TARGET, as JSON Lines.
 
     \b
@@ -204,7 +179,7 @@ def recover(recipe: Path, settings: Mapping[str, str], store: Path | None, name:
 def quarantine(
     recipe: Path,
     settings: Mapping[str, str],
-    store: Path | None,
+    store: str | None,
     name: str | None,
     reason: str | None,
     samples: int,
@@ -257,11 +232,11 @@ def signals() -> None:
     "--positions", type=click.IntRange(min=1), default=8, show_default=True, help="Number of its positions to show."
 )
 @click.option("--verify", is_flag=True, help="Check the hash of every file, not only its size.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def inspect(
     recipe: Path,
     settings: Mapping[str, str],
-    store: Path | None,
+    store: str | None,
     name: str | None,
     row: int,
     positions: int,

@@ -33,7 +33,7 @@ _BESIDE = "without a cache or a loss that uses the teacher, the teacher runs wit
 
 
 def find_signals(
-    source: Path, settings: Mapping[str, str], store: Path | None, name: str | None
+    source: Path, settings: Mapping[str, str], store: Path | str | None, name: str | None
 ) -> tuple[str, kdtool.RecordedSignals]:
     """Return the name of the signals and where they are recorded, perhaps incompletely.
 
@@ -77,7 +77,7 @@ def _choose_signals(source: Path, names: list[str], name: str | None) -> str:
     raise kdtool.UsageError(f"{problem}; choose with --signals: {', '.join(names)}")
 
 
-def _recipe_of_run(folder: Path, store: Path | None) -> tuple[Mapping[str, Any], Path | None]:
+def _recipe_of_run(folder: Path, store: Path | str | None) -> tuple[Mapping[str, Any], Path | str | None]:
     """Return the recipe of a finished run, and its store if none is given."""
     recipe, stages = read_results(folder)
     stores = [stage.path.parents[1] for stage in stages if stage.name.startswith(_SIGNALS)]
@@ -135,7 +135,7 @@ class FoundText:
         return [Generated(file.parent, json.loads(file.read_text(encoding="utf-8"))) for file in files]
 
 
-def find_text(source: Path, settings: Mapping[str, str], store: Path | None, name: str | None) -> FoundText:
+def find_text(source: Path, settings: Mapping[str, str], store: Path | str | None, name: str | None) -> FoundText:
     """Return the text of a recipe or of a finished run.
 
     Args:
@@ -172,7 +172,7 @@ def record_of(line: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": line["id"], **body, **about, "meta": json.dumps(line.get("meta", {}), ensure_ascii=False)}
 
 
-def _texts_of_recipe(recipe: Path, settings: Mapping[str, str], store: Path | None) -> dict[str, Path]:
+def _texts_of_recipe(recipe: Path, settings: Mapping[str, str], store: Path | str | None) -> dict[str, Path]:
     stages = kdtool.plan(recipe, settings, store=store)
     return {stage.name: stage.path for stage in stages if stage.name.partition("/")[0] == "text"}
 
