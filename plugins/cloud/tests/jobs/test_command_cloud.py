@@ -15,8 +15,7 @@ import pytest
 import yaml
 from kdtool._cli import call
 from kdtool_cloud.jobs.bundle import write_bundle, write_wheel
-from kdtool_cloud.jobs.command import cloud, estimate, forecast
-from kdtool_cloud.jobs.services import GPUS
+from kdtool_cloud.jobs.command import GPUS, cloud, estimate, forecast
 from kdtool_testing import CommandConformance
 from uv import find_uv_bin
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -61,8 +61,7 @@ def _files(recipe: Path, components: Sequence[Mapping[str, Any]]) -> Iterator[Pa
         yield (base := _inside(recipe, "extends", base.parent / extended))
     for part in components:
         for text in [re.sub(r":\w+$", "", str(part["use"])), *strings(part["config"])]:
-            path = recipe.parent / Path(text).expanduser() if text and len(text) < 1000 and "\n" not in text else None
-            if path is not None and path.exists():
+            if 0 < len(text) < 1000 and "\n" not in text and (path := recipe.parent / Path(text).expanduser()).exists():
                 inner = [_inside(recipe, part["name"], path), *path.rglob("*")]
                 yield from (_inside(recipe, part["name"], each) for each in inner if each.is_file())
 
@@ -92,9 +91,9 @@ def _packages(plugins: set[str]) -> tuple[list[Distribution], list[str]]:
     sent, wanted = list[Distribution](), set[str]()
     while waiting:
         name = canonicalize_name(waiting.pop())
-        package = None if name in seen else _find_distribution(name)
+        package = None if name in seen else next(iter(distributions(name=name)), None)
         seen.add(name)
-        if package is None:
+        if package is None:  # also if a marker of another system requires it
             continue
         is_sent = name.startswith("kdtool") or _origin(package) is not None
         if is_sent:
@@ -105,16 +104,9 @@ def _packages(plugins: set[str]) -> tuple[list[Distribution], list[str]]:
             needed, marker = requirement.name, requirement.marker
             if not marker or marker.evaluate({"extra": ""}):
                 waiting.append(needed)
-            elif is_sent and _find_distribution(needed) and not needed.startswith("kdtool"):
+            elif is_sent and any(distributions(name=needed)) and not needed.startswith("kdtool"):
                 wanted.add(f"{needed}{requirement.specifier}")  # of an extra
     return sent, sorted(wanted)
-
-
-def _find_distribution(name: str) -> Distribution | None:
-    try:
-        return distribution(name)
-    except PackageNotFoundError:  # required by an extra, or by a marker of another system
-        return None
 
 
 def _origin(package: Distribution) -> Path | None:
@@ -132,12 +124,10 @@ def write_wheel(package: Distribution, folder: Path) -> None:
         options = ["--quiet", "--wheel", f"--python={sys.executable}", f"--out-dir={folder}"]
         command = [find_uv_bin(), "build", *options, str(origin)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
-        if done.returncode:
-            why = (done.stderr.strip().splitlines() or ["uv build failed"])[-1]
-            raise kdtool.StorageError(
-                f"{origin}: no wheel can be built: {why}; correct this, then run the command again"
-            )
-        return
+        if not done.returncode:
+            return
+        why = (done.stderr.strip().splitlines() or ["uv build failed"])[-1]
+        raise kdtool.StorageError(f"{origin}: no wheel can be built: {why}; correct this, then run the command again")
     files = [each for each in package.files or () if ".." not in each.parts and each.suffix != ".pyc"]
     about = next((each.parent for each in files if each.match("*.dist-info/WHEEL")), None)
     if about is None:

@@ -1,61 +1,107 @@
-"""The click command `kdtool cloud`: GPU, time and cost as `kdtool.check` forecasts them, and the files of the job."""
+"""The click command `kdtool cloud`: GPU, time and cost as `kdtool.check` forecasts them, and the files of the job.
+
+A job is a task of SkyPilot, or a script for `hf jobs uv run`, from the templates next to this file. Both mount a bucket for
+store and runs, so that the same command resumes a run that was stopped.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import kdtool
+from kdtool._cli.shared import folder_path, set_option
 
+GPUS: Mapping[str, Mapping[str, str]] = {
+    "sky": {
+        "t4": "T4", "l4": "L4", "a10": "A10", "v100": "V100-32GB", "a100-40gb": "A100", "l40s": "L40S",
+        "a100-80gb": "A100-80GB", "h100": "H100", "h200": "H200",
+    },
+    "hf-jobs": {"t4": "t4-medium", "l4": "l4x1", "l40s": "l40sx1", "a100-80gb": "a100-large", "h200": "h200"},
+}  # fmt: skip
+"""Names of GPUs or machines at each service, by kdtool's names of GPUs, in the order of GPU memory."""
+_COPY = {"s3": "aws s3 sync", "gs": "gcloud storage rsync --recursive", "hf": "hf buckets sync"}
 _INSTALL = {"sky": "uv tool install 'skypilot[aws,gcp]'", "hf": "uv tool install huggingface_hub"}
+_BUCKETS = {"sky": r"((?:s3|gs)://[a-z0-9][a-z0-9._-]+)/*", "hf-jobs": r"(?:hf://buckets/)?([\w.-]+/[\w.-]+)"}
+_NO_BUCKET = {
+    "sky": "cannot be mounted; expected s3://NAME or gs://NAME without a folder; name a bucket of yours, or a new one, "
+    "which SkyPilot creates",
+    "hf-jobs": "is not a bucket of the Hub; expected OWNER/NAME; create one with `hf buckets create OWNER/NAME`",
+}
+_BUCKET = "Keeps store and runs: s3://NAME or gs://NAME for sky, OWNER/NAME for hf-jobs."
+_GPU = "GPU, such as t4 or a100-80gb [default: the smallest that is large enough]."
+_VARIABLE = "Environment variable to send, such as HF_TOKEN; repeatable. Keys that the recipe names are sent anyway."
+_json = json.JSONEncoder(ensure_ascii=False).encode  # YAML and TOML read it, too
 
 
-def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    pairs = [value.partition("=") for value in values]
-    for key, sign, _text in pairs:
-        if not sign or not key.strip():
-            raise click.BadParameter(f"{key!r} is not of the form KEY=VALUE")
-    return {key.strip(): text for key, _, text in pairs}
+class Job(NamedTuple):
+    """A recipe in a bundle.
 
+    `bucket` is an address such as s3://you-kdtool, `gpu` the service's name of a GPU, `needs` the forecast of
+    `kdtool.check`, `secrets` are names of environment variables, and `lines` the estimate in words.
+    """
 
-def _names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    if not all(re.fullmatch(r"[A-Za-z_]\w*", value) for value in values):
-        raise click.BadParameter(
-            "expected names of environment variables, without values: set these in the environment"
+    name: str
+    bucket: str
+    gpu: str
+    needs: Mapping[str, Any]
+    arguments: Sequence[str]
+    secrets: Sequence[str]
+    lines: Sequence[str]
+
+    def write(self, folder: Path, requirements: Sequence[str]) -> None:
+        """Write the job into its bundle; `requirements` are installed besides the bundle's wheels."""
+        scheme, _, bucket = self.bucket.partition("://")
+        wheels = sorted(path.name for path in (folder / "wheels").glob("*.whl"))
+        files = [f"{name.partition('-')[0]} @ file:///bundle/wheels/{name}" for name in wheels]
+        template = Path(__file__).with_name("hf_jobs.txt" if scheme == "hf" else "sky.txt").read_text(encoding="utf-8")
+        text = template.format(
+            head="\n".join(f"# {line}" for line in ("Written by kdtool cloud.", *self.lines)),
+            name=_json(self.name),
+            gpu=self.gpu,
+            memory=max(8, ceil(self.needs["memory"]["peak"] / 1e9)),
+            disk=60 + ceil(self.needs["disk_bytes"] / 1e9),  # GB; 60 for the system, Python and torch with CUDA
+            bucket=bucket,
+            store="gcs" if scheme == "gs" else scheme,
+            secrets=f"secrets: {_json(dict.fromkeys(self.secrets))}\n" if self.secrets else "",
+            requirements=shlex.join(requirements),
+            run=_json(f"~/kdtool-env/bin/python -m kdtool {shlex.join(self.arguments)}\n"),
+            dependencies=_json([*requirements, *files]),
+            arguments=self.arguments,
         )
-    return values
+        (folder / self.start()[-1]).write_text(text, encoding="utf-8")
+
+    def start(self) -> list[str]:
+        """Return the command that starts the job from the bundle, or resumes the run; it ends with the job's file."""
+        if not self.bucket.startswith("hf:"):
+            secrets = [word for name in self.secrets for word in ("--secret", name)]
+            return ["sky", "jobs", "launch", "--name", self.name, *secrets, "task.yaml"]
+        # The machine is given back after this time; the service's own limit is 30 minutes.
+        hours = 2 + ceil(2 * self.needs["seconds"] / 3600)
+        place = f"--python 3.12 --volume .:/bundle --volume {self.bucket}:/kdtool"
+        secrets = [word for name in self.secrets for word in ("--secrets", name)]
+        options = ["--name", self.name, "--flavor", self.gpu, "--timeout", f"{hours}h", *place.split(), *secrets]
+        return ["hf", "jobs", "uv", "run", *options, "job.py"]
 
 
 @click.command("cloud")
 @click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--on", "service", required=True, type=click.Choice(["sky", "hf-jobs"]), help="Service that has the GPU.")
-@click.option(
-    "--bucket", required=True, metavar="BUCKET",
-    help="Keeps store and runs: s3://NAME or gs://NAME for sky, OWNER/NAME for hf-jobs.",
-)  # fmt: skip
-@click.option(
-    "--gpu", metavar="NAME", help="GPU, such as t4 or a100-80gb [default: the smallest that is large enough]."
-)
+@click.option("--on", "service", required=True, type=click.Choice([*GPUS]), help="Service that has the GPU.")
+@click.option("--bucket", required=True, metavar="BUCKET", help=_BUCKET)
+@click.option("--gpu", metavar="NAME", help=_GPU)
 @click.option("--price", type=click.FloatRange(min=0), metavar="DOLLARS", help="The machine's price per hour.")
-@click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", callback=_pairs,
-    help="Change a key of the recipe, as in kdtool run.",
-)  # fmt: skip
-@click.option(
-    "--secret", "secrets", multiple=True, metavar="NAME", callback=_names,
-    help="Environment variable to send, such as HF_TOKEN; repeatable. Keys that the recipe names are sent anyway.",
-)  # fmt: skip
+@set_option
+@click.option("--secret", "secrets", multiple=True, metavar="NAME", help=_VARIABLE)
 @click.option("--no-sandbox", is_flag=True, help="Leave out evaluators that run generated programs.")
-@click.option(
-    "--to", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
-    help="Folder for the files [default: cloud/NAME].",
-)  # fmt: skip
+@click.option("--to", type=folder_path, metavar="FOLDER", help="Folder for the files [default: cloud/NAME].")
 @click.option("--run", "launch", is_flag=True, help="Start the job; without it, files are only written.")
 def cloud(
     recipe: Path,
@@ -66,7 +112,7 @@ def cloud(
     settings: dict[str, str],
     secrets: tuple[str, ...],
     no_sandbox: bool,
-    to: Path | None,
+    to: str | None,
     launch: bool,
 ) -> None:
     """Run a recipe on a rented GPU, by SkyPilot or Hugging Face Jobs.
@@ -78,46 +124,59 @@ def cloud(
     Example:  kdtool cloud recipe.yaml --on sky --bucket s3://you-kdtool --price 0.35
     """  # noqa: D301 - click reads backspaces
     from kdtool_cloud.jobs.bundle import strings, write_bundle
-    from kdtool_cloud.jobs.services import GPUS, Job, address_of
 
-    address = address_of(bucket, service)
+    if not all(re.fullmatch(r"[A-Za-z_]\w*", name) for name in secrets):
+        message = "expected names of environment variables, without values: set these in the environment"
+        raise click.BadParameter(message, param_hint="'--secret'")
+    found = re.fullmatch(_BUCKETS[service], bucket)
+    if found is None:
+        raise kdtool.UsageError(f"--bucket: {bucket!r} {_NO_BUCKET[service]}")
+    address = found[1] if service == "sky" else f"hf://buckets/{found[1]}"
     gpu, report = forecast(recipe, settings, gpu, [*GPUS[service]])
     name, ahead, components = report["name"], report["forecast"], report["components"]
     lines = list(estimate(gpu, ahead, price))
-    words = [text for part in components for text in strings(part["config"])]
-    keys = [text for text in words if re.fullmatch(r"[A-Za-z0-9_]+_API_KEY", text)]
+    texts = (text for part in components for text in strings(part["config"]))
+    keys = [text for text in texts if re.fullmatch(r"[A-Za-z0-9_]+_API_KEY", text)]
     arguments = ["run", recipe.name, "--out", "/kdtool/runs", "--store", "/kdtool/store"]
     arguments += ["--no-sandbox"] * no_sandbox
     arguments += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    needed = tuple(dict.fromkeys([*keys, *secrets]))
-    job = Job(name, address, GPUS[service][gpu], ahead, arguments, needed, lines)
-    folder = to or Path("cloud") / name
+    job = Job(name, address, GPUS[service][gpu], ahead, arguments, [*dict.fromkeys([*keys, *secrets])], lines)
+    folder = Path(to or f"cloud/{name}")
     job.write(folder, write_bundle(recipe, components, folder))
-    start = f"start   cd {shlex.quote(str(folder))} && {shlex.join(job.start())}"
-    click.echo("\n".join([*lines, f"files   {folder}", start, f"fetch   {shlex.join(job.fetch())}"]))
+    tool, *words = job.start()
+    start = f"start   cd {shlex.quote(str(folder))} && {shlex.join([tool, *words])}"
+    fetch = f"fetch   {_COPY[address.partition('://')[0]]} {shlex.quote(address + '/runs')} runs"
+    click.echo("\n".join([*lines, f"files   {folder}", start, fetch]))
     if launch:
-        _launch(job.start(), folder)
+        program = shutil.which(tool)
+        if program is None:
+            raise kdtool.UsageError(
+                f"--run: {tool} is not installed; expected it on PATH; install it with `{_INSTALL[tool]}` and log in, or "
+                "start the job elsewhere with the command above"
+            )
+        raise click.exceptions.Exit(subprocess.call([program, *words], cwd=folder))  # noqa: S603 - our own command
 
 
 def forecast(
     recipe: Path, settings: Mapping[str, str], gpu: str | None, offered: Sequence[str]
 ) -> tuple[str, Mapping[str, Any]]:
     """Return a GPU, and the report of `kdtool.check` for it; by default the first of `offered` that is large enough."""
-    if gpu is not None and gpu.lower() not in offered:
+    name = offered[-1] if gpu is None else gpu.lower()
+    if name not in offered:
         raise kdtool.UsageError(f"--gpu: {gpu!r} is not offered with --on; choose one of {', '.join(offered)}")
-    names, largest = [gpu.lower()] if gpu is not None else [*offered], offered[-1]
-    if len(names) > 1:  # a check of a GPU that is too small takes long, because it looks for settings that fit
-        needed = kdtool.check(recipe, settings, gpu=largest)["forecast"]["device_memory"]["peak"]
-        names = [name for name in names if kdtool.Gpu.find(name).memory >= needed] or [largest]
-    for name in names:
-        report: Mapping[str, Any] = kdtool.check(recipe, settings, gpu=name)
-        if report["fits"]["gpu"]:
-            return name, report
-    needed, there = report["forecast"]["device_memory"]["peak"], report["limits"]["gpu"]
-    remedy = f"run `kdtool check {recipe} --gpu {name}` for settings that need less"
+    report: Mapping[str, Any] = kdtool.check(recipe, settings, gpu=name)
+    needed = report["forecast"]["device_memory"]["peak"]
+    for smaller in offered[:-1] if gpu is None else ():
+        if kdtool.Gpu.find(smaller).memory >= needed:  # else a check takes long, because it looks for settings that fit
+            found: Mapping[str, Any] = kdtool.check(recipe, settings, gpu=smaller)
+            if found["fits"]["gpu"]:
+                return smaller, found
+    if report["fits"]["gpu"]:
+        return name, report
+    larger = "" if name == offered[-1] else "choose a larger one, or "
     raise kdtool.MemoryExceededError(
-        f"--gpu: the run needs {needed / 1e9:.1f} GB of GPU memory; {name} has {there / 1e9:.0f} GB; "
-        f"{remedy if name == largest else f'choose a larger one, or {remedy}'}"
+        f"--gpu: the run needs {needed / 1e9:.1f} GB of GPU memory; {name} has {report['limits']['gpu'] / 1e9:.0f} GB; "
+        f"{larger}run `kdtool check {recipe} --gpu {name}` for settings that need less"
     )
 
 
@@ -142,13 +201,3 @@ def estimate(gpu: str, ahead: Mapping[str, Any], price: float | None) -> Iterato
 
 def _dollars(amount: float) -> str:
     return f"${amount:.2f}" if amount >= 0.01 else "less than $0.01"
-
-
-def _launch(command: list[str], folder: Path) -> None:
-    tool = shutil.which(command[0])
-    if tool is None:
-        raise kdtool.UsageError(
-            f"--run: {command[0]} is not installed; expected it on PATH; install it with `{_INSTALL[command[0]]}` and log "
-            "in, or start the job elsewhere with the command above"
-        )
-    raise click.exceptions.Exit(subprocess.call([tool, *command[1:]], cwd=folder))  # noqa: S603 - our own command
