@@ -148,7 +148,8 @@ class Hub(kdtool.Corpus):
         config = self.config
         contents, ids, copies, foreign = set[bytes](), set[bytes](), 0, 0
         shuffled: dict[str, Any] = {"shuffle_buffer": config.shuffle_buffer, "seed": config.seed}
-        for split in self._splits():
+        order: tuple[kdtool.Split, ...] = ("train", "validation", "test")
+        for split in (each for each in order if each in config.splits):
             taken = 0
             for record in self._source().records(config.splits[split], offline=run.offline, **shuffled):
                 if config.maximum_examples is not None and taken >= config.maximum_examples:
@@ -189,10 +190,6 @@ class Hub(kdtool.Corpus):
             files = DataFiles(config.files) if config.files else None
             self._opened = files or HubDataset(config.dataset, config.config, config.revision)
         return self._opened
-
-    def _splits(self) -> list[kdtool.Split]:
-        order: tuple[kdtool.Split, ...] = ("train", "validation", "test")
-        return [split for split in order if split in self.config.splits]
 
     def _id_of(self, record: Mapping[str, Any], known: set[bytes]) -> str:
         """Return the id in a record's column; add its digest to `known`; raise if it is there already."""
@@ -307,12 +304,9 @@ def _value(record: Record, column: str) -> Any:
 
 
 def _wrong(column: str, value: Any, expected: str) -> kdtool.UsageError:
-    return kdtool.UsageError(f"hub: column {column!r} contains {_describe(value)}, not {expected}")
-
-
-def _describe(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    shown = text if len(text) <= 60 else f"{text[:57]}…"
+    return kdtool.UsageError(f"hub: column {column!r} contains {shown}, not {expected}")
 
 
 PERMISSIVE = frozenset(

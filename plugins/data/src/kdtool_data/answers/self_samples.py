@@ -112,7 +112,8 @@ class SelfSamples(kdtool.Corpus):
 
     def _prompts(self, run: kdtool.RunInfo) -> Iterator[tuple[Prompt, int]]:
         """Yield prompts that fit into a row, each with the maximum tokens of its sample."""
-        tokenizer, length = _tokenizer(run), _row_length(run)
+        (student,) = run.implementing("kdtool_build_student")
+        tokenizer, length = run.component(student, kdtool.Student).kdtool_tokenizer(run), _row_length(run)
         prompts = from_corpus(run.texts.examples("train"), self.config.prefix_lines)
         for prompt in (each for each in prompts if isinstance(each, Prompt)):
             lines: Sequence[str] = prompt.text.splitlines(keepends=True)
@@ -135,11 +136,6 @@ def _example(prompt: Prompt, answer: kdtool.TextAnswer) -> kdtool.Example:
         source="samples of the untrained student",
         meta={"finish": answer.finish, "prompt_source": prompt.source},
     )
-
-
-def _tokenizer(run: kdtool.RunInfo) -> kdtool.Tokenizer:
-    (name,) = run.implementing("kdtool_build_student")
-    return run.component(name, kdtool.Student).kdtool_tokenizer(run)
 
 
 def _row_length(run: kdtool.RunInfo) -> int:

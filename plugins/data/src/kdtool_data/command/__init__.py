@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 import kdtool
@@ -20,19 +21,26 @@ if TYPE_CHECKING:
 
 
 __all__ = ["data"]
-F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _of_text(function: F) -> F:
-    """Add the argument and the options that find a text."""
+def _of_text(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the argument and the options that find a text, and pass that text on."""
+
+    @wraps(function)
+    def call(recipe: Path, settings: Mapping[str, str], store: str | None, name: str | None, **options: Any) -> None:
+        from kdtool_data.command.lookup import find_text
+
+        function(find_text(recipe, settings, store, name), **options)
+
+    made: Callable[..., None] = call
     for decorate in (
         click.option("--text", "name", help="Name of the text if phases have their own, such as text/warm-up."),
         store_option,
         set_option,
         click.argument("recipe", type=click.Path(exists=True, path_type=Path)),
     ):
-        function = decorate(function)
-    return function
+        made = decorate(made)
+    return made
 
 
 @click.command()
@@ -78,23 +86,13 @@ def plan(recipe: Path, settings: Mapping[str, str], store: str | None, as_json: 
     help="The file with paid answers, if the teacher's setting `ledger` names one.",
 )
 @json_option
-def status(
-    recipe: Path,
-    settings: Mapping[str, str],
-    store: str | None,
-    name: str | None,
-    cells: bool,
-    unknown: bool,
-    ledger: Path | None,
-    as_json: bool,
-) -> None:
+def status(text: FoundText, cells: bool, unknown: bool, ledger: Path | None, as_json: bool) -> None:
     """Show how far the generation of RECIPE is, also while another process runs it.
 
     \b
     Example:  kdtool data status recipe.yaml --cells
               kdtool data status recipe.yaml --unknown
     """  # noqa: D301 - click reads backspaces
-    from kdtool_data.command.lookup import find_text
     from kdtool_data.command.progress import (
         status_lines,
         unanswered_counts,
@@ -103,7 +101,6 @@ def status(
         unanswered_records,
     )
 
-    text = find_text(recipe, settings, store, name)
     attempts = unanswered_in(ledger or text.answers)
     if unknown:
         click.echo(
@@ -126,15 +123,7 @@ def status(
     help="JSON Lines, Parquet, or a folder with a data card that datasets.load_dataset opens.",
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace what is there.")
-def export(
-    recipe: Path,
-    settings: Mapping[str, str],
-    store: str | None,
-    name: str | None,
-    target: Path,
-    form: str,
-    force: bool,
-) -> None:
+def export(text: FoundText, target: Path, form: str, force: bool) -> None:
     """Write the text of RECIPE to TARGET: a file, or a folder if it has several splits.
 
     \b
@@ -142,26 +131,25 @@ def export(
               kdtool data export runs/mine my-data --format dataset
     """  # noqa: D301 - click reads backspaces
     from kdtool_data.command.formats import export as write
-    from kdtool_data.command.lookup import find_text
 
-    count = write(find_text(recipe, settings, store, name), target, form, force=force)
+    count = write(text, target, form, force=force)
     click.echo(f"{count:,} examples are in {target}")
 
 
 @click.command()
 @_of_text
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
-def recover(recipe: Path, settings: Mapping[str, str], store: str | None, name: str | None, target: Path) -> None:
+def recover(text: FoundText, target: Path) -> None:
     """Write the rows that an unfinished generation of RECIPE has accepted so far to TARGET, as JSON Lines.
 
     \b
     Example:  kdtool data recover recipe.yaml so-far.jsonl
     """  # noqa: D301 - click reads backspaces
     from kdtool_data.command.formats import write_lines, writing
-    from kdtool_data.command.lookup import find_text, record_of
+    from kdtool_data.command.lookup import record_of
 
-    text = find_text(recipe, settings, store, name)
     if text.is_complete:
+        recipe = click.get_current_context().params["recipe"]
         raise kdtool.UsageError(f"the text of {recipe} is complete; write it with kdtool data export")
     rows = (record_of(line) for generation in text.generations() for line in generation.lines("rows.jsonl"))
     with writing(target) as made:
@@ -176,24 +164,15 @@ def recover(recipe: Path, settings: Mapping[str, str], store: str | None, name: 
     "--samples", type=click.IntRange(min=0), default=1, show_default=True, help="Samples of each reason to show."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the samples as JSON Lines.")
-def quarantine(
-    recipe: Path,
-    settings: Mapping[str, str],
-    store: str | None,
-    name: str | None,
-    reason: str | None,
-    samples: int,
-    as_json: bool,
-) -> None:
+def quarantine(text: FoundText, reason: str | None, samples: int, as_json: bool) -> None:
     """Show the candidates of RECIPE that were rejected, by reason, with samples.
 
     \b
     Example:  kdtool data quarantine recipe.yaml --reason syntax --samples 3
     """  # noqa: D301 - click reads backspaces
-    from kdtool_data.command.lookup import find_text
     from kdtool_data.command.progress import rejection_lines
 
-    for generation in _generations_of(find_text(recipe, settings, store, name)):
+    for generation in _generations_of(text):
         rejected = [line for line in generation.lines("rejected.jsonl") if not reason or reason in line["reason"]]
         lines = map(json.dumps, rejected) if as_json else rejection_lines(rejected, generation, samples)
         click.echo("\n".join(lines))

@@ -147,7 +147,8 @@ def find_text(source: Path, settings: Mapping[str, str], store: Path | str | Non
     Raises:
         UsageError: there are several texts, or none has been begun.
     """
-    paths = _texts_of_run(source) if source.is_dir() else _texts_of_recipe(source, settings, store)
+    stages = read_results(source)[1] if source.is_dir() else kdtool.plan(source, settings, store=store)
+    paths = {stage.name: stage.path for stage in stages if stage.name.partition("/")[0] == "text"}
     if name is None and len(paths) > 1:
         raise kdtool.UsageError(f"{source} has several texts; choose with --text: {', '.join(paths)}")
     chosen = name or next(iter(paths), "")
@@ -170,13 +171,3 @@ def record_of(line: Mapping[str, Any]) -> dict[str, Any]:
         body = {"messages": [{"role": role, "content": content} for role, content in line["turns"]]}
     about = {key: line.get(key, "") for key in ("language", "licence", "source")}
     return {"id": line["id"], **body, **about, "meta": json.dumps(line.get("meta", {}), ensure_ascii=False)}
-
-
-def _texts_of_recipe(recipe: Path, settings: Mapping[str, str], store: Path | str | None) -> dict[str, Path]:
-    stages = kdtool.plan(recipe, settings, store=store)
-    return {stage.name: stage.path for stage in stages if stage.name.partition("/")[0] == "text"}
-
-
-def _texts_of_run(folder: Path) -> dict[str, Path]:
-    _, stages = read_results(folder)
-    return {stage.name: stage.path for stage in stages if stage.name.partition("/")[0] == "text"}

@@ -188,19 +188,13 @@ def sample_lines(sample: Sample | None) -> Iterator[str]:
 def _position_lines(position: Position) -> Iterator[str]:
     label = position.label
     share = "-" if label.probability is None else f"{label.probability:.3f}"
-    first, *others = _fill_lines([*map(_token, position.tokens), *_rest(position)], WIDTH - _LEFT) or [""]
+    cells = [f"{_quote(token.text, _TOKEN)} {token.probability:.3f}" for token in position.tokens]
+    cells += [f"rest {position.rest:.3f}"] if position.rest >= 0.0005 else []
+    first, *others = _fill_lines(cells, WIDTH - _LEFT) or [""]
     text = _cut(_escape(position.before), _TEXT, end=False)
     yield f"{position.position:>8}  {text:<{_TEXT}}  {_quote(label.text, _LABEL):<{_LABEL}} {share:>5}  {first}".rstrip()
     for line in others:
         yield " " * _LEFT + line
-
-
-def _rest(position: Position) -> list[str]:
-    return [f"rest {position.rest:.3f}"] if position.rest >= 0.0005 else []
-
-
-def _token(token: Token) -> str:
-    return f"{_quote(token.text, _TOKEN)} {token.probability:.3f}"
 
 
 def _fill_lines(cells: Sequence[str], width: int) -> list[str]:

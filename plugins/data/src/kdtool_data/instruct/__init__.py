@@ -76,7 +76,11 @@ class Instruct(kdtool.Corpus):
                 self._templates.find(name)
             except kdtool.UsageError as error:
                 problems.append(str(error))
-        return [*problems, *self._missing()]
+        if self.config.tested:
+            from kdtool_programs import missing
+
+            problems += missing(self.config.tested)
+        return problems
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         """Yield the disk space for answers and rows, and the teacher's price of one answer per row.
@@ -153,13 +157,6 @@ class Instruct(kdtool.Corpus):
     @property
     def _template_names(self) -> list[str]:
         return sorted({*(cell.task for cell in self.config.quotas), *([REPAIR] if self.config.repairs else [])})
-
-    def _missing(self) -> Sequence[str]:
-        if not self.config.tested:
-            return []
-        from kdtool_programs import missing
-
-        return missing(self.config.tested)
 
     def _say_result(self, run: kdtool.RunInfo, record: Record) -> None:
         """Report how many rows were accepted, and why others were rejected.

@@ -80,7 +80,8 @@ class Generation:
         while slots := self._choose(chain(again, fresh)):
             chosen, deferred = slots
             again = deferred
-            asked = [(slot, *self._request(slot)) for slot in chosen]
+            with_seeds = self._config, self._templates, self._seeds, self._run.seed
+            asked = [(slot, *request_of(slot, *with_seeds)) for slot in chosen]
             answers = self._ask([request for _, request, _ in asked])
             self._round += 1
             candidates = [Candidate(slot, request, answers[request.id], values) for slot, request, values in asked]
@@ -115,9 +116,6 @@ class Generation:
         if limit is None or self._dearest == 0:
             return float("inf")
         return 1 if self._dearest is None else max(0, limit - self._record.cells[cell].picodollars) // self._dearest
-
-    def _request(self, slot: Slot) -> tuple[kdtool.Request, Mapping[str, object]]:
-        return request_of(slot, self._config, self._templates, self._seeds, self._run.seed)
 
     def _ask(self, requests: Sequence[kdtool.Request]) -> dict[str, kdtool.TextAnswer]:
         """Return the answers by id."""

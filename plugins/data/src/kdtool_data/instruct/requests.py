@@ -60,8 +60,8 @@ def read_seeds(examples: Iterable[kdtool.Example]) -> list[str]:
     Raises:
         UsageError: the corpus has no training examples.
     """
-    pieces = (_piece(example) for example in examples if example.split == "train")
-    seeds = list(islice((piece for piece in pieces if piece), _SEEDS))
+    texts = (kdtool.parts_of(example.body)[0].strip() for example in examples if example.split == "train")
+    seeds = list(islice((text[: 4 * _CHARACTERS] for text in texts if text), _SEEDS))
     if not seeds:
         raise kdtool.UsageError(
             "instruct.seeds: the corpus has no training examples; name another one, or style `concept`"
@@ -95,10 +95,6 @@ def draw(config: InstructConfig, cell: Cell, key: str, number: int, seeds: Seque
         "seed": _some_lines(drawn.choice(seeds), drawn) if seeds else "",
         "examples": [drawn.choice(seeds) for _ in range(_EXAMPLES)] if seeds else [],
     }
-
-
-def _piece(example: kdtool.Example) -> str:
-    return kdtool.parts_of(example.body)[0].strip()[: 4 * _CHARACTERS]
 
 
 def _some_lines(text: str, drawn: random.Random) -> str:

@@ -147,7 +147,9 @@ class Verified(kdtool.Corpus):
         """Yield training examples from the attempts at a problem."""
         from kdtool_data.verified.attempts import name_of, pairs, passing
 
-        about = {**self._about(run), "passed": f"{sum(attempt.has_passed for attempt in attempts)} of {len(attempts)}"}
+        licences = [each.terms.licence for each in run.licences if each.component == self.config.ask]
+        about = {"teacher": self.config.ask, **({"teacher_licence": licences[0]} if licences else {})}
+        about["passed"] = f"{sum(attempt.has_passed for attempt in attempts)} of {len(attempts)}"
         prompt, name = problem.prompt, problem.example.id
         if self.config.give == "passing":
             for attempt in passing(attempts, self.config.keep):
@@ -159,11 +161,6 @@ class Verified(kdtool.Corpus):
                 why = {"rejected": rejected.reason}
                 key = f"{name_of(name, chosen.number)}>{rejected.number}"
                 yield self._example(problem.example, key, pair, {**about, **why})
-
-    def _about(self, run: kdtool.RunInfo) -> Mapping[str, str]:
-        """Return the teacher's name, and its licence if known."""
-        licences = [each.terms.licence for each in run.licences if each.component == self.config.ask]
-        return {"teacher": self.config.ask, **({"teacher_licence": licences[0]} if licences else {})}
 
     def _example(
         self, problem: kdtool.Example, name: str, body: kdtool.Completion, about: Mapping[str, str]

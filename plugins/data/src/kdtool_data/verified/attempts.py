@@ -153,7 +153,10 @@ def run_attempts(
         for key, problem in problems.items()
         for number in range(config.samples)
     }
-    codes = {name: _completion(answer, config, names[name]) for name, answer in answers.items()}
+    codes = {  # each ends in one newline: exactly this is both run and trained on
+        name: code_of(answer.text, continues=config.form == "base", names=names[name]).rstrip() + "\n"
+        for name, answer in answers.items()
+    }
     reasons = {name: _unfit(answer, codes[name]) for name, answer in answers.items()}
     numbers = range(config.samples)
     tasks = [
@@ -186,11 +189,6 @@ def _distinct(attempts: Iterable[Attempt]) -> list[Attempt]:
     for attempt in attempts:
         first.setdefault(attempt.completion, attempt)
     return list(first.values())
-
-
-def _completion(answer: kdtool.TextAnswer, config: VerifiedConfig, names: Sequence[str]) -> str:
-    """Return the code of an answer, ending in one newline: exactly this is both run and trained on."""
-    return code_of(answer.text, continues=config.form == "base", names=names).rstrip() + "\n"
 
 
 def _unfit(answer: kdtool.TextAnswer, completion: str) -> str:
