@@ -29,10 +29,10 @@ def find_failures(works: Mapping[str, Module | Program], seconds: float = 20.0) 
     from kdtool_programs.tasks import Task
 
     with Sandbox(workers=2) as sandbox:
-        found = {
+        passed = {
             verdict.id: verdict.has_passed
             for verdict in sandbox.run(Task(name, work, seconds) for name, work in works.items())
         }
-    if not works or found.keys() != works.keys():
-        raise ValueError(f"there are verdicts on {sorted(found)}, not on {sorted(works)}")
-    return {name for name, has_passed in found.items() if not has_passed}
+    if not works or passed.keys() != works.keys():
+        raise ValueError(f"there are verdicts on {sorted(passed)}, not on {sorted(works)}")
+    return {name for name, has_passed in passed.items() if not has_passed}
