@@ -86,9 +86,9 @@ class Job(NamedTuple):
             return ["sky", "jobs", "launch", "--name", self.name, *secrets, "task.yaml"]
         # The machine is given back after this time; the service's own limit is 30 minutes.
         hours = 2 + ceil(2 * self.needs["seconds"] / 3600)
-        place = f"--python 3.12 --volume .:/bundle --volume {self.bucket}:/kdtool"
+        machine = f"--python 3.12 --volume .:/bundle --volume {self.bucket}:/kdtool"
         secrets = [word for name in self.secrets for word in ("--secrets", name)]
-        options = ["--name", self.name, "--flavor", self.gpu, "--timeout", f"{hours}h", *place.split(), *secrets]
+        options = ["--name", self.name, "--flavor", self.gpu, "--timeout", f"{hours}h", *machine.split(), *secrets]
         return ["hf", "jobs", "uv", "run", *options, "job.py"]
 
 
@@ -128,10 +128,10 @@ def cloud(
     if not all(re.fullmatch(r"[A-Za-z_]\w*", name) for name in secrets):
         message = "expected names of environment variables, without values: set these in the environment"
         raise click.BadParameter(message, param_hint="'--secret'")
-    found = re.fullmatch(_BUCKETS[service], bucket)
-    if found is None:
+    mountable = re.fullmatch(_BUCKETS[service], bucket)
+    if mountable is None:
         raise kdtool.UsageError(f"--bucket: {bucket!r} {_NO_BUCKET[service]}")
-    address = found[1] if service == "sky" else f"hf://buckets/{found[1]}"
+    address = mountable[1] if service == "sky" else f"hf://buckets/{mountable[1]}"
     gpu, report = forecast(recipe, settings, gpu, [*GPUS[service]])
     name, ahead, components = report["name"], report["forecast"], report["components"]
     lines = list(estimate(gpu, ahead, price))
@@ -168,9 +168,9 @@ def forecast(
     needed = report["forecast"]["device_memory"]["peak"]
     for smaller in offered[:-1] if gpu is None else ():
         if kdtool.Gpu.find(smaller).memory >= needed:  # else a check takes long, because it looks for settings that fit
-            found: Mapping[str, Any] = kdtool.check(recipe, settings, gpu=smaller)
-            if found["fits"]["gpu"]:
-                return smaller, found
+            cheaper: Mapping[str, Any] = kdtool.check(recipe, settings, gpu=smaller)
+            if cheaper["fits"]["gpu"]:
+                return smaller, cheaper
     if report["fits"]["gpu"]:
         return name, report
     larger = "" if name == offered[-1] else "choose a larger one, or "
