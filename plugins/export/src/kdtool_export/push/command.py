@@ -9,34 +9,29 @@ from typing import TYPE_CHECKING
 
 import click
 import kdtool
+from kdtool._cli.shared import json_option, out_option
 
 if TYPE_CHECKING:
     from kdtool_export.push.checks import Check
     from kdtool_export.push.publication import Publication
 
+_TO = "Repository [default: the run's name, in the user's account]."
+_LICENCE = "Publish the text of this licence, too; repeatable."
+
 
 @click.command("push")
 @click.argument("run")
-@click.option(
-    "--to", default="", metavar="OWNER/NAME", help="Repository [default: the run's name, in the user's account]."
-)
+@click.option("--to", default="", metavar="OWNER/NAME", help=_TO)
 @click.option("--file", "only", multiple=True, metavar="NAME", help="Publish this exporter's file only; repeatable.")
-@click.option(
-    "--licence",
-    "licences",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    metavar="FILE",
-    help="Publish the text of this licence, too; repeatable.",
-)
-@click.option("--out", type=click.Path(file_okay=False), default="runs", show_default=True, help="Folder for runs.")
+@click.option("--licence", "licences", type=click.Path(path_type=Path), multiple=True, metavar="FILE", help=_LICENCE)
+@out_option
 @click.option("--yes", is_flag=True, help="Upload; without it, only show what would be uploaded.")
 @click.option("--public", is_flag=True, help="Let everyone see the repository [default: private].")
 @click.option("--branch", default="main", show_default=True, help="Branch that gets the commit.")
 @click.option("--replace", is_flag=True, help="Overwrite files of a repository that did not come from this run.")
 @click.option("--space", is_flag=True, help="Publish the page of the exporter web as a static Space.")
 @click.option("--permitted", is_flag=True, help="State that you may publish although a licence forbids it.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def push(
     run: str,
     to: str,

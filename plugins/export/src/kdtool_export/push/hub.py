@@ -80,16 +80,11 @@ def upload(publication: Publication, *, public: bool = False, branch: str = "mai
                 f"{others[0]}; choose another name, or add --replace to overwrite files of the same name"
             )
         content = publication.content(repository.partition("/")[0])
+        items = {path: item if isinstance(item, bytes) else str(item) for path, item in content.items()}
         gone = sorted(earlier & there - content.keys())
         commit = api.create_commit(
             repository,
-            [
-                *(
-                    CommitOperationAdd(path, item if isinstance(item, bytes) else str(item))
-                    for path, item in content.items()
-                ),
-                *(CommitOperationDelete(path) for path in gone),
-            ],
+            [*(CommitOperationAdd(*entry) for entry in items.items()), *map(CommitOperationDelete, gone)],
             commit_message=f"Publish {publication.name} from the run {publication.results.name}",
             revision=branch,
             repo_type=kind,
