@@ -109,13 +109,8 @@ def server_command(
 ) -> list[str]:
     """Return the command that starts a server with hidden states, or one that scores chosen tokens.
 
-    Args:
-        config: the teacher's settings.
-        layers: the number of its decoder layers.
-        longest: tokens that it must be able to read at once; None for what the model allows.
-        number: the server among `url`.
-        folder: where it writes states.
-        python: of the environment with vLLM; "" for the `vllm` on PATH.
+    `layers` is the number of decoder layers, `longest` the tokens to read at once (None: what the model allows), `number`
+    the server among `url`, `folder` where it writes states, `python` that of vLLM's environment ("": the `vllm` on PATH).
     """
     if config.chosen == "server":
         return [*_begin(config, longest, number, python), "--enable-scale-out", "--max-logprobs", str(_CHOSEN)]
