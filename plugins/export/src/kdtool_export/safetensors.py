@@ -5,12 +5,14 @@ It writes weights, configuration and tokenizer, describes them in a model card, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import kdtool
+
+from kdtool_export.compressed_tensors import is_compressed
+from kdtool_export.shared import DescribedExporter, deviation_of, drawn_logits, transformers_code
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 _TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 0.1}
 
 
-class Safetensors(kdtool.Exporter):
+class Safetensors(DescribedExporter):
     """Writes a folder for `transformers.AutoModelForCausalLM` (and what reads that format: vLLM, llama.cpp, candle)."""
 
     class Config(kdtool.Config):
@@ -49,7 +51,7 @@ class Safetensors(kdtool.Exporter):
 
         folder = run.folder / "safetensors"
         model = open_model(trained, offline=True)
-        facts, was, expected = model.facts, model.model.dtype, _logits(model)
+        facts, was, expected = model.facts, model.model.dtype, drawn_logits(model.model, model.head.vocabulary)
         dtype = was if self.config.dtype == "same" else getattr(torch, self.config.dtype)
         if dtype != was:
             del model  # one model at a time is in memory, here and below
@@ -59,14 +61,10 @@ class Safetensors(kdtool.Exporter):
         stored, open_in = self._compare(run, expected, folder, was, dtype)
         write_notices(folder, run)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        use = f"```python\n{_how_to_use('.', open_in)}```"
+        use = f"```python\n{transformers_code('.', dtype=open_in)}```"
         card = model_card(run, facts, stored=stored, library="transformers", use=use)
-        return kdtool.Artifact(folder, "safetensors", size, how_to_use=_how_to_use("{path}", open_in), card=card)
-
-    def kdtool_card(self, run: kdtool.RunInfo, artifact: kdtool.Artifact, results: kdtool.Results) -> str:
-        from kdtool_transformers.card import complete_card
-
-        return complete_card(results, artifact)
+        how = transformers_code("{path}", dtype=open_in)
+        return kdtool.Artifact(folder, "safetensors", size, how_to_use=how, card=card)
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         """Open a folder with safetensors; in float32, which represents any stored value, if bfloat16 is slower."""
@@ -75,7 +73,7 @@ class Safetensors(kdtool.Exporter):
         from kdtool_transformers import TransformersRuntime, open_model
 
         path = subject.path
-        if subject.role != "artifact" or path is None or not any(path.glob("*.safetensors")) or _is_compressed(path):
+        if subject.role != "artifact" or path is None or not any(path.glob("*.safetensors")) or is_compressed(path):
             return None
         device = pick_device()
         model = open_model(path, device=device, offline=True)
@@ -120,43 +118,10 @@ class Safetensors(kdtool.Exporter):
         return sentence, _name(torch.float32)
 
 
-def _is_compressed(folder: Path) -> bool:
-    """Return whether a folder is of the exporter `compressed-tensors`, which opens it itself."""
-    config = folder / "config.json"
-    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    return (settings.get("quantization_config") or {}).get("quant_method") == "compressed-tensors"
-
-
 def _deviation(expected: Tensor, written: kdtool.LanguageModel) -> float:
     """Return how far the logits of a model are from those expected, in their standard deviations."""
-    return float((_logits(written) - expected).square().mean().sqrt() / expected.std())
-
-
-def _logits(model: kdtool.LanguageModel) -> Tensor:
-    """Return a model's logits on drawn tokens, in float32."""
-    import torch
-
-    vocabulary = model.head.vocabulary
-    ids = torch.randint(vocabulary, (1, 32), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        logits: Tensor = model.model(input_ids=ids).logits[0, :, :vocabulary].float()
-    return logits
+    return deviation_of(drawn_logits(written.model, written.head.vocabulary), expected)
 
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _how_to_use(folder: str, dtype: str) -> str:
-    """Return lines of Python that complete a piece of code with the model in `folder`, opened in a dtype."""
-    return f"""\
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-folder = {folder!r}
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.{dtype})
-inputs = tokenizer("def fibonacci(n):\\n", return_tensors="pt")
-outputs = model.generate(**inputs, max_new_tokens=64, do_sample=False)
-print(tokenizer.decode(outputs[0], skip_special_tokens=True))
-"""

@@ -11,7 +11,8 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool_export.safetensors import Safetensors, _logits
+from kdtool_export.safetensors import Safetensors
+from kdtool_export.shared import drawn_logits
 from kdtool_testing import ExporterConformance, make_run
 from kdtool_testing.tiny_models import save_tiny, tiny_model
 from kdtool_transformers import TransformersModel, TransformersRuntime, open_model
@@ -107,7 +108,8 @@ def test_the_card_says_what_was_done_against_the_terms(tmp_path: Path) -> None:
 
 def compared(folder: Path, trained: TransformersModel, written: Path, dtype: torch.dtype) -> tuple[str, str]:
     exporter = Safetensors(Safetensors.Config())
-    return exporter._compare(make_run(folder), _logits(trained), written, trained.model.dtype, dtype)
+    expected = drawn_logits(trained.model, trained.head.vocabulary)
+    return exporter._compare(make_run(folder), expected, written, trained.model.dtype, dtype)
 
 
 def test_an_export_that_deviates_is_refused(tmp_path: Path) -> None:

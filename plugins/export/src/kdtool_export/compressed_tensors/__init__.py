@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 import kdtool
 
+from kdtool_export.shared import DescribedExporter, deviation_of, transformers_code
+
 if TYPE_CHECKING:
     import torch
     from kdtool_transformers import TransformersModel
@@ -27,9 +29,10 @@ _BYTES = {"w8a8": 1.0, "w8a16": 1 + 2 / 32, "w4a16": 0.5 + 2 / 32}
 _LIMIT = {"w8a8": 0.35, "w8a16": 0.07, "w4a16": 1.2}
 """Standard deviations by which logits may differ from the student's; the README has the measurements they follow from."""
 _EXACT = 1e-3
+_NOTE = "  # needs compressed-tensors, too"
 
 
-class CompressedTensors(kdtool.Exporter):
+class CompressedTensors(DescribedExporter):
     """Writes a folder with linear layers in 8 or 4 bits, for vLLM and `transformers.AutoModelForCausalLM`."""
 
     extra = "compressed-tensors"
@@ -98,15 +101,10 @@ class CompressedTensors(kdtool.Exporter):
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         scales = f"a scale for {group} weights" if group else "a scale per row, inputs rounded to int8 per token"
         stored = f"Linear layers in {_NAMES[scheme]} ({scales}), the rest in {self.config.dtype}; {parity}."
-        use = f"```console\nvllm serve .\n```\n\n```python\n{_how_to_use('.')}```"
+        use = f"```console\nvllm serve .\n```\n\n```python\n{transformers_code('.', _NOTE)}```"
         card = model_card(run, facts, stored=stored, library="transformers", use=use)
-        how = _how_to_use("{path}")
+        how = transformers_code("{path}", _NOTE)
         return kdtool.Artifact(folder, "compressed-tensors", size, _NAMES[scheme], how_to_use=how, card=card)
-
-    def kdtool_card(self, run: kdtool.RunInfo, artifact: kdtool.Artifact, results: kdtool.Results) -> str:
-        from kdtool_transformers.card import complete_card
-
-        return complete_card(results, artifact)
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         """Open a folder whose config.json names the format; in float32 where bfloat16 is slower than that."""
@@ -130,7 +128,7 @@ def _require_same(folder: Path, rows: Sequence[Tensor], rounded: Tensor) -> None
     """
     import torch
 
-    deviation = _deviation(_logits(open_compressed(folder, dtype=torch.float32), rows), rounded)
+    deviation = deviation_of(_logits(open_compressed(folder, dtype=torch.float32), rows), rounded)
     if not deviation <= _EXACT:
         raise kdtool.PluginError(
             f"compressed-tensors: the written folder differs from the rounded student: logits deviate by {deviation:.2g} "
@@ -144,7 +142,7 @@ def _require_close(rounded: Tensor, expected: Tensor, scheme: str) -> str:
     Raises:
         PluginError: farther than the scheme's limit.
     """
-    deviation = _deviation(rounded, expected)
+    deviation = deviation_of(rounded, expected)
     agreement = float((rounded.argmax(-1) == expected.argmax(-1)).float().mean())
     if not deviation <= _LIMIT[scheme]:
         raise kdtool.PluginError(
@@ -176,32 +174,11 @@ def _logits(model: kdtool.LanguageModel, rows: Sequence[Tensor]) -> Tensor:
     return torch.cat(logits)
 
 
-def _deviation(logits: Tensor, expected: Tensor) -> float:
-    """Return how far logits are from those expected, in their standard deviations."""
-    return float((logits - expected).square().mean().sqrt() / expected.std())
-
-
-def _how_to_use(folder: str) -> str:
-    """Return lines of Python that complete a piece of code with the model in `folder`."""
-    return f"""\
-from transformers import AutoModelForCausalLM, AutoTokenizer  # needs compressed-tensors, too
-
-folder = {folder!r}
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder)
-inputs = tokenizer("def fibonacci(n):\\n", return_tensors="pt")
-outputs = model.generate(**inputs, max_new_tokens=64, do_sample=False)
-print(tokenizer.decode(outputs[0], skip_special_tokens=True))
-"""
-
-
-def is_compressed(folder: Path | None) -> bool:
+def is_compressed(folder: Path) -> bool:
     """Return whether a folder contains a model in the compressed-tensors format."""
-    config = None if folder is None else folder / "config.json"
-    if config is None or not config.is_file():
-        return False
-    settings = json.loads(config.read_text(encoding="utf-8")).get("quantization_config") or {}
-    return bool(settings.get("quant_method") == "compressed-tensors")
+    config = folder / "config.json"
+    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    return (settings.get("quantization_config") or {}).get("quant_method") == "compressed-tensors"
 
 
 def open_compressed(

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import kdtool
 
-from kdtool_export.gguf.settings import QUANTISED, GGUFConfig, GGUFGridConfig, Mix
+from kdtool_export.gguf.settings import QUANTISED, GGUFConfig, GGUFGridConfig
+from kdtool_export.shared import DescribedExporter
 
 if TYPE_CHECKING:
     from kdtool_export.gguf.calibration import Prepared
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["GGUF", "GGUFGrid"]
 
 
-class GGUF(kdtool.Exporter):
+class GGUF(DescribedExporter):
     """Writes students as GGUF files for llama.cpp, Ollama and LM Studio; opens those of any model that llama.cpp runs."""
 
     extra = "gguf"
@@ -107,11 +108,6 @@ class GGUF(kdtool.Exporter):
         card = model_card(run, student.facts, stored=stored, library="llama.cpp", use=use)
         return kdtool.Artifact(file, "gguf", file.stat().st_size, quantisation, how_to_use, card)
 
-    def kdtool_card(self, run: kdtool.RunInfo, artifact: kdtool.Artifact, results: kdtool.Results) -> str:
-        from kdtool_transformers.card import complete_card
-
-        return complete_card(results, artifact)
-
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         path = subject.path
         if subject.role != "artifact" or path is None or not path.is_file():
@@ -135,7 +131,25 @@ class GGUF(kdtool.Exporter):
             UsageError: llama.cpp does not run the model, or splits text differently from its tokenizer.
             StorageError: the file cannot be written.
         """
-        _convert_folder(model, file, self.config.type, licences)
+        from kdtool_torch import widen
+        from kdtool_transformers import open_model
+
+        from kdtool_export.gguf.checks import require_readable
+        from kdtool_export.gguf.files import require_gguf
+        from kdtool_export.gguf.quantisation import write_typed
+
+        student = open_model(model, offline=True)
+        require_gguf(student.model.config, student.tokenizer)
+        require_readable(student.model.config, student.tokenizer)
+        widen(student.model)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=file.parent, prefix=f".{file.stem}-") as folder:
+                unfinished = Path(folder) / file.name
+                write_typed(student, unfinished, self.config.type, {}, None, name=file.stem, licences=licences)
+                unfinished.replace(file)
+        except OSError as error:
+            raise kdtool.StorageError(f"{file} cannot be written: {error}; free space there, and try again") from error
 
     def _imatrix(self) -> Path:
         file = Path(self.config.imatrix).expanduser()
@@ -154,30 +168,6 @@ class GGUF(kdtool.Exporter):
         elif prepared.importance is not None:
             lines.append(", columns weighed by an importance matrix")
         return "".join([*lines, f". Compared with the student it was made of: {parity}."])
-
-
-def _convert_folder(model: Path, file: Path, kind: Mix, licences: Iterable[kdtool.Licensed]) -> None:
-    """Write the model in a folder as a GGUF file of the type `kind`; see `GGUF.convert`."""
-    from kdtool_torch import widen
-    from kdtool_transformers import open_model
-
-    from kdtool_export.gguf.checks import require_readable
-    from kdtool_export.gguf.files import require_gguf
-    from kdtool_export.gguf.quantisation import write_typed
-
-    student = open_model(model, offline=True)
-    config, tokenizer = student.model.config, student.tokenizer
-    require_gguf(config, tokenizer)
-    require_readable(config, tokenizer)
-    widen(student.model)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=file.parent, prefix=f".{file.stem}-") as folder:
-            unfinished = Path(folder) / file.name
-            write_typed(student, unfinished, kind, {}, None, name=file.stem, licences=licences)
-            unfinished.replace(file)
-    except OSError as error:
-        raise kdtool.StorageError(f"{file} cannot be written: {error}; free space there, and try again") from error
 
 
 class GGUFGrid(kdtool.Transform):

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 import kdtool
 
+from kdtool_export.shared import DescribedExporter, deviation_of, drawn_logits
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -22,7 +24,7 @@ _TOLERANCE = {"float32": 1e-3, "int8": 0.3}
 """Greatest root mean square deviation of logits, in their standard deviations. SmolLM2-135M deviates by 0.06 in int8."""
 
 
-class ONNX(kdtool.Exporter):
+class ONNX(DescribedExporter):
     """Writes a folder for ONNX Runtime: one graph with a key-value cache, in float32 or INT8, and the tokenizer."""
 
     extra = "onnx"
@@ -57,7 +59,7 @@ class ONNX(kdtool.Exporter):
         folder = run.folder / "onnx"
         student = open_model(trained, offline=True)
         widen(student.model)
-        facts, expected = student.facts, _logits(student.model, student.tokenizer.vocabulary)
+        facts, expected = student.facts, drawn_logits(student.model, student.tokenizer.vocabulary)
         self._write(student.model, folder)
         student.tokenizer.inner.save_pretrained(folder)
         del student
@@ -70,11 +72,6 @@ class ONNX(kdtool.Exporter):
         card = model_card(run, facts, stored=stored, library="onnxruntime", use=use)
         quantisation = "int8" if self.config.dtype == "int8" else ""
         return kdtool.Artifact(folder, "onnx", size, quantisation, _how_to_use("{path}"), card)
-
-    def kdtool_card(self, run: kdtool.RunInfo, artifact: kdtool.Artifact, results: kdtool.Results) -> str:
-        from kdtool_transformers.card import complete_card
-
-        return complete_card(results, artifact)
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         path = subject.path
@@ -99,8 +96,8 @@ class ONNX(kdtool.Exporter):
         """Return how far the graph's logits are from the student's, in their standard deviations."""
         from kdtool_export.onnx.runtime import OnnxModel
 
-        logits = _logits(OnnxModel(folder, self.config.threads), expected.shape[-1])
-        deviation = float((logits - expected).square().mean().sqrt() / expected.std())
+        logits = drawn_logits(OnnxModel(folder, self.config.threads), expected.shape[-1])
+        deviation = deviation_of(logits, expected)
         limit = _TOLERANCE[self.config.dtype]
         if not deviation <= limit:
             raise kdtool.PluginError(
@@ -109,16 +106,6 @@ class ONNX(kdtool.Exporter):
                 + ("; export with dtype: float32" if self.config.dtype == "int8" else "")
             )
         return deviation
-
-
-def _logits(model: object, vocabulary: int) -> Tensor:
-    """Return a model's logits on drawn tokens."""
-    import torch
-
-    ids = torch.randint(vocabulary, (1, 32), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        logits: Tensor = model(input_ids=ids).logits[0, :, :vocabulary]  # type: ignore[operator]
-    return logits
 
 
 def _how_to_use(folder: str) -> str:

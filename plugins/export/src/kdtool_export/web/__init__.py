@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kdtool
 
+from kdtool_export.shared import DescribedExporter
 from kdtool_export.web.settings import WebConfig
 
 if TYPE_CHECKING:
     from kdtool_transformers import TransformersModel
 
     from kdtool_export.web.graph import Shape
-    from kdtool_export.web.parity import Parity
 
 
 __all__ = ["Web"]
@@ -32,7 +32,7 @@ _PAGE_FILES = ("index.html", "page.js", "engine.js", "style.css")
 _RUNTIME_BYTES = 42_000_000
 
 
-class Web(kdtool.Exporter):
+class Web(DescribedExporter):
     """Writes a folder with a static page that runs the student in a browser, on WebGPU or in WebAssembly."""
 
     extra = "web"
@@ -99,13 +99,10 @@ class Web(kdtool.Exporter):
         write_notices(folder, run)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         use = f"```console\n{_HOW_TO_USE.format(path='.')}```"
-        card = model_card(run, student.facts, stored=_describe(parities), library="onnxruntime", use=use)
+        compared = "ONNX graphs with a key-value cache and a page that runs them, compared with the student:"
+        stored = "\n".join([compared, "", *(f"- {parity}" for parity in parities)])
+        card = model_card(run, student.facts, stored=stored, library="onnxruntime", use=use)
         return kdtool.Artifact(folder, "web", size, self.config.dtypes[0], _HOW_TO_USE, card)
-
-    def kdtool_card(self, run: kdtool.RunInfo, artifact: kdtool.Artifact, results: kdtool.Results) -> str:
-        from kdtool_transformers.card import complete_card
-
-        return complete_card(results, artifact)
 
     def _write(self, run: kdtool.RunInfo, student: TransformersModel, shape: Shape, folder: Path) -> None:
         from kdtool_export.web.graph import build_graph
@@ -153,12 +150,6 @@ def _page_settings(
         "begin": list(student.tokenizer.document_start),
         "end": sorted(student.tokenizer.end_ids),
     }
-
-
-def _describe(parities: Sequence[Parity]) -> str:
-    """Return the card's lines on how far each file is from the student, and on what was not measured."""
-    lines = ["ONNX graphs with a key-value cache and a page that runs them, compared with the student:", ""]
-    return "\n".join([*lines, *(f"- {parity}" for parity in parities)])
 
 
 def genai_config(student: TransformersModel, shape: Shape, dtype: str) -> Mapping[str, Any]:

@@ -19,6 +19,7 @@ from kdtool_measuring import held_out
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdtool_export.shared import deviation_of
 from kdtool_export.web.browser import Ran, find_chromium, run_in_browser
 from kdtool_export.web.graph import bits_of, from_blocks, to_blocks
 
@@ -134,7 +135,7 @@ def _require_exact(dtype: str, measured: Mapping[tuple[str, str], Ran], expected
     """Refuse a file whose graph computes something else than the student does with the same rounded weights."""
     for backend in [backend for kind, backend in measured if kind == dtype]:
         logits = torch.from_numpy(np.array(measured[dtype, backend].logits))[:, : expected.shape[1]]
-        deviation = float((logits - expected).square().mean().sqrt() / expected.std())
+        deviation = deviation_of(logits, expected)
         if not deviation <= _EXACT[dtype]:
             raise kdtool.PluginError(
                 f"web: the graph in {dtype} computes something else than the student with its weights, in {backend}: logits "
