@@ -71,7 +71,7 @@ class _Account:
 
 @dataclass(frozen=True)
 class _Work:
-    """Training of one student: its time, and the price per hour in picodollars, None if it is unknown."""
+    """Training of one student: its mean time over seeds, and the price per hour in picodollars, None if it is unknown."""
 
     seconds: float
     per_hour: int | None
@@ -103,15 +103,18 @@ def rejections(data: Mapping[str, Any]) -> list[Rejections]:
 
 def money_of(results: kdtool.Results, subjects: Subjects, dollars_per_hour: Decimal | None) -> Money | None:
     """Return the money of a run; None if nothing was paid for."""
-    accounts = {name: _read(account) for name, account in results.data.get("accounts", {}).items()}
     accounts = {
-        name: account for name, account in accounts.items() if account.picodollars or account.unknown_picodollars
+        name: _Account(**{figure: plain.get(figure, None if figure == "rows" else 0) for figure in _FIGURES})
+        for name, plain in results.data.get("accounts", {}).items()
+        if plain.get("picodollars") or plain.get("unknown_picodollars")
     }
     bought = [account for account in accounts.values() if account.rows is not None and account.picodollars]
     if not accounts:
         return None
     answers, rows = sum(account.picodollars for account in bought), sum(account.rows or 0 for account in bought)
-    work = _Work(_training_seconds(results), None if dollars_per_hour is None else int(dollars_per_hour * _PER_DOLLAR))
+    students = [arm for arm in results.arms if arm.arm == "student"]
+    seconds = sum(phase.seconds for arm in students for phase in arm.phases.values()) / max(1, len(students))
+    work = _Work(seconds, None if dollars_per_hour is None else int(dollars_per_hour * _PER_DOLLAR))
     cost = answers + work.price
     return Money(
         money(answers) if bought else "",
@@ -120,10 +123,6 @@ def money_of(results: kdtool.Results, subjects: Subjects, dollars_per_hour: Deci
         tuple(_points(results, subjects, cost, accounts)) if bought else (),
         *(_break_even(bought, answers, work, _fastest(results, subjects)) if bought else ("", "")),
     )
-
-
-def _read(account: Mapping[str, Any]) -> _Account:
-    return _Account(**{name: account.get(name, None if name == "rows" else 0) for name in _FIGURES})
 
 
 def _rows(accounts: Mapping[str, _Account], plain: Mapping[str, Mapping[str, Any]]) -> Iterator[AccountRow]:
@@ -138,7 +137,9 @@ def _rows(accounts: Mapping[str, _Account], plain: Mapping[str, Mapping[str, Any
 
 
 def _row(name: str, account: _Account) -> AccountRow:
-    shared = account.rows is None
+    shared, unknown = account.rows is None, "none"
+    if account.unknown_requests:
+        unknown = f"{count(account.unknown_requests)}, at most {money(account.unknown_picodollars)}"
     return AccountRow(
         f"{name}, all runs that share its ledger" if shared else name,
         count(account.requests),
@@ -146,20 +147,8 @@ def _row(name: str, account: _Account) -> AccountRow:
         money(-(-account.picodollars // account.requests)) if account.requests else "",
         "" if account.rows is None else count(account.rows),
         money(-(-account.picodollars // account.rows)) if account.rows else "",
-        _unknown(account) if shared else "",
+        unknown if shared else "",
     )
-
-
-def _unknown(account: _Account) -> str:
-    if not account.unknown_requests:
-        return "none"
-    return f"{count(account.unknown_requests)}, at most {money(account.unknown_picodollars)}"
-
-
-def _training_seconds(results: kdtool.Results) -> float:
-    """Return the training time of one student, the mean over seeds."""
-    students = [arm for arm in results.arms if arm.arm == "student"]
-    return sum(phase.seconds for arm in students for phase in arm.phases.values()) / max(1, len(students))
 
 
 def _points(results: kdtool.Results, subjects: Subjects, cost: int, accounts: Mapping[str, _Account]) -> Iterator[str]:

@@ -68,7 +68,10 @@ def answers(results: kdtool.Results, subjects: Subjects) -> list[Answers]:
     for measurement in sorted(measurements, key=lambda each: arms.index(subjects.of(each.subject)[0])):
         by_name.setdefault(measurement.name, []).append(measurement)
     order = {name: worst for name, group in by_name.items() if (worst := _worst_first(group))}
-    titles = {measurement.subject: _title_of(measurement.subject, subjects) for measurement in measurements}
+    titles = {}
+    for subject in (measurement.subject for measurement in measurements):
+        arm, seed = subjects.of(subject)
+        titles[subject] = subjects.title(arm) if seed < 0 else f"{subjects.title(arm)}, seed {seed}"
     return [
         _fitting(name, by_name[name], worst, _PAGE // len(order), titles, results.folder)
         for name, worst in order.items()
@@ -102,7 +105,8 @@ def _fitting(
             if item["item"] in parts:
                 parts[item["item"]].append(_show(titles[measurement.subject], item))
         if measurement.items is not None:
-            files.append(_place(measurement.items, folder))
+            file = measurement.items
+            files.append(file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file))
     taken: list[tuple[str, tuple[Shown, ...]]] = []
     for item_name, shown in parts.items():
         room -= _size(item_name) + sum(part.size for part in shown)
@@ -123,20 +127,11 @@ def _size(text: str) -> int:
     return _AROUND + len(str(escape(text)).encode("utf-8", "replace"))
 
 
-def _place(file: Path, folder: Path) -> str:
-    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)
-
-
 def _readable(path: Path | None) -> Iterator[dict[str, Any]]:
     if path is None or not path.is_file():
         return
     with path.open(encoding="utf-8") as lines:
         yield from (item for item in map(json.loads, lines) if item.get("shown"))
-
-
-def _title_of(subject: str, subjects: Subjects) -> str:
-    arm, seed = subjects.of(subject)
-    return subjects.title(arm) if seed < 0 else f"{subjects.title(arm)}, seed {seed}"
 
 
 def cut(text: str) -> str:

@@ -268,7 +268,10 @@ def _shares(histories: Sequence[_History]) -> tuple[tuple[Share, ...], Markup | 
         return (), None
     norms = np.array([[_norm(row, label) for label in labels] for row in rows])
     shares = norms / norms.sum(axis=1, keepdims=True)
-    parts = [_share(label, number, shares[:, number]) for number, label in enumerate(labels)]
+    parts = []
+    for number, (label, values) in enumerate(zip(labels, shares.T, strict=True)):
+        mean, first, last = float(values.mean()), float(values[0]), float(values[-1])
+        parts.append(Share(label, number % 6, percent(mean), percent(first), percent(last), mean < 0.01))
 
     def plot(axes: Axes) -> None:
         colours = [COLOURS[f"t{share.number}"] for share in parts]
@@ -286,8 +289,3 @@ def _shares(histories: Sequence[_History]) -> tuple[tuple[Share, ...], Markup | 
 def _norm(row: Sequence[kdtool.StepReport], label: str) -> float:
     norms = [report.terms[label].gradient_norm for report in row if label in report.terms]
     return sum(norm for norm in norms if norm is not None and isfinite(norm)) / len(row)
-
-
-def _share(label: str, number: int, values: Points) -> Share:
-    mean, first, last = float(values.mean()), float(values[0]), float(values[-1])
-    return Share(label, number % 6, percent(mean), percent(first), percent(last), mean < 0.01)

@@ -17,7 +17,7 @@ from kdtool_report.html.wording import (
     ARMS,
     REFERENCE,
     SAME_ROWS,
-    Measured,
+    Grouped,
     Subjects,
     difference,
     is_teacher,
@@ -92,9 +92,10 @@ class PairRow:
 
 def judgements(comparisons: Sequence[kdtool.Comparison]) -> list[Judgement]:
     """Judge each control in turn, from comparisons with controls."""
+    names = {comparison.against for comparison in comparisons}
     return [
         _judge(control, [comparison for comparison in comparisons if comparison.against == control])
-        for control in _controls(comparisons)
+        for control in [arm for arm in ARMS if arm in names] + sorted(names - set(ARMS))
     ]
 
 
@@ -122,7 +123,7 @@ def where_it_pays(verdicts: Sequence[Judgement], seeds: int, *, controlled: bool
     return " ".join(sentences)
 
 
-def weakness(grouped: Mapping[str, Mapping[str, Measured]]) -> str:
+def weakness(grouped: Grouped) -> str:
     """Return a sentence on a student that is much weaker than its teacher; "" if it is not, or if neither was measured.
 
     `grouped` holds measurements by name, then arm. Much weaker means twice the teacher's perplexity, or another most likely
@@ -156,10 +157,12 @@ def against_reference(found: Sequence[kdtool.Comparison]) -> str:
 
 def figures(comparison: kdtool.Comparison, unit: str) -> tuple[str, str]:
     """Return a difference and its interval, with the decimals that the interval's width justifies."""
-    text = difference(
-        comparison.difference, unit, relative=comparison.relative, spread=(comparison.high - comparison.low) / 2
+    half = (comparison.high - comparison.low) / 2
+    text, low, high = (
+        difference(value, unit, relative=comparison.relative, spread=half)
+        for value in (comparison.difference, comparison.low, comparison.high)
     )
-    return text, _interval(comparison, unit)
+    return text, span(low, high)
 
 
 def _change(comparison: kdtool.Comparison, unit: str) -> str:
@@ -195,7 +198,7 @@ def scarcity(comparison: kdtool.Comparison) -> int:
 
 
 def _pair(comparison: kdtool.Comparison, unit: str, subjects: Subjects) -> PairRow:
-    share = ""
+    share, seeds = "", "one seed" if comparison.seeds == 1 else f"{comparison.seeds} seeds"
     if comparison.share is not None:
         ratio, low, high = comparison.share
         half = None if low is None or high is None else (high - low) / 2
@@ -205,17 +208,8 @@ def _pair(comparison: kdtool.Comparison, unit: str, subjects: Subjects) -> PairR
         )
     return PairRow(
         title(comparison.measurement), subjects.title(comparison.arm), subjects.title(comparison.against),
-        *figures(comparison, unit), comparison.verdict, share, f"{comparison.items} items, {_seeds(comparison.seeds)}",
+        *figures(comparison, unit), comparison.verdict, share, f"{comparison.items} items, {seeds}",
     )  # fmt: skip
-
-
-def _seeds(seeds: int) -> str:
-    return "one seed" if seeds == 1 else f"{seeds} seeds"
-
-
-def _controls(comparisons: Sequence[kdtool.Comparison]) -> list[str]:
-    names = {comparison.against for comparison in comparisons}
-    return [arm for arm in ARMS if arm in names] + sorted(names - set(ARMS))
 
 
 def condition(control: str) -> str:
@@ -274,14 +268,6 @@ def footing(comparisons: Sequence[kdtool.Comparison]) -> str:
     return f"{of_items} items, {of_seeds}"
 
 
-def _interval(comparison: kdtool.Comparison, unit: str) -> str:
-    half = (comparison.high - comparison.low) / 2
-    low, high = (
-        difference(edge, unit, relative=comparison.relative, spread=half) for edge in (comparison.low, comparison.high)
-    )
-    return span(low, high)
-
-
 @dataclass(frozen=True)
 class ForestRow:
     """One comparison: positions in percent of the panel's width."""
@@ -333,12 +319,8 @@ def forest(
 
 def _panel(measurement: str, comparisons: Sequence[kdtool.Comparison], unit: str, higher: bool) -> ForestPanel:
     relative = comparisons[0].relative
-    edges = [
-        edge
-        for comparison in comparisons
-        for edge in (comparison.low, comparison.high, comparison.difference)
-        if isfinite(edge)
-    ]
+    marks = [mark for each in comparisons for mark in (each.low, each.high, each.difference)]
+    edges = [mark for mark in marks if isfinite(mark)]
     left, right = min([0.0, *edges]), max([0.0, *edges])
     room = (right - left) * 0.08 or 1.0
     left, right = left - room, right + room

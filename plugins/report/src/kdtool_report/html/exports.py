@@ -11,16 +11,7 @@ import kdtool
 
 from kdtool_report.html.comparisons import aside_of, figures, has_few_items
 from kdtool_report.html.summary import COST_UNITS, plain_export
-from kdtool_report.html.wording import (
-    Measured,
-    Subjects,
-    key_of,
-    name,
-    percent,
-    quantity,
-    times,
-    title,
-)
+from kdtool_report.html.wording import Grouped, Measured, Subjects, key_of, name, percent, quantity, times, title
 
 _COST_COLUMNS = ("decode-speed", "resident-memory")
 """Costs that get a column each, in addition to the size."""
@@ -69,7 +60,9 @@ def exports(results: kdtool.Results, subjects: Subjects) -> Exports:
         for file in files
     ]
     sentences = (_sentence(file, grouped, subjects) for file in files if file.arm)
-    columns = ("Format", "Size", *map(title, quality), *(_heading(key, grouped[key]) for key in costs))
+    units = [(key, _unit(grouped[key])) for key in costs]
+    headings = (title(key) if unit == "bytes" else f"{title(key)}, {unit}" for key, unit in units)
+    columns = ("Format", "Size", *map(title, quality), *headings)
     return Exports(columns, tuple(rows), tuple(filter(None, sentences)))
 
 
@@ -87,21 +80,14 @@ def _unit(arms: Mapping[str, Measured]) -> str:
     return next(iter(arms.values())).first.unit
 
 
-def _heading(key: str, arms: Mapping[str, Measured]) -> str:
-    unit = _unit(arms)
-    return title(key) if unit == "bytes" else f"{title(key)}, {unit}"
-
-
-def _pair(
-    file: _File, key: str, grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects
-) -> tuple[Measured | None, Measured | None]:
+def _pair(file: _File, key: str, grouped: Grouped, subjects: Subjects) -> tuple[Measured | None, Measured | None]:
     """Return a cost of the file, and that of the student or of the export that was measured in its place."""
     by_arm = grouped.get(key_of(grouped, key), {})
     reference = "student" if "student" in by_arm else plain_export(grouped, subjects)
     return by_arm.get(file.arm), by_arm.get(reference) if reference != file.arm else None
 
 
-def _size(file: _File, grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> tuple[str, str]:
+def _size(file: _File, grouped: Grouped, subjects: Subjects) -> tuple[str, str]:
     measured, student = _pair(file, "file-size", grouped, subjects)
     hint = f"{percent(measured.mean / student.mean)} of the student’s" if measured and student and student.mean else ""
     return quantity(measured.mean if measured else file.made.bytes, "bytes"), hint
@@ -115,7 +101,7 @@ def _quality(file: _File, key: str, arms: Mapping[str, Measured]) -> tuple[str, 
     return quantity(arms[file.arm].mean, unit), hint
 
 
-def _cost(file: _File, key: str, grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> tuple[str, str]:
+def _cost(file: _File, key: str, grouped: Grouped, subjects: Subjects) -> tuple[str, str]:
     measured, student = _pair(file, key, grouped, subjects)
     if measured is None:
         return "–", ""
@@ -136,7 +122,7 @@ def _otherwise(measured: Measured, other: Measured) -> str:
     return f", measured otherwise ({', '.join(keys)})" if keys else ""
 
 
-def _sentence(file: _File, grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> str:
+def _sentence(file: _File, grouped: Grouped, subjects: Subjects) -> str:
     """Return a sentence on the file's cost, in the first score that it shares with the student, and on its saving."""
     units = {key: _unit(arms) for key, arms in grouped.items()}
     judged = [comparison for comparison in file.compared.values() if not has_few_items(comparison)]
@@ -146,13 +132,17 @@ def _sentence(file: _File, grouped: Mapping[str, Mapping[str, Measured]], subjec
         why = "compared on too few items to judge" if file.compared else "not compared with the student’s"
         return f"{file.label} {saved}; its quality was {why}." if saved else ""
     comparison = ranked[0]
-    unit, what = units.get(comparison.measurement, ""), _in_words(comparison.measurement)
+    unit, what = units.get(comparison.measurement, ""), name(comparison.measurement)
+    what = re.sub(r"(?<=\w)\.(?=[^\W\d])", " ", what)  # "humaneval.pass@1" is "humaneval pass@1" in a sentence
     score = unit in _POINT_UNITS and next(iter(grouped[comparison.measurement].values())).first.higher_is_better
     if comparison.verdict == "no evidence of a difference":
         claim = f"no evidence that it {'costs' if score else 'changes'} {what} ({', '.join(figures(comparison, unit))})"
         return f"{file.label}: {claim}" + (f"; it {saved}." if saved else ".")
     lower = comparison.difference < 0
-    size, between = (text.replace("+", "") for text in figures(_negate(comparison) if lower else comparison, unit))
+    if lower:
+        low, high = -comparison.high, -comparison.low
+        comparison = replace(comparison, difference=-comparison.difference, low=low, high=high)
+    size, between = (text.replace("+", "") for text in figures(comparison, unit))
     if score:
         claim = f"{'costs' if lower else 'gains'} {size} of {what} ({between})"
     else:
@@ -160,12 +150,7 @@ def _sentence(file: _File, grouped: Mapping[str, Mapping[str, Measured]], subjec
     return f"{file.label} {claim}" + (f" and {saved}." if saved else ".")
 
 
-def _negate(comparison: kdtool.Comparison) -> kdtool.Comparison:
-    """Return the comparison with its sign reversed."""
-    return replace(comparison, difference=-comparison.difference, low=-comparison.high, high=-comparison.low)
-
-
-def _state_saving(file: _File, grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> str:
+def _state_saving(file: _File, grouped: Grouped, subjects: Subjects) -> str:
     """Return how much less memory the file takes than the student, or else how many fewer bytes; "" if neither is known."""
     for key, what in (("resident-memory", "memory"), ("file-size", "bytes")):
         measured, student = _pair(file, key, grouped, subjects)
@@ -177,8 +162,3 @@ def _state_saving(file: _File, grouped: Mapping[str, Mapping[str, Measured]], su
                 at = f" at a context of {measured.first.settings['context']}{_otherwise(measured, student)}"
             return f"{verb} {percent(abs(share))} of the {what}{at}"
     return ""
-
-
-def _in_words(key: str) -> str:
-    """Return a measurement's name within a sentence, after its evaluator's: "humaneval.pass@1" gives "humaneval pass@1"."""
-    return re.sub(r"(?<=\w)\.(?=[^\W\d])", " ", name(key))

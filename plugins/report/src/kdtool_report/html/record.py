@@ -111,13 +111,12 @@ def commands(run: str) -> str:
 
 def usage(results: kdtool.Results, prompt: str) -> list[Usage]:
     """List the exports of the student's first seed, with the lines that use them; a prompt replaces that of their lines."""
-    return [_usage(file.artifact, _relative(results, file.artifact), prompt) for file in results.exported_files()]
-
-
-def _relative(results: kdtool.Results, made: kdtool.Artifact) -> str:
-    """Return the path of an exported file, relative to the run's folder."""
-    path = results.path_of(made)
-    return path.relative_to(results.folder).as_posix() if path.is_relative_to(results.folder) else path.name
+    found = []
+    for made in (file.artifact for file in results.exported_files()):
+        path, folder = results.path_of(made), results.folder
+        shown = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+        found.append(_usage(made, shown, prompt))
+    return found
 
 
 def _usage(made: kdtool.Artifact, path: str, prompt: str) -> Usage:

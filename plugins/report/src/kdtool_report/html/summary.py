@@ -12,6 +12,7 @@ from kdtool_report.html.accounts import Money
 from kdtool_report.html.wording import (
     ARMS,
     SAME_ROWS,
+    Grouped,
     Measured,
     Subjects,
     arm_order,
@@ -94,7 +95,7 @@ def seeds_of(results: kdtool.Results, subjects: Subjects) -> int:
 def quality(results: kdtool.Results, subjects: Subjects) -> Table:
     """Tabulate everything except sizes and speeds."""
     return _table(
-        (measurement for measurement in results.measurements if measurement.unit not in COST_UNITS),
+        [each for each in results.measurements if each.unit not in COST_UNITS],
         subjects,
         lambda row: tuple(None if measured is None else _cell(measured) for measured in row.values()),
     )
@@ -102,11 +103,8 @@ def quality(results: kdtool.Results, subjects: Subjects) -> Table:
 
 def costs(results: kdtool.Results, subjects: Subjects) -> Table:
     """Tabulate sizes and speeds."""
-    return _table(
-        (measurement for measurement in results.measurements if measurement.unit in COST_UNITS),
-        subjects,
-        lambda row: _cost_cells(row, subjects),
-    )
+    measured = [each for each in results.measurements if each.unit in COST_UNITS]
+    return _table(measured, subjects, lambda row: _cost_cells(row, subjects))
 
 
 def tiles(results: kdtool.Results, subjects: Subjects, money: Money | None = None) -> list[Tile]:
@@ -195,7 +193,7 @@ def _cost_cells(row: Mapping[str, Measured | None], subjects: Subjects) -> tuple
     return tuple(cells)
 
 
-def _size(results: kdtool.Results, grouped: Mapping[str, Mapping[str, Measured]]) -> Tile | None:
+def _size(results: kdtool.Results, grouped: Grouped) -> Tile | None:
     measured = grouped.get(key_of(grouped, "parameters"), {})
     sizes = {arm: value.mean for arm, value in measured.items()}
     for arm in ("student", "teacher"):
@@ -214,7 +212,7 @@ def _size(results: kdtool.Results, grouped: Mapping[str, Mapping[str, Measured]]
     )
 
 
-def _against_teacher(grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> Iterable[Tile | None]:
+def _against_teacher(grouped: Grouped, subjects: Subjects) -> Iterable[Tile | None]:
     for name, label, word in (
         ("decode-speed", "Generates", "the teacher's speed"),
         ("peak-memory", "Memory", "of the teacher's"),
@@ -236,7 +234,7 @@ def _against_teacher(grouped: Mapping[str, Mapping[str, Measured]], subjects: Su
             yield Tile(label, quantity(student, unit), f"at its peak, {percent(student / teacher)} {word}")
 
 
-def _scores(grouped: Mapping[str, Mapping[str, Measured]]) -> Iterable[Tile]:
+def _scores(grouped: Grouped) -> Iterable[Tile]:
     for name, arms in grouped.items():
         if "student" not in arms:
             continue
@@ -301,7 +299,7 @@ def _divide(point: _Scored, factor: float) -> Cell:
     return Cell(quantity(point.score * scale, "", spread=(high - low) / 2 or None), bounds, "")
 
 
-def _score_points(grouped: Mapping[str, Mapping[str, Measured]], score: str, subjects: Subjects) -> Iterator[_Scored]:
+def _score_points(grouped: Grouped, score: str, subjects: Subjects) -> Iterator[_Scored]:
     """Yield the subjects with known parameters: a control has the student's, and the student those of its export."""
     sizes = grouped.get(key_of(grouped, "parameters"), {})
     for arm, measured in ((arm, grouped[score][arm]) for arm in arm_order(grouped[score])):
@@ -314,7 +312,7 @@ def _score_points(grouped: Mapping[str, Mapping[str, Measured]], score: str, sub
             yield _Scored(arm, sizes[source].mean, measured.mean, finite)
 
 
-def plain_export(grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> str:
+def plain_export(grouped: Grouped, subjects: Subjects) -> str:
     """Return the exported folder: the export with counted parameters, else the largest; "student" if there is none."""
     sizes = grouped.get(key_of(grouped, "parameters")) or grouped.get(key_of(grouped, "file-size"), {})
     exported = [arm for arm in sizes if subjects.is_exported(arm)]

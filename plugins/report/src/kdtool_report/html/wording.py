@@ -55,6 +55,10 @@ class Measured:
         return sum(measurement.value for measurement in self.by_seed.values()) / len(self.by_seed)
 
 
+Grouped = Mapping[str, Mapping[str, Measured]]
+"""Measurements by name, then arm."""
+
+
 @dataclass(frozen=True)
 class Subjects:
     """The subjects that a run measured, and the values of their arms.
