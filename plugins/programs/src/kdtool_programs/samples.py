@@ -83,18 +83,13 @@ def collect_samples(
         return _request(name, wanted[name], config, runtime)
 
     def unfit(runtime: kdtool.Runtime) -> str:
-        return _unfit(runtime, config)
+        model = runtime.model
+        if config.form == "chat" and model is not None and not model.tokenizer.chat_fingerprint:
+            return "its tokenizer has no chat template (form: base asks without one)"
+        return ""
 
     answers = collect_answers(run, subject, list(wanted), request, evaluator=benchmark, unfit=unfit)
     return None if answers is None else [Sample(**asdict(answer), problem=wanted[answer.id].id) for answer in answers]
-
-
-def _unfit(runtime: kdtool.Runtime, config: PassAtKConfig) -> str:
-    """Return why a subject cannot be asked in this form; "" if it can."""
-    model = runtime.model
-    if config.form == "chat" and model is not None and not model.tokenizer.chat_fingerprint:
-        return "its tokenizer has no chat template (form: base asks without one)"
-    return ""
 
 
 def _request(name: str, problem: Problem, config: PassAtKConfig, runtime: kdtool.Runtime) -> kdtool.Request:
@@ -171,7 +166,8 @@ def verdicts_of(
         SandboxError: programs cannot be run safely here, or a language's toolchain is missing.
         PluginError: the sandbox does not support a language.
     """
-    programs = {task.id: _digest_of_work(task) for task in chain.from_iterable(tasks.values())}
+    every = chain.from_iterable(tasks.values())
+    programs = {task.id: sha256(repr(task.work).encode("utf-8", "surrogatepass")).hexdigest() for task in every}
     with journal(file, Judged, run.say) as kept:
 
         def is_kept(task: Task) -> bool:
@@ -192,10 +188,6 @@ def verdicts_of(
                     for task in first[verdict.id]:
                         kept.add(Judged(task.id, *about, programs[task.id]))
         return {name: kept[name] for name in programs}
-
-
-def _digest_of_work(task: Task) -> str:
-    return sha256(repr(task.work).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def program_of(problem: Problem, sample: Sample) -> Module | Program:

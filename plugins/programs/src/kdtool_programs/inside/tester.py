@@ -101,7 +101,8 @@ class _Tester:
         self._greet()
         while (task := read_message(self._stream)) is not None:
             verdict = self._of_program(task) if "steps" in task else self._of_module(task["limits"])
-            verdict["retire"] = verdict.get("retire", False) or self._state() != self._untouched or self._has_grown()
+            has_left_traces = verdict.get("retire", False) or self._state() != self._untouched
+            verdict["retire"] = has_left_traces or _peak_memory() > self._largest
             write_message(self._verdicts, verdict)
             if verdict["retire"]:
                 return False
@@ -201,9 +202,6 @@ class _Tester:
             (_thread._count(), signal.getsignal(signal.SIGALRM)),
             vars(builtins).copy(),
         )
-
-    def _has_grown(self) -> bool:
-        return _peak_memory() > self._largest
 
 
 def _place() -> object:

@@ -196,7 +196,9 @@ class Rust(Language):
         return Program({"program.rs": wrapped}, (Step(command, "syntax", _RUST_COMPILING),))
 
     def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
-        text = f"{source}\n{_RUST_NO_ATTRIBUTE}{_qualify_macros(tests)}\n"
+        # Macros such as `assert!` are written `::std::assert!`.
+        qualified = _RUST_USE.sub(lambda match: f"::std::{match[0]}" if match["macro"] else match[0], tests)
+        text = f"{source}\n{_RUST_NO_ATTRIBUTE}{qualified}\n"
         build = (*self._compiler(), "-o", "program", "program.rs")
         if "#[test]" in tests:
             files = {"program.rs": text + _RUST_END_OF_TESTS, "end.c": _RUST_END_OF_RUNNER}
@@ -212,11 +214,6 @@ class Rust(Language):
 
     def _toolchain(self) -> Path:
         return _toolchain_of(str(locate("rustc").with_name("rustc")))
-
-
-def _qualify_macros(tests: str) -> str:
-    """Return the tests with macros such as `assert!` written `::std::assert!`."""
-    return _RUST_USE.sub(lambda match: f"::std::{match[0]}" if match["macro"] else match[0], tests)
 
 
 @cache

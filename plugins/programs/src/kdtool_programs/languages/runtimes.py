@@ -199,7 +199,8 @@ class Java(Language):
         return Program({"Parse.java": _JAVA_PARSER, "Source.java": source}, (Step(command, "syntax", _JAVA_COMPILING),))
 
     def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
-        text = f"{source}\n{_qualify_classes(tests)}\n"
+        # Calls such as `Objects.equals` are written `java.util.Objects.equals`.
+        text = f"{source}\n{_JAVA_USE.sub(lambda match: _QUALIFIED.get(match[0], match[0]), tests)}\n"
         before, main, _ = text.rpartition("static void main")
         classes = _JAVA_OUTER.findall(before if main else text)
         name = classes[-1] if classes else "Main"
@@ -208,8 +209,3 @@ class Java(Language):
         command = (str(locate("java")), *_JAVA_FRUGAL, _JAVA_LOADER, "-cp", ".", "TestsWithEnd")
         files = {f"{name}.java": text, "TestsWithEnd.java": _JAVA_END % (name, ENDING)}
         return Program(files, (Step(build, "compiler", _JAVA_COMPILING), Step(command, "tests", ending=ENDING)))
-
-
-def _qualify_classes(tests: str) -> str:
-    """Return the tests with calls such as `Objects.equals` written `java.util.Objects.equals`."""
-    return _JAVA_USE.sub(lambda match: _QUALIFIED.get(match[0], match[0]), tests)
