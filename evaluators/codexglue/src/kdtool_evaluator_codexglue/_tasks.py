@@ -153,7 +153,9 @@ def line_task(file: Path, most: int | None, settings: Mapping[str, str]) -> Task
             f"codexglue.line_completion: {file} has no ground truth (`gt`); take a file that has it"
         )
     questions = [
-        Question(str(number), _line_prompt(record["input"]), record["gt"]) for number, record in enumerate(records, 1)
+        # Without the mark of a text's start: runtimes begin a prompt by their models' own.
+        Question(str(number), record["input"].strip().removeprefix("<s>").lstrip(), record["gt"])
+        for number, record in enumerate(records, 1)
     ]
     language = language_of(question.prompt for question in questions)
     lines = language == "python"
@@ -179,11 +181,6 @@ def statement(text: str) -> str:
     """
     match = re.match(r"(.*?)(?<!\S)([;{}])(?!\S)", text, re.DOTALL)
     return (match[1] + match[2].replace("{", "") if match else text).strip()
-
-
-def _line_prompt(code: str) -> str:
-    """Return the input without the mark of a text's start: runtimes begin a prompt by their models' own."""
-    return code.strip().removeprefix("<s>").lstrip()
 
 
 _WORDS = re.compile(r"[^\W_]+|_|[^\w\s]")

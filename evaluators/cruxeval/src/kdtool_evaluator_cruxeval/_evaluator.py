@@ -39,6 +39,7 @@ class CRUXEval(PassAtK):
         """Maximum tokens per answer. Published scores have a limit of 1,024 for prompt and answer together."""
 
     config: Config
+    licence_terms = kdtool.LicenceTerms("MIT", url="https://github.com/facebookresearch/cruxeval")
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -52,11 +53,6 @@ class CRUXEval(PassAtK):
             kdtool.UsageError: it cannot be read.
         """
         return {"problems": read_and_hash(self.config.file, "cruxeval.file")[1]}
-
-    @property
-    def licence_terms(self) -> kdtool.LicenceTerms:
-        """Give the licence of the problems."""
-        return kdtool.LicenceTerms("MIT", url="https://github.com/facebookresearch/cruxeval")
 
     def kdtool_problems(self, run: kdtool.RunInfo) -> Sequence[kdtool.Example]:
         """Return each function once, with its call: without the examples that all prompts share.
@@ -177,10 +173,7 @@ def problem_of(function: Function, task: Literal["output", "input"]) -> Problem:
     judged = partial(_output_program if task == "output" else _input_program, function)
     return Problem(
         id=f"{function.id}/{task}",
-        forms={
-            "base": Form((), asked + _OPENING, _STOP),
-            "chat": Form((("user", asked),), _OPENING, _STOP),
-        },
+        forms={"base": Form((), asked + _OPENING, _STOP), "chat": Form((("user", asked),), _OPENING, _STOP)},
         continued=judged,
         whole=judged,
         solution=f"assert {function.call} == {function.output}\n",
