@@ -26,7 +26,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not reach the pipe
     # Imported before the task comes: all processes start together, but load one after the other.
-    import_module("torch")
+    torch = import_module("torch")
     import_module("transformers")
     task = json.loads(sys.stdin.readline())
     model, prompt, facts = _load(task)
@@ -37,7 +37,8 @@ def main() -> None:
             _say(answers, _read(model, prompt.device, request["read"]))
             continue
         timing = _generate(model, prompt, request["generate"], request["seconds"])
-        _say(answers, {**timing, "peak_bytes": _peak_bytes(), "device_bytes": _device_bytes(prompt)})
+        device_bytes = torch.cuda.max_memory_allocated() if prompt.device.type == "cuda" else 0
+        _say(answers, {**timing, "peak_bytes": _peak_bytes(), "device_bytes": device_bytes})
 
 
 def _say(answers: TextIO, content: dict[str, Any]) -> None:
@@ -128,12 +129,6 @@ def _peak_bytes() -> int:
     import resource
 
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-
-
-def _device_bytes(prompt: Any) -> int:
-    import torch
-
-    return torch.cuda.max_memory_allocated() if prompt.device.type == "cuda" else 0
 
 
 if __name__ == "__main__":

@@ -175,7 +175,8 @@ def _is_short_copy(code: _Code, documents: Documents, document: int, start: int)
 
 def _is_apart(text: str, first: int, last: int) -> bool:
     """Return whether the tokens from `first` to before `last` are separate from the statements before and after them."""
-    spans = [(0, 0), *spans_of_tokens(text, 0, last + 1), (len(text), len(text))]
+    tokens = (match.span() for match in islice(_TOKEN.finditer(text), last + 1))
+    spans = [(0, 0), *tokens, (len(text), len(text))]
     before, after = text[spans[first][1] : spans[first + 1][0]], text[spans[last][1] : spans[last + 1][0]]
     return (first == 0 or not _BETWEEN.isdisjoint(before)) and (
         spans[last + 1][0] == len(text) or not _BETWEEN.isdisjoint(after)
@@ -247,11 +248,6 @@ _KINDS = dict.fromkeys(_KEYWORDS, KEYWORD) | dict.fromkeys(_OPERATORS, OPERATOR)
 def tokens_of(text: str) -> list[str]:
     """Return the tokens that count: names, keywords, numbers and operators, the latter one character each."""
     return _TOKEN.findall(text)
-
-
-def spans_of_tokens(text: str, first: int, last: int) -> list[tuple[int, int]]:
-    """Return start and end in the text of the tokens from `first` to before `last`."""
-    return [match.span() for match in islice(_TOKEN.finditer(text), first, last)]
 
 
 def kinds_of(tokens: Sequence[str]) -> NDArray[np.int8]:

@@ -82,7 +82,7 @@ class SpeculationEvaluator(kdtool.Evaluator):
                 )
                 for document in documents
             ]
-            undrafted = [answered.timed for answered in self._answers(run, target, requests, 0)]
+            undrafted = list(self._answers(run, target, requests, 0))
             for number, subject in enumerate(
                 (each for each in subjects if each.role not in ("teacher", "reference")), 1
             ):
@@ -96,11 +96,13 @@ class SpeculationEvaluator(kdtool.Evaluator):
         subject: kdtool.Subject,
         models: tuple[kdtool.Runtime, kdtool.Runtime],
         requests: Sequence[kdtool.Request],
-        undrafted: Sequence[_Timed],
+        undrafted: Sequence[_Answered],
         number: int,
     ) -> Iterator[kdtool.Measurement]:
         """Yield the measurements of a subject; `undrafted` are the answers of the teacher without a draft."""
+        import torch
         from kdtool_measuring import Item, make_measurement
+        from kdtool_torch import pick_device
         from kdtool_transformers.streaming import SpeculativeRuntime
 
         try:
@@ -124,8 +126,9 @@ class SpeculationEvaluator(kdtool.Evaluator):
             higher_is_better=True,
             settings=settings,
         )
-        same = sum(plain.text == each.timed.text for plain, each in zip(undrafted, answers, strict=True))
-        seconds = sum(each.timed.seconds for each in answers)
+        machine = f"{pick_device()}, {torch.get_num_threads()} threads"
+        same = sum(plain.text == each.text for plain, each in zip(undrafted, answers, strict=True))
+        seconds = sum(each.seconds for each in answers)
         yield kdtool.Measurement(
             name="speculation.speed-up",
             subject=subject.name,
@@ -133,7 +136,7 @@ class SpeculationEvaluator(kdtool.Evaluator):
             value=sum(plain.seconds for plain in undrafted) / seconds,
             n=len(answers),
             higher_is_better=True,
-            settings={**settings, "machine": _machine(), "answers equal to the teacher's": f"{same} of {len(answers)}"},
+            settings={**settings, "machine": machine, "answers equal to the teacher's": f"{same} of {len(answers)}"},
         )
 
     def _answers(
@@ -146,8 +149,9 @@ class SpeculationEvaluator(kdtool.Evaluator):
         for number, request in enumerate(requests, 1):
             begun = time.perf_counter()
             (answer,) = runtime.answer([request])
-            timed = _Timed(answer.text, time.perf_counter() - begun)
-            yield _Answered(timed, runtime.last if isinstance(runtime, SpeculativeRuntime) else None)
+            seconds = time.perf_counter() - begun
+            counted = runtime.last if isinstance(runtime, SpeculativeRuntime) else None
+            yield _Answered(answer.text, seconds, counted)
             run.hook.kdtool_progress(run, done + number)
 
     def _documents(self, run: kdtool.RunInfo) -> list[Document]:
@@ -170,13 +174,9 @@ class SpeculationEvaluator(kdtool.Evaluator):
         }
 
 
-class _Timed(NamedTuple):
+class _Answered(NamedTuple):
     text: str
     seconds: float
-
-
-class _Answered(NamedTuple):
-    timed: _Timed
     counted: Speculation | None
 
 
@@ -185,13 +185,6 @@ def _beginning(document: Document, characters: int) -> str:
     text = document.text[: min(characters, max(1, len(document.text) // 2))]
     lines, broken, _ = text.rpartition("\n")
     return lines + broken if broken else text
-
-
-def _machine() -> str:
-    import torch
-    from kdtool_torch import pick_device
-
-    return f"{pick_device()}, {torch.get_num_threads()} threads"
 
 
 def _unfit(runtime: kdtool.Runtime) -> str:
