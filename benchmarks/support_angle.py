@@ -20,13 +20,7 @@ from pathlib import Path
 
 import kdtool
 import torch
-from kdtool_loss_divergences import (
-    forward_kl,
-    reverse_kl,
-    support_from_chosen,
-    support_from_logits,
-    support_reverse_kl,
-)
+from kdtool_loss_divergences import forward_kl, reverse_kl, support_from_chosen, support_from_logits, support_reverse_kl
 from kdtool_teacher_smollm2 import SmolLM2
 from kdtool_testing import make_run
 from kdtool_torch import collate

@@ -36,10 +36,7 @@ def difference(found: kdtool.Comparison, arm: str) -> dict[str, Any]:
 
 def tables(found: Mapping[str, Any]) -> str:
     """Return a summary as two Markdown tables: arms, and differences in nats a token."""
-    lines = [
-        "| arm | steps | nats a token | KL to the teacher | same first token |",
-        "|---|---|---|---|---|",
-    ]
+    lines = ["| arm | steps | nats a token | KL to the teacher | same first token |", "|---|---|---|---|---|"]
     for arm, own in found["arms"].items():
         lines.append(f"| {arm} | {own['steps']} | {own['nats']:.3f} | {own['kl']:.3f} | {own['agreement']:.1%} |")
     lines += ["", "| difference | nats a token | KL to the teacher |", "|---|---|---|"]

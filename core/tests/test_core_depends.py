@@ -115,11 +115,7 @@ def two(recipe: Recipe, tmp_path: Path) -> Recipe:
         "student": {"use": f"{own}Cut"},
         "train": {"losses": losses, "steps": 2},
         "control": {"match": ["tokens"], "losses": {"count": use("Count")}},
-        "evaluators": {
-            "nats": use("Nats"),
-            "bench": {"use": f"{own}Bench"},
-            "all": {"use": f"{own}All"},
-        },
+        "evaluators": {"nats": use("Nats"), "bench": {"use": f"{own}Bench"}, "all": {"use": f"{own}All"}},
     }
 
 

@@ -28,8 +28,7 @@ DRAWS = 2000
 
 
 @pytest.mark.parametrize(
-    ("degrees", "point"),
-    [(1, 12.7062), (2, 4.30265), (5, 2.57058), (30, 2.04227), (163, 1.97462), (1e6, 1.95997)],
+    ("degrees", "point"), [(1, 12.7062), (2, 4.30265), (5, 2.57058), (30, 2.04227), (163, 1.97462), (1e6, 1.95997)]
 )
 def test_points_of_students_distribution_are_those_of_tables(degrees: float, point: float) -> None:
     assert student_t(degrees) == pytest.approx(point, rel=1e-5)

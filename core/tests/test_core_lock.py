@@ -269,10 +269,7 @@ def test_a_rank_joins_when_rank_0_has_discarded_what_a_killed_run_left(tmp_path:
 
 @pytest.mark.parametrize(
     ("other", "what"),
-    [
-        ((2, "x"), r"phases/x differs \(factor 1 → 2\)"),
-        ((1, "y"), r"phases/y differs \(process 0 does not have it\)"),
-    ],
+    [((2, "x"), r"phases/x differs \(factor 1 → 2\)"), ((1, "y"), r"phases/y differs \(process 0 does not have it\)")],
 )
 def test_a_process_with_another_graph_ends_with_what_differs(tmp_path: Path, other: tuple[int, str], what: str) -> None:
     found = in_turn(tmp_path, {0: graph_of(tmp_path, 1), 1: graph_of(tmp_path, 1), 2: graph_of(tmp_path, *other)})

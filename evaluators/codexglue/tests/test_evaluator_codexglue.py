@@ -130,11 +130,7 @@ def test_files_may_be_packed_and_some_examples_taken(tmp_path: Path) -> None:
         ("line_completion", '{"input": "x", "gt": ""}', r"has no ground truth \(`gt`\); take a file that has it"),
         ("token_completion", "x = 1", r"codexglue\.token_completion.*line 1.*<s> and </s>"),
         ("token_completion", "<s> <EOL> </s>", "contains no tokens"),
-        (
-            "summarisation",
-            '{"code_tokens": "x", "docstring_tokens": [], "language": "go"}',
-            'code_tokens is "x", not',
-        ),
+        ("summarisation", '{"code_tokens": "x", "docstring_tokens": [], "language": "go"}', 'code_tokens is "x", not'),
         ("generation", '{"nl": {}, "code": "x"}', r"line 1: nl is \{\}, not a text"),
         ("generation", '{"nl": "x", "code": ""}', r"test\.json keeps them back, take dev\.json"),
     ],

@@ -109,10 +109,7 @@ def test_a_missing_file_and_a_hub_that_must_not_be_asked_are_answered_with_the_o
 
 @pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")  # some solutions have them
 @pytest.mark.filterwarnings("ignore:invalid escape sequence:SyntaxWarning")
-@pytest.mark.parametrize(
-    ("name", "counts"),
-    [("mbpp.jsonl", (374, 90, 500)), ("sanitized-mbpp.json", (120, 43, 257))],
-)
+@pytest.mark.parametrize(("name", "counts"), [("mbpp.jsonl", (374, 90, 500)), ("sanitized-mbpp.json", (120, 43, 257))])
 def test_the_published_files_have_the_published_counts(name: str, counts: tuple[int, int, int]) -> None:
     file = Path(os.environ.get("KDTOOL_TEST_MBPP", "mbpp")) / name
     if not file.is_file():

@@ -8,12 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_loss_across_tokenizers import (
-    Classes,
-    projected_kl,
-    sorted_distance,
-    span_divergence,
-)
+from kdtool_loss_across_tokenizers import Classes, projected_kl, sorted_distance, span_divergence
 from torch import Tensor
 
 logits = st.lists(st.floats(-8, 8), min_size=1, max_size=7)

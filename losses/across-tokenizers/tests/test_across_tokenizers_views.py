@@ -10,12 +10,7 @@ import kdtool
 import pytest
 import torch
 from cut_steps import OTHER, OWN, projected_kl, span_likelihood, uld
-from cut_texts import (
-    Document,
-    Greedy,
-    values_of,
-    view_of,
-)
+from cut_texts import Document, Greedy, values_of, view_of
 from kdtool_torch import numerics
 from torch import Tensor
 

@@ -275,10 +275,7 @@ def test_container_has_no_network_no_rights_and_no_image_from_elsewhere(
     assert "--oom-score-adj 1000" in joined
     assert joined.endswith("--init=false --no-healthcheck --entrypoint python3 python:3.12-slim -I")
     assert "/usr:" not in joined
-    with (
-        pytest.raises(SandboxError, match="is the service running, and is the image here"),
-        Sandbox(engine="docker"),
-    ):
+    with pytest.raises(SandboxError, match="is the service running, and is the image here"), Sandbox(engine="docker"):
         pass
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(SandboxError, match="podman is not here"):

@@ -131,10 +131,7 @@ def _index(*names: object) -> Callable[[Path], None]:
 
 WEIGHTS: list[tuple[Callable[[Path], None], str]] = [
     (_rewrite(_transpose), r"by config\.json \S+down_proj\.weight has the shape \(64, 48\), but \(48, 64\) is stored"),
-    (
-        _rewrite(_drop),
-        r"lacks 1 of the weights of LlamaForCausalLM \(model\.norm\.weight\)",
-    ),
+    (_rewrite(_drop), r"lacks 1 of the weights of LlamaForCausalLM \(model\.norm\.weight\)"),
     (_cut, r"model\.safetensors is cut short or damaged: download it again"),
     (_lie, r"model\.safetensors is cut short or damaged: download it again"),
     (_index("../outside.safetensors"), r"index\.json names '\.\./outside\.safetensors'"),

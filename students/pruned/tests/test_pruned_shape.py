@@ -36,9 +36,7 @@ from kdtool_transformers import (
     published_config,
     without_weights,
 )
-from kdtool_transformers import (
-    sizes as model_sizes,
-)
+from kdtool_transformers import sizes as model_sizes
 from kdtool_transformers.sizes import TOLERANCE
 from torch import Tensor, nn
 

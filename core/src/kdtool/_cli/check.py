@@ -23,12 +23,7 @@ from kdtool._text.terminal import duration, print_first_line
 @click.option("--memory", metavar="SIZE", help="Memory that the run should fit into, such as 8GB [default: all].")
 @click.option("--fit", metavar="SIZE", help="Propose the largest student that fits into SIZE, and settings for it.")
 @click.option("--gpu", metavar="NAME", help="Estimate for a machine with this GPU, such as t4, l4, a100-80gb or h200.")
-@click.option(
-    "--out",
-    type=folder_path,
-    default="runs",
-    help="The folder for runs, whose disk counts.",
-)
+@click.option("--out", type=folder_path, default="runs", help="The folder for runs, whose disk counts.")
 @store_option
 @click.option("--offline", is_flag=True, expose_value=False, help="Use no network; a check never does.")
 @no_sandbox_option

@@ -180,11 +180,7 @@ class Comparison:
 
 
 _FIGURES = 4
-_IN_BRIEF = {
-    "better": "better than",
-    "worse": "worse than",
-    "no evidence of a difference": "not shown to differ from",
-}
+_IN_BRIEF = {"better": "better than", "worse": "worse than", "no evidence of a difference": "not shown to differ from"}
 
 
 def tabulate(values: Sequence[ArmValue], comparisons: Sequence[Comparison]) -> Iterator[list[str]]:

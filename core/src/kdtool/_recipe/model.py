@@ -242,11 +242,7 @@ _Arm = Literal["tokens", "time"]
 class ControlKeys(Config, validate_default=True):
     """Keys of the control."""
 
-    match: Annotated[
-        _Arm | list[_Arm],
-        AfterValidator(_name_arms),
-        _expect("`tokens` or `[tokens, time]`"),
-    ] = "tokens"
+    match: Annotated[_Arm | list[_Arm], AfterValidator(_name_arms), _expect("`tokens` or `[tokens, time]`")] = "tokens"
     """Quantities that a control and the student have in common; one control is trained for each."""
 
 

@@ -20,11 +20,7 @@ from typing import Any, NoReturn, cast
 from kdtool._assembly.assemble import Assembly
 from kdtool._contract.data import Example, Split, TextSource
 from kdtool._contract.evaluation import Subject
-from kdtool._contract.language_model import (
-    ModelFacts,
-    Runtime,
-    Tokenizer,
-)
+from kdtool._contract.language_model import ModelFacts, Runtime, Tokenizer
 from kdtool._contract.licences import Licensed
 from kdtool._contract.reporting import StageRecord
 from kdtool._contract.run_info import Hooks, Named, RunInfo

@@ -214,12 +214,7 @@ class _Scale(NamedTuple):
 
 
 def measure_task(
-    run: kdtool.RunInfo,
-    subject: kdtool.Subject,
-    task: Task,
-    name: str,
-    model: SubjectModel,
-    most: int | None,
+    run: kdtool.RunInfo, subject: kdtool.Subject, task: Task, name: str, model: SubjectModel, most: int | None
 ) -> Iterator[kdtool.Measurement]:
     """Yield the metrics of a task; nothing, with a message to the user, if the subject cannot reply."""
     is_chat = model.is_chat

@@ -16,16 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._cli import call
 from kdtool_data.command import data
-from kdtool_data.command.sample import (
-    WIDTH,
-    Position,
-    Sample,
-    Token,
-    _text,
-    _words,
-    sample_lines,
-    take_sample,
-)
+from kdtool_data.command.sample import WIDTH, Position, Sample, Token, _text, _words, sample_lines, take_sample
 from kdtool_testing import ByteTokenizer, CommandConformance
 from kdtool_testing.tiny_models import save_tiny
 from kdtool_torch.shards import save
@@ -490,11 +481,7 @@ class Unknown(ByteTokenizer):
 
 @pytest.mark.parametrize(
     ("tokenizer", "text"),
-    [
-        (ByteTokenizer(), "AB<end>\\xff<300>"),
-        (Spaced(), " A B<end> \\xff<300>"),
-        (Unknown(), "<41><42><end><ff><300>"),
-    ],
+    [(ByteTokenizer(), "AB<end>\\xff<300>"), (Spaced(), " A B<end> \\xff<300>"), (Unknown(), "<41><42><end><ff><300>")],
 )
 def test_tokens_keep_their_spaces_and_special_ones_their_names(tokenizer: Any, text: str) -> None:
     ids = [65, 66, 256, 255, 300]

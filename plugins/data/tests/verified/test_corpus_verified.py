@@ -325,8 +325,7 @@ def test_a_corpus_without_problems_to_learn_from_is_refused(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"temperature": 0}, {"samples": 1, "give": "pairs"}, {"stop": [""]}, {"corpus": ""}, {"give": "failing"}],
+    "wrong", [{"temperature": 0}, {"samples": 1, "give": "pairs"}, {"stop": [""]}, {"corpus": ""}, {"give": "failing"}]
 )
 def test_settings_that_cannot_give_anything_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(pydantic.ValidationError):

@@ -154,9 +154,7 @@ def _find(pairs: dict[tuple[str, str], kdtool.Comparison], measurement: str, arm
 
 
 def _outcome(
-    compared: Sequence[kdtool.Comparison],
-    guards: Sequence[kdtool.Comparison],
-    missed: Sequence[str],
+    compared: Sequence[kdtool.Comparison], guards: Sequence[kdtool.Comparison], missed: Sequence[str]
 ) -> Outcome:
     verdicts = {each.verdict for each in compared}
     if missed:

@@ -52,10 +52,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, yarn": ("llama", {"rope_parameters": YARN}),
     "mistral": ("mistral", {"sliding_window": None}),
     "qwen2": ("qwen2", {}),
-    "qwen2, yarn": (
-        "qwen2",
-        {"rope_parameters": {**YARN, "attention_factor": 1.3}},
-    ),
+    "qwen2, yarn": ("qwen2", {"rope_parameters": {**YARN, "attention_factor": 1.3}}),
     "qwen3": ("qwen3", {"head_dim": 16}),
     "starcoder2": ("starcoder2", {"sliding_window": None}),
     "gpt2": ("gpt2", {"n_inner": 48}),

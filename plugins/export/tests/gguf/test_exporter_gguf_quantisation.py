@@ -21,13 +21,7 @@ from gguf.quants import dequantize
 from gguf_runs import run_in, text_examples
 from gguf_students import save_student
 from kdtool_export.gguf import GGUF
-from kdtool_export.gguf.calibration import (
-    measure_importance,
-    prepare,
-    read_importance,
-    windows_of,
-    write_importance,
-)
+from kdtool_export.gguf.calibration import measure_importance, prepare, read_importance, windows_of, write_importance
 from kdtool_export.gguf.checks import _compare_rows, _margin_of_mean, require_same
 from kdtool_export.gguf.files import write_gguf
 from kdtool_export.gguf.quantisation import ModelShape, encode, tensor_type

@@ -132,9 +132,7 @@ def test_few_likeliest_tokens_are_as_good_as_the_likeliest(runtime: GGUFRuntime)
         assert [answer.text for answer in runtime.answer([request])] == [greedy.text]
 
 
-def test_log_probabilities_are_those_of_the_model_before_sampling(
-    runtime: GGUFRuntime,
-) -> None:
+def test_log_probabilities_are_those_of_the_model_before_sampling(runtime: GGUFRuntime) -> None:
     tokens = runtime.decoder.tokenize("def f(x")
     (logits,) = runtime.decoder.logits(tokens, len(tokens) - 1)
     expected = torch.from_numpy(logits[0]).log_softmax(-1).sort(descending=True).values

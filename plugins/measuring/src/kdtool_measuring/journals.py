@@ -30,11 +30,7 @@ Record = TypeVar("Record", bound=_Record)
 
 @contextmanager
 def journal(
-    path: Path,
-    kind: type[Record],
-    say: Callable[[str], None],
-    *,
-    outdated: Callable[[Record], bool] | None = None,
+    path: Path, kind: type[Record], say: Callable[[str], None], *, outdated: Callable[[Record], bool] | None = None
 ) -> Iterator[Journal[Record]]:
     """Open the journal in a file, creating it if necessary.
 

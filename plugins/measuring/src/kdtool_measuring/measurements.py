@@ -240,10 +240,7 @@ def cannot(ability: kdtool.Ability) -> str:
 
 @contextmanager
 def open_for_measuring(
-    run: kdtool.RunInfo,
-    subject: kdtool.Subject,
-    evaluator: str,
-    unfit: Callable[[kdtool.Runtime], str] | None = None,
+    run: kdtool.RunInfo, subject: kdtool.Subject, evaluator: str, unfit: Callable[[kdtool.Runtime], str] | None = None
 ) -> Iterator[kdtool.Runtime | None]:
     """Open a subject for the block; None, with a message to the user, if nothing opens it or it is unfit."""
     opened = kdtool.open_subject(run, subject)

@@ -32,12 +32,7 @@ _DEVICES = ("null", "full", "random", "urandom")
 """Without zero: mapped, it is shared memory that no limit counts."""
 _NAMESPACES = ("user", "pid", "net", "ipc", "uts", "cgroup-try")
 _FIRST_TO_GO = 1000
-_EXPENDABLE = (
-    "/bin/sh",
-    "-c",
-    f'{{ echo {_FIRST_TO_GO} > /proc/self/oom_score_adj; }} 2> /dev/null; exec "$@"',
-    "sh",
-)
+_EXPENDABLE = ("/bin/sh", "-c", f'{{ echo {_FIRST_TO_GO} > /proc/self/oom_score_adj; }} 2> /dev/null; exec "$@"', "sh")
 """Prefix that makes the kernel kill the command, and not the run, when the machine runs out of memory."""
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": _FOLDER, "TMPDIR": _FOLDER, "LANG": "C.UTF-8"}
 _NO_QUEUES = ("--tmpfs", "/dev/mqueue:ro,size=4k")

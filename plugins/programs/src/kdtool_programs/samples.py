@@ -70,11 +70,7 @@ class Sample(Answer):
 
 
 def collect_samples(
-    run: kdtool.RunInfo,
-    subject: kdtool.Subject,
-    problems: Sequence[Problem],
-    config: PassAtKConfig,
-    benchmark: str,
+    run: kdtool.RunInfo, subject: kdtool.Subject, problems: Sequence[Problem], config: PassAtKConfig, benchmark: str
 ) -> list[Sample] | None:
     """Return all samples of a subject, in the order of problems; None, with a message to the user, if it cannot answer."""
     wanted = {f"{problem.id}#{number}": problem for problem in problems for number in range(config.samples)}

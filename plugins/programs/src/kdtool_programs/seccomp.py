@@ -126,10 +126,7 @@ _DENIED: dict[str, tuple[int, int]] = {
     "modify_ldt": (154, -1),
     "vhangup": (153, 58),
 }
-_OF_ITSELF_ONLY = {
-    "prlimit64": (302, 261),
-    "sched_setaffinity": (203, 122),
-}
+_OF_ITSELF_ONLY = {"prlimit64": (302, 261), "sched_setaffinity": (203, 122)}
 """Calls whose first argument is a process: 0, the caller itself, is allowed."""
 _OF_THE_KEEPER = {"sched_setaffinity": (203, 122), "setsid": (112, 157)}
 """Calls that place a task on its processors and in its share of them: the keeper makes them before the task begins."""

@@ -12,16 +12,7 @@ import kdtool
 import pytest
 from kdtool_report.html.page import page
 from kdtool_report.html.summary import Cell, CostCell, Tile, costs, per_parameter, quality, seeds_of, tiles
-from kdtool_report.html.wording import (
-    Subjects,
-    count,
-    difference,
-    duration,
-    interval,
-    quantity,
-    tick,
-    title,
-)
+from kdtool_report.html.wording import Subjects, count, difference, duration, interval, quantity, tick, title
 
 SPACE = "\u00a0"
 PASSES = {"timed": "passes", "prompt": "128 tokens"}

@@ -62,9 +62,7 @@ def parse_shares(given: Sequence[str], offered: Sequence[str]) -> dict[str, floa
 
 
 def end_where(
-    pieces: Iterator[kdtool.TextPiece],
-    find_end: Callable[[str, bool], int | None],
-    safe_length: Callable[[str], int],
+    pieces: Iterator[kdtool.TextPiece], find_end: Callable[[str, bool], int | None], safe_length: Callable[[str], int]
 ) -> Iterator[kdtool.TextPiece]:
     """Yield the pieces of an answer up to its end; text that may still be cut is held back.
 

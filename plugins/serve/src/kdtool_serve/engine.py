@@ -167,14 +167,7 @@ class Engine:
     each answer that has ended, and `idle` whenever the model may no longer be used.
     """
 
-    def __init__(
-        self,
-        name: str,
-        load: Callable[[], kdtool.Runtime],
-        *,
-        queue: int,
-        loader: Workers,
-    ) -> None:
+    def __init__(self, name: str, load: Callable[[], kdtool.Runtime], *, queue: int, loader: Workers) -> None:
         self.name = name
         self.devices = Devices()
         self.before_load: Callable[[], None] = lambda: None

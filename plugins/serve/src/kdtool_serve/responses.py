@@ -167,11 +167,7 @@ class _Events(StreamingResponse):
             await super().__call__(scope, receive, send)
 
     async def _lines(
-        self,
-        all_generated: Sequence[Generated],
-        first: tuple[Generated, kdtool.TextPiece],
-        pieces: _Pieces,
-        form: Form,
+        self, all_generated: Sequence[Generated], first: tuple[Generated, kdtool.TextPiece], pieces: _Pieces, form: Form
     ) -> AsyncIterator[bytes]:
         write = _line if form.json_lines else _event
         try:
@@ -225,13 +221,7 @@ async def _merge(all_generated: Sequence[Generated]) -> _Pieces:
 
 
 async def _start(
-    engine: Engine,
-    requests: Sequence[kdtool.Request],
-    form: Form,
-    deadline: float,
-    seconds: float,
-    *,
-    whole: bool,
+    engine: Engine, requests: Sequence[kdtool.Request], form: Form, deadline: float, seconds: float, *, whole: bool
 ) -> list[Answer]:
     limit = asyncio.timeout_at(deadline)
     try:

@@ -258,11 +258,7 @@ class DistillationModule(nn.Module):
         return sequence_head(self.language_model.head, self.sizes.dtype)
 
     def view(
-        self,
-        bound: BoundTerm,
-        micro_batch: MicroBatch,
-        outputs: tuple[kdtool.ModelOutputs, ...],
-        head: SequenceHead,
+        self, bound: BoundTerm, micro_batch: MicroBatch, outputs: tuple[kdtool.ModelOutputs, ...], head: SequenceHead
     ) -> kdtool.StepView:
         """Return what a sequence loss sees; all of a micro-batch share `head`."""
         teacher = bound.term.teacher or ""

@@ -120,11 +120,7 @@ def squared_norm_of_sequence_loss(objective: Callable[[kdtool.StepView], Tensor]
 
 
 def squared_norms_at_embedding(
-    module: nn.Module,
-    terms: int,
-    embedding: nn.Module,
-    micro_batch: MicroBatch,
-    tokens: float,
+    module: nn.Module, terms: int, embedding: nn.Module, micro_batch: MicroBatch, tokens: float
 ) -> Tensor:
     """Return each term's squared norm by the embedding's output, [terms], each from a separate forward pass.
 

@@ -25,10 +25,7 @@ SETTINGS: Mapping[str, Any] = {
     "log_every": 1,
     "compile": "off",
 }
-GROUPS = [
-    {"match": "embedding.*", "learning_rate": 0.1, "weight_decay": 0.0},
-    {"match": "*.bias", "weight_decay": 0.3},
-]
+GROUPS = [{"match": "embedding.*", "learning_rate": 0.1, "weight_decay": 0.0}, {"match": "*.bias", "weight_decay": 0.3}]
 
 
 def train(

@@ -34,11 +34,7 @@ ONE_ROW = ListSource([kdtool.Row("only", list(range(24)), [True] * 24, [0] * 24)
 
 
 def train_with(
-    folder: Path,
-    loss: kdtool.Component,
-    term: kdtool.LossTerm = CE_TERM,
-    source: Any = None,
-    **settings: Any,
+    folder: Path, loss: kdtool.Component, term: kdtool.LossTerm = CE_TERM, source: Any = None, **settings: Any
 ) -> kdtool.Trained:
     """Train with a loss under the name `losses.mine`."""
     source = source or TinyTeacher(make_model(99))
@@ -109,10 +105,7 @@ class WrongByHand(CE):
 BY_HAND: dict[str, tuple[Any, str]] = {
     "negative": (lambda v, g, _: (v, -g), r"differs from autograd.*gradients differ by 2"),
     "one entry": (lambda v, g, _: (v, g.index_fill_(1, torch.tensor([3]), 0)), "differs from autograd"),
-    "values": (
-        lambda v, g, _: (2 * v, g),
-        r"differs from autograd.*gradients differ by \S+e-0\d, values by",
-    ),
+    "values": (lambda v, g, _: (2 * v, g), r"differs from autograd.*gradients differ by \S+e-0\d, values by"),
     "shape": (lambda v, g, _: (v, g[:, :-1]), r"kdtool_token_gradient returned a tensor of shape.*expected"),
     "dtype": (
         lambda v, g, _: (v, g.bfloat16()),

@@ -29,10 +29,7 @@ def frozen(student: kdtool.LanguageModel) -> set[str]:
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
-    [
-        ({}, {"model.embed_tokens.weight", "lm_head.weight"}),
-        ({"names": ["*.norm.*"]}, {"model.norm.weight"}),
-    ],
+    [({}, {"model.embed_tokens.weight", "lm_head.weight"}), ({"names": ["*.norm.*"]}, {"model.norm.weight"})],
 )
 def test_what_matches_does_not_learn_and_learns_again_afterwards(
     settings: dict[str, Any], expected: set[str], tmp_path: Path

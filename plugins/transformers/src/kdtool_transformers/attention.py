@@ -213,13 +213,7 @@ def _without_plans() -> Iterator[None]:
 
 
 def attend_in_blocks(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    blocks: list[Block],
-    dropout: float,
-    scale: float,
-    soft_cap: float | None,
+    query: Tensor, key: Tensor, value: Tensor, blocks: list[Block], dropout: float, scale: float, soft_cap: float | None
 ) -> Tensor:
     """Return [B, L, heads, D], with attention computed for one block of queries after the other."""
     batch, kv_heads, heads, width = query.shape[0], key.shape[1], query.shape[1], query.shape[-1]

@@ -48,13 +48,7 @@ class Messages:
     """Asks the Messages API, within the budget and the limits. Used inside one event loop."""
 
     def __init__(
-        self,
-        config: ClaudeConfig,
-        client: Client,
-        ledger: Ledger,
-        prices: Prices,
-        limiter: Limiter,
-        progress: Progress,
+        self, config: ClaudeConfig, client: Client, ledger: Ledger, prices: Prices, limiter: Limiter, progress: Progress
     ) -> None:
         self._config, self._client, self._ledger, self._prices = config, client, ledger, prices
         self._limiter, self._progress = limiter, progress

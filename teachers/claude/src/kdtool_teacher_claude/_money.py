@@ -51,11 +51,7 @@ class Purpose:
 
 
 def estimate(
-    config: ClaudeConfig,
-    requests: Iterable[Asked],
-    purpose: Purpose,
-    file: Path,
-    count: Callable[[Asked], int] | None,
+    config: ClaudeConfig, requests: Iterable[Asked], purpose: Purpose, file: Path, count: Callable[[Asked], int] | None
 ) -> Iterator[kdtool.Estimate]:
     """Yield what the answers cost, if each is as long as it may be.
 

@@ -107,12 +107,7 @@ class Claude(kdtool.Teacher, Priced):
             self._opened = None
 
     def _forecast(
-        self,
-        run: kdtool.RunInfo,
-        requests: Iterable[kdtool.Request],
-        purpose: str,
-        times: float = 1,
-        most: float = 1,
+        self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], purpose: str, times: float = 1, most: float = 1
     ) -> Iterator[kdtool.Estimate]:
         from kdtool_teacher_claude._money import Purpose, estimate
 

@@ -123,10 +123,7 @@ def server_command(
         "kv_connector": "KdtoolStates",
         "kv_connector_module_path": "kdtool_states",
         "kv_role": "kv_producer",
-        "kv_connector_extra_config": {
-            "shared_storage_path": str(folder),
-            "disk_bytes": int(config.disk_gib * 2**30),
-        },
+        "kv_connector_extra_config": {"shared_storage_path": str(folder), "disk_bytes": int(config.disk_gib * 2**30)},
     }
     return [
         *_begin(config, longest, number, python),

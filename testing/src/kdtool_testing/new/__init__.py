@@ -34,9 +34,7 @@ _LONGEST_NAME, _LONGEST_DESCRIPTION = 40, 100
     help="Under which licence the package is; its LICENSE file comes along.",
 )
 @click.option(
-    "--description",
-    default="",
-    help="One sentence on what the plugin does; users read it in `kdtool plugins`.",
+    "--description", default="", help="One sentence on what the plugin does; users read it in `kdtool plugins`."
 )
 @click.option("--bare", is_flag=True, help="Write the smallest package that passes the tests of its kind.")
 def new(kind: str, name: str, licence: str, description: str, bare: bool) -> None:
@@ -175,16 +173,10 @@ KINDS: Mapping[str, Kind] = {
     "filter": Kind("kdtool.filters", "filters: {NAME: {}}"),
     "packer": Kind("kdtool.packers", "rows: {use: NAME}"),
     "teacher": Kind(
-        "kdtool.teachers",
-        "teacher: {use: NAME}",
-        (KDTOOL_TORCH, KDTOOL_TRANSFORMERS, TORCH),
-        (KDTOOL_TRANSFORMERS,),
+        "kdtool.teachers", "teacher: {use: NAME}", (KDTOOL_TORCH, KDTOOL_TRANSFORMERS, TORCH), (KDTOOL_TRANSFORMERS,)
     ),
     "cache": Kind(
-        "kdtool.caches",
-        "signals: {use: NAME}",
-        (KDTOOL_TORCH, "safetensors[torch]>=0.8", TORCH),
-        (KDTOOL_TORCH,),
+        "kdtool.caches", "signals: {use: NAME}", (KDTOOL_TORCH, "safetensors[torch]>=0.8", TORCH), (KDTOOL_TORCH,)
     ),
     "student": Kind(
         "kdtool.students",
@@ -202,12 +194,7 @@ KINDS: Mapping[str, Kind] = {
         (KDTOOL_TORCH,),
     ),
     "optimizer": Kind("kdtool.optimizers", "optimizer: {use: NAME}", (TORCH,), (TORCH,)),
-    "evaluator": Kind(
-        "kdtool.evaluators",
-        "evaluators: {NAME: {}}",
-        (KDTOOL_MEASURING,),
-        (KDTOOL_MEASURING,),
-    ),
+    "evaluator": Kind("kdtool.evaluators", "evaluators: {NAME: {}}", (KDTOOL_MEASURING,), (KDTOOL_MEASURING,)),
     "exporter": Kind("kdtool.exporters", "exporters: [NAME]", (KDTOOL_TRANSFORMERS, SAFETENSORS, TRANSFORMERS)),
     "executor": Kind("kdtool.executors", "executor: {use: NAME}", ("submitit>=1.5.3",), ("submitit>=1.5.3",)),
     "tracker": Kind("kdtool.trackers", "trackers: [NAME]"),

@@ -30,10 +30,7 @@ class _ListTexts:
 
 
 def make_run(
-    folder: Path,
-    components: Mapping[str, Component] | None = None,
-    examples: Sequence[Example] = (),
-    **fields: Any,
+    folder: Path, components: Mapping[str, Component] | None = None, examples: Sequence[Example] = (), **fields: Any
 ) -> RunInfo:
     """Return a run's surroundings for tests.
 

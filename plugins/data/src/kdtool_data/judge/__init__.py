@@ -206,13 +206,7 @@ def request_for(
         UsageError: the template fails on this example.
     """
     task, answer = _task_and_answer(example.body)
-    values = {
-        **variables,
-        "answer": answer,
-        "criteria": tuple(criteria),
-        "language": example.language,
-        "task": task,
-    }
+    values = {**variables, "answer": answer, "criteria": tuple(criteria), "language": example.language, "task": task}
     turns = templates.render(TEMPLATE, values)
     return kdtool.Request(hashlib.sha256(json.dumps(turns).encode()).hexdigest(), "", most, turns=turns)
 

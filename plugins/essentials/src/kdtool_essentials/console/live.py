@@ -64,11 +64,7 @@ class LiveDisplay:
             return
         speed = rate(report.tokens / report.seconds, "tokens") if report.seconds > 0 else ""
         self._progress.update(
-            self._tasks[title],
-            completed=report.step,
-            total=report.steps,
-            rate=speed,
-            detail=describe_loss(report),
+            self._tasks[title], completed=report.step, total=report.steps, rate=speed, detail=describe_loss(report)
         )
 
     def end(self, title: str, seconds: float, *, reused: bool) -> None:

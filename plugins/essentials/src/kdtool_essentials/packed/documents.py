@@ -70,9 +70,7 @@ class Document:
 
 
 def document_of(
-    example: kdtool.Example,
-    tokenizer: kdtool.Tokenizer,
-    conversations: Literal["template", "plain"],
+    example: kdtool.Example, tokenizer: kdtool.Tokenizer, conversations: Literal["template", "plain"]
 ) -> Document:
     """Encode an example, with the tokenizer's document start and the end-of-text token.
 
@@ -92,9 +90,7 @@ def is_unanswered(body: kdtool.Text | kdtool.Completion | kdtool.Messages, *, at
 
 
 def prompt_of(
-    example: kdtool.Example,
-    tokenizer: kdtool.Tokenizer,
-    conversations: Literal["template", "plain"],
+    example: kdtool.Example, tokenizer: kdtool.Tokenizer, conversations: Literal["template", "plain"]
 ) -> Document:
     """Encode a prompt without an answer up to where the answer begins, without labels; empty if there is no text.
 
@@ -115,9 +111,7 @@ def prompt_of(
 
 
 def _encode(
-    example: kdtool.Example,
-    tokenizer: kdtool.Tokenizer,
-    conversations: Literal["template", "plain"],
+    example: kdtool.Example, tokenizer: kdtool.Tokenizer, conversations: Literal["template", "plain"]
 ) -> Document:
     body, document = example.body, Document(tuple(example.annotations))
     parts = cut_in_parts(kdtool.parts_of(body), example.annotations)

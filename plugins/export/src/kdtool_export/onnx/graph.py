@@ -37,9 +37,7 @@ def write_graph(model: Any, folder: Path, *, int8: bool) -> None:
 
     inputs = _sample(model)
     config = OnnxConfig(
-        dynamic=True,
-        dynamic_shapes={name: _varying(value) for name, value in inputs.items()},
-        ort_fusions="cpu",
+        dynamic=True, dynamic_shapes={name: _varying(value) for name, value in inputs.items()}, ort_fusions="cpu"
     )
     with _quiet():
         exported = OnnxExporter().export(model.eval(), inputs, config)

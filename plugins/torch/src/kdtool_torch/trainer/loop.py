@@ -75,9 +75,7 @@ class TrainingLoop:
         self.optimizer = build_optimizer(config, run, module)
         self.scaler = torch.amp.GradScaler(device.type, enabled=module.sizes.dtype == torch.float16)
         self.progress = Progress(
-            world=run.world,
-            dtype=dtype_name(module.sizes.dtype),
-            on_policy=None if sampler is None else sampler.counts,
+            world=run.world, dtype=dtype_name(module.sizes.dtype), on_policy=None if sampler is None else sampler.counts
         )
         self.teachers = TeacherSignals(
             run, phase, module.language_model, module.sizes.dtype, module.sizes.head_chunk_size

@@ -110,12 +110,7 @@ def complete_card(results: kdtool.Results, artifact: kdtool.Artifact) -> str:
 
 
 def build_card(
-    results: kdtool.Results,
-    files: Sequence[CardFile],
-    *,
-    name: str = "",
-    repository: str = "",
-    licence_file: str = "",
+    results: kdtool.Results, files: Sequence[CardFile], *, name: str = "", repository: str = "", licence_file: str = ""
 ) -> str:
     """Return the complete model card of exported files, in Markdown with a YAML front matter.
 

@@ -116,10 +116,7 @@ def _hyperparameters(results: kdtool.Results) -> Iterator[list[object]]:
         for name, phase in (results.recipe.get(key) or {}).items():
             if isinstance(phase, Mapping):
                 kept = {each: value for each, value in phase.items() if each not in ("losses", "trainer")}
-                yield [
-                    f"phase `{name}`",
-                    ", ".join(f"{each}={_plain(public(value))}" for each, value in kept.items()),
-                ]
+                yield [f"phase `{name}`", ", ".join(f"{each}={_plain(public(value))}" for each, value in kept.items())]
                 yield [f"phase `{name}`: weights of losses", ", ".join(_weights(phase.get("losses") or {}))]
 
 
