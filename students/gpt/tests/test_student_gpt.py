@@ -15,11 +15,12 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_student_gpt import TOLERANCE, Gpt, LlamaShape, ParameterCount, readable_count, uses_of
+from kdtool_student_gpt import Gpt, LlamaShape
 from kdtool_student_gpt._llama import _shapes, llama_config, solve
 from kdtool_testing import StudentConformance, make_run
 from kdtool_torch import isolated_rng
 from kdtool_transformers import byte_tokenizer
+from kdtool_transformers.sizes import TOLERANCE, ParameterCount, readable_count, uses_of
 
 TARGETS = st.floats(6, 9.48).map(lambda power: int(10**power))  # 1M to 3B, small ones as often as large ones
 VOCABULARIES = st.integers(1000, 152_064)

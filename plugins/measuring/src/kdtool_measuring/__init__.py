@@ -14,84 +14,50 @@
 
 from __future__ import annotations
 
-from kdtool_measuring.answers import (
-    Answer,
-    Counting,
-    bytes_to_answer,
-    collect_answers,
-    file_of,
-    fit_prompt,
-    measure_missing_answers,
-    seed_of,
-)
-from kdtool_measuring.benchmarks import Kind, check_fields, choose, read_and_hash, records_of
-from kdtool_measuring.journals import Journal, journal
-from kdtool_measuring.ledger import About, Attempt, Batch, Ledger
-from kdtool_measuring.ledger_checks import Summary, Unanswered, check_ledger, has_answer, read_summary
-from kdtool_measuring.measurements import (
-    Document,
-    DocumentEvaluator,
-    Item,
-    bytes_of_exact_heads,
-    cannot,
-    digest,
-    held_out,
-    make_measurement,
-    open_for_measuring,
-    score_texts,
-    text_of,
-    unfit_to_score,
-    without_text,
-)
-from kdtool_measuring.teachers import Account, Pace, Priced, ask_teacher, kept_answers, priced_teacher, refusal_remedy
-from kdtool_measuring.templates import Template, Templates, Turns
-
-__all__ = [
-    "About",
-    "Account",
-    "Answer",
-    "Attempt",
-    "Batch",
-    "Counting",
-    "Document",
-    "DocumentEvaluator",
-    "Item",
-    "Journal",
-    "Kind",
-    "Ledger",
-    "Pace",
-    "Priced",
-    "Summary",
-    "Template",
-    "Templates",
-    "Turns",
-    "Unanswered",
-    "ask_teacher",
-    "bytes_of_exact_heads",
-    "bytes_to_answer",
-    "cannot",
-    "check_fields",
-    "check_ledger",
-    "choose",
-    "collect_answers",
-    "digest",
-    "file_of",
-    "fit_prompt",
-    "has_answer",
-    "held_out",
-    "journal",
-    "kept_answers",
-    "make_measurement",
-    "measure_missing_answers",
-    "open_for_measuring",
-    "priced_teacher",
-    "read_and_hash",
-    "read_summary",
-    "records_of",
-    "refusal_remedy",
-    "score_texts",
-    "seed_of",
-    "text_of",
-    "unfit_to_score",
-    "without_text",
-]
+from kdtool_measuring.answers import Answer as Answer
+from kdtool_measuring.answers import Counting as Counting
+from kdtool_measuring.answers import bytes_to_answer as bytes_to_answer
+from kdtool_measuring.answers import collect_answers as collect_answers
+from kdtool_measuring.answers import file_of as file_of
+from kdtool_measuring.answers import fit_prompt as fit_prompt
+from kdtool_measuring.answers import measure_missing_answers as measure_missing_answers
+from kdtool_measuring.answers import seed_of as seed_of
+from kdtool_measuring.benchmarks import Kind as Kind
+from kdtool_measuring.benchmarks import check_fields as check_fields
+from kdtool_measuring.benchmarks import choose as choose
+from kdtool_measuring.benchmarks import read_and_hash as read_and_hash
+from kdtool_measuring.benchmarks import records_of as records_of
+from kdtool_measuring.journals import Journal as Journal
+from kdtool_measuring.journals import journal as journal
+from kdtool_measuring.ledger import About as About
+from kdtool_measuring.ledger import Attempt as Attempt
+from kdtool_measuring.ledger import Batch as Batch
+from kdtool_measuring.ledger import Ledger as Ledger
+from kdtool_measuring.ledger_checks import Summary as Summary
+from kdtool_measuring.ledger_checks import Unanswered as Unanswered
+from kdtool_measuring.ledger_checks import check_ledger as check_ledger
+from kdtool_measuring.ledger_checks import has_answer as has_answer
+from kdtool_measuring.ledger_checks import read_summary as read_summary
+from kdtool_measuring.measurements import Document as Document
+from kdtool_measuring.measurements import DocumentEvaluator as DocumentEvaluator
+from kdtool_measuring.measurements import Item as Item
+from kdtool_measuring.measurements import bytes_of_exact_heads as bytes_of_exact_heads
+from kdtool_measuring.measurements import cannot as cannot
+from kdtool_measuring.measurements import digest as digest
+from kdtool_measuring.measurements import held_out as held_out
+from kdtool_measuring.measurements import make_measurement as make_measurement
+from kdtool_measuring.measurements import open_for_measuring as open_for_measuring
+from kdtool_measuring.measurements import score_texts as score_texts
+from kdtool_measuring.measurements import text_of as text_of
+from kdtool_measuring.measurements import unfit_to_score as unfit_to_score
+from kdtool_measuring.measurements import without_text as without_text
+from kdtool_measuring.teachers import Account as Account
+from kdtool_measuring.teachers import Pace as Pace
+from kdtool_measuring.teachers import Priced as Priced
+from kdtool_measuring.teachers import ask_teacher as ask_teacher
+from kdtool_measuring.teachers import kept_answers as kept_answers
+from kdtool_measuring.teachers import priced_teacher as priced_teacher
+from kdtool_measuring.teachers import refusal_remedy as refusal_remedy
+from kdtool_measuring.templates import Template as Template
+from kdtool_measuring.templates import Templates as Templates
+from kdtool_measuring.templates import Turns as Turns

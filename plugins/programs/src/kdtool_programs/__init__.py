@@ -12,70 +12,39 @@ so that a resumed run repeats no finished sample. Other plugins that ask for pro
 
 from __future__ import annotations
 
-from kdtool_programs.evaluator import PassAtK, pass_at_k
-from kdtool_programs.extraction import code_of, completed_names, continuation_of
-from kdtool_programs.languages import Language, installed_languages, language, locate
-from kdtool_programs.problems import (
-    EVALPLUS,
-    EVALPLUS_NUMPY,
-    Form,
-    Limits,
-    Problem,
-    ProblemWithTests,
-    against_reference,
-    module_like,
-    problem_with_tests,
-)
-from kdtool_programs.samples import Judged, PassAtKConfig, Sample, collect_samples, verdicts_of
-from kdtool_programs.sandbox import Engine, Sandbox, missing
-from kdtool_programs.tasks import (
-    ENDING,
-    Isolation,
-    Module,
-    Program,
-    SandboxError,
-    Status,
-    Step,
-    Task,
-    Verdict,
-    slowness,
-)
-
-__all__ = [
-    "ENDING",
-    "EVALPLUS",
-    "EVALPLUS_NUMPY",
-    "Engine",
-    "Form",
-    "Isolation",
-    "Judged",
-    "Language",
-    "Limits",
-    "Module",
-    "PassAtK",
-    "PassAtKConfig",
-    "Problem",
-    "ProblemWithTests",
-    "Program",
-    "Sample",
-    "Sandbox",
-    "SandboxError",
-    "Status",
-    "Step",
-    "Task",
-    "Verdict",
-    "against_reference",
-    "code_of",
-    "collect_samples",
-    "completed_names",
-    "continuation_of",
-    "installed_languages",
-    "language",
-    "locate",
-    "missing",
-    "module_like",
-    "pass_at_k",
-    "problem_with_tests",
-    "slowness",
-    "verdicts_of",
-]
+from kdtool_programs.evaluator import PassAtK as PassAtK
+from kdtool_programs.evaluator import pass_at_k as pass_at_k
+from kdtool_programs.extraction import code_of as code_of
+from kdtool_programs.extraction import completed_names as completed_names
+from kdtool_programs.extraction import continuation_of as continuation_of
+from kdtool_programs.languages import Language as Language
+from kdtool_programs.languages import installed_languages as installed_languages
+from kdtool_programs.languages import language as language
+from kdtool_programs.languages import locate as locate
+from kdtool_programs.problems import EVALPLUS as EVALPLUS
+from kdtool_programs.problems import EVALPLUS_NUMPY as EVALPLUS_NUMPY
+from kdtool_programs.problems import Form as Form
+from kdtool_programs.problems import Limits as Limits
+from kdtool_programs.problems import Problem as Problem
+from kdtool_programs.problems import ProblemWithTests as ProblemWithTests
+from kdtool_programs.problems import against_reference as against_reference
+from kdtool_programs.problems import module_like as module_like
+from kdtool_programs.problems import problem_with_tests as problem_with_tests
+from kdtool_programs.samples import Judged as Judged
+from kdtool_programs.samples import PassAtKConfig as PassAtKConfig
+from kdtool_programs.samples import Sample as Sample
+from kdtool_programs.samples import collect_samples as collect_samples
+from kdtool_programs.samples import verdicts_of as verdicts_of
+from kdtool_programs.sandbox import Engine as Engine
+from kdtool_programs.sandbox import Sandbox as Sandbox
+from kdtool_programs.sandbox import missing as missing
+from kdtool_programs.tasks import ENDING as ENDING
+from kdtool_programs.tasks import Isolation as Isolation
+from kdtool_programs.tasks import Module as Module
+from kdtool_programs.tasks import Program as Program
+from kdtool_programs.tasks import SandboxError as SandboxError
+from kdtool_programs.tasks import Status as Status
+from kdtool_programs.tasks import Step as Step
+from kdtool_programs.tasks import Task as Task
+from kdtool_programs.tasks import Verdict as Verdict
+from kdtool_programs.tasks import slowness as slowness

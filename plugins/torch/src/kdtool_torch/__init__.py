@@ -22,158 +22,76 @@ Importing this package is cheap: torch is imported when it is used. Components a
 
 from __future__ import annotations
 
-from kdtool_torch.batch import (
-    NO_LABEL,
-    Block,
-    Documents,
-    batch_rows,
-    collate,
-    compute_on_host,
-    copy_to_host,
-    is_labelled,
-    label_index,
-    loss_labels,
-    loss_mask,
-    move,
-    select,
-    select_at_labels,
-)
-from kdtool_torch.chunked import chunked_loss
-from kdtool_torch.device import (
-    DeviceName,
-    DtypeName,
-    compute_dtype,
-    devices_here,
-    free_gpu_bytes,
-    gpu_bytes,
-    has_bfloat16,
-    has_flash,
-    isolated_rng,
-    max_over_ranks,
-    named_device,
-    pick_device,
-    product_speed,
-    sum_over_ranks,
-)
-from kdtool_torch.estimates import (
-    forward_bytes,
-    itemsize,
-    recording_estimates,
-    store_as,
-    stored_bytes,
-    student_estimates,
-)
-from kdtool_torch.files import (
-    cache_folder,
-    complete_folder,
-    content_hash,
-    give_usual_mode,
-    is_complete,
-    write_cached,
-    write_safetensors,
-)
-from kdtool_torch.model import (
-    give_back_memory,
-    layers_among,
-    pair_layers,
-    release_mapping,
-    require_same_logits,
-    self_check,
-    widen,
-)
-from kdtool_torch.numerics import (
-    LOWEST,
-    Side,
-    at_least_float32,
-    both_sides,
-    chosen_tokens,
-    eval_mode,
-    exact_head,
-    exact_logits,
-    in_chunks,
-    log_likelihood,
-    log_probabilities,
-    unrounded_logits,
-)
-from kdtool_torch.phase_terms import PhaseTerms
-from kdtool_torch.recording import Recording, record_rows
-from kdtool_torch.sampling import Sampler, choose
-from kdtool_torch.scoring import LogitsRuntime, score_continuations, score_texts, windows
-from kdtool_torch.shards import RecordedRows, load_manifests
-from kdtool_torch.weightings.tokens import WeightMeans
-
-__all__ = [
-    "LOWEST",
-    "NO_LABEL",
-    "Block",
-    "DeviceName",
-    "Documents",
-    "DtypeName",
-    "LogitsRuntime",
-    "PhaseTerms",
-    "RecordedRows",
-    "Recording",
-    "Sampler",
-    "Side",
-    "WeightMeans",
-    "at_least_float32",
-    "batch_rows",
-    "both_sides",
-    "cache_folder",
-    "choose",
-    "chosen_tokens",
-    "chunked_loss",
-    "collate",
-    "complete_folder",
-    "compute_dtype",
-    "compute_on_host",
-    "content_hash",
-    "copy_to_host",
-    "devices_here",
-    "eval_mode",
-    "exact_head",
-    "exact_logits",
-    "forward_bytes",
-    "free_gpu_bytes",
-    "give_back_memory",
-    "give_usual_mode",
-    "gpu_bytes",
-    "has_bfloat16",
-    "has_flash",
-    "in_chunks",
-    "is_complete",
-    "is_labelled",
-    "isolated_rng",
-    "itemsize",
-    "label_index",
-    "layers_among",
-    "load_manifests",
-    "log_likelihood",
-    "log_probabilities",
-    "loss_labels",
-    "loss_mask",
-    "max_over_ranks",
-    "move",
-    "named_device",
-    "pair_layers",
-    "pick_device",
-    "product_speed",
-    "record_rows",
-    "recording_estimates",
-    "release_mapping",
-    "require_same_logits",
-    "score_continuations",
-    "score_texts",
-    "select",
-    "select_at_labels",
-    "self_check",
-    "store_as",
-    "stored_bytes",
-    "student_estimates",
-    "sum_over_ranks",
-    "unrounded_logits",
-    "widen",
-    "windows",
-    "write_cached",
-    "write_safetensors",
-]
+from kdtool_torch.batch import NO_LABEL as NO_LABEL
+from kdtool_torch.batch import Block as Block
+from kdtool_torch.batch import Documents as Documents
+from kdtool_torch.batch import batch_rows as batch_rows
+from kdtool_torch.batch import collate as collate
+from kdtool_torch.batch import compute_on_host as compute_on_host
+from kdtool_torch.batch import copy_to_host as copy_to_host
+from kdtool_torch.batch import is_labelled as is_labelled
+from kdtool_torch.batch import label_index as label_index
+from kdtool_torch.batch import loss_labels as loss_labels
+from kdtool_torch.batch import loss_mask as loss_mask
+from kdtool_torch.batch import move as move
+from kdtool_torch.batch import select as select
+from kdtool_torch.batch import select_at_labels as select_at_labels
+from kdtool_torch.chunked import chunked_loss as chunked_loss
+from kdtool_torch.device import DeviceName as DeviceName
+from kdtool_torch.device import DtypeName as DtypeName
+from kdtool_torch.device import compute_dtype as compute_dtype
+from kdtool_torch.device import devices_here as devices_here
+from kdtool_torch.device import free_gpu_bytes as free_gpu_bytes
+from kdtool_torch.device import gpu_bytes as gpu_bytes
+from kdtool_torch.device import has_bfloat16 as has_bfloat16
+from kdtool_torch.device import has_flash as has_flash
+from kdtool_torch.device import isolated_rng as isolated_rng
+from kdtool_torch.device import max_over_ranks as max_over_ranks
+from kdtool_torch.device import named_device as named_device
+from kdtool_torch.device import pick_device as pick_device
+from kdtool_torch.device import product_speed as product_speed
+from kdtool_torch.device import sum_over_ranks as sum_over_ranks
+from kdtool_torch.estimates import forward_bytes as forward_bytes
+from kdtool_torch.estimates import itemsize as itemsize
+from kdtool_torch.estimates import recording_estimates as recording_estimates
+from kdtool_torch.estimates import store_as as store_as
+from kdtool_torch.estimates import stored_bytes as stored_bytes
+from kdtool_torch.estimates import student_estimates as student_estimates
+from kdtool_torch.files import cache_folder as cache_folder
+from kdtool_torch.files import complete_folder as complete_folder
+from kdtool_torch.files import content_hash as content_hash
+from kdtool_torch.files import give_usual_mode as give_usual_mode
+from kdtool_torch.files import is_complete as is_complete
+from kdtool_torch.files import write_cached as write_cached
+from kdtool_torch.files import write_safetensors as write_safetensors
+from kdtool_torch.model import give_back_memory as give_back_memory
+from kdtool_torch.model import layers_among as layers_among
+from kdtool_torch.model import pair_layers as pair_layers
+from kdtool_torch.model import release_mapping as release_mapping
+from kdtool_torch.model import require_same_logits as require_same_logits
+from kdtool_torch.model import self_check as self_check
+from kdtool_torch.model import widen as widen
+from kdtool_torch.numerics import LOWEST as LOWEST
+from kdtool_torch.numerics import Side as Side
+from kdtool_torch.numerics import at_least_float32 as at_least_float32
+from kdtool_torch.numerics import both_sides as both_sides
+from kdtool_torch.numerics import chosen_tokens as chosen_tokens
+from kdtool_torch.numerics import eval_mode as eval_mode
+from kdtool_torch.numerics import exact_head as exact_head
+from kdtool_torch.numerics import exact_logits as exact_logits
+from kdtool_torch.numerics import in_chunks as in_chunks
+from kdtool_torch.numerics import log_likelihood as log_likelihood
+from kdtool_torch.numerics import log_probabilities as log_probabilities
+from kdtool_torch.numerics import unrounded_logits as unrounded_logits
+from kdtool_torch.phase_terms import PhaseTerms as PhaseTerms
+from kdtool_torch.recording import Recording as Recording
+from kdtool_torch.recording import record_rows as record_rows
+from kdtool_torch.sampling import Sampler as Sampler
+from kdtool_torch.sampling import choose as choose
+from kdtool_torch.scoring import LogitsRuntime as LogitsRuntime
+from kdtool_torch.scoring import score_continuations as score_continuations
+from kdtool_torch.scoring import score_texts as score_texts
+from kdtool_torch.scoring import windows as windows
+from kdtool_torch.shards import RecordedRows as RecordedRows
+from kdtool_torch.shards import load_manifests as load_manifests
+from kdtool_torch.weightings.tokens import WeightMeans as WeightMeans

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Literal
 
 import kdtool
-from kdtool_student_gpt import LlamaShape, LlamaStudent, LlamaStudentConfig, ParameterCount
+from kdtool_student_gpt import LlamaShape, LlamaStudent, LlamaStudentConfig
+from kdtool_transformers.sizes import ParameterCount
 
 __all__ = ["SHAPES", "VOCABULARY", "SmallCoder"]
 

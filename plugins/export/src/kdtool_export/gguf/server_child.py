@@ -13,8 +13,6 @@ from typing import Any
 
 from kdtool_export.gguf.processes import READY
 
-__all__: list[str] = []
-
 
 def main() -> None:
     """Serve until the parent process ends."""
