@@ -249,7 +249,7 @@ def part_transform(sizes: Sizes, transform: str) -> Rows:
     for sort, loss in LOSSES.items():
         try:
             figures = train(short, loss, transform)
-        except Exception as error:  # noqa: BLE001 - the other losses are measured whatever a plugin raises
+        except Exception as error:  # the other losses are measured whatever a plugin raises
             figures = {"failed": reason(error)}
         wanted = ("tokens a second", "seconds to the first step", "peak GB", "waits a step", "said", "failed")
         yield f"{transform}, {sort} loss", {name: figures[name] for name in wanted if name in figures}
@@ -278,7 +278,7 @@ def main() -> int:
         try:
             for what, figures in PARTS[options.part](sizes._replace(batch=options.batch or sizes.batch)):
                 file.write(json.dumps([what, figures]) + "\n")
-        except Exception as error:  # noqa: BLE001 - whatever a library raises is what this part shows
+        except Exception as error:  # whatever a library raises is what this part shows
             file.write(json.dumps(["-", {"failed": reason(error)}]) + "\n")
             return 1
     return 0

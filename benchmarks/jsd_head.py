@@ -89,7 +89,7 @@ def measured(sizes: HeadSizes, tokens: int, dtype: torch.dtype, rounds: int) -> 
             program = make(inputs)
             for _ in range(2):
                 loss = _round(program, inputs)[0]
-        except Exception as error:  # noqa: BLE001 - the other programs are measured whatever one raises
+        except Exception as error:  # the other programs are measured whatever one raises
             found[name] = {"failed": reason(error)}
         else:
             programs[name], found[name] = program, {"loss": loss}
