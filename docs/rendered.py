@@ -62,14 +62,13 @@ def records() -> str:
     from kdtool._plugins.hook_specs import BASES
 
     headings = {
-        "data": "Text, tokenizers, rows and batches",
+        "data": "Text, rows and batches",
         "signals": "Signals",
         "loss": "Views that losses receive",
-        "language_model": "Models",
-        "plans": "Terms of a phase, and estimates",
+        "language_model": "Tokenizers and models",
         "training": "Training",
         "evaluation": "Subjects, measurements and comparisons",
-        "run_info": "The run",
+        "run_info": "The run, its phases, and estimates",
         "licences": "Licences",
         "reporting": "Results",
     }

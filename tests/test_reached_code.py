@@ -32,7 +32,7 @@ def test_signals_text_students_and_exports_stay_when_the_trainer_changes(kind: s
 
 def test_what_runs_is_reached() -> None:
     assert {TRAINER, "kdtool_torch/objective.py", "kdtool_torch/head.py"} <= reached("trainer", "standard")
-    assert {"kdtool_transformers/model.py", "kdtool_transformers/attention.py", "kdtool_torch/documents.py"} <= reached(
+    assert {"kdtool_transformers/model.py", "kdtool_transformers/attention.py", "kdtool_torch/batch.py"} <= reached(
         "teacher", "causal-lm"
     )
     assert {"kdtool_export/gguf/decoder_child.py", "kdtool_export/gguf/files.py"} <= reached("exporter", "gguf")

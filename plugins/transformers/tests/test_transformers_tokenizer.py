@@ -35,8 +35,7 @@ from kdtool_transformers import (
     with_fim_tokens,
 )
 from kdtool_transformers.generation import prompt_ids
-from kdtool_transformers.prompts import overlap
-from kdtool_transformers.tokenizer import FIM_FAMILIES, Infilling
+from kdtool_transformers.prompts import FIM_FAMILIES, Infilling, overlap
 from kdtool_transformers.tokenizer_json import Pieces
 from tokenizers import AddedToken, Tokenizer, processors
 from transformers import PreTrainedTokenizerFast

@@ -18,9 +18,13 @@ from kdtool_transformers.opening import open_config as open_config
 from kdtool_transformers.opening import open_model as open_model
 from kdtool_transformers.opening import open_tokenizer as open_tokenizer
 from kdtool_transformers.opening import with_fim_tokens as with_fim_tokens
+from kdtool_transformers.prompts import CODE_LLAMA as CODE_LLAMA
 from kdtool_transformers.prompts import FILL_ME as FILL_ME
+from kdtool_transformers.prompts import SUFFIX_FIRST as SUFFIX_FIRST
 from kdtool_transformers.prompts import FimTokens as FimTokens
+from kdtool_transformers.prompts import Infilling as Infilling
 from kdtool_transformers.prompts import held_back as held_back
+from kdtool_transformers.prompts import infilling_by as infilling_by
 from kdtool_transformers.prompts import trim_suffix as trim_suffix
 from kdtool_transformers.runtime import TransformersRuntime as TransformersRuntime
 from kdtool_transformers.sources import LocatedWeights as LocatedWeights
@@ -35,9 +39,5 @@ from kdtool_transformers.teacher import CausalTeacher as CausalTeacher
 from kdtool_transformers.teacher import CausalTeacherConfig as CausalTeacherConfig
 from kdtool_transformers.teacher import PublishedTeacher as PublishedTeacher
 from kdtool_transformers.teacher import PublishedTeacherConfig as PublishedTeacherConfig
-from kdtool_transformers.tokenizer import CODE_LLAMA as CODE_LLAMA
-from kdtool_transformers.tokenizer import SUFFIX_FIRST as SUFFIX_FIRST
-from kdtool_transformers.tokenizer import Infilling as Infilling
 from kdtool_transformers.tokenizer import TransformersTokenizer as TransformersTokenizer
 from kdtool_transformers.tokenizer import byte_tokenizer as byte_tokenizer
-from kdtool_transformers.tokenizer import infilling_by as infilling_by

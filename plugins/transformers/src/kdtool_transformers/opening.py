@@ -177,7 +177,7 @@ def with_fim_tokens(tokenizer: TransformersTokenizer, unused: Sequence[str]) -> 
     Raises:
         UsageError: it has FIM tokens already, or one of `unused` is not a special token of it or is named twice.
     """
-    from kdtool_transformers.tokenizer import SUFFIX_FIRST
+    from kdtool_transformers.prompts import SUFFIX_FIRST
 
     name = tokenizer.inner.name_or_path
     if tokenizer.infilling is not None:

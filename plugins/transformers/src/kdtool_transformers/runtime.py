@@ -17,7 +17,7 @@ from kdtool_torch import eval_mode, score_texts, widen
 
 from kdtool_transformers.attention import CausalModel
 from kdtool_transformers.generation import answer_requests, capacity_of, generate
-from kdtool_transformers.tokenizer import Infilling
+from kdtool_transformers.prompts import Infilling
 
 _LONGEST_WINDOW = 2048
 

@@ -2,9 +2,6 @@
 
 Opened by `open_tokenizer` without weights. Uses the Rust tokenizer below transformers directly, which is fast and adds
 nothing by itself. `byte_tokenizer` returns one of bytes, for models that start without a tokenizer, and for tests.
-
-For infilling it knows the FIM tokens of every family and their positions. Teachers name their family, tokenizers find
-theirs by its tokens. In a vocabulary without any, three tokens are renamed, so that no weight changes its shape.
 """
 
 from __future__ import annotations
@@ -12,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from itertools import takewhile
@@ -23,7 +19,7 @@ from typing import Any
 import kdtool
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from kdtool_transformers.prompts import Turns, cut_turns
+from kdtool_transformers.prompts import FIM_FAMILIES, Infilling, Turns, cut_turns
 from kdtool_transformers.rendering import RENDERER
 from kdtool_transformers.tokenizer_json import Pieces, without_space_before
 
@@ -37,67 +33,6 @@ _GROWTH = 100
 """Factor by which replacements may lengthen a text; published tokenizers replace single characters."""
 _MAP = ("added_tokens", "normalizer", "pre_tokenizer", "model", "decoder")
 """The parts of tokenizer.json that decide text to ids and back; a post-processor only adds special tokens around."""
-
-
-@dataclass(frozen=True)
-class Infilling:
-    """A family's FIM tokens before, after and between (arXiv 2207.14255).
-
-    `behind_prefix` is between the prefix token and the code before the middle. `end` is the token that ends the middle;
-    "" is the end of the text. Prompts have the order prefix, suffix, middle (PSM), or with `suffix_first` that of SPM.
-    """
-
-    prefix: str
-    suffix: str
-    middle: str
-    behind_prefix: str = ""
-    end: str = ""
-    suffix_first: bool = False
-
-    @property
-    def tokens(self) -> tuple[str, ...]:
-        """The tokens that must be in the vocabulary."""
-        return tuple(token for token in (self.prefix, self.suffix, self.middle, self.end) if token)
-
-    def pieces(self, before: str, middle: str, after: str, suffix_first: bool) -> list[tuple[str, str]]:
-        """Return a whole text with its middle last, as (token or "", text after it): each is encoded separately.
-
-        With `suffix_first` in the order that the paper calls SPM, variant 2: no token separates
-        the code before the middle from the middle.
-        """
-        code = f"{self.behind_prefix}{before}"
-        if suffix_first:
-            return [(self.prefix, ""), (self.suffix, after), (self.middle, code), ("", middle)]
-        return [(self.prefix, code), (self.suffix, after), (self.middle, middle)]
-
-
-STARCODER = Infilling("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
-"""Also of SantaCoder, StableCode and Granite Code."""
-
-
-SUFFIX_FIRST = Infilling("<spm_prefix>", "<spm_suffix>", "<spm_middle>", suffix_first=True)
-"""Of vocabularies without FIM tokens: a model that has seen few gaps continues the code right before the middle."""
-
-
-CODE_LLAMA = Infilling("▁<PRE>", "▁<SUF>", "▁<MID>", behind_prefix=" ", end="▁<EOT>")
-"""sentencepiece writes the first word of a text with a space before it, also after a FIM token."""
-
-
-FIM_FAMILIES = (
-    STARCODER,
-    SUFFIX_FIRST,
-    CODE_LLAMA,
-    Infilling("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen2.5-Coder, Granite from 3.3
-    Infilling("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek-Coder
-)
-
-
-def infilling_by(prefix: str, suffix: str, middle: str) -> Infilling:
-    """Return the family with these FIM tokens; an unknown one writes the prefix first."""
-    known = (
-        family for family in FIM_FAMILIES if (family.prefix, family.suffix, family.middle) == (prefix, suffix, middle)
-    )
-    return next(known, Infilling(prefix, suffix, middle))
 
 
 class TransformersTokenizer(kdtool.Tokenizer):
