@@ -156,7 +156,7 @@ def _vary(draw: st.DrawFn, data: Any) -> None:
         for loss in (loss for loss in losses.values() if isinstance(loss, dict)):
             start, end = _pick(draw, (0, 1), (1, 0.0), (0.5, 0.5), (0, 0))
             loss["weight"] = {"start": start, "end": end, "shape": _pick(draw, "linear", "cosine", "step")}
-    elif action == "sources":  # a phase may have sources and a trainer of its own
+    elif action == "sources":  # a phase may have other sources and another trainer
         sources = {*SOURCE_KEYS, "trainer", *(COLLECTIONS[key] for key in SOURCE_KEYS if key in COLLECTIONS)}
         keys = [key for key in data if key in sources]
         for key in draw(st.lists(st.sampled_from(keys), max_size=3, unique=True)) if keys else ():

@@ -54,7 +54,7 @@ def _begins(stages: Iterable[str]) -> set[str]:
 
 
 def _check_edits(recipe: Recipe, site: Path, use: str, expected: dict[str, bool]) -> None:
-    """Run, then edit one file after the other: the trainer trains anew if its code is concerned."""
+    """Run, then edit one file after the other: the trainer trains again if its code is concerned."""
     _forget(site)
     kdtool.run(recipe, {"trainer.use": use})
     for name, trains in expected.items():

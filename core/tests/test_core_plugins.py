@@ -471,7 +471,7 @@ from kdtool._contract.component import hook
 
 
 class Sampler(kdtool.Component):
-    """A kind of its own."""
+    """A component of another kind."""
 
     kind = "sampler"
 

@@ -18,7 +18,7 @@ Killing = Callable[[str, Path, Iterable[int]], list[str]]
 def kill_and_resume(request: pytest.FixtureRequest) -> Killing:
     """Return a function that runs code, which notes what it does in a file, and returns the notes.
 
-    It kills the process each time that so many notes are there in all, and then lets it finish.
+    It kills the process each time that this number of notes is there, and then lets it finish.
     """
 
     def run(code: str, notes: Path, kills: Iterable[int]) -> list[str]:

@@ -15,7 +15,7 @@ PASSES = Task("task", Module("def f(): return 1", "assert f() == 1", ("f",)))
 
 
 @pytest.fixture(autouse=True)
-def asked_anew() -> Iterator[None]:
+def ask_again() -> Iterator[None]:
     memory_group.cache_clear()
     yield
     memory_group.cache_clear()

@@ -39,7 +39,7 @@ class Ask:
     folder: Path
 
     def __call__(self, asked: int | Sequence[kdtool.Request], **settings: Any) -> list[kdtool.TextAnswer]:
-        """Return the answers to requests, or to so many of them."""
+        """Return the answers to requests, or to this number of them."""
         with self.opened(**settings) as teacher:
             return list(teacher.kdtool_answer(requests(asked) if isinstance(asked, int) else asked))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -72,16 +72,7 @@ def chunked_loss(
         progress=zero,
         step=zero.long(),
     )
-    signal = kdtool.Signal("")
-    given: dict[str, Tensor] = {}
-    if isinstance(teacher, kdtool.LazyLogits):
-        teacher_head = replace(teacher.head, vocabulary=head.vocabulary)
-        signal = replace(signal, lazy=kdtool.LazyLogits(select(teacher.hidden.detach(), 1), teacher_head))
-    elif isinstance(teacher, kdtool.SparseTokens):
-        ids, weights = select(teacher.ids, 1), select(teacher.weights, 1)
-        signal = replace(signal, sparse=replace(teacher, ids=ids, weights=weights))
-    elif teacher is not None:
-        given[_TEACHER] = select(teacher.detach(), 1)[:, : head.vocabulary]
+    signal, given = _at_positions(teacher, head.vocabulary, select)
     work = HeadWork(
         loss=ChunkLoss([_bind(loss, teacher)], ()),
         rows=rows,
@@ -97,6 +88,22 @@ def chunked_loss(
     divisor = count.to(hidden.device) if isinstance(count, torch.Tensor) else torch.full_like(zero, count)
     divisor = divisor.clamp(min=1)
     return head_loss(work, divisor)
+
+
+def _at_positions(
+    teacher: Tensor | kdtool.LazyLogits | kdtool.SparseTokens | None,
+    vocabulary: int,
+    select: Callable[[Tensor, int], Tensor],
+) -> tuple[kdtool.Signal, dict[str, Tensor]]:
+    """Return what a teacher gives at the selected positions: its signal, and its logits if it gives these."""
+    signal = kdtool.Signal("")
+    if isinstance(teacher, kdtool.LazyLogits):
+        head = replace(teacher.head, vocabulary=vocabulary)
+        return replace(signal, lazy=kdtool.LazyLogits(select(teacher.hidden.detach(), 1), head)), {}
+    if isinstance(teacher, kdtool.SparseTokens):
+        ids, weights = select(teacher.ids, 1), select(teacher.weights, 1)
+        return replace(signal, sparse=replace(teacher, ids=ids, weights=weights)), {}
+    return signal, {} if teacher is None else {_TEACHER: select(teacher.detach(), 1)[:, :vocabulary]}
 
 
 def _bind(loss: kdtool.TokenLoss, teacher: Any) -> BoundTerm:

@@ -3,7 +3,7 @@
 Bfloat16 keeps 8 bits of a logit: a probability computed from rounded ones is off by some per cent. So numbers that are
 reported come from logits in float32, regardless of the model's precision. Losses and signals get products of
 half-precision operands, which CUDA adds up in float32 and can return unrounded. Logits of many positions never exist
-all at once, neither forward nor for the gradient.
+all at once, neither forward nor for the gradient. `eval_mode` and `autocast_to` are the modes of forward passes.
 """
 
 from __future__ import annotations
