@@ -75,6 +75,19 @@ def test_a_missing_recipe_is_not_found_and_similar_ones_are_named(
     assert capsys.readouterr().err == "error: recipe 'recipe.yml' not found\n    did you mean 'recipe.yaml'?\n"
 
 
+def test_a_missing_recipe_is_looked_for_in_recipes_and_not_among_hidden_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    for name in ("recipes/quickstart.yaml", ".hidden.yaml"):
+        (tmp_path / name).touch()
+    assert call(["run", "quickstart.yaml"]) == 2
+    assert "did you mean 'recipes/quickstart.yaml'?" in capsys.readouterr().err
+    assert call(["run", "other.yaml"]) == 2
+    assert capsys.readouterr().err.endswith("recipes there: recipes/quickstart.yaml\n")
+
+
 def test_wrong_arguments_are_errors_like_others(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["show"]) == 2
     error = "error: Missing argument 'RUN'.\n  Usage: kdtool show [OPTIONS] RUN\n  Help: kdtool show --help\n"

@@ -79,7 +79,8 @@ def read_layers(path: Path) -> list[Node]:
             seen.append(real)
             text = read_text(path)
         except FileNotFoundError as error:
-            there = [file.name for file in path.parent.glob("*.y*ml")]
+            files = (file for pattern in ("[!.]*.y*ml", "recipes/*.y*ml") for file in path.parent.glob(pattern))
+            there = [file.relative_to(path.parent).as_posix() for file in files]
             remedy = did_you_mean(path.name, there, what="recipes there") or "check the path"
             raise RecipeError([origin.problem(key, f"recipe {str(path)[:200]!r} not found", remedy)]) from error
         except (OSError, ValueError) as error:
