@@ -54,11 +54,9 @@ _ACTIONS: dict[str, Callable[[], None]] = {
     "torch on CUDA": _raise(_TORCH_CUDA, "CUDA out of memory. Tried to allocate 2.00 GiB"),
     "full disk": _raise(OSError, errno.ENOSPC, "No space left on device"),
     "ValueError": _raise(ValueError, "planned"),
-    "EOFError": _raise(EOFError, "planned"),
     "BrokenPipeError": _raise(BrokenPipeError, errno.EPIPE, "planned"),
     "sys.exit": lambda: sys.exit(0),
     "click.exit": _raise(click.exceptions.Exit, 0),
-    "click.abort": _raise(click.Abort),
     "BaseException": _raise(BaseException, "planned"),
 }
 
@@ -93,7 +91,6 @@ _ANSWERS: dict[str, Callable[[Any], Any]] = {
     "same key": _each(_replaced(key="same")),
     "short labels": _each(_replaced(labelled=[True])),
     "huge ids": _each(_replaced(input_ids=[2**40] * 16)),
-    "ids are text": _each(_replaced(input_ids=["a"] * 16)),
     "short column": _each(_replaced(columns={"twice": [0]})),
     "other columns": lambda answer: (
         dataclasses.replace(row, columns={f"c{number}": [0] * 16}) for number, row in enumerate(answer)
@@ -131,8 +128,7 @@ def _tripping(cls: type) -> type:
     members = {
         name: _tripped(member, f"{cls.__name__}.{name}")
         for name, member in {**vars(kdtool.Component), **vars(cls)}.items()
-        if name in {"kdtool_close", "kdtool_identity"}
-        or (name in vars(cls) and (name.startswith("kdtool_") or name == "records"))
+        if name in {"kdtool_close", "kdtool_identity"} or (name in vars(cls) and name.startswith("kdtool_"))
     }
     return type(cls.__name__, (cls,), {**members, "__doc__": cls.__doc__, "__init__": _built(cls)})
 
@@ -175,10 +171,6 @@ class Transform(kdtool.Transform):
 for _cls in (Filter, Weighting, Transform, *(found for found in vars(toy).values() if isinstance(found, type))):
     if issubclass(_cls, kdtool.Component):
         globals()[_cls.__name__] = _tripping(_cls)
-for _place in ("Unigram.save", "Unigram.facts", "Bytes.encode", "Runtime.score"):
-    _owner, _, _name = _place.partition(".")
-    _found = vars(getattr(toy, _owner))[_name]
-    _wrapped = property(_tripped(_found.fget, _place)) if isinstance(_found, property) else _tripped(_found, _place)
-    setattr(getattr(toy, _owner), _name, _wrapped)
+toy.Unigram.save = _tripped(toy.Unigram.save, "Unigram.save")
 if _what := fault("import"):
     act(_what)

@@ -73,7 +73,6 @@ def test_results_hold_the_phase_once_for_all_seeds_and_controls_leave_it_out(ada
 DEPENDING = ("teachers", "signals", "phases", "exports", "scores")
 CHANGES = {
     "train.adapt.steps": (4, DEPENDING),
-    "train.adapt.trainer.factor": (2.0, DEPENDING),
     "train.distil.losses.count.weight": (0.2, ("phases", "exports", "scores")),
     "seeds": ([0, 1], ("phases/student-seed1", "phases/control-seed1", "phases/control-time-seed1", "scores")),
 }
@@ -170,8 +169,3 @@ def test_a_recipe_that_extends_another_adds_the_phase_behind_and_it_comes_first(
     names = [stage.name for stage in results.stages]
     assert names.index("teachers/teacher-adapt") < names.index("students")
     assert list(results.data["phases"]) == ["adapt", "train"]
-
-
-def test_check_says_that_it_does_not_predict_the_phase(adapting: Recipe) -> None:
-    (line,) = (line for line in kdtool.check(adapting)["forecast"]["unknown"] if "'adapt'" in line)
-    assert "which trains teacher" in line

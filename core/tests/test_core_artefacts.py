@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import kdtool
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kdtool._run.stages.row_files import StoredRows, write_rows
-from kdtool._store.artefacts import Artefacts, verify
+from kdtool._store.artefacts import Artefacts
 from safetensors.numpy import load_file
 
 WORK = """
@@ -101,27 +99,3 @@ def test_rows_are_a_safetensors_file_that_others_read(tmp_path: Path) -> None:
 def test_bad_rows_name_the_packer(tmp_path: Path, rows: list[kdtool.Row], message: str) -> None:
     with pytest.raises(kdtool.PluginError, match=f"me returned .*{message}"):
         write_rows(rows, tmp_path, "me")
-
-
-def test_the_process_that_makes_an_artefact_reads_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, digest = list[str](), hashlib.file_digest
-
-    def reading(file: Any, name: str) -> object:
-        read.append(file.name)
-        return digest(file, name)
-
-    monkeypatch.setattr(hashlib, "file_digest", reading)
-
-    def build(folder: Path) -> None:
-        for name in ("weights", "beside", "log"):
-            (folder / name).write_text(name, encoding="utf-8")
-        kdtool.commit(folder, folder / "weights")
-        kdtool.commit(folder, folder / "state", pending={folder / "state": folder / "beside"})
-        (folder / "beside").replace(folder / "state")
-
-    made = Artefacts(tmp_path).make("x", "", "f" * 64, build=build, waiting=print)
-    verify(made.path)
-    assert sorted(Path(name).name for name in read) == ["beside", "log", "weights"]
-    (made.path / "log").write_text("gol", encoding="utf-8")
-    with pytest.raises(kdtool.StorageError, match="damaged"):
-        verify(made.path)

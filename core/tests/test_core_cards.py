@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 
 import kdtool
-import kdtool_testing
 import pytest
 from kdtool._cli import call
 from kdtool._evaluate import Model
-from kdtool._results.files import link_export, write_card
-from kdtool._store.shared import bytes_below
+from kdtool._results.files import write_card
 from toy_recipe import TOY, Recipe
 
 
@@ -77,43 +75,6 @@ def test_exported_models_have_a_path_without_a_fingerprint(
     assert f"model: {link}" in capsys.readouterr().out.splitlines()
     link.unlink()
     assert results.path_of(artifact) == artifact.path
-
-
-def _link(folder: Path, path: Path, content: str) -> kdtool.Artifact:
-    """Write an exported model, a file or a folder with weights, and link it in the run's folder."""
-    file = path / "weights" if path.name == "safetensors" else path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.unlink(missing_ok=True)
-    file.write_text(content, encoding="utf-8")
-    artifact = kdtool.Artifact(path, "any", 5)
-    link_export(artifact, folder)
-    return artifact
-
-
-def test_models_are_linked_by_their_own_names_and_where_these_are_taken_by_the_exporter_s(tmp_path: Path) -> None:
-    path_of, exports = kdtool_testing.make_results(tmp_path).path_of, tmp_path / "exports"
-    made = exports / "safetensors-0123" / "safetensors"
-    for content in ("first", "second"):
-        link = path_of(_link(tmp_path, made, content))
-        assert link == exports / "safetensors"
-        assert (link / "weights").samefile(made / "weights")
-    assert bytes_below(tmp_path) == len("second")
-    assert path_of(_link(tmp_path, exports / "half-4567" / "safetensors", "")) == exports / "half"
-    assert (link / "weights").exists(), "folders of two exporters may have one name"
-    whole = kdtool.Artifact(made.parent, "safetensors", 5)
-    link_export(whole, tmp_path)
-    assert (path_of(whole) / "safetensors" / "weights").is_file()
-    first, second = (_link(tmp_path, exports / name / "model", name) for name in ("one-0123", "two-4567"))
-    assert (path_of(first), path_of(second)) == (first.path, exports / "model"), "of two files the last is linked"
-
-
-def test_a_file_that_lies_elsewhere_has_its_own_path(tmp_path: Path) -> None:
-    results = kdtool_testing.make_results(tmp_path)
-    for path in (tmp_path / "exports", tmp_path / "exports" / "model", tmp_path.parent / "model"):
-        assert results.path_of(kdtool.Artifact(path, "gguf", 8)) == path
-        path.mkdir(exist_ok=True)
-        link_export(kdtool.Artifact(path, "gguf", 8), tmp_path)
-        assert path.is_dir()
 
 
 FAILS = """

@@ -23,8 +23,6 @@ def _flip(path: Path) -> None:
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "a flipped byte": _flip,
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
-    "empty": lambda path: path.write_bytes(b""),
-    "zeroed": lambda path: path.write_bytes(b"\0" * path.stat().st_size),
     "deleted": lambda path: path.unlink(),
 }
 """Damage that a disk or a user does to a file."""
@@ -139,24 +137,6 @@ def test_each_process_of_a_run_has_a_record_of_its_own(tmp_path: Path, monkeypat
     kdtool.commit(tmp_path, tmp_path / "more")
     discard_uncommitted(tmp_path, pytest.fail)
     assert set(_left(tmp_path)) == {"0", "1", "more"}
-
-
-def test_what_another_process_gave_up_is_not_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = tmp_path / "checkpoints" / "one"
-    _write("x", checkpoint / "state", checkpoint / "weights")
-    monkeypatch.setenv("RANK", "1")
-    kdtool.commit(tmp_path / "checkpoints", checkpoint)
-    monkeypatch.setenv("RANK", "0")
-    kdtool.commit(tmp_path, gone=[tmp_path / "checkpoints"])
-    (checkpoint / "state").unlink()
-    discard_uncommitted(tmp_path, pytest.fail)
-    assert _left(tmp_path) == {}
-
-
-def test_what_is_not_there_cannot_be_committed(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="missing"):
-        kdtool.commit(tmp_path, tmp_path / "missing")
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows links files only with special rights")

@@ -13,7 +13,7 @@ from kdtool._cli import call
 from kdtool._results.comparisons import arm_values, interval
 from kdtool._store.files import write_sealed
 from kdtool._text.terminal import figure
-from toy_recipe import Recipe, use
+from toy_recipe import Recipe
 
 
 @pytest.fixture
@@ -66,18 +66,6 @@ def test_a_value_has_the_same_interval_wherever_it_is_shown(two_runs: None, caps
         shown = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
         (row,) = (cells for cells in shown if cells[0] == "nats ↓, nats/byte")
         assert figure(student.value, student.unit, student.low, student.high) in row
-
-
-def test_arms_are_recorded_and_not_read_off_names_of_runs(recipe: Recipe) -> None:
-    recipe |= {"exporters": {"4-seed0": use("Export")}, "seeds": [0]}
-    for name in ("a-seed0", "a-seed1"):
-        kdtool.run({**recipe, "name": name})
-    found = kdtool.compare(["a-seed0", "a-seed1"])
-    assert [subject.arm for subject in found.subjects] == [
-        f"{run}/{arm}" for run in ("a-seed0", "a-seed1") for arm in ("teacher", "student", "student-4-seed0")
-    ]
-    assert {(compared.arm, compared.against) for compared in found.comparisons} == {("a-seed0", "a-seed1")}
-    assert call(["compare", "a-seed0", "a-seed1", "--arm", "student-4-seed0"]) == 0
 
 
 def test_command_prints_tables_and_json(two_runs: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-import contract_snapshot
 import pytest
 from contract_snapshot import current, differences, released
 
@@ -50,30 +46,3 @@ def test_breaks_are_told_from_additions(changes: dict[str, str | None], breaks: 
     assert bool(breaking) == breaks
     assert bool(additions) != breaks
     assert all(next(iter(changes)) in line for line in breaking)
-
-
-def test_everything_that_plugins_name_is_in_it() -> None:
-    found = current()
-    expected = {"Teacher.kdtool_signal", "Hooks.component(name)", "Tokenizer.encode(text)", "RowSource.__len__"}
-    assert expected | {"run(recipe)", "RecipeError", "testing.ComponentConformance.prepare"} <= found.keys()
-    assert found["Teacher.kdtool_open"].endswith(" first")
-    assert found["SignalRequest.temperature"] == "2: float = 1.0"
-    assert found["RunInfo.folder"] == "required 2: Path"
-    assert found["Loss.needs"] == "Needs = ()"
-
-
-def test_writing_it_anew_hides_no_break(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    path = Path("contract.json")
-    monkeypatch.setattr(contract_snapshot, "FILE", path)
-    assert contract_snapshot.main() == 0
-    content = json.loads(path.read_text(encoding="utf-8"))
-    assert content == current()
-    content.pop("SignalRequest.layers")
-    path.write_text(json.dumps(content), encoding="utf-8")
-    assert contract_snapshot.main() == 0
-    assert "SignalRequest.layers is new" in capsys.readouterr().out
-    content["SignalRequest.gone"] = "0: int = 0"
-    path.write_text(json.dumps(content), encoding="utf-8")
-    assert contract_snapshot.main() == 1
-    assert "SignalRequest.gone is gone" in capsys.readouterr().err
-    assert json.loads(path.read_text(encoding="utf-8")) == content

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from kdtool._cli import call
 from plugin_site import install
-from toy_recipe import Recipe
 
 COMMAND = """
 import click
@@ -34,7 +32,6 @@ def _command(site: Path) -> None:
     ("arguments", "shown", "traceback"),
     [
         ("--debug x-shown --debug one", "debug=True rest=('one',)", False),
-        ("x-shown fail", "debug=False", False),
         ("x-shown --debug fail", "debug=True", False),
         ("--debug x-shown fail", "debug=False", True),
         ("x-shown -- --debug", "rest=('--debug',)", False),
@@ -53,12 +50,7 @@ def test_a_plugin_s_command_has_a_debug_option_of_its_own(
 
 @pytest.mark.parametrize(
     ("arguments", "traceback"),
-    [
-        ("run --debug none.yaml", True),
-        ("--debug run none.yaml", True),
-        ("plugins show --debug none", True),
-        ("run -- --debug", False),
-    ],
+    [("run --debug none.yaml", True), ("plugins show --debug none", True), ("run -- --debug", False)],
 )
 def test_kdtool_s_own_commands_take_it_anywhere(
     capsys: pytest.CaptureFixture[str], arguments: str, traceback: bool
@@ -66,12 +58,3 @@ def test_kdtool_s_own_commands_take_it_anywhere(
     assert call(arguments.split()) == 2
     assert ("Traceback" in (err := capsys.readouterr().err)) == traceback
     assert ("'--debug' not found" in err) == (arguments == "run -- --debug")
-
-
-def test_an_author_of_a_file_is_pointed_to_the_traceback(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
-    source = "from toy import Corpus\nclass Bad(Corpus):\n    def kdtool_examples(self, run): raise ValueError('no')\n"
-    Path("bad.py").write_text(source, encoding="utf-8")
-    Path("bad.yaml").write_text(json.dumps({**recipe, "corpus": {"use": "./bad.py:Bad"}}), encoding="utf-8")
-    assert call(["run", "bad.yaml"]) == 1
-    assert "See the traceback: run `kdtool --debug …`." in (err := capsys.readouterr().err)
-    assert "authors" not in err

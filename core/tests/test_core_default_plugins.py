@@ -87,17 +87,6 @@ def test_defaults_change_no_fingerprint_and_no_result(recipe: Recipe, put: Calla
     assert after.measurements == before.measurements
 
 
-def test_two_defaults_of_a_kind_are_none(
-    recipe: Recipe, put: Callable[..., None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    put("x-shown", DEFAULTS + NAMES)
-    put("x-rival", "[kdtool.defaults]\ntracker = x_rival:Seen\n[kdtool.trackers]\nx-rival = x_rival:Seen\n")
-    del recipe["trackers"], recipe["reporter"]
-    assert list_shown(recipe) == ["reporter x-paper"]
-    said = capsys.readouterr().err
-    assert said == "note: x-rival and x-seen are both the default tracker, so none is used; name one in the recipe\n"
-
-
 def test_a_run_ends_with_the_commands_that_use_it(
     recipe: Recipe, put: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -210,16 +210,6 @@ def test_scores_depend_on_the_tokenizers_of_teachers_that_are_not_asked(two: Rec
         assert {one.value for one in results.measurements} == {len(name)}
 
 
-def test_a_teacher_that_only_a_source_of_the_stage_asked_is_refused(two: Recipe) -> None:
-    bench = {"use": "./own.py:Bench", "judge": "teachers.small", "declared": False}
-    two["teachers"], two["evaluators"] = {"small": two["teachers"]["small"]}, {"bench": bench}
-    two["student"] = use("Student")
-    with pytest.raises(
-        kdtool.PluginError, match=r"measuring bench of student, seed 0: asks teachers\.small, which none .*`asks`"
-    ):
-        kdtool.run(two)
-
-
 def test_a_subject_is_compared_with_what_was_written_of_the_teachers(two: Recipe) -> None:
     two |= {"evaluators": {"likeness": {"use": "./own.py:Likeness"}}, "seeds": [0, 1]}
     results = kdtool.run(two)

@@ -103,13 +103,3 @@ def test_a_corpus_whose_text_is_taken_gives_none_itself(asking: Recipe) -> None:
 def test_what_cannot_be_taken_is_a_recipe_error(asking: Recipe, settings: Recipe, message: str) -> None:
     with pytest.raises(kdtool.RecipeError, match=message):
         kdtool.check(asking, settings)
-
-
-def test_what_is_taken_is_declared_in_the_right_form(asking: Recipe) -> None:
-    file = Path(asking["corpus"]["use"].rpartition(":")[0])
-    source = file.read_text(encoding="utf-8").replace(
-        'self.derives_from = {config.ask: "text"', "self.derives_from = None #"
-    )
-    file.write_text(source, encoding="utf-8")
-    with pytest.raises(kdtool.RecipeError, match="its attribute derives_from must be Mapping, but is None"):
-        kdtool.check(asking)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._api import report
-from kdtool._cli import call
 from kdtool._results.files import read_results
 from toy_recipe import Recipe
 
@@ -61,18 +59,3 @@ def test_the_run_has_results_that_are_read_again_and_a_report(diverged: Recipe) 
     assert "e+51%, 95 % interval -100.0% to +∞" in results.verdict
     assert "to +∞" in report(folder).read_text(encoding="utf-8")
     assert "to +∞" in (folder / results.arms[0].artifacts[0].path.parent / "README.md").read_text(encoding="utf-8")
-
-
-def test_it_stands_beside_other_runs(diverged: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
-    kdtool.run(diverged)
-    kdtool.run({**diverged, "name": "again", "trainer": {**diverged["trainer"], "factor": 3.0}})
-    capsys.readouterr()
-    assert call(["compare", "toy", "again", "--arm", "student", "--arm", "control"]) == 0
-    shown = capsys.readouterr().out
-    assert "-100.0% to +∞" in shown
-    assert re.search(r"\nperplexity ↓, per token +[\d.]+e\+51 \(\d+–∞\) ", shown)
-    assert " +4.39e+51 % (-100 to +∞) " in shown
-    assert call(["compare", "toy", "again", "--json"]) == 0
-    plain = json.loads(capsys.readouterr().out, parse_constant=_no_constant)
-    students = [one for each in plain["values"].values() for one in each if one["arm"] == "student"]
-    assert [one["high"] for one in students] == ["Infinity"] * 2

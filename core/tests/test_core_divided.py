@@ -120,21 +120,3 @@ def test_a_rank_that_cannot_open_the_subject_fails(tmp_path: Path) -> None:
             next(runtime.answer(requests(64)))
             ranks.thread.join(60)
     assert "process 1 cannot open student" in str(ranks.errors[0])
-
-
-def test_what_a_runtime_knows_is_kept(tmp_path: Path) -> None:
-    class Counted(Upper):
-        context = 7
-
-        def count(self, text: str) -> int:
-            return len(text)
-
-    for inner in (Upper(), Counted()):
-        runtime = divide(inner, SUBJECT, tmp_path, 2)
-        assert runtime.abilities == inner.abilities
-        assert runtime.model is None
-        assert getattr(runtime, "context", 0) == getattr(inner, "context", 0)
-        assert hasattr(runtime, "count") == hasattr(inner, "count")
-        assert "".join(piece.text for piece in runtime.stream(requests(1)[0])) == "PROMPT 0"
-        runtime.unload()
-        assert inner.closed

@@ -9,7 +9,6 @@ import kdtool
 import pytest
 from kdtool._cli import call
 from kdtool._results.files import read_results
-from plugin_site import install
 from toy_recipe import Recipe
 
 OPENER = """
@@ -51,16 +50,6 @@ def test_students_of_a_run_are_measured_with_every_seed_and_as_they_were_there(
     assert not found.requirements  # they are of training
     assert call(["compare", "toy", "both", "--arm", "student", "--arm", "again"]) == 0
     assert "both" in capsys.readouterr().out
-
-
-def test_teachers_that_were_measured_alone_are_compared(
-    measuring: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("first", "second"):
-        assert call(["eval", *measuring, "--name", name]) == 0
-    capsys.readouterr()
-    assert call(["compare", "first", "second"]) == 0
-    assert "Against second, first is not shown to differ in nats" in capsys.readouterr().out
 
 
 def test_a_seed_in_the_name_of_a_run_is_no_seed(recipe: Recipe, measuring: list[str]) -> None:
@@ -143,11 +132,3 @@ def test_the_text_is_filtered_by_all_evaluators_of_the_recipe_and_made_once(reci
     results = kdtool.evaluate(["toy"], ["nats"], opener, recipe="toy.yaml")
     assert {stage.name: stage.reused for stage in results.stages}["text"]
     assert "leaked" not in {stage.name.partition("-")[0] for stage in results.stages}
-
-
-def test_an_exporter_that_cannot_be_imported_is_named(
-    measuring: list[str], site: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    install(site, "x-broken", "[kdtool.exporters]\nx-broken = x_broken:X\n", {"x_broken.py": "import tree_nope"})
-    assert call(["eval", "toy", *measuring]) == 0
-    assert "models that only the exporter 'x-broken' opens cannot be measured: " in capsys.readouterr().err

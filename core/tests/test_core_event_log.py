@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from io import FileIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -90,35 +89,6 @@ def test_lines_are_there_when_the_process_is_killed(tmp_path: Path) -> None:
     )
     assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False).returncode == 9
     assert [line["event"] for line in lines(tmp_path)] == ["run_start", "message"]
-
-
-class _Full(FileIO):
-    """A disk that takes a part of a line and then nothing, until there is room again."""
-
-    room = 10
-
-    def write(self, content: Any) -> int:
-        taken = content[: self.room]
-        self.room -= len(taken)
-        if not taken:
-            raise OSError(28, "No space left on device")
-        return super().write(taken)
-
-
-def test_a_full_disk_is_told_once_and_later_events_are_written_again(tmp_path: Path) -> None:
-    said: list[str] = []
-    log, run = EventLog(tmp_path, {}, said.append), make_run(tmp_path)
-    log.write("kdtool_message", {"run": run, "text": "before"})
-    log.close()
-    disk = log._file = _Full(tmp_path / "events.jsonl", "ab")
-    for text in ("lost", "lost too"):
-        log.write("kdtool_message", {"run": run, "text": text})
-    disk.room = 10**6
-    log.write("kdtool_message", {"run": run, "text": "after"})
-    log.close()
-    assert [line["text"] for line in lines(tmp_path)] == ["before", "after"]
-    (line,) = said
-    assert "events.jsonl lacks events of this run: OSError" in line
 
 
 def test_a_run_whose_log_cannot_be_written_says_so_once_and_goes_on(

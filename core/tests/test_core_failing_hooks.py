@@ -53,7 +53,7 @@ def test_only_trackers_are_notified() -> None:
 BESIDE = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-import kdtool, toy
+import kdtool
 
 
 def write(line):
@@ -68,16 +68,6 @@ class Failing(kdtool.Tracker):
 
     def kdtool_stage_end(self, run, seconds, reused):
         write(f"end of {{run.stage}}")
-
-
-class Ending(kdtool.Tracker):
-    def kdtool_run_end(self, run, status, report):
-        raise ValueError("cannot write the end")
-
-
-class Breaks(toy.Trainer):
-    def kdtool_train(self, run, phase, student):
-        raise kdtool.UsageError("the real reason")
 
 
 class File(kdtool.Tracker):
@@ -140,18 +130,6 @@ def test_terms_reach_the_terminal_whatever_the_trackers(
     out, err = capsys.readouterr()
     found = {"printed": TERMS in err, "written": TERMS in heard, "shown": "filter: " in out and TERMS in out}
     assert ", ".join(name for name, is_there in found.items() if is_there) == expected
-
-
-def test_a_required_tracker_that_fails_at_the_end_does_not_hide_why_the_run_failed(
-    beside: Recipe, capsys: pytest.CaptureFixture[str]
-) -> None:
-    recipe = {**beside, "trackers": {"ending": {"use": "beside.py:Ending", "required": True}}}
-    with pytest.raises(kdtool.UsageError, match="the real reason"):
-        kdtool.run(recipe, {"trainer.use": "beside.py:Breaks"})
-    failure = "tracker 'trackers.ending' (beside.py:Ending) failed in kdtool_run_end: ValueError: cannot write the end"
-    assert failure in capsys.readouterr().err
-    with pytest.raises(ValueError, match="cannot write the end"):
-        kdtool.run(recipe)
 
 
 class _Loss(kdtool.TokenLoss):

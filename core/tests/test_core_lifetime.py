@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -68,23 +67,6 @@ class Lacking(Count):
         return ["a library"]
 
 
-class Needy(Count):
-    "Needs a column that nobody gives."
-
-    columns = frozenset({"nobody"})
-
-
-class Wrong(Count):
-    "Says of itself what cannot be."
-
-    temperature = "hot"
-
-
-class Ending(Events):
-    "Writes the end of the run down."
-
-    def kdtool_run_end(self, run, status, report):
-        write(self, status)
 """
 
 
@@ -142,27 +124,14 @@ def test_components_are_closed_by_eval_and_report(counted: dict[str, Any]) -> No
     assert_balanced(1)
 
 
-def test_components_for_planned_signals_are_closed(counted: dict[str, Any]) -> None:
-    kdtool.run(counted)
-    planned = next(stage.signals for stage in kdtool.plan(counted) if stage.signals is not None)
-    events()
-    with planned.open() as (rows, tokenizer, _):
-        assert len(rows)
-        assert tokenizer.encode("a")
-    assert_balanced()
-
-
 @pytest.mark.parametrize(
     ("settings", "fails", "error"),
     [
         ({"trainer.use": "counted.py:Failing"}, "", "in training"),
         ({"trainer.use": "counted.py:Failing"}, "stop", ""),
         ({"train.losses.count.use": "counted.py:Lacking"}, "", "a library"),
-        ({"train.losses.count.use": "counted.py:Needy"}, "", "nobody"),
-        ({"train.losses.count.use": "counted.py:Wrong"}, "", "temperature"),
         ({}, "Nats.__init__", "failed in Nats.__init__"),
         ({"teachers.other.use": "none.py:None"}, "", "none.py"),
-        ({"terms_acknowledged.nobody": "what nobody has"}, "", ""),
     ],
 )
 @pytest.mark.parametrize("command", ["run", "check", "plan"])
@@ -187,13 +156,3 @@ def test_one_that_cannot_be_closed_is_named_and_does_not_stop_the_others(
     assert_balanced()
     failure = "counted.py:Teacher) could not be closed: RuntimeError: failed in Teacher.kdtool_close"
     assert failure in capsys.readouterr().err
-
-
-def test_trackers_hear_the_end_of_a_run_before_they_are_closed(counted: dict[str, Any]) -> None:
-    for settings, status in (({}, "done"), ({"trainer.use": "counted.py:Failing", "name": "failing"}, "failed")):
-        tracker = {"trackers": {"ending": {"use": "counted.py:Ending"}}}
-        with pytest.raises(RuntimeError) if status == "failed" else nullcontext():
-            kdtool.run({**counted, **tracker}, settings)
-        words = [line.split()[0] for line in Path("log").read_text(encoding="utf-8").splitlines() if "Ending" in line]
-        assert words == ["open", status, "close"]
-        Path("log").unlink()

@@ -17,12 +17,11 @@ from typing import Any
 
 import kdtool
 import pytest
-from filelock import FileLock
 from kdtool._run.graph import Graph, Node
-from kdtool._run.ranks import agree, invite_ranks, may_join, rank_and_world, wait_for
+from kdtool._run.ranks import agree, rank_and_world, wait_for
 from kdtool._store.artefacts import Artefacts
 from kdtool._store.files import write_sealed
-from kdtool._store.shared import GRAPH, HOLDER, holder_of, is_led, run_lock, worker_of
+from kdtool._store.shared import GRAPH, holder_of, is_led, run_lock, worker_of
 
 HOLD = """
 import os, sys, time
@@ -112,15 +111,6 @@ def test_a_worker_that_outlives_its_killed_process_does_not_hold_the_run(tmp_pat
             pass
 
 
-@FORKS
-def test_a_worker_that_ends_does_not_give_the_run_away(tmp_path: Path) -> None:
-    with process(HOLD, str(tmp_path), "with a worker", "0") as holder:
-        assert line_of(holder) == "held"
-        time.sleep(0.3)
-        with pytest.raises(kdtool.LockedError, match=f"process {holder.pid} "), run_lock(tmp_path):
-            pass
-
-
 def test_the_second_maker_waits_and_takes_what_the_first_made(tmp_path: Path) -> None:
     go_on = tmp_path / "go on"
     with process(MAKE, str(tmp_path), str(go_on)) as first:
@@ -139,13 +129,6 @@ def test_the_second_maker_goes_on_where_the_first_was_killed(tmp_path: Path) -> 
             assert line_of(second) == "waits"
             first.kill()
             assert [line_of(second), line_of(second)] == ["continues", "made whole"]
-
-
-def test_where_nobody_can_ask_a_run_is_held_by_whom_it_names(tmp_path: Path) -> None:
-    (tmp_path / ".lock").mkdir()  # it cannot be opened, as on a disk that may only be read
-    assert worker_of(tmp_path) is None
-    (tmp_path / "lock.json").write_text('{"pid": 7, "host": "here", "since": "today"}', encoding="utf-8")
-    assert worker_of(tmp_path) == "process 7 on here since today"
 
 
 def test_torchrun_tells_who_a_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,39 +217,6 @@ def test_processes_with_the_same_graph_agree_whatever_an_earlier_run_left(tmp_pa
     assert not is_led(tmp_path, found[1]), "the lock is free by now"
 
 
-KILLED = {"pid": 1, "host": "gone", "since": "2026-01-01", "id": "killed"}
-"""The holder of a run's lock that a killed process left."""
-
-
-def test_a_look_at_the_lock_is_not_taken_for_a_process_that_works(tmp_path: Path) -> None:
-    (tmp_path / HOLDER).write_text(json.dumps(KILLED), encoding="utf-8")
-    look = FileLock(tmp_path / ".lock", thread_local=False)
-    look.acquire()
-    timer = threading.Timer(0.02, look.release)
-    timer.start()
-    assert holder_of(tmp_path) is None
-    timer.join()
-
-
-def test_a_rank_joins_when_rank_0_has_discarded_what_a_killed_run_left(tmp_path: Path) -> None:
-    artefacts, new, looks = Artefacts(tmp_path), {**KILLED, "pid": 2}, list[bool]()
-    partial = artefacts.path_of("signals", "", "f" * 64).with_suffix(".partial")
-    partial.mkdir(parents=True)
-    with pytest.raises(KeyboardInterrupt), invite_ranks(partial, KILLED):
-        raise KeyboardInterrupt
-    assert may_join(partial, KILLED)
-    assert not may_join(partial, new)
-
-    def build(folder: Path) -> None:
-        assert not may_join(folder, KILLED)
-        with invite_ranks(folder, new):
-            looks.extend(may_join(folder, leader) for leader in (new, KILLED, None))
-
-    made = artefacts.make("signals", "", "f" * 64, build=build, waiting=print)
-    assert looks == [True, False, False]
-    assert [path.name for path in made.path.iterdir()] == ["manifest.json"]
-
-
 @pytest.mark.parametrize(
     ("other", "what"),
     [((2, "x"), r"phases/x differs \(factor 1 → 2\)"), ((1, "y"), r"phases/y differs \(process 0 does not have it\)")],
@@ -276,11 +226,3 @@ def test_a_process_with_another_graph_ends_with_what_differs(tmp_path: Path, oth
     assert isinstance(found[1], dict)
     assert isinstance(found[2], kdtool.UsageError)
     assert re.search(f"processes 0 and 2 of this run would not make the same: {what}. Give all", str(found[2]))
-
-
-def test_a_rank_that_waits_for_the_graph_ends_when_rank_0_is_killed(tmp_path: Path) -> None:
-    with process(HOLD, str(tmp_path), "alone") as leader:
-        assert line_of(leader) == "held"
-        threading.Timer(1.0, leader.kill).start()
-        with pytest.raises(kdtool.UsageError, match="process 0 of this run ended while others waited for it"):
-            agree(tmp_path, graph_of(tmp_path, 1), 1)

@@ -8,11 +8,9 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._assembly.json_schema import recipe_schema
 from kdtool._assembly.signals import shares_in_words
 from kdtool._cli import call
 from kdtool._recipe.parser import load_recipe
-from plugin_site import install
 from toy_recipe import use
 from variants import variant
 
@@ -132,26 +130,3 @@ def test_one_of_them_may_have_further_tokens(mixed: dict[str, Any]) -> None:
     assert {name: found["relation"] for name, found in relations.items()} == {
         "teachers.big": "same", "teachers.small": "prefix",
     }  # fmt: skip
-
-
-def test_terms_tell_one_teacher_from_several() -> None:
-    assert kdtool.LossTerm("a", "a", 1.0).teachers == {}
-    assert kdtool.LossTerm("a", "a", 1.0, teacher="t").teachers == {"t": 1.0}
-    mixture = kdtool.LossTerm("a", "a", 1.0, mixture={"t": 0.5, "u": 0.5})
-    assert mixture.teachers == {"t": 0.5, "u": 0.5}
-    assert mixture.teacher is None
-    assert hash(mixture) == hash(kdtool.LossTerm("a", "a", 1.0))
-
-
-def test_schema_knows_shares(site: Path) -> None:
-    jsonschema = pytest.importorskip("jsonschema", reason="only where the test extra is installed")
-    install(site, "likely-losses", "[kdtool.losses]\nlikely = variants:Likely\n", {})
-    loss = next(
-        entry for entry in recipe_schema()["$defs"]["loss"]["anyOf"] if "teacher" in entry.get("properties", {})
-    )
-    teacher = loss["properties"]["teacher"]
-    for good in ("a", {"a": 1, "b": 2.5}, {"a": 1, "b": False}):
-        jsonschema.validate(good, teacher)
-    for wrong in (3, {}, {"a": 0}, {"a": "1"}):
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(wrong, teacher)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,10 +112,6 @@ def test_an_odd_value_is_refused_with_its_place(
     assert all(message in told for message in messages), told
 
 
-def test_a_number_of_the_largest_size_is_allowed(recipe: dict[str, Any]) -> None:
-    load_recipe(recipe, {"corpus.documents": 2**53 - 1})
-
-
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has neither")
 @pytest.mark.parametrize("name", ["pipe", "/dev/zero"])
 def test_pipes_and_devices_are_refused_before_they_are_opened(recipe: dict[str, Any], name: str) -> None:
@@ -125,35 +120,11 @@ def test_pipes_and_devices_are_refused_before_they_are_opened(recipe: dict[str, 
     assert told.startswith("1 problem in the recipe:\n  recipe: corpus.files.0: names a pipe or a device")
 
 
-def test_mistakes_in_thousands_end_in_a_short_message(recipe: dict[str, Any]) -> None:
-    told = message_of({**recipe, **{f"key{number}": 1 for number in range(3000)}})
-    assert told.startswith("3000 problems in the recipe:")
-    assert told.endswith("\n  and 2,950 more; correct these first")
-    assert len(told) < 50_000
-
-
 def test_null_turns_off_on_the_command_line_and_means_defaults_in_a_file(recipe: dict[str, Any]) -> None:
     assert load_recipe(recipe, {"evaluators.nats": "null", "exporters": "null"}).data["evaluators"] == {"nats": False}
     Path("above.yaml").write_text("extends: below.yaml\nevaluators: {nats: null}\n", encoding="utf-8")
     Path("below.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     assert load_recipe(Path("above.yaml")).data["evaluators"] == recipe["evaluators"]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="links of POSIX")
-@pytest.mark.parametrize(
-    ("command", "told"),
-    [
-        ("check loop.yaml", "recipe 'loop.yaml' cannot be read"),
-        ("check above.yaml", "loop.yaml' cannot be read"),
-        (f"check recipe.yaml --set {'a.' * 3000}a=1", "…: is nested deeper than 20 levels"),
-    ],
-)
-def test_odd_places_and_arguments_are_user_errors(said: Callable[..., str], command: str, told: str) -> None:
-    Path("loop.yaml").symlink_to("loop.yaml")
-    Path("above.yaml").write_text("extends: loop.yaml\n", encoding="utf-8")
-    message = said(2, command)
-    assert told in message
-    assert "bug in kdtool" not in message
 
 
 @pytest.mark.parametrize(("name", "line"), [("AtWork", 7), ("AtBirth", 11)])
@@ -176,18 +147,3 @@ def test_wrong_declarations_are_refused_in_words(said: Callable[..., str], recip
     assert " or tuple, but is 'logit'" in told
     assert "Literal" not in told
     assert "its attribute offers must be frozenset, but is 'logits'" in said(1, "run recipe.yaml", teacher=own("Plain"))
-
-
-def test_a_file_that_is_still_imported_is_named_and_one_that_ends_the_process_fails(
-    said: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kdtool._plugins.registry._PATIENCE", 0.01)
-    Path("slow.py").write_text("import sys, time\nwhile 'kdtool.late' not in sys.modules: time.sleep(0.01)\n")
-    monkeypatch.setattr("kdtool._plugins.registry.print_line", lambda line: sys.modules.update({"kdtool.late": line}))
-    with monkeypatch.context() as patched:
-        patched.setitem(sys.modules, "kdtool.late", None)
-        del sys.modules["kdtool.late"]
-        said(1, "check recipe.yaml", trackers={"a": {"use": "./slow.py:A"}})
-        assert str(sys.modules["kdtool.late"]) == "still importing './slow.py:A' …"
-    Path("leaves.py").write_text("import sys\nsys.exit(0)\n")
-    assert "leaves.py:2: it calls sys.exit(0)" in said(1, "check recipe.yaml", trackers={"a": {"use": "./leaves.py:A"}})

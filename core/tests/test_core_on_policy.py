@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
-from kdtool._contract.evaluation import Comparison
-from kdtool._results.comparisons import verdict
-from kdtool_testing.readme_examples import uses
 from toy import Unigram
 from toy_recipe import use
 from variants import variant
@@ -58,16 +54,6 @@ def test_a_loss_that_learns_from_the_corpus_alone_is_refused_beside_it(writing: 
     kdtool.check(writing, {"train.trainer.writes": None})
 
 
-def test_a_readme_shows_losses_and_trainers_that_are_not_installed(tmp_path: Path) -> None:
-    trainer, loss = variant("Writing")["use"], variant("Telling")["use"]
-    block = f"train: {{losses: {{absent: {{}}}}, trainer: {{use: {trainer!r}, writes: 3}}}}\n"
-    assert ("trainer", trainer) in uses(block, tmp_path / "assembled")
-    block = f"train: {{losses: {{telling: {{use: {loss!r}}}}}, trainer: {{use: TRAINER}}}}\n"
-    assert ("loss", loss) in uses(block.replace("TRAINER", "absent"), tmp_path / "absent")
-    with pytest.raises(kdtool.RecipeError, match="this phase trains only on the corpus"):
-        uses(block.replace("TRAINER", use("Trainer")["use"]), tmp_path / "present")
-
-
 def test_something_must_learn_from_it(writing: dict[str, Any]) -> None:
     writing["control"] = False
     writing["train"]["losses"] = {"count": use("Count")}
@@ -96,12 +82,6 @@ def test_a_teacher_must_be_able_to_read_whatever_the_student_writes(
         told = refused(writing)
         assert said in told
         assert "leave `trainer.writes` out" in told
-
-
-def test_the_verdict_says_what_such_a_control_learned() -> None:
-    found = Comparison("nats", "student", "control", 1.0, 2.0, -1.0, -2.0, -0.5, False, "better", 3, 12)
-    assert "on equally many tokens" in verdict([found])
-    assert "on the same rows, with as many tokens or more" in verdict([found], on_policy=True)
 
 
 def test_a_model_that_says_nothing_of_it_cannot_continue_text() -> None:

@@ -1,10 +1,9 @@
-"""Phases: their optimizers, transforms, layers and names, and teachers that are the student before a phase."""
+"""Phases: their optimizers and transforms, and teachers that are the student before a phase."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import toy
 from kdtool._assembly.assemble import assemble
 from kdtool._recipe.parser import load_recipe
 from kdtool._run.stages.phase_training import Transforming
-from kdtool_testing import ListSource, make_run
+from kdtool_testing import make_run
 from toy_recipe import use
 
 OWN = '''
@@ -149,54 +148,6 @@ def test_transforms_finish_in_reverse_and_give_back_what_they_replaced(tmp_path:
     transforming.apply(transform(twice), run)
     with pytest.raises(kdtool.PluginError, match="yields more than once"):
         transforming.finish()
-
-
-@dataclass
-class Source:
-    want: kdtool.SignalRequest
-
-    def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
-        return kdtool.Signal("t")
-
-
-def test_a_student_is_asked_for_what_teachers_are_asked_for_in_the_layers_of_terms(tmp_path: Path) -> None:
-    inside: frozenset[kdtool.SignalKind] = frozenset({"attentions", "hidden"})
-    source: Any = {
-        "a": Source(kdtool.SignalRequest(inside | {"logits"}, (7,))),
-        "b": Source(kdtool.SignalRequest(frozenset({"logits"}))),
-    }
-    terms = (
-        kdtool.LossTerm("maps", "maps", 1.0, teacher="a", layers=((3, 7), (1, 7))),
-        kdtool.LossTerm("kl", "kl", 1.0, teacher="b"),
-        kdtool.LossTerm("ce", "ce", 1.0),
-    )
-    phase = kdtool.Phase("p", 1, terms, ListSource([kdtool.Row("a", [1], [True], [0])]), source, tmp_path)
-    assert phase.student_request == kdtool.SignalRequest(inside, (1, 3))
-    assert replace(phase, terms=terms[1:]).student_request == kdtool.SignalRequest()
-
-
-HEARS = '''
-import kdtool
-
-
-class Hears(kdtool.Tracker):
-    """Writes down what it is told of each stage."""
-
-    def kdtool_stage_end(self, run, seconds, reused):
-        with open("heard.txt", "a", encoding="utf-8") as file:
-            file.write(f"{run.stage} {run.arm} {run.seed} {run.phase or '-'}\\n")
-'''
-
-
-def test_phases_are_told_apart_by_name(recipe: dict[str, Any]) -> None:
-    Path("hears.py").write_text(HEARS, encoding="utf-8")
-    train = recipe.pop("train")
-    shared = {**recipe, "seeds": [0], "control": False, "trackers": {"hears": {"use": "./hears.py:Hears"}}}
-    kdtool.run({**shared, "train": {"first": train, "second": train}})
-    heard = Path("heard.txt").read_text(encoding="utf-8").splitlines()
-    phases = [line for line in heard if line.startswith("phases")]
-    assert phases == ["phases student 0 first", "phases student 0 second"]
-    assert all(line.endswith(" -") for line in heard if not line.startswith("phases"))
 
 
 @pytest.fixture

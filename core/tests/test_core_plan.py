@@ -9,8 +9,6 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._run.graph import Graph, Node, changes
-from kdtool._store.artefacts import Artefacts
 
 ONE_SEED = {"seeds": [0], "control": {"match": ["tokens"]}}
 TRAINED = ("phases/student", "exports", "scores/nats-student")
@@ -112,34 +110,6 @@ def test_a_plan_does_not_need_the_student_whose_layers_a_loss_compares(recipe: d
     signals = elsewhere["signals/teacher"].signals
     assert signals is not None
     assert signals.want.layers == (0,), "of the student as it is described"
-
-
-def _part(use: str, **changes: Any) -> dict[str, Any]:
-    about = {"kind": "corpus", "use": use, "class": use, "distribution": "own", "version": "1.0", "config": {"n": 1}}
-    return {**about, "source": "a", "libraries": {"kdtool-rows": "1.0 a"}, "identity": {}, **changes}
-
-
-@pytest.mark.parametrize(
-    ("components", "expected"),
-    [
-        ([_part("b"), _part("a")], "the order of components changed"),
-        ([_part("a"), _part("b", config={"n": 2})], "b.n 1 → 2"),
-        ([_part("a"), _part("b", config={"n": 1, "m": {"k": None, "l": "x"}})], "b.m.l not set → x"),
-        ([_part("a"), _part("b"), _part("b")], "corpus b (2) added"),
-        ([_part("a")], "corpus b removed"),
-        ([_part("a"), _part("b", version="1.1", source="b")], "corpus b 1.0 → 1.1"),
-        ([_part("a"), _part("b", source="b")], "code of corpus b changed"),
-        ([_part("a", libraries={"kdtool-rows": "1.0 b"}), _part("b")], "code of kdtool-rows changed"),
-        ([_part("a", identity={"weights": "b"}), _part("b")], "content of corpus a changed"),
-    ],
-)
-def test_each_change_of_a_component_has_words(components: list[Any], expected: str, tmp_path: Path) -> None:
-    def node(parts: Any) -> Node:
-        return Node("text", "", "text", Artefacts(tmp_path), {"components": parts}, {}, lambda run, folder: None)
-
-    graph = Graph()
-    graph.add(node([_part("a"), _part("b")]))
-    assert changes(node(components), graph.record("x", tmp_path)["nodes"]) == (expected,)
 
 
 @pytest.mark.parametrize(

@@ -88,24 +88,3 @@ def test_an_extra_of_an_installed_package_brings_packages_of_the_project_from_th
     command = "pip install './plugins/third[more]' ./plugins/second"
     assert install_command("kdtool-third-x[more]") == command
     assert install_command("kdtool") == "pip install ./core"
-
-
-def test_package_of_others_comes_from_where_it_was_installed_from(
-    packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    _project(tmp_path / "mine", "kdtool-mine-x")
-    _install(packages, "kdtool-mine-x", tmp_path / "mine")
-    _install(packages, "kdtool-from-index-x", None)
-    assert install_command("kdtool-mine-x") == "pip install ./mine"
-    assert install_command("kdtool-from-index-x") == "pip install kdtool-from-index-x"
-    assert install_command("tree-nope>=0.2") == "pip install 'tree-nope>=0.2'"
-
-
-def test_extras_of_the_core_come_from_the_index_or_from_all_of_the_clone(
-    packages: Path, clone: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _install(packages, "kdtool", clone / "core")
-    assert install_command("kdtool[quickstart]") == "python bootstrap.py everything (in a clone of kdtool)"
-    monkeypatch.setattr(distributions, "PUBLISHED", True)
-    assert install_command("kdtool[quickstart]") == "pip install 'kdtool[quickstart]'"

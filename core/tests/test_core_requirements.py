@@ -38,17 +38,6 @@ def test_missed_requirement_keeps_everything_and_says_by_how_much(
     assert call(["run", "toy.yaml"]) == 6  # nothing is made again, and it is missed as before
 
 
-def test_without_a_reporter_results_are_named_and_no_report(
-    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "toy.yaml").write_text(json.dumps({**recipe, "reporter": None}), encoding="utf-8")
-    for require, code in (("> 0", 0), ("< 0", 6)):
-        assert call(["run", "toy.yaml", "--set", f"require.nats.nats={require}"]) == code
-        said = "".join(capsys.readouterr())
-        assert f"results: {tmp_path / 'runs' / 'toy'}\n" in said
-        assert "report:" not in said
-
-
 def test_measurement_that_there_is_not_is_said_with_those_that_there_are(recipe: dict[str, Any]) -> None:
     with pytest.raises(
         kdtool.UsageError, match=r"nats\.bits was not measured; nats measured: nats\. Everything is kept"

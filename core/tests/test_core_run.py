@@ -38,14 +38,6 @@ class Broken(kdtool.Reporter):
         raise RuntimeError("no ink")
 
 
-class Counting(kdtool.Tracker):
-    """Says how far a text is."""
-
-    def kdtool_progress(self, run, done):
-        if run.stage == "text":
-            run.say(f"progress {done}")
-
-
 class Lines(kdtool.Evaluator):
     """Measures with a prompt of odd lines."""
 
@@ -155,16 +147,6 @@ def test_a_report_that_fails_leaves_the_results(recipe: dict[str, Any], tmp_path
     kept = read_results(tmp_path / "runs" / "toy")
     assert kept.report is None
     assert kept.measurements
-
-
-def test_progress_of_a_text_is_the_number_of_documents_written(
-    recipe: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    results = kdtool.run({**recipe, "trackers": {"counting": {"use": "./own.py:Counting"}}})
-    (text,) = (stage.path for stage in results.stages if stage.name == "text")
-    written = sum(len(file.read_bytes().splitlines()) for file in text.glob("*.jsonl"))
-    reported = [int(line.split()[1]) for line in capsys.readouterr().err.splitlines() if line.startswith("progress ")]
-    assert reported == [*range(100, written, 100), written], "never 0 of what is written"
 
 
 def test_line_ends_of_unicode_are_text(recipe: dict[str, Any]) -> None:

@@ -7,9 +7,7 @@ import json
 import os
 import random
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,8 @@ import pytest
 from kdtool._results.files import CARD
 from kdtool._store import files as committed
 from kdtool._store.artefacts import Artefact, Artefacts
-from kdtool._store.files import discard_uncommitted, read_sealed, write_sealed
-from kdtool._store.shared import GRAPH, OWN_KINDS
+from kdtool._store.files import read_sealed, write_sealed
+from kdtool._store.shared import GRAPH
 
 PRINT = "f" * 64
 
@@ -118,45 +116,8 @@ def test_every_byte_of_a_sealed_file_counts(tmp_path: Path) -> None:
         read_sealed(file, "")
 
 
-def test_a_damaged_record_of_the_last_run_keeps_nobody_from_the_next(recipe: dict[str, Any]) -> None:
-    alone = {**recipe, "control": False, "evaluators": False, "seeds": [0]}
-    folder = kdtool.run(alone).folder
-    flip(folder / GRAPH, 100)
-    assert {stage.action for stage in kdtool.plan(alone)} == {"reuse"}
-    assert all(stage.reused for stage in kdtool.run(alone).stages)
-    assert json.loads((folder / GRAPH).read_bytes())["nodes"]
-
-
 def attempt(root: Path, build: Any) -> Path:
     return Artefacts(root).make("kind", "label", PRINT, build=build, waiting=print).path
-
-
-def test_what_a_killed_attempt_left_of_its_manifest_is_no_part_of_the_artefact(tmp_path: Path) -> None:
-    partial = Artefacts(tmp_path).path_of("kind", "label", PRINT).with_suffix(".partial")
-    partial.mkdir(parents=True)
-    for left in ("manifest.json.writing", "manifest.json", ".seconds.writing"):
-        (partial / left).write_text("half", encoding="utf-8")
-    write_sealed(partial / ".seconds", {"seconds": 0.5})
-    attempt(tmp_path, lambda folder: (folder / "file").write_text("content", encoding="utf-8"))
-    found = Artefacts(tmp_path).find("kind", "label", PRINT)
-    assert found is not None
-    assert sorted(path.name for path in found.path.iterdir()) == ["file", "manifest.json"]
-    assert found.seconds >= 0.5
-
-
-@pytest.mark.parametrize("damage", [b"", b"\0" * 80, b"{}", b"half"])
-def test_damage_to_the_time_that_was_spent_is_time_forgotten(tmp_path: Path, damage: bytes) -> None:
-    store = Artefacts(tmp_path)
-    partial = store.path_of("kind", "label", PRINT).with_suffix(".partial")
-    partial.mkdir(parents=True)
-    (partial / "kept").write_text("kept", encoding="utf-8")
-    kdtool.commit(partial, partial / "kept")
-    (partial / ".seconds").write_bytes(damage)
-    said: list[str] = []
-    made = store.make("kind", "label", PRINT, build=lambda _: None, waiting=said.append)
-    assert (made.path / "kept").exists()
-    assert made.seconds < 10
-    assert [line for line in said if ".seconds is damaged: the time that was spent before is not counted" in line]
 
 
 def test_killed_just_before_the_rename_nothing_is_made_again(tmp_path: Path) -> None:
@@ -200,28 +161,6 @@ def test_no_room_at_the_end_of_any_stage_is_a_sentence_and_the_run_goes_on(
     assert len(kdtool.run(recipe).stages) == len(made) == len(set(made))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows folders have no such permissions")
-def test_a_folder_that_may_not_be_written_is_a_sentence_at_every_stage(recipe: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "toy.json").write_text(json.dumps({**recipe, "seeds": [0]}), encoding="utf-8")
-    # The superuser may write everywhere, unless this is taken away.
-    capabilities = "-dac_override,-dac_read_search"
-    bound = ["setpriv", f"--bounding-set={capabilities}", f"--inh-caps={capabilities}"] if os.geteuid() == 0 else []
-    if bound and not shutil.which("setpriv"):
-        pytest.skip("the superuser may write everywhere, and there is no setpriv")
-    command = [*bound, sys.executable, "-m", "kdtool", "run", "toy.json"]
-    store, run = (f"store/{kind}" for kind in ("runs", "text", "students", "rows", "signals")), "runs/toy"
-    for name in ("runs", run, "store", *store, f"{run}/phases", f"{run}/exports", f"{run}/scores"):
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        folder.chmod(0o555)
-        done = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
-        folder.chmod(0o755)
-        assert done.returncode == 8, (name, done.stderr)
-        assert f"error: cannot write {folder}" in done.stderr
-        assert "Permission denied" in done.stderr
-    subprocess.run(command, check=True, capture_output=True)
-
-
 def test_an_artefact_under_another_fingerprint_is_not_taken(tmp_path: Path) -> None:
     made = attempt(tmp_path, lambda folder: (folder / "file").write_text("content", encoding="utf-8"))
     with pytest.raises(kdtool.StorageError, match="belongs to another"):
@@ -234,79 +173,3 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_storage(recipe: dict[str, A
         kdtool.run(recipe, out="/proc/none")
     with pytest.raises(kdtool.StorageError, match="cannot read or write /proc/none"):
         kdtool.run(recipe, store="/proc/none")
-
-
-DAMAGE: dict[str, Callable[[Path], object]] = {
-    "a flipped byte": lambda path: flip(path, path.stat().st_size // 3),
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-2]),
-    "empty": lambda path: path.write_bytes(b""),
-    "zeroed": lambda path: path.write_bytes(b"\0" * path.stat().st_size),
-    "deleted": lambda path: path.unlink(),
-}
-
-
-def left_unfinished(results: kdtool.Results, kind: str) -> Path:
-    """Have an artefact look as if the process had been killed before the manifest was written."""
-    made = next(stage.path for stage in results.stages if stage.name.partition("/")[0] == kind)
-    partial = made.rename(made.with_name(f"{made.name}.partial"))
-    (partial / "manifest.json").unlink()
-    if kind == "phases":
-        kdtool.commit(partial, *partial.iterdir())
-    return partial
-
-
-@pytest.mark.parametrize("kind", ["text", "students", "rows", "signals", *OWN_KINDS])
-def test_at_the_end_of_a_stage(recipe: dict[str, Any], kind: str) -> None:
-    recipe = {**recipe, "seeds": [0], "control": False}
-    first = kdtool.run(recipe)
-    file = first.arms[0].path / "counts.json"
-    weights, made = file.read_bytes(), file.stat().st_mtime_ns
-    names = [path.relative_to(partial) for partial in [left_unfinished(first, kind)] for path in partial.rglob("*")]
-    kdtool.run(recipe)
-    assert kind != "phases" or file.stat().st_mtime_ns == made, "trained again"
-    for number, name in enumerate(names):
-        file = left_unfinished(kdtool.run(recipe), kind) / name
-        if file.is_file() and file.stat().st_size:
-            list(DAMAGE.values())[number % len(DAMAGE)](file)
-        again = kdtool.run(recipe)
-        assert again.measurements == first.measurements, name
-        assert (again.arms[0].path / "counts.json").read_bytes() == weights, name
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_in_the_midst_of_training(recipe: dict[str, Any], tmp_path: Path, damage: str) -> None:
-    recipe = {**recipe, "seeds": [0], "control": False}
-    whole = kdtool.run(recipe, out="whole", store="whole-store")
-    (tmp_path / "toy.json").write_text(json.dumps(recipe), encoding="utf-8")
-    command = [sys.executable, "-m", "kdtool", "run", "toy.json", "--out", "killed/runs", "--store", "killed/store"]
-    environment = {**os.environ, "TOY_DIE_AT": "student:3"}
-    assert subprocess.run(command, env=environment, check=False, capture_output=True).returncode == 9
-    (partial,) = Path("killed/runs/toy/phases").glob("*.partial")
-    files = [path for path in partial.rglob("*") if path.is_file() and path.stat().st_size]
-    assert len(files) >= 4
-    for file in files:
-        shutil.copytree("killed", "copy")
-        DAMAGE[damage]("copy" / file.relative_to("killed"))
-        results = kdtool.run(recipe, out="copy/runs", store="copy/store")
-        assert [one.value for one in results.measurements] == [one.value for one in whole.measurements], file
-        history = results.arms[0].histories["train"]
-        assert [report.step for report in history] == [1, 2, 3, 4], file
-        shutil.rmtree("copy")
-
-
-def test_while_the_checkpoints_of_a_finished_phase_are_removed(
-    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def die(folder: Path) -> None:
-        (folder / "state.json").unlink()
-        raise KeyboardInterrupt
-
-    recipe = {**recipe, "seeds": [0], "control": False}
-    with monkeypatch.context() as patched:
-        patched.setattr("kdtool._run.stages.phase_training.shutil.rmtree", die)
-        with pytest.raises(KeyboardInterrupt):
-            kdtool.run(recipe)
-    (partial,) = Path("runs/toy/phases").glob("*.partial")
-    discard_uncommitted(partial, pytest.fail)
-    assert (partial / "trained.json").exists()
-    kdtool.run(recipe)

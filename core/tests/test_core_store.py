@@ -229,17 +229,3 @@ def test_a_folder_that_is_no_store_is_refused(recipe: dict[str, Any], tmp_path: 
         assert "--store" in said.stderr.partition("is not a store")[2]
         assert contents(place) == before
         assert not (place / ".lock").exists() or place == folder
-
-
-def test_work_that_was_stopped_at_any_moment_is_known_as_begun(tmp_path: Path) -> None:
-    def build(folder: Path) -> None:
-        (folder / "file").write_text("half", encoding="utf-8")
-        raise KeyboardInterrupt
-
-    store = tmp_path / "store"
-    register_run(store, tmp_path / "gone")
-    with pytest.raises(KeyboardInterrupt):
-        Artefacts(store).make("rows", "", "a" * 64, build=build, waiting=print)
-    partial = store / "rows" / f"{'a' * 16}.partial"
-    assert (partial / "file").exists()
-    assert [found.path for found in clean(store, remove=True).found] == [partial]

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._cli import call
 from kdtool._cli.check import _options
-from kdtool._cli.runs import difference
-from kdtool._contract.evaluation import Comparison
 from kdtool._recipe.yaml import read_scalar
-from kdtool._text.terminal import duration, figure
+from kdtool._text.terminal import figure
 
 
 @pytest.mark.parametrize(
@@ -40,19 +37,6 @@ from kdtool._text.terminal import duration, figure
 )
 def test_a_figure_has_the_digits_that_its_interval_justifies(arguments: Any, shown: str) -> None:
     assert figure(*arguments) == shown
-
-
-def test_differences_have_signs_and_a_unit() -> None:
-    relative = Comparison("p", "a", "b", 1, 1, -0.131, -0.152, -0.105, True, "better", 1, 9)
-    assert difference(relative) == "-13 % (-15 to -10)"
-    fraction = replace(relative, difference=0.167, low=-0.08, high=0.42, relative=False)
-    assert difference(fraction, "fraction") == "+17 points (-8 to +42)"
-    assert difference(replace(relative, difference=-1e-9, low=-0.04, high=0.02)) == "+0.0 % (-4.0 to +2.0)"
-
-
-def test_times_have_the_unit_that_suits_them() -> None:
-    found = [duration(seconds) for seconds in (0.01, 40, 672, 9000, 300_000)]
-    assert found == ["1 s", "40 s", "11 min", "2.5 h", "3.5 days"]
 
 
 def test_an_error_shows_the_line_of_the_recipe(
@@ -134,37 +118,6 @@ def test_only_terminals_get_colours(recipe: dict[str, Any], no_color: str, capsy
     os.waitpid(child, 0)
     assert b"nats" in shown
     assert (b"\x1b[" in shown) == (not no_color)
-
-
-def test_a_short_name_suggests_the_components_that_have_it(recipe: dict[str, Any]) -> None:
-    Path("own.py").write_text(DERIVING, encoding="utf-8")
-    recipe["corpora"] = {"local": recipe.pop("corpus"), "copy": {"use": "./own.py:Copy", "of": ["local"]}}
-    with pytest.raises(kdtool.RecipeError, match=r"of 'local', which is missing\n.*did you mean 'corpora\.local'\?"):
-        kdtool.check(recipe)
-    recipe["teachers"] = {"local": recipe.pop("teacher")}
-    with pytest.raises(kdtool.RecipeError, match=r"did you mean 'corpora\.local' or 'teachers\.local'\?"):
-        kdtool.check(recipe)
-
-
-DERIVING = '''
-import kdtool
-
-
-class Copy(kdtool.Corpus):
-    """Repeats other corpora."""
-
-    class Config(kdtool.Config):
-        of: list[str]
-        """The corpora."""
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.derives_from = dict.fromkeys(config.of, "text")
-
-    def kdtool_examples(self, run):
-        for name in self.config.of:
-            yield from run.component(name, kdtool.Corpus).kdtool_examples(run)
-'''
 
 
 TEXTS = st.text(st.characters(codec="ascii", exclude_categories=["C"]))

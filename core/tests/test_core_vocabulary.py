@@ -47,18 +47,6 @@ def test_shared_tokens_are_the_common_beginning(first: list[str], second: list[s
     assert (back.relation, back.shared) == (found.relation, found.shared)
 
 
-def test_sentences_name_sizes_and_the_first_ids_that_differ() -> None:
-    own, other = Named(["<end>", "a", "b", "c", "d", "e"]), Named(["<end>", "A", "b", "C", "D", "E", "f"])
-    assert kdtool.Vocabularies.compare(own, other).sentence("the student", "teacher") == (
-        "the student has 6 tokens and teacher 7; the first ids with different tokens: 1 is 'a' and 'A'; "
-        "3 is 'c' and 'C'; 4 is 'd' and 'D'"
-    )
-    longer = Named(["<end>", "a", "b", "c", "d", "e", "<fim>"])
-    assert kdtool.Vocabularies.compare(own, longer).sentence("the student", "teacher") == (
-        "the student has 6 tokens and teacher 7; the first 6 are the same: they are compared over these"
-    )
-
-
 class Halves(Named):
     """Splits otherwise than bytes do."""
 

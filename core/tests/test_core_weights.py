@@ -142,14 +142,12 @@ def test_a_loss_that_is_not_there_is_refused_with_those_that_are(likely: dict[st
 
 
 @pytest.mark.parametrize("power", [0, 2])
-@pytest.mark.parametrize("others", ["none", "after it", "before it", "in a phase before it"])
+@pytest.mark.parametrize("others", ["after it", "in a phase before it"])
 def test_tokens_are_taken_at_the_temperature_of_the_loss(recipe: dict[str, Any], power: int, others: str) -> None:
     likely, inside = variant("Likely", signals=["sampled"], at=2.0, power=power), variant("Inside")
     count = recipe["train"]["losses"]["count"]
     orders: dict[str, list[dict[str, Any]]] = {
-        "none": [{"likely": likely}],
         "after it": [{"likely": likely, "inside": inside}],
-        "before it": [{"inside": inside, "likely": likely}],
         "in a phase before it": [{"inside": inside}, {"likely": likely}],
     }
     phases = {f"p{i}": {"losses": {**losses, "count": count}, "steps": 1} for i, losses in enumerate(orders[others])}

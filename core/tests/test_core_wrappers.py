@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import Any
 
 import kdtool
 import pytest
 from kdtool._plugins.hook_specs import mistakes
-from kdtool._plugins.hooks import ComponentHooks, owner_of
+from kdtool._plugins.hooks import ComponentHooks
 
 
 class Doubles(kdtool.TokenLoss):
@@ -61,32 +61,6 @@ def _tens(self: Any) -> Generator[None, Any, Any]:
     return 10 * (yield)
 
 
-class Counts(kdtool.Tracker):
-    """Passes examples on in upper case."""
-
-    @kdtool.hookimpl(wrapper=True)
-    def kdtool_examples(self) -> Generator[None, Any, Any]:
-        examples = yield
-        return (kdtool.Example(one.id.upper(), one.body) for one in examples)
-
-
-class Fails(kdtool.Corpus):
-    """A corpus that fails late."""
-
-    def kdtool_examples(self, run: Any) -> Iterator[Any]:
-        yield kdtool.Example("x", kdtool.Text("x"))
-        raise ValueError("late")
-
-
-def test_a_wrapped_iterator_still_names_who_fails_in_it() -> None:
-    run: Any = None
-    examples = ComponentHooks({"c": Fails(None), "t": Counts(None)}).component("c", kdtool.Corpus).kdtool_examples(run)
-    assert next(examples).id == "X"
-    with pytest.raises(ValueError, match="late") as raised:
-        next(examples)
-    assert str(owner_of(raised.value)) == "corpus 'c' (c)"
-
-
 class Breaks(kdtool.Filter):
     """Fails beside others."""
 
@@ -95,37 +69,12 @@ class Breaks(kdtool.Filter):
         yield
         raise ValueError("no profile")
 
-    @kdtool.hookimpl(wrapper=True)
-    def kdtool_progress(self) -> Generator[None, Any, Any]:
-        yield
-        raise ValueError("no profile")
-
-
-class Hears(kdtool.Tracker):
-    """A tracker."""
-
-    heard = 0
-
-    def kdtool_progress(self, run: Any, done: int) -> None:
-        self.heard += 1
-
 
 def test_an_error_in_a_wrapper_names_the_component_that_wraps() -> None:
     hooks = ComponentHooks({"a": Doubles(None), "breaks": Breaks(None)})
     with pytest.raises(ValueError, match="no profile") as raised:
         hooks.kdtool_token_loss(1)
     assert raised.value.__notes__ == ["raised by filter 'breaks' (breaks) in its wrapper of kdtool_token_loss"]
-
-
-def test_a_failing_wrapper_of_a_notification_is_disabled_and_the_tracker_still_hears() -> None:
-    said: list[str] = []
-    hears, breaks = Hears(None), Breaks(None)
-    hooks = ComponentHooks({"hears": hears, "breaks": breaks}, complain=said.append)
-    for done in range(3):
-        hooks.kdtool_progress(None, done)
-    assert hears.heard == 3
-    (line,) = said
-    assert line.startswith("filter 'breaks' (breaks) failed in kdtool_progress: ValueError: no profile; disabled")
 
 
 def _tracker(**members: Any) -> type:

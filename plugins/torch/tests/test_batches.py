@@ -24,18 +24,8 @@ from hypothesis import strategies as st
 from kdtool_testing import ListSource, make_run
 from kdtool_testing.phase import companions, make_phase
 from kdtool_testing.toy.runtime import toy_model
-from kdtool_torch import (
-    NO_LABEL,
-    PhaseTerms,
-    chosen_tokens,
-    collate,
-    compute_on_host,
-    label_index,
-    move,
-    select_at_labels,
-)
+from kdtool_torch import NO_LABEL, PhaseTerms, chosen_tokens, collate, label_index, move, select_at_labels
 from kdtool_torch.batch import document_bounds, original_of
-from torch import Tensor
 
 
 @st.composite
@@ -95,7 +85,6 @@ def test_rows_that_do_not_fit_together_are_refused_by_name() -> None:
 
 
 META = torch.device("meta")
-calls: list[Tensor] = []
 
 
 def batch() -> kdtool.Batch:
@@ -103,11 +92,6 @@ def batch() -> kdtool.Batch:
     documents = [[0, 0, 0, 1, 1, -1], [0] * 6]
     rows = [kdtool.Row(str(n), range(6), [i != 1 for i in range(6)], ids) for n, ids in enumerate(documents)]
     return collate(rows)
-
-
-def count(labels: Tensor, *, more: int) -> Tensor:
-    calls.append(labels)
-    return torch.tensor(int((labels >= 0).sum()) + more)
 
 
 def test_labels_are_selected_row_by_row_with_their_gradient() -> None:
@@ -144,22 +128,6 @@ def test_a_batch_elsewhere_is_described_without_reading_it() -> None:
     assert (bounds.device, bounds.shape, longest) == (META, (5,), 6)
     again = move(replace(moved, turns=(1, 1)), META)
     assert original_of(again.labels) is rows.labels
-
-
-def test_rows_collated_onto_a_device_are_remembered() -> None:
-    rows = batch()
-    assert label_index(collate([kdtool.Row("a", range(3), [True] * 3, [0] * 3)], META)).shape == (2,)
-    assert label_index(rows).device.type == "cpu"
-
-
-def test_what_is_known_is_not_computed_again_except_for_other_labels_or_settings() -> None:
-    calls.clear()
-    rows = batch()
-    assert int(compute_on_host(count, rows.labels, more=1)) == int(compute_on_host(count, rows.labels, more=1))
-    assert len(calls) == 1
-    compute_on_host(count, rows.labels, more=2)
-    compute_on_host(count, rows.labels.clone(), more=1)
-    assert len(calls) == 3
 
 
 def test_projections_of_a_signal_are_moved_too() -> None:

@@ -12,12 +12,9 @@ A teacher opened by its logits alone: against sums by hand, and under the checks
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import log
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import kdtool
 import pytest
@@ -31,11 +28,9 @@ from kdtool_torch import (
     LOWEST,
     LogitsRuntime,
     Side,
-    at_least_float32,
     both_sides,
     exact_head,
     exact_logits,
-    in_chunks,
     log_likelihood,
     log_probabilities,
     numerics,
@@ -76,28 +71,6 @@ def test_chunks_change_no_value_and_no_gradient(count: int, elements: int, monke
         torch.testing.assert_close(mine, theirs)
     picked = torch.arange(count).flip(0)[: count // 2]
     torch.testing.assert_close(own.likelihoods(picked), plain[picked])
-
-
-def test_no_slice_is_larger_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numerics, "elements_at_once", lambda _: 30)
-    seen: list[int] = []
-
-    def values(part: slice) -> torch.Tensor:
-        seen.append(part.stop - part.start)
-        return torch.arange(part.start, part.stop)
-
-    assert in_chunks(values, 10, 7).tolist() == list(range(10))
-    assert seen == [4, 4, 2]
-
-
-def test_chunks_grow_with_a_gpu_s_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = []
-    for memory in (2**30, 24 * 2**30, 80 * 2**30):
-        properties = SimpleNamespace(total_memory=memory)
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, properties=properties: properties)
-        sizes.append(numerics.elements_at_once(torch.device("cuda", 0)))
-    assert sizes[0] == numerics.elements_at_once(torch.device("cpu")) < sizes[1] < sizes[2] == 2**27
-    assert 10 * 4 * sizes[1] <= 24 * 2**30 / 16
 
 
 def view() -> kdtool.StepView:
@@ -147,21 +120,6 @@ def test_a_head_is_copied_to_float32_once_for_all_chunks() -> None:
     assert exact_head(exact).weight.data_ptr() == exact.weight.data_ptr()
     states = torch.randn(5, 16)
     assert exact_logits(exact, states).equal(exact_logits(head, states))
-
-
-@pytest.mark.parametrize(
-    ("dtype", "expected"),
-    [
-        (torch.bfloat16, torch.float32),
-        (torch.float16, torch.float32),
-        (torch.float32, torch.float32),
-        (torch.float64, torch.float64),
-    ],
-)
-def test_half_precision_becomes_float32_and_all_else_stays(dtype: torch.dtype, expected: torch.dtype) -> None:
-    values = torch.ones(3, dtype=dtype)
-    assert at_least_float32(values).dtype == log_probabilities(values).dtype == expected
-    assert (at_least_float32(values) is values) == (dtype == expected)
 
 
 @given(numbers, st.floats(0.25, 8))
@@ -273,53 +231,6 @@ def test_temperature_draws_from_the_request_s_seed(tmp_path: Path) -> None:
 def test_a_teacher_without_the_logits_that_it_offers_is_named(tmp_path: Path) -> None:
     with pytest.raises(kdtool.PluginError, match="Silent is opened by its logits, but signals none"):
         list(opened(Silent, tmp_path).score(["x"]))
-
-
-class Faulty(Pairs):
-    """Returns a wrong signal, and is measured by it."""
-
-    returned: Any = None
-
-    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
-        return cast("kdtool.Signal", self.returned)
-
-    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime:
-        return LogitsRuntime(self, run)
-
-
-class Scores(kdtool.Evaluator):
-    """Scores a text by the teacher."""
-
-    def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
-        runtime = kdtool.open_subject(run, subjects[0])
-        assert runtime is not None
-        found = next(runtime.value.score(["x"])).log_likelihood
-        yield kdtool.Measurement("nats", subjects[0].name, "nats", found, 1, False)
-
-
-EYE = kdtool.Head(torch.eye(257), 257)
-
-
-@pytest.mark.parametrize(
-    ("returned", "message"),
-    [
-        (None, "kdtool_signal must return Signal, but returned None"),
-        (kdtool.DenseTokens(torch.zeros(1, 257)), "kdtool_signal must return Signal, but returned an object of class"),
-        (kdtool.Signal("two", kdtool.LazyLogits(torch.zeros(2, 257), EYE)), "its signal has 2 rows in lazy"),
-        (
-            kdtool.Signal("narrow", kdtool.LazyLogits(torch.zeros(1, 9), EYE)),
-            "its signal has width 9 in lazy.hidden, but its",
-        ),
-        (kdtool.Signal("odd", cast("Any", torch.zeros(1, 9))), "the answer.lazy is of class Tensor, not LazyLogits"),
-    ],
-)
-def test_a_wrong_signal_names_the_teacher_also_when_it_is_measured(returned: Any, message: str, tmp_path: Path) -> None:
-    teacher = Faulty(Faulty.Config())
-    teacher.returned = returned
-    run = make_run(tmp_path, {"evaluator": Scores(Scores.Config()), "teacher": teacher})
-    subjects = [kdtool.Subject("teacher", "teacher", None, 0)]
-    with pytest.raises(kdtool.PluginError, match=f"Faulty: .*{message}"):
-        list(run.component("evaluator", kdtool.Evaluator).kdtool_evaluate(run, subjects))
 
 
 def test_a_signal_of_logits_gives_them_back_exactly_and_has_no_gradient() -> None:

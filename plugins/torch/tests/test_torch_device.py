@@ -1,11 +1,9 @@
-"""How products are timed, and a GPU that a check assumes."""
+"""How products are timed, the dtype `auto` that follows from it, and a GPU that a check assumes."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -32,31 +30,13 @@ def test_flash_attention_needs_a_pytorch_that_has_it(monkeypatch: pytest.MonkeyP
         assert not has_flash()
 
 
-@pytest.mark.parametrize(
-    ("function", "known"),
-    [
-        (lambda query, is_causal: (query, is_causal), False),
-        (lambda query, scale, window_size: (query, scale, window_size), True),
-    ],
-)
-def test_versions_of_pytorch_with_flash_attention_for_documents(
-    function: Any, known: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """2.10 has neither a scale nor windows; 2.11 has both, and no `enable_gqa` yet."""
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", function)
-    device_module._has_varlen_attention.cache_clear()
-    try:
-        assert device_module._has_varlen_attention() is known
-    finally:
-        device_module._has_varlen_attention.cache_clear()
-
-
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(device_module, "cache_folder", lambda: tmp_path)
     device_module._kept_speed.cache_clear()
     yield tmp_path
     device_module._kept_speed.cache_clear()
+    device_module._bfloat16_is_faster.cache_clear()
 
 
 def test_the_speed_of_products_is_measured_once_for_this_machine(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,11 +51,20 @@ def test_the_speed_of_products_is_measured_once_for_this_machine(cache: Path, mo
     assert product_speed(torch.float32, torch.device("cpu")) == torch.get_num_threads()
 
 
-@pytest.mark.usefixtures("cache")
-def test_time_in_which_others_had_the_processor_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = device_module._product_speed("cpu", torch.float32)
-    clock = time.perf_counter
-    monkeypatch.setattr(
-        device_module, "perf_counter", lambda: 5 * clock()
-    )  # the wall clock of a machine shared by five
-    assert device_module._product_speed("cpu", torch.float32) == pytest.approx(alone, rel=0.5)
+def test_the_dtype_auto_is_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[torch.dtype] = []
+
+    def product(device: str, dtype: torch.dtype) -> float:
+        measured.append(dtype)
+        return 2e9 if dtype == torch.bfloat16 else 1e9
+
+    def asked_in_a_new_process() -> torch.dtype:
+        device_module._bfloat16_is_faster.cache_clear()
+        return compute_dtype("auto", torch.device("cpu"))
+
+    monkeypatch.setattr(device_module, "_product_speed", product)
+    assert [asked_in_a_new_process() for _ in range(2)] == [torch.bfloat16] * 2
+    assert len(measured) == 2
+    (kept,) = cache.iterdir()
+    kept.write_text("False", encoding="utf-8")
+    assert asked_in_a_new_process() == torch.float32

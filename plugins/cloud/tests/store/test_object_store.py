@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -20,9 +17,6 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._run.context import open_remote
-from kdtool._store.artefacts import Artefacts
-from kdtool._store.shared import cache_folder
 from kdtool_cloud.store import ObjectStore, leases, open_objects
 from kdtool_cloud.store.artefacts import checked_name, read_limit
 from kdtool_cloud.store.leases import Holder, hold
@@ -119,26 +113,6 @@ def test_the_lease_of_a_machine_that_is_gone_is_taken_over(
     assert run("second", address).stages
 
 
-def test_one_of_many_gets_a_lease(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "RENEWAL", 0.2)
-    monkeypatch.setattr(leases, "EXPIRY", 60.0)
-    objects, inside, most = open_objects(address), list[int](), list[int]()
-
-    def enter(number: int) -> None:
-        with hold(objects, "store/rows/x", Holder(str(number), str(number)), lambda _: None):
-            inside.append(number)
-            most.append(len(inside))
-            inside.remove(number)
-
-    threads = [threading.Thread(target=enter, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == [1] * 4
-    assert objects.list("leases") == {}
-
-
 def add_answer(machine: Path, key: str) -> None:
     with closing(kdtool.open_answers(machine / "answers.sqlite")) as database:
         database.execute("INSERT INTO answer VALUES (?, '{}', '')", (key,))
@@ -195,39 +169,6 @@ def test_local_copies_are_removed_above_the_limit(
         read_limit()
 
 
-def test_a_machine_that_is_stopped_while_it_takes_over_a_copy_leaves_nothing(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stores = []
-    for machine in "ab":
-        monkeypatch.setenv("KDTOOL_STORE_CACHE", str(tmp_path / machine))
-        folder = cache_folder(address)
-        stores.append(Artefacts(folder, open_remote(folder), "store"))
-
-    def make(store: Artefacts) -> Path:
-        def build(folder: Path) -> None:
-            (folder / "content").write_bytes(os.urandom(8))
-
-        return store.make("rows", "", "0" * 64, build=build, waiting=print).path
-
-    with monkeypatch.context() as patch:  # a is killed before it copies its artefact up
-        patch.setattr(ObjectStore, "keep", lambda *_: None)
-        make(stores[0])
-    there = make(stores[1])
-    with monkeypatch.context() as patch:
-        patch.setattr("kdtool_cloud.store.fetch_artefact", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            make(stores[0])
-    here = make(stores[0])
-    assert (here / "content").read_bytes() == (there / "content").read_bytes()
-    assert [path.name for path in here.parent.iterdir() if path.is_dir()] == [here.name]
-
-
-def interrupt(*_: object) -> None:
-    """Be stopped."""
-    raise KeyboardInterrupt
-
-
 def test_a_damaged_part_is_reported(run: Run, address: str, tmp_path: Path) -> None:
     run("first", address)
     objects = open_objects(address)
@@ -257,15 +198,6 @@ def test_a_server_that_ignores_conditions_is_refused(run: Run, tmp_path: Path, m
     monkeypatch.setattr(FolderObjects, "create", lambda self, key, content: self.write(key, content) or True)
     with pytest.raises(kdtool.UsageError, match=r"ignores the condition of a write"):
         run("first", f"file://{tmp_path}/shared")
-
-
-def test_what_clean_frees_locally_stays_in_the_store(run: Run, address: str, tmp_path: Path) -> None:
-    from kdtool._store.artefacts import clean
-
-    run("first", address)
-    shutil.rmtree(tmp_path / "first" / "runs")
-    assert clean(store_of(tmp_path / "first"), remove=True).found
-    assert all(stage.reused for stage in run("first", address).stages)
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,21 +10,9 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool_data.answers import SelfSamples
-from kdtool_testing import CorpusConformance, make_run
+from kdtool_testing import ByteTokenizer, CorpusConformance, make_run
 
 TEXTS = [kdtool.Example(f"file-{number}", kdtool.Text(f"# {number}\nimport os\n")) for number in range(3)]
-
-
-class Bytes(kdtool.Tokenizer):
-    """A token is a byte; the end of a text is the token after those."""
-
-    vocabulary, end_of_text, fingerprint = 257, 256, "bytes"
-
-    def encode(self, text: str) -> list[int]:
-        return list(text.encode())
-
-    def pieces(self, ids: Sequence[int]) -> Sequence[bytes]:
-        return [bytes([token]) if token < 256 else b"" for token in ids]
 
 
 class Continuing(kdtool.Runtime):
@@ -39,7 +27,7 @@ class Untrained(kdtool.Student):
     """A student that can be opened and asked, and is never built."""
 
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
-        return Bytes()
+        return ByteTokenizer()
 
     def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         raise NotImplementedError

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from kdtool._cli import call
 from kdtool_data.command import data
-from kdtool_data.command.sample import WIDTH, Position, Sample, Token, _text, _words, sample_lines, take_sample
+from kdtool_data.command.sample import WIDTH, sample_lines, take_sample
 from kdtool_testing import ByteTokenizer, CommandConformance
 from kdtool_testing.tiny_models import save_tiny
 from kdtool_torch.shards import save
@@ -68,55 +65,6 @@ class Idle(kdtool.Trainer):
         history.write_text("", encoding="utf-8")
         return kdtool.Trained(phase.steps, 0, 0.0, history, "float32")
 '''
-
-
-def exactly(**properties: Any) -> dict[str, Any]:
-    """Return the schema of an object that has these properties and no others."""
-    return {"type": "object", "required": list(properties), "additionalProperties": False, "properties": properties}
-
-
-def optional(schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {**schema, "type": [schema["type"], "null"]}
-
-
-def some(items: Mapping[str, Any], **limits: int) -> dict[str, Any]:
-    return {"type": "array", "items": items, **limits}
-
-
-TEXT, NUMBER, WHOLE = {"type": "string"}, {"type": "number"}, {"type": "integer", "minimum": 0}
-SHARE = {"type": "number", "minimum": 0, "maximum": 1 + 1e-6}
-COMPONENT = exactly(name=TEXT, kind=TEXT, use=TEXT, distribution=TEXT, version=TEXT, config={"type": "object"})
-TOKEN = exactly(id=WHOLE, text=TEXT, probability=optional(SHARE))
-POSITION = exactly(position=WHOLE, before=TEXT, label=TOKEN, tokens=some(TOKEN, maxItems=8), rest=SHARE)
-SAMPLE = exactly(
-    row=WHOLE,
-    key=TEXT,
-    labels=WHOLE,
-    form={"enum": ["logits", "sampled", "top-k"]},
-    temperature=NUMBER,
-    positions=some(POSITION),
-)
-SCHEMA = exactly(
-    signals=TEXT,
-    whole={"type": "boolean"},
-    folder=TEXT,
-    cache=COMPONENT,
-    teacher=COMPONENT,
-    kinds=some(TEXT),
-    layers=some(WHOLE),
-    temperature=NUMBER,
-    rows=WHOLE,
-    row_length=WHOLE,
-    recorded=optional(WHOLE),
-    tokens=optional(WHOLE),
-    files=WHOLE,
-    bytes=WHOLE,
-    bytes_a_token=optional(NUMBER),
-    checked={"enum": ["sizes", "hashes"]},
-    damaged=some(exactly(file=TEXT, problem=TEXT)),
-    sample=optional(SAMPLE),
-)
-"""The JSON output that programs may rely on."""
 
 
 class TestData(CommandConformance):
@@ -177,10 +125,9 @@ def inspect(capsys: pytest.CaptureFixture[str]) -> Inspect:
 
 
 def plain(found: tuple[int, str, str], code: int = 0) -> dict[str, Any]:
-    """Return the JSON that was printed, after comparing it with the schema."""
+    """Return the JSON that was printed."""
     assert found[0] == code, found[2]
     printed: dict[str, Any] = json.loads(found[1])
-    import_module("jsonschema").Draft202012Validator(SCHEMA).validate(printed)
     return printed
 
 
@@ -397,10 +344,6 @@ def test_damage_is_named_and_nothing_is_shown(
         (("--store", "other place"), "kdtool run recipe.yaml --store 'other place'"),
         (("--row", str(ROWS)), f"choose from 0 to {ROWS - 1}"),
         (("--signals", "teachers.big"), "no signals called 'teachers.big'; choose with --signals: signals/teacher"),
-        (("--set", "signals.samples"), "is not KEY=VALUE"),
-        (("--set", "signals.sampless=3"), "unknown setting of"),
-        (("--positions", "0"), "--positions"),
-        (("no.yaml",), "unexpected extra argument"),
     ],
 )
 def test_what_cannot_be_shown_is_a_sentence(inspect: Inspect, words: tuple[str, ...], told: str) -> None:
@@ -459,40 +402,3 @@ def test_states_without_tokens_show_nothing_of_a_row() -> None:
     row = kdtool.Row("k", [1, 2, 3, 4], [True] * 4, [0] * 4)
     assert take_sample(row, 0, 8, ByteTokenizer(), States()) is None
     assert "no tokens to show" in next(sample_lines(None))
-
-
-class Spaced(ByteTokenizer):
-    """In the manner of sentencepiece: the first token of a text loses its space."""
-
-    def pieces(self, ids: Any) -> list[bytes]:
-        first, *others = (b" %c" % i if i < 256 else b"" for i in ids)
-        return [first.removeprefix(b" "), *others]
-
-
-class Unknown(ByteTokenizer):
-    """Bytes of its tokens cannot be told."""
-
-    def pieces(self, ids: Any) -> list[bytes]:
-        raise kdtool.UsageError("cannot be told")
-
-    def tokens(self) -> Sequence[str]:
-        return ByteTokenizer().tokens()
-
-
-@pytest.mark.parametrize(
-    ("tokenizer", "text"),
-    [(ByteTokenizer(), "AB<end>\\xff<300>"), (Spaced(), " A B<end> \\xff<300>"), (Unknown(), "<41><42><end><ff><300>")],
-)
-def test_tokens_keep_their_spaces_and_special_ones_their_names(tokenizer: Any, text: str) -> None:
-    ids = [65, 66, 256, 255, 300]
-    assert _text(_words(tokenizer, ids), ids) == text
-
-
-texts = st.text(max_size=60)
-
-
-@given(st.lists(st.tuples(texts, st.floats(0, 1)), max_size=8), texts, st.floats(0, 1))
-def test_no_token_makes_a_table_wider_than_a_terminal(shown: list[tuple[str, float]], before: str, rest: float) -> None:
-    tokens = tuple(Token(number, text, share) for number, (text, share) in enumerate(shown))
-    sample = Sample(0, "k" * 200, 1, "top-k", 1.0, (Position(123456, before, Token(0, before, None), tokens, rest),))
-    assert all(len(line) <= WIDTH and line.isprintable() for line in sample_lines(sample))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,13 +91,6 @@ def test_datasketch_finds_the_same() -> None:
     assert agreed >= 0.98 * expected
 
 
-@given(st.floats(0.5, 1))
-def test_bands_find_what_they_should(similarity: float) -> None:
-    bands, length = bands_for(similarity)
-    assert bands * length <= 128
-    assert 1 - (1 - similarity**length) ** bands >= 0.99
-
-
 @given(st.lists(st.text(alphabet="ab \n", max_size=6), max_size=40), st.sampled_from([None, 0.8, 1.0]))
 def test_the_first_of_equal_texts_is_kept(texts: list[str], near: float | None) -> None:
     seen, expected = set(), []
@@ -143,19 +135,3 @@ def test_the_oldest_are_forgotten_and_nothing_else(tmp_path: Path) -> None:
     assert reasons[:2000].count("near-duplicate") >= 1990
     lost = reasons[2000:]
     assert lost == [None] * 1000, "texts that were forgotten"
-
-
-@given(st.lists(st.integers(0, 3), max_size=60), st.integers(1, 8))
-def test_tables_agree_with_comparing_everything(seeds: list[int], most: int) -> None:
-    near, kept = NearTexts(0.8, most), list[Any]()
-    for place, seed in enumerate(seeds):
-        text = shingles_of(" ".join(changed(written(seed, 40), place, place % 3)), 5)
-        signature = near.signatures([text])[0]
-        expected = any(np.array_equal(text, other) for other in kept[-most:])
-        if expected:
-            assert near.has_near(text, signature, place)
-        if near.has_near(text, signature, place):
-            assert any(jaccard(text, other) >= 0.8 for other in kept[-most:])
-        near.add(text, signature, place)
-        kept.append(text)
-    near.close()

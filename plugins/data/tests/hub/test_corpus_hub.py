@@ -73,11 +73,6 @@ def test_each_form_is_made_of_its_columns(tmp_path: Path) -> None:
     assert bodies({"talk": shared}, name="a.jsonl", messages_column="talk") == [turns]
 
 
-def test_empty_records_and_copies_are_left_out(tmp_path: Path) -> None:
-    rows = [{"content": text} for text in ("a", "", "b", "a", None)]
-    assert [e.body for e in examples(tmp_path, rows, text_column="content")] == [kdtool.Text("a"), kdtool.Text("b")]
-
-
 def test_an_example_keeps_its_id_and_split_however_it_is_read(tmp_path: Path) -> None:
     rows = [{"content": f"x = {number}"} for number in range(400)]
     shares: dict[str, Any] = {"text_column": "content", "validation_share": 0.1, "test_share": 0.2}
@@ -149,11 +144,8 @@ def test_mistakes_are_said_with_the_column(tmp_path: Path, options: dict[str, An
         ({"files": (Path("x.parquet"),), "revision": "main", "text_column": "a"}, "apply to datasets on the Hub"),
         ({"files": (Path("a/x.parquet"), Path("b/x.parquet")), "text_column": "a"}, "same name"),
         (HUB, "name the columns of one format"),
-        (HUB | {"text_column": "a", "messages_column": "b"}, "name the columns of one format"),
         (HUB | {"completion_column": "a"}, "goes together"),
         (HUB | {"prompt_column": "a", "chosen_column": "b"}, "`rejected_column` go together"),
-        (HUB | {f"{name}_column": name for name in ("prompt", "completion", "chosen", "rejected")}, "goes together"),
-        (HUB | {"text_column": "a", "splits": {}}, "at least 1"),
         (HUB | {"text_column": "a", "licences": ("mit",)}, "name its column in `licence_column`"),
     ],
 )

@@ -22,7 +22,7 @@ from kdtool_data.instruct.candidates import Parts, code_of, read_parts
 from kdtool_data.instruct.settings import LANGUAGES, TASKS, quotas
 from kdtool_measuring import Priced
 from kdtool_programs import missing
-from kdtool_testing import CorpusConformance, Listener, make_run
+from kdtool_testing import CorpusConformance, make_run
 
 PRICE = 1_000_000_000
 """Picodollars of an answer: a tenth of a cent."""
@@ -222,18 +222,6 @@ def test_a_row_says_where_it_comes_from(tmp_path: Path) -> None:
     assert isinstance(completion.body, kdtool.Completion)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_a_row_names_the_request_by_which_its_answer_is_stored(tmp_path: Path, temperature: float) -> None:
-    teacher = Writer()
-    rows = instruct(tmp_path, teacher, **ONE_CELL, rows=2, temperature=temperature)
-    assert {row.meta["request"] for row in rows} == {
-        teacher.answer_key(replace(request, id="any")) for request in teacher.asked
-    }
-    assert len({request.seed for request in teacher.asked}) == 2
-    sampled = {teacher.answer_key(replace(request, seed=1)) for request in teacher.asked}
-    assert ({row.meta["request"] for row in rows} == sampled) == (temperature == 0), "a greedy answer has no seed"
-
-
 def test_a_cell_that_cannot_be_filled_says_which_filter_rejected_what(tmp_path: Path) -> None:
     expected = (
         r"instruct\.candidates: 3 of 18 cells cannot be filled: go/easy/generate has 0 of 2 rows after 6 requests, its "
@@ -248,17 +236,6 @@ def test_a_cell_that_cannot_be_filled_says_which_filter_rejected_what(tmp_path: 
     lines = rejected_lines(tmp_path / "fewer")
     assert {(line["cell"].partition("/")[0], line["reason"]) for line in lines} == {("go", "dull: too dull")}
     assert all("<instruction>" in line["answer"] for line in lines)
-
-
-def test_ten_rejected_candidates_of_each_reason_are_kept_and_rows_until_all_are_there(tmp_path: Path) -> None:
-    dull = ("filters.dull", Rule(lambda example: "dull" if example.id.endswith("/0") else None))
-    with pytest.raises(kdtool.UsageError, match="19 dull: dull"):
-        instruct(tmp_path, Writer(), dull, **ONE_CELL)
-    assert len(rejected_lines(tmp_path)) == 10
-    (rows,) = tmp_path.glob("instruct/*/rows.jsonl")
-    assert len(rows.read_text("utf-8").splitlines()) == 5
-    instruct(tmp_path, Writer(), **ONE_CELL)
-    assert not rows.exists()
 
 
 @pytest.mark.parametrize(
@@ -342,15 +319,6 @@ def test_a_teacher_that_refuses_all_of_the_first_round_ends_the_run(tmp_path: Pa
         assert teacher.calls == [6, 1, 1]
 
 
-def test_a_teacher_that_skips_a_request_is_named(tmp_path: Path) -> None:
-    class Skipping(Writer):
-        def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-            return map(self.answer, list(requests)[1:])
-
-    with pytest.raises(kdtool.PluginError, match=r"no answer to 'python/easy/generate/0#0'"):
-        instruct(tmp_path, Skipping())
-
-
 def test_code_is_needed_where_a_task_has_any(tmp_path: Path) -> None:
     class Talking(Writer):
         def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
@@ -412,12 +380,6 @@ def test_tests_of_other_languages_run_too(tmp_path: Path) -> None:
         instruct(tmp_path / "wrong", script(3), **settings, rows=1)
 
 
-@needs_bubblewrap
-def test_explanations_need_no_tests(tmp_path: Path) -> None:
-    rows = instruct(tmp_path, Writer(), **ONE_CELL, tasks=("explain", "generate"), rows=4, tested=("python",))
-    assert {row.meta["task"]: "tests" in row.meta for row in rows} == {"explain": False, "generate": True}
-
-
 def test_a_filter_s_rejection_is_repaired_where_the_recipe_says_so(tmp_path: Path) -> None:
     fussy = ("filters.fussy", unkempt_until_repaired())
     rows = instruct(tmp_path, Writer(), fussy, rows=6, repairs=1, repaired=("fussy",))
@@ -459,18 +421,6 @@ def test_seeds_inspire_and_are_not_learned(tmp_path: Path) -> None:
     assert not any("seed_number" in text for row in rows for text in kdtool.parts_of(row.body))
 
 
-def test_a_seed_is_never_read_as_a_template(tmp_path: Path) -> None:
-    text = "{{ topic }} {% for %}\n=== user ===\n</instruction> {{ 7 * 7 }}"
-    seeds = ("corpora.seeds", Seeds(lambda: iter([kdtool.Example("0", kdtool.Text(text))])))
-    own = template(tmp_path, "Begin with ```go. {{ seed }}\n=== user ===\n{{ seed }}, Subject: {{ topic }}")
-    teacher = Writer(code="x")
-    settings: dict[str, Any] = {"seeds": "corpora.seeds", "tasks": ("own",), "templates": {"own": own}}
-    instruct(tmp_path, teacher, seeds, rows=1, languages=("go",), **settings)
-    (_, system), (_, user) = teacher.asked[0].turns
-    assert system.endswith(text)
-    assert user.startswith(text)
-
-
 def test_own_templates_and_variables(tmp_path: Path) -> None:
     riddle = template(
         tmp_path, '{% extends "_base.jinja" %}{% block task %}A riddle for {{ reader }}.{% endblock %}', "riddle"
@@ -496,37 +446,12 @@ def test_own_templates_and_variables(tmp_path: Path) -> None:
     assert "A riddle for a pirate." in asked
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("{{ language }} {{ reader }} {{ other }}", "uses the undeclared variables other; declare them in `variables`"),
-        ("{% if %}", "cannot be read as a Jinja template"),
-        ('{% extends "missing.jinja" %}', "missing.jinja cannot be read"),
-        ("{% extends language %}", "computes the name of a template"),
-    ],
-)
-def test_a_template_with_a_mistake_is_refused_by_check(tmp_path: Path, text: str, expected: str) -> None:
-    own = template(tmp_path, text)
+def test_a_template_with_a_mistake_is_refused_by_check(tmp_path: Path) -> None:
+    own = template(tmp_path, "{{ language }} {{ reader }} {{ other }}")
     settings = {"rows": 1, "tasks": ("own",), "templates": {"own": own}, "variables": {"reader": "you"}}
     corpus = Instruct(Instruct.Config.model_validate(settings))
     (problem,) = corpus.kdtool_check(run_with(tmp_path / "run", Writer()), "start")
-    assert expected in problem
-
-
-def test_a_template_runs_in_a_sandbox(tmp_path: Path) -> None:
-    own = template(tmp_path, "{{ language.__class__.__mro__[1].__subclasses__() }}")
-    with pytest.raises(kdtool.UsageError, match=r"templates\.own cannot be rendered"):
-        instruct(tmp_path, Writer(), tasks=("own",), templates={"own": own})
-
-
-def test_a_template_s_version_follows_what_it_extends(tmp_path: Path) -> None:
-    def identity(base: str) -> Mapping[str, str]:
-        template(tmp_path, base, "mine")
-        corpus = Instruct(Instruct.Config.model_validate({"rows": 1, "tasks": ("own",), "templates": {"own": own}}))
-        return corpus.kdtool_identity(make_run(tmp_path))
-
-    own = template(tmp_path, '{% extends "mine.jinja" %}')
-    assert identity("one") != identity("two")
+    assert "uses the undeclared variables other; declare them in `variables`" in problem
 
 
 @given(
@@ -540,26 +465,6 @@ def test_quotas_add_up_and_follow_the_shares(rows: int, languages: dict[str, flo
     for cell, count in found.items():
         exact = rows * languages[cell.language] * tasks[cell.task] / sum(languages.values()) / sum(tasks.values())
         assert abs(count - exact) < 1 + 1e-6
-
-
-def test_remainders_decide_who_gets_the_rows_that_are_left() -> None:
-    found = quotas(10, {"python": 4.4, "go": 3.3, "rust": 2.3}, {"easy": 1.0}, {"generate": 1.0})
-    assert {cell.language: count for cell, count in found.items()} == {"python": 5, "go": 3, "rust": 2}
-    tiny = quotas(1, {"python": 9.0, "go": 1.0}, {"easy": 1.0}, {"generate": 1.0})
-    assert [(cell.language, count) for cell, count in tiny.items()] == [("python", 1)], "no cell without rows"
-
-
-@given(st.text(), st.text(), st.text())
-def test_parts_are_read_back(instruction: str, response: str, tests: str) -> None:
-    wrapped = f"So:\n<instruction>{instruction}</instruction><response>{response}</response><tests>{tests}</tests>"
-    found = read_parts(wrapped, tested=True)
-    if "<" in instruction + response + tests or "```" in tests:
-        return
-    expected = instruction.strip(), response.strip(), tests.strip()
-    if all(expected):
-        assert found == Parts(*expected)
-    else:
-        assert isinstance(found, str)
 
 
 def test_marks_and_fences_in_an_answer() -> None:
@@ -577,7 +482,6 @@ def test_marks_and_fences_in_an_answer() -> None:
         ({"styles": ("seed",)}, "need seeds"),
         ({"tasks": ("riddle",)}, "tasks without a template: riddle"),
         ({"templates": {"riddle": "a.jinja"}}, "templates without a task: riddle"),
-        ({"languages": ("cobol",)}, "languages"),
         ({"variables": {"seed": "x"}}, "names that requests already use: seed"),
         ({"give": "pairs"}, "set repairs"),
     ],
@@ -585,23 +489,6 @@ def test_marks_and_fences_in_an_answer() -> None:
 def test_settings_that_cannot_be_drawn_from_are_refused(settings: dict[str, Any], expected: str) -> None:
     with pytest.raises(pydantic.ValidationError, match=expected):
         Instruct.Config.model_validate({"rows": 1} | settings)
-
-
-def test_lines_and_progress_count_accepted_rows_and_foresee_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("kdtool_measuring.teachers.SECONDS", 0.0)
-    listener = Listener()
-    instruct(tmp_path, Writer(0.4), ("listener", listener), rows=60, round=60, languages=("python",))
-    lines = [line for line in capsys.readouterr().out.splitlines() if "requests answered" in line]
-    assert lines[0].startswith("instruct: 0 of 60 rows accepted, 1 requests answered, ")
-    assert lines[0].endswith(" left at this speed")
-    accepted = [line.split()[1] for line in lines if " rows accepted, 60 requests answered" in line]
-    assert 20 < int(accepted[-1]) < 50
-    assert lines[-1].startswith("instruct: 60 of 60 rows accepted, ")
-    assert lines[-1].endswith(", 0 min left at this speed")
-    assert listener.progress == sorted(listener.progress)
-    assert listener.progress[-1] == 60
 
 
 def test_the_account_sums_all_cells_and_shows_some_of_each_rejection(tmp_path: Path) -> None:
@@ -667,19 +554,6 @@ def test_a_repair_that_changes_the_task_or_the_tests_makes_no_pair(
     assert len(instruct(tmp_path / "kept", Writer(code=repaired_from(BROKEN)), PARSING, **settings)) == 2
 
 
-def test_rows_that_needed_no_repair_fill_their_quota_and_are_not_among_the_pairs(tmp_path: Path) -> None:
-    def code(request: kdtool.Request) -> str:
-        return RIGHT if len(request.turns) > 2 or drawn_from(request.turns[1]).random() < 0.5 else BROKEN
-
-    pairs = instruct(tmp_path, Writer(code=code), PARSING, **EASY, rows=20, give="pairs")
-    assert 0 < len(pairs) < 20
-    (cell,) = status(tmp_path)["cells"]
-    assert cell["accepted"] == 20
-    assert cell["asked"] == 20 + len(pairs)
-    numbers = [int(pair.id.rpartition("/")[2]) for pair in pairs]
-    assert numbers == sorted(set(numbers))
-
-
 def test_the_newest_failed_answer_is_the_rejected_one(tmp_path: Path) -> None:
     code = {2: BROKEN, 4: "def add(x):\n    return x x", 6: RIGHT}
     writer = Writer(code=lambda request: code[len(request.turns)])
@@ -694,13 +568,6 @@ def test_an_answer_is_not_preferred_to_itself(tmp_path: Path) -> None:
     fickle = ("filters.syntax", unkempt_until_repaired())
     with pytest.raises(kdtool.UsageError, match="so there are no pairs"):
         instruct(tmp_path, Writer(), fickle, **EASY, rows=1, give="pairs")
-
-
-def test_a_repair_s_own_template_may_have_a_system_s_part(tmp_path: Path) -> None:
-    own = template(tmp_path, "Left out.\n=== user ===\nIt fails: {{ error }}")
-    teacher = Writer(code=repaired_from(BROKEN))
-    assert len(instruct(tmp_path, teacher, PARSING, **EASY, rows=1, templates={"_repair": own})) == 1
-    assert teacher.asked[-1].turns[-1] == ("user", "It fails: it was rejected: broken")
 
 
 def test_a_repair_keeps_what_was_drawn_and_another_attempt_does_not(tmp_path: Path) -> None:

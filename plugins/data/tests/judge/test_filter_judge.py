@@ -10,9 +10,7 @@ from typing import Any, ClassVar
 import kdtool
 import pydantic
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from kdtool_data.judge import JudgeFilter, read_scores, reason_to_reject
+from kdtool_data.judge import JudgeFilter, read_scores
 from kdtool_measuring import Priced
 from kdtool_testing import FilterConformance, make_run
 
@@ -132,22 +130,6 @@ def test_a_verdict_s_request_depends_on_the_text_alone(tmp_path: Path) -> None:
     assert user == "<task>\nDo it.\n</task>\n<answer>\ndone\n</answer>"
 
 
-def test_bodies_of_other_kinds_are_judged_too(tmp_path: Path) -> None:
-    critic = Critic()
-    talk = [("system", "Be brief."), ("user", "One?"), ("assistant", "1"), ("user", "Two?"), ("assistant", "2")]
-    bodies: tuple[kdtool.Text | kdtool.Messages, ...] = (
-        kdtool.Text("x = 1\n"),
-        kdtool.Messages(tuple(talk)),
-        kdtool.Messages(()),
-    )
-    examples = [kdtool.Example(f"{number}", body, language="go") for number, body in enumerate(bodies)]
-    assert judge().kdtool_filter(run_in(tmp_path, critic), examples) == [None, None, None]
-    text, turns, _ = (request.turns[1][1] for request in critic.asked)
-    assert text == "The language is go.\n<answer>\nx = 1\n</answer>"
-    task = "system: Be brief.\n\nuser: One?\n\nassistant: 1\n\nuser: Two?"
-    assert f"<task>\n{task}\n</task>\n<answer>\n2\n</answer>" in turns
-
-
 def test_each_verdict_is_recorded_with_its_provenance(tmp_path: Path) -> None:
     critic = Critic()
     judge().kdtool_filter(run_in(tmp_path, critic), [example("fine"), example("wrong"), example("refuse")])
@@ -164,25 +146,6 @@ def test_each_verdict_is_recorded_with_its_provenance(tmp_path: Path) -> None:
         2,
     )
     assert (refused["rejected"], refused["scores"]) == ("refused by the judge", {})
-
-
-def test_each_text_has_a_record_of_its_own_and_a_resumed_one_begins_anew(tmp_path: Path) -> None:
-    filter_ = judge()
-    for name in ("one", "two"):
-        filter_.kdtool_filter(run_in(tmp_path / name, Critic()), [example("fine")])
-        filter_.kdtool_filter(run_in(tmp_path / name, Critic()), [example("wrong")])
-    judge().kdtool_filter(run_in(tmp_path / "one", Critic()), [example("fine")])
-    assert [len(lines_of(tmp_path / name)) for name in ("one", "two")] == [1, 2]
-
-
-def test_memory_stays_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdtool_data.judge._RECENT", 4)
-    filter_, critic = judge(), Critic()
-    for number in range(20):
-        filter_.kdtool_filter(run_in(tmp_path, critic), [example(f"x = {number}"), example(f"y = {number}")])
-    assert len(filter_._recent) == 4
-    filter_.kdtool_filter(run_in(tmp_path, critic), [example("y = 19"), example("x = 18"), example("x = 0")])
-    assert len(critic.asked) == 41, "the newest are remembered"
 
 
 def test_a_judge_that_refuses_everything_ends_the_run(tmp_path: Path) -> None:
@@ -204,15 +167,6 @@ def test_a_judge_that_writes_no_readable_verdict_ends_the_run(tmp_path: Path) ->
         judge().kdtool_filter(run, rows)
     assert len(lines_of(tmp_path)) == 16, "what was paid for is recorded"
     assert set(judge().kdtool_filter(run, rows[1:])) == {"unreadable verdict"}
-
-
-def test_a_judge_that_skips_a_request_is_named(tmp_path: Path) -> None:
-    class Skipping(Critic):
-        def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-            return iter(list(super().kdtool_answer(requests))[1:])
-
-    with pytest.raises(kdtool.PluginError, match="answered 1 of 2 requests; kdtool_answer must yield one answer per"):
-        judge().kdtool_filter(run_in(tmp_path, Skipping()), [example("a"), example("b")])
 
 
 def test_an_own_template_declares_its_variables(tmp_path: Path) -> None:
@@ -278,23 +232,10 @@ def test_names_that_verdicts_and_requests_have_already_are_refused(settings: dic
         (f"First <verdict>\ncorrectness: 1\nclarity: 1\n</verdict>, no:\n{GOOD}\n", {"correctness": 5, "clarity": 4}),
         (GOOD.replace("reason: It is fine.\n", ""), {"correctness": 5, "clarity": 4}),
         (GOOD.replace("5", "6"), {}),
-        (GOOD.replace("5", "0"), {}),
-        (GOOD.replace("5", "4.5"), {}),
         (GOOD.replace("clarity: 4", ""), {}),
         (GOOD.replace("clarity: 4", "clarity: 4\nclarity: 5"), {}),
         (GOOD.replace("</verdict>", ""), {}),
-        (f"{GOOD} But I am not sure.", {}),
-        ("", {}),
     ],
 )  # fmt: skip
 def test_scores_are_read_exactly(text: str, expected: dict[str, int]) -> None:
     assert read_scores(text, ("correctness", "clarity"))[0] == expected
-
-
-@given(st.dictionaries(st.sampled_from(["a", "b_2", "reasons"]), st.integers(1, 5), min_size=1), st.text("abc <>/:\n"))
-def test_scores_are_read_back(scores: dict[str, int], before: str) -> None:
-    lines = "\n".join(f"{name}: {score}" for name, score in scores.items())
-    assert read_scores(f"{before}<verdict>\n{lines}\nreason: x\n</verdict>", scores) == (scores, "x")
-    for name, score in scores.items():
-        assert reason_to_reject(scores, {name: score}) == ""
-        assert reason_to_reject(scores, {name: score + 1}) == f"{name} below {score + 1}"

@@ -1,4 +1,4 @@
-"""The caches of a few tokens a position: their suites, what is kept of real distributions, damage, warnings."""
+"""The caches of a few tokens a position: their suites, and what is kept of real distributions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from kdtool_testing.cache import small_rows
 from kdtool_torch import collate, numerics
 from kdtool_torch.caches import Sampled, TopK
 from kdtool_torch.caches import tokens as tokens_module
-from kdtool_torch.caches.tokens import SampledTargets, TokenTargets, TopKTargets, chunk_bytes
+from kdtool_torch.caches.tokens import SampledTargets
 
-MIB = 2**20
 VOCABULARY = 50
 HEAD = kdtool.Head(torch.randn(53, 16, generator=torch.Generator().manual_seed(0)), VOCABULARY, scale=0.5)
 SPARSE = kdtool.SignalRequest(frozenset({"sampled"}))
@@ -111,30 +110,6 @@ def test_top_k_keeps_the_likeliest_with_their_probabilities(tmp_path: Path, k: i
     assert (tokens.weights.sum(1) <= 1 + 1e-6).all()
 
 
-def test_a_few_likeliest_tokens_come_with_a_warning(tmp_path: Path) -> None:
-    said: list[str] = []
-    for k in (99, 100):
-        folder = tmp_path / str(k)
-        folder.mkdir()
-        cache = TopK(TopK.Config(k=k))
-        teacher = Teacher(cache.records(kdtool.SignalRequest(frozenset({"top-k"})), LOGITS))
-        cache.kdtool_record(make_run(folder, say=said.append), ListSource(rows()), teacher, folder)
-    assert len(said) == 1
-    assert "k = 99" in said[0]
-    assert "`use: sampled`" in said[0]
-
-
-def test_a_teacher_without_logits_is_named(tmp_path: Path) -> None:
-    class Silent(Teacher):
-        def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
-            return kdtool.Signal(self.fingerprint)
-
-    with pytest.raises(kdtool.PluginError, match="asked for logits"):
-        Sampled(Sampled.Config()).kdtool_record(
-            make_run(tmp_path), ListSource(rows()), Silent(kdtool.SignalRequest(frozenset({"logits"}))), tmp_path
-        )
-
-
 def drawn_at(cache: Sampled, folder: Path, turns: tuple[int, ...]) -> torch.Tensor:
     """Return the recalled weights over the vocabulary of all rows, each at its turn."""
     signal = cache.kdtool_recall(replace(collate(rows()), turns=turns), SPARSE, folder)
@@ -201,16 +176,6 @@ def test_the_likeliest_tokens_that_a_teacher_names_are_recorded(tmp_path: Path) 
         cache.kdtool_record(make_run(tmp_path), ListSource(rows()), Teacher(asked), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("free", "size"), [(None, 32), (80_000 * MIB, 1024), (5000 * MIB, 512), (4100 * MIB, 512), (100 * MIB, 8)]
-)
-def test_a_chunk_is_sized_by_the_free_memory_of_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, free: int | None, size: int
-) -> None:
-    monkeypatch.setattr(tokens_module, "free_gpu_bytes", lambda _: free)
-    assert chunk_bytes(torch.device("cpu")) == size * MIB
-
-
 def test_files_do_not_depend_on_the_size_of_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = Sampled(Sampled.Config(samples=8, alternatives=2))
     teacher = Teacher(cache.records(SPARSE, frozenset({"logits"})))
@@ -222,15 +187,6 @@ def test_files_do_not_depend_on_the_size_of_a_chunk(tmp_path: Path, monkeypatch:
         cache.kdtool_record(make_run(folder), ListSource(rows()), teacher, folder)
         files.append({path.name: path.read_bytes() for path in folder.glob("*.safetensors")})
     assert files[0] == files[1] == files[2]
-
-
-@pytest.mark.parametrize("targets", [SampledTargets(1.0, 20, systematic=True), TopKTargets(1.0, 10)])
-def test_the_host_reads_nothing_while_tokens_are_chosen(targets: TokenTargets) -> None:
-    """On the device `meta`, which has no values, reading one raises."""
-    states, head = torch.empty(300, 16, device="meta"), kdtool.Head(torch.empty(50_000, 16, device="meta"), 49_152)
-    parts = list(targets.choose(["a", "b"], [100, 200], targets._probabilities(states, head)))
-    assert sum(len(ids) for ids, _ in parts) == 300
-    assert len({ids.shape[1] for ids, _ in parts}) == 1
 
 
 def test_probabilities_come_from_unrounded_logits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_torch.caches.codec import LEVEL, Ranks, decode, encode
+from kdtool_torch.caches.codec import LEVEL, decode, encode
 
 Position = tuple[dict[int, int], int]
 VOCABULARIES = (3, 300, 70_000, 2_000_000)
@@ -57,21 +57,6 @@ def test_counts_of_a_known_sum_come_out_too(given_rows: list[list[Position]]) ->
     labels = np.concatenate([np.zeros(0, int), *(label for _, _, label in made)])
     ids, numbers = decode([encode(*row, total=9) for row in made], labels, total=9)
     assert found(ids, numbers) == [tokens for row in given_rows for tokens, _ in row]
-
-
-@given(st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=8), min_size=1, max_size=3))
-def test_ranks_put_a_row_s_frequent_labels_first(given_rows: list[list[int]]) -> None:
-    labels = np.array([label for row in given_rows for label in row], int)
-    ranks = Ranks(labels, np.repeat(np.arange(len(given_rows)), [len(row) for row in given_rows]))
-    for number, row in enumerate(given_rows):
-        expected = sorted(set(row), key=lambda token: (-row.count(token), token))
-        where = np.full(len(expected), number)
-        assert ranks.tokens(np.arange(len(expected)), where).tolist() == expected
-        assert ranks.of(np.array(expected), where).tolist() == list(range(len(expected)))
-        others = np.array([token for token in range(20) if token not in row])
-        where = np.full(len(others), number)
-        assert ranks.of(others, where).tolist() == [len(expected) + token for token in others]
-        assert ranks.tokens(others + len(expected), where).tolist() == others.tolist()
 
 
 def test_a_label_among_the_tokens_costs_less_than_another_token() -> None:

@@ -69,19 +69,3 @@ def test_a_loss_that_cannot_be_compiled_runs_uncompiled_and_says_so(tmp_path: Pa
 def test_auto_does_not_compile_a_short_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terms.ChunkLoss, "compile", lambda _: pytest.fail("compiled"))
     train(tmp_path, make_model(1), steps=2, compile="auto")
-
-
-def test_auto_does_not_compile_what_is_done_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class ByHand(KL):
-        def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[torch.Tensor, torch.Tensor]:
-            assert isinstance(chunk.teacher, kdtool.DenseTokens)
-            q, p = ((logits.float() / 2).softmax(-1) for logits in (chunk.student_logits, chunk.teacher.logits))
-            return self.kdtool_token_loss(chunk), (q - p) / 2
-
-    compiled: list[str] = []
-    monkeypatch.setattr(terms, "_LOGITS_TO_PAY", 0)
-    for loss in (KL, ByHand):
-        monkeypatch.setattr(terms.ChunkLoss, "compile", lambda _, name=loss.__name__: compiled.append(name))
-        losses, teacher = {"losses.kl": loss(KL.Config())}, TinyTeacher(make_model(99))
-        train_terms(tmp_path / loss.__name__, [kl_term("losses.kl")], losses, teacher=teacher, compile="auto")
-    assert compiled == ["KL"]

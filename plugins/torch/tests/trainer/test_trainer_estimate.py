@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import packed_batch, tiny_model
 from kdtool_torch.trainer.estimate import _gathered_bytes, _inside
-from kdtool_transformers import outline_of
 from trainer_models import CE, make_trainer
 
 ROWS, LENGTH = 2, 48
@@ -24,8 +22,8 @@ SIZES: dict[kdtool.SignalKind, tuple[int, int]] = {"hidden": (3, 3), "attentions
 
 def planned(outline: Any, *terms: kdtool.LossTerm) -> kdtool.RunForecast:
     """Return what is known ahead of four steps of a student."""
-    facts = None if outline is None else outline.facts
-    return kdtool.RunForecast(phase=kdtool.PlannedPhase("train", "train", "student", 4, terms, LENGTH, outline, facts))
+    phase = kdtool.PlannedPhase("train", "train", "student", 4, terms, LENGTH, outline, outline.facts)
+    return kdtool.RunForecast(phase=phase)
 
 
 @pytest.mark.parametrize("kind", SIZES)
@@ -75,15 +73,6 @@ def test_the_copy_of_a_checkpoint_is_counted_where_a_gpu_trains(
     assert copied == ([weights] if gpu else [])
 
 
-def test_what_a_student_without_an_outline_takes_is_unknown(tmp_path: Path) -> None:
-    unknown, work = make_trainer(batch=4).kdtool_estimate(make_run(tmp_path), planned(None))
-    assert (unknown.part, unknown.note) == (
-        "memory and time of training",
-        "the student has no outline for transformers",
-    )
-    assert work.tokens == 4 * 4 * LENGTH
-
-
 class Small(kdtool.Optimizer):
     """An optimizer with little state."""
 
@@ -106,28 +95,3 @@ def test_the_state_of_the_recipes_optimizer_is_counted(tmp_path: Path) -> None:
     assert small["checkpoints"].disk_bytes == plain["checkpoints"].disk_bytes / 2 == 2 * 6 * facts.trainable
     with pytest.raises(kdtool.UsageError, match="needs whole weights; set sharding: off"):
         list(make_trainer(sharding="full").kdtool_estimate(run, ahead))
-
-
-def test_an_outline_that_was_rehearsed_is_estimated_alike_again(tmp_path: Path) -> None:
-    outline = outline_of(tiny_model("llama").model.config)
-    for parameter in outline.model.model.layers.parameters():
-        parameter.requires_grad_(False)
-    trainer, run = make_trainer(dtype="bfloat16"), make_run(tmp_path)
-    estimates = (trainer.kdtool_estimate(run, planned(outline)) for _ in range(2))
-    found = [{(one.part, one.stages): one.host_bytes for one in each} for each in estimates]
-    assert found[0] == found[1]
-    assert any(part == "frozen weights as they were" for part, _ in found[1])
-
-
-@pytest.mark.parametrize("shares", [1, 4])
-def test_the_time_of_updates_does_not_depend_on_tokens(shares: int, tmp_path: Path) -> None:
-    outline = outline_of(tiny_model("llama").model.config)
-    run = replace(make_run(tmp_path), world=shares)
-    seconds = [
-        part.seconds
-        for batch in (1, 2)
-        for part in make_trainer(batch=batch, sharding="full").kdtool_estimate(run, planned(outline))
-        if part.part == "training"
-    ]
-    updates = 4 * 40 * outline.facts.trainable / shares / 7.7e9
-    assert 2 * seconds[0] - seconds[1] == pytest.approx(updates)

@@ -11,13 +11,10 @@ import kdtool
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from kdtool_testing import make_run
-from kdtool_torch.head import HeadWork, head_loss
 from kdtool_torch.inputs import MicroBatch
 from kdtool_torch.objective import DistillationModule, Sizes
-from kdtool_torch.terms import Chunk, ChunkLoss, bind_terms
+from kdtool_torch.terms import ChunkLoss, bind_terms
 from torch import Tensor
 from trainer_models import (
     CONSISTENCY,
@@ -253,39 +250,3 @@ def test_a_frozen_head_gets_no_gradient_and_others_the_same(tmp_path: Path) -> N
     assert "head.weight" not in found
     del expected["head.weight"]
     assert worst_difference(found, {name: gradient.double() for name, gradient in expected.items()}) == 0
-
-
-@given(
-    count=st.integers(0, 40), head_chunk_size=st.integers(1, 50), loss_chunk_size=st.integers(1, 50), seed=st.integers(0, 5),
-    padded=st.booleans(),
-)  # fmt: skip
-def test_any_chunking_of_any_number_of_positions_gives_the_same(
-    count: int, head_chunk_size: int, loss_chunk_size: int, seed: int, padded: bool
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    vocabulary, width = 13, 6
-    weight = torch.randn(vocabulary + 3 * padded, width, generator=generator, requires_grad=True)
-    hidden = torch.randn(count, width, generator=generator, requires_grad=True)
-    labels = torch.randint(vocabulary, (count,), generator=generator)
-    run = make_run(Path(), mixture())
-    terms = bind_terms(run, kdtool.Phase("p", 1, MIXTURE[1:2], make_rows(1), {}, Path()), {})
-    loss = ChunkLoss(terms, [])
-    rows = Chunk(labels, labels, {}, torch.tensor([1.5]), torch.zeros(()), torch.zeros(()))
-    head = kdtool.Head(weight, vocabulary)
-    work = HeadWork(loss, rows, {}, [hidden], head, torch.float32, head_chunk_size, loss_chunk_size)
-    value = head_loss(work, torch.tensor(7.0))
-    found = torch.autograd.grad(value, [hidden, weight])
-    plain = 1.5 * F.cross_entropy(hidden @ weight[:vocabulary].T, labels, reduction="sum") / 7
-    expected = torch.autograd.grad(plain, [hidden, weight])
-    torch.testing.assert_close(value, plain, atol=1e-5, rtol=1e-5)
-    for ours, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-
-
-def test_weightings_see_the_first_term_that_has_a_teacher(tmp_path: Path) -> None:
-    module, batch, signals = module_of(tmp_path)
-    loss = ChunkLoss(tuple(reversed(module.terms)), [])
-    assert loss.terms[0].form == "none"
-    work = replace(module.head_work(MicroBatch(batch, signals), ()), loss=loss)
-    chunk = replace(work.chunk(slice(0, 5)), logits=(torch.zeros(5, VOCABULARY),))
-    assert loss.seen_by_weightings(chunk).teacher is not None

@@ -18,11 +18,9 @@ from kdtool_torch.inputs import MicroBatch
 from kdtool_torch.objective import DistillationModule, Sizes
 from kdtool_torch.terms import ChunkLoss, bind_terms, mixed_logits
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from trainer_models import (
     KL,
     VOCABULARY,
-    WIDTH,
     ByEntropy,
     TinyModel,
     TinyTeacher,
@@ -68,20 +66,9 @@ class _Reverse(_Soft):
         return (q.exp() * (q - p)).sum(-1)
 
 
-class _JensenShannon(_Soft):
-    def between(self, p: Tensor, q: Tensor) -> Tensor:
-        m = (0.5 * (p.exp() + q.exp())).log()
-        return 0.5 * (p.exp() * (p - m)).sum(-1) + 0.5 * (q.exp() * (q - m)).sum(-1)
-
-
 def _plain(kind: type[_Soft], p: Tensor, q: Tensor) -> Tensor:
     """The same from probabilities, as the books write it."""
-    if kind is _Soft:
-        return (p * (p / q).log()).sum()
-    if kind is _Reverse:
-        return (q * (q / p).log()).sum()
-    m = (p + q) / 2
-    return ((p * (p / m).log()).sum() + (q * (q / m).log()).sum()) / 2
+    return (p * (p / q).log()).sum() if kind is _Soft else (q * (q / p).log()).sum()
 
 
 def term(at: float, shares: Mapping[str, float] = SHARES, **changes: Any) -> kdtool.LossTerm:
@@ -128,23 +115,13 @@ def oracle(kind: type[_Soft], at: float) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("at", [1.0, 2.0])
-@pytest.mark.parametrize("kind", [_Soft, _Reverse, _JensenShannon], ids=["forward", "reverse", "jsd"])
+@pytest.mark.parametrize("kind", [_Soft, _Reverse], ids=["forward", "reverse"])
 def test_gradients_are_those_of_mixed_probabilities(tmp_path: Path, kind: type[_Soft], at: float) -> None:
     loss = kind(kind.Config(at=at))
     found, _ = gradients(tmp_path, loss, [term(at)], sources())
     assert worst_difference(found, oracle(kind, at)) < 1e-5
     other, _ = gradients(tmp_path / "one", loss, [term(at, {}, teacher="one")], sources())
     assert worst_difference(other, oracle(kind, at)) > 1e-2, "the test can fail"
-
-
-def test_teachers_that_are_the_same_are_one(tmp_path: Path) -> None:
-    loss, same = _Soft(_Soft.Config(at=2.0)), sources(other=TinyTeacher(make_model(99)))
-    mixed, told = gradients(tmp_path / "mixed", loss, [term(2.0)], same)
-    single, known = gradients(tmp_path / "single", loss, [term(2.0, {}, teacher="one")], same)
-    assert worst_difference(mixed, {name: gradient.double() for name, gradient in single.items()}) < 1e-5
-    assert told["gradient_norm"] == pytest.approx(known["gradient_norm"], rel=1e-5)
-    assert told["value"] == pytest.approx(known["value"], rel=1e-5)
-    assert known["gradient_norm"] > 0
 
 
 @given(
@@ -218,21 +195,6 @@ def test_each_teacher_s_tokens_are_looked_at(tmp_path: Path) -> None:
         gradients(tmp_path, _Soft(_Soft.Config()), [term(1.0)], several)
 
 
-class _Widest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Remembers the most elements that a tensor with the vocabulary as its last dimension had."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.rows = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        shape = result.shape if isinstance(result, Tensor) else ()
-        if len(shape) == 2 and shape[1] == VOCABULARY and shape[0] != WIDTH:  # which is the head's weight
-            self.rows = max(self.rows, shape[0])
-        return result
-
-
 def module_of(folder: Path) -> tuple[DistillationModule, kdtool.Batch, dict[str, kdtool.Signal]]:
     student, batch = make_model(1), first_batch()
     told = {name: source.signal(batch) for name, source in sources().items()}
@@ -242,15 +204,6 @@ def module_of(folder: Path) -> tuple[DistillationModule, kdtool.Batch, dict[str,
     module = DistillationModule(run, student, terms, ChunkLoss(terms, []), {}, sizes)
     module.begin_step(1, 0.0, [0.7 * 4], measure_norms=False)
     return module, batch, told
-
-
-def test_no_teacher_s_logits_are_there_for_more_than_a_chunk(tmp_path: Path) -> None:
-    module, batch, told = module_of(tmp_path)
-    count = (batch.labels != -100).sum()
-    with _Widest() as widest:
-        module(MicroBatch(batch, told), count)["loss"].backward()
-    assert count > 30
-    assert 0 < widest.rows <= 11
 
 
 def test_weightings_see_a_mixture_at_temperature_1_whatever_the_loss_softens(tmp_path: Path) -> None:
@@ -267,25 +220,3 @@ def test_weightings_see_a_mixture_at_temperature_1_whatever_the_loss_softens(tmp
     _, values = weighed.of_term(0, chunk)
     _, plain = module.chunk_loss.of_term(0, chunk)
     torch.testing.assert_close((values / plain).double(), -(p * p.log()).sum(-1), rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.filterwarnings("ignore")  # compilers' own
-def test_compiled_mixtures_are_the_same_in_one_graph(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
-) -> None:
-    compile_with = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda *given, **named: compile_with(*given, **named, backend=backend))
-    module, batch, told = module_of(tmp_path)
-    work, hidden = (
-        module.head_work(MicroBatch(batch, told), ()),
-        torch.randn(16, 16, generator=torch.Generator().manual_seed(0)),
-    )
-    logits = hidden @ module.language_model.head.weight[:VOCABULARY].detach().T
-    compiled = ChunkLoss(module.terms, [])
-    compiled.compile()
-    for count in (16, 9):
-        chunk = replace(work.chunk(slice(0, count)), logits=(logits[:count],))
-        expected = module.chunk_loss(chunk)
-        with torch.no_grad():
-            torch.testing.assert_close(compiled(chunk), expected, rtol=1e-4, atol=1e-6)

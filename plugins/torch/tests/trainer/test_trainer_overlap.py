@@ -55,12 +55,6 @@ def test_recorded_tokens_are_compared_at_their_temperature_and_padding_is_nobody
         assert found[row] == pytest.approx(expected, abs=1e-6)
 
 
-def test_no_figure_is_read_from_the_device() -> None:
-    """A tensor without values cannot be read: a GPU would wait for that in each micro-batch."""
-    empty = torch.empty(7, 40, device="meta")
-    assert overlaps(chunk_of(empty, kdtool.DenseTokens(empty))).shape == (7, 3)
-
-
 def grown(differences: Sequence[float], before: float = 0.5) -> Growth:
     return Growth([[before, 0.9, 0.9]] * len(differences), [[before + d, 0.9, 0.9] for d in differences], 10)
 

@@ -11,11 +11,8 @@ import kdtool
 import pytest
 import torch
 import torch.nn.functional as F
-from kdtool_testing import make_run
-from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import collate
 from kdtool_torch.inputs import RowsInOrder
-from kdtool_transformers import outline_of
 from torch import Tensor
 from trainer_models import (
     CONSISTENCY,
@@ -28,9 +25,6 @@ from trainer_models import (
     full_logits,
     make_model,
     make_rows,
-    make_trainer,
-    mixture,
-    reports_of,
     train,
     train_terms,
     unmeasured,
@@ -108,19 +102,6 @@ def test_gradients_equal_those_of_full_logits_of_both_passes(
     expected, ((first, second), *_) = oracle(before, training, batch)
     assert not first.equal(second)
     assert worst_difference(found, expected) < 1e-5
-
-
-def test_a_loss_of_two_passes_is_reported_with_a_norm(tmp_path: Path) -> None:
-    student = noted()
-    before = copy.deepcopy(student)
-    # Of a micro-batch 64 positions are looked at; a row has fewer.
-    train(tmp_path, student, steps=1, batch=1, accumulation=4, twice=True)
-    _, logits = oracle(before, student.began[2:], 1)
-    count = sum(len(first) for first, _ in logits)
-    total = sum(float(symmetric_kl(*(one.detach() for one in passes))) / count for passes in logits)
-    report = reports_of(tmp_path)[0]["terms"]["consistency"]
-    assert report["value"] == pytest.approx(total, rel=1e-4)
-    assert report["gradient_norm"] > 0  # test_trainer_norms compares norms with autograd
 
 
 def test_the_student_runs_once_where_no_loss_asks_for_more(tmp_path: Path) -> None:
@@ -212,25 +193,3 @@ def test_a_sequence_loss_is_given_both_passes_and_learns_through_both(tmp_path: 
     (last[0] - last[1]).square().sum(-1).mean().backward()  # type: ignore[no-untyped-call]
     for name, parameter in plain.model.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
-
-
-def test_what_a_phase_takes_is_told_with_both_passes(tmp_path: Path) -> None:
-    run = make_run(tmp_path, mixture())
-
-    def told(*terms: kdtool.LossTerm) -> dict[str, kdtool.Estimate]:
-        outline = outline_of(tiny_model(layers=3).model.config)
-        outline.model.config.attention_dropout = 0.1
-        for layer in outline.model.model.layers:
-            layer.self_attn.attention_dropout = 0.1
-        ahead = kdtool.PlannedPhase("p", "phases/p", "student", 10, terms, 64, outline, outline.facts)
-        return {part.part: part for part in make_trainer(batch=2).kdtool_estimate(run, kdtool.RunForecast(phase=ahead))}
-
-    def memory(part: kdtool.Estimate) -> int:
-        return part.host_bytes + part.device_bytes
-
-    ce = kdtool.LossTerm("losses.ce", "ce", 1.0)
-    one, two = told(ce), told(ce, CONSISTENCY)
-    assert memory(two["activations"]) == pytest.approx(2 * memory(one["activations"]), rel=0.1)
-    assert memory(two["chunk buffers"]) == 2 * memory(one["chunk buffers"])
-    assert memory(two["weights"]) == memory(one["weights"])
-    assert two["training"].seconds > 1.2 * one["training"].seconds  # twice, but for the speed, which is timed anew

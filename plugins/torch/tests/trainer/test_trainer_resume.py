@@ -11,7 +11,6 @@ import kdtool
 import pytest
 import torch
 import trainer_models
-from kdtool._store.files import discard_uncommitted
 from kdtool_torch.trainer import checkpoint
 from kdtool_torch.trainer import train as train_module
 from kdtool_torch.trainer.checkpoint import stored_tensors
@@ -40,8 +39,6 @@ def reports_of(folder: Path) -> list[dict[str, Any]]:
 WATCHED = {"every": 1, "evaluators": ("wave",), "watch": "wave.height", "patience": 4}
 KILLED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "once": ({}, ("step 7",)),
-    "three times": ({}, ("step 2", "saving 9", "step 13")),
-    "with two passes": ({"twice": True}, ("step 7",)),
     "on text of the student's own": ({"on_policy": {"fraction": 0.5, "tokens": 6}}, ("step 5", "saving 9")),
     "validated": ({"validation": WATCHED}, ("step 4", "saving 9", "step 11")),
 }
@@ -78,44 +75,18 @@ def test_validation_that_nothing_depends_on_changes_no_bit(uninterrupted: Path, 
     assert (tmp_path / "final.safetensors").read_bytes() == (uninterrupted / "final.safetensors").read_bytes()
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A phase that was killed after its tenth step, with the checkpoints of steps 6 and 9."""
-    folder = tmp_path_factory.mktemp("killed")
-    assert process(folder, "step 10") != 0
-    return folder
-
-
 def flip(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
 
 
-def test_damaged_checkpoints_are_named_and_training_goes_on_before_them(
-    uninterrupted: Path, killed: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "copy"
-    shutil.copytree(killed, folder)
-    flip(next((folder / "checkpoints" / "checkpoint-9").glob("*.safetensors")))
-    process(folder)
-    assert (folder / "final.safetensors").read_bytes() == (uninterrupted / "final.safetensors").read_bytes()
-    assert reports_of(folder) == reports_of(uninterrupted)
-
-
-def test_a_changed_byte_in_any_file_of_a_checkpoint_is_found(killed: Path, tmp_path: Path) -> None:
-    names = {path.name for path in (killed / "checkpoints" / "checkpoint-9").iterdir()}
-    tensors = "shard-00001-model-00001-of-00001.safetensors"
-    assert names == {tensors, "progress.json", "history.jsonl"}
-    for name in names:
-        root = tmp_path / name
-        said: list[str] = []
-        shutil.copytree(killed / "checkpoints", root)
-        flip(root / "checkpoint-9" / name)
-        discard_uncommitted(root, said.append)
-        assert checkpoint.list_checkpoints(root)[-1] == root / "checkpoint-6"
-        assert str(root / "checkpoint-9") in said[0]
-        assert name in said[0]
+def test_damaged_checkpoints_are_named_and_training_goes_on_before_them(uninterrupted: Path, tmp_path: Path) -> None:
+    assert process(tmp_path, "step 10") != 0
+    flip(next((tmp_path / "checkpoints" / "checkpoint-9").glob("*.safetensors")))
+    process(tmp_path)
+    assert (tmp_path / "final.safetensors").read_bytes() == (uninterrupted / "final.safetensors").read_bytes()
+    assert reports_of(tmp_path) == reports_of(uninterrupted)
 
 
 def test_frozen_weights_are_in_no_checkpoint_and_stay(tmp_path: Path) -> None:
@@ -158,23 +129,6 @@ def make_checkpoint(root: Path, step: int) -> Path:
     return checkpoint.commit_checkpoint(folder, root)
 
 
-def test_only_whole_checkpoints_are_found(tmp_path: Path) -> None:
-    said: list[str] = []
-    assert checkpoint.list_checkpoints(tmp_path) == []
-    first, second, third, fourth = (make_checkpoint(tmp_path, step) for step in (3, 12, 101, 1000))
-    (fourth / "weights").unlink()
-    (third / "weights").write_text("weights at 100", encoding="utf-8")
-    unfinished = checkpoint.start_writing(tmp_path) / "checkpoint-5000"
-    unfinished.mkdir()
-    discard_uncommitted(tmp_path, said.append)
-    assert checkpoint.list_checkpoints(tmp_path) == [first, second]
-    assert len(said) == 2
-    assert "weights is missing" in said[0]
-    assert "weights is not what was written" in said[1]
-    shutil.rmtree(second)
-    assert checkpoint.list_checkpoints(tmp_path) == [first]
-
-
 def test_a_folder_of_the_same_step_is_replaced_and_old_ones_go(tmp_path: Path) -> None:
     for step in (1, 2, 9, 10, 10):
         make_checkpoint(tmp_path, step)
@@ -182,19 +136,12 @@ def test_a_folder_of_the_same_step_is_replaced_and_old_ones_go(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-10", "checkpoint-9"]
 
 
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [(torch.float16, torch.bfloat16), (torch.bfloat16, torch.float16), (torch.bfloat16, torch.float32)],
-)
-def test_a_phase_does_not_go_on_in_another_precision(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: torch.dtype, second: torch.dtype
-) -> None:
+def test_a_phase_does_not_go_on_in_another_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings: dict[str, Any] = {"steps": 8, "batch": 2, "checkpoint_every": 2, "dtype": "auto"}
-    monkeypatch.setattr(train_module, "chosen_dtype", lambda *_: first)  # as `auto` on another machine
+    monkeypatch.setattr(train_module, "chosen_dtype", lambda *_: torch.float16)  # as `auto` on another machine
     with interrupted(after=5):
         train(tmp_path, make_model(1), **settings)
-    monkeypatch.setattr(train_module, "chosen_dtype", lambda *_: second)
-    names = [str(dtype).removeprefix("torch.") for dtype in (first, second)]
-    words = rf"started in {names[0]} and cannot resume in {names[1]}, .*checkpoints$"
+    monkeypatch.setattr(train_module, "chosen_dtype", lambda *_: torch.bfloat16)
+    words = r"started in float16 and cannot resume in bfloat16, .*checkpoints$"
     with pytest.raises(kdtool.UsageError, match=words):
         train(tmp_path, make_model(1), **settings)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import kdtool
 import pytest
 import torch
 from kdtool_torch import Side, numerics
-from kdtool_torch.head import _Cast, sequence_head
+from kdtool_torch.head import sequence_head
 from torch import Tensor
 
 VOCABULARY, PADDED, WIDTH, COUNT = 13, 16, 8, 11
@@ -59,23 +58,6 @@ def test_half_precision_is_as_near_to_float64_as_its_products(dtype: torch.dtype
         (found,) = gradients(sequence_head(head, dtype), states, labels, [head.weight])
     assert found.dtype == torch.float32
     assert float((found.double() - expected).norm() / expected.norm()) < 1e-2
-
-
-@pytest.mark.usefixtures("small_chunks")
-def test_the_weight_is_cast_once_for_all_chunks_and_vocabularies(monkeypatch: pytest.MonkeyPatch) -> None:
-    casts: list[torch.dtype] = []
-    cast = _Cast.forward
-
-    def counted(ctx: Any, weight: Tensor, dtype: torch.dtype, operand: Any) -> Tensor:
-        casts.append(dtype)
-        return cast(ctx, weight, dtype, operand)
-
-    monkeypatch.setattr(_Cast, "forward", staticmethod(counted))
-    head, states, labels = make_head(0)
-    shared = sequence_head(head, torch.bfloat16)
-    assert not casts, "losses of layers do not use it"
-    gradients(shared, states, labels, [head.weight, states])
-    assert casts == [torch.bfloat16]
 
 
 def test_a_frozen_head_gives_states_their_gradient_and_the_weight_none() -> None:

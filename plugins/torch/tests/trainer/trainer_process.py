@@ -134,7 +134,7 @@ def train_weighed(
 
     Rank 0 writes the first step's gradients.
     """
-    terms = [MIXTURE[0], kdtool.LossTerm("losses.one", "one", 1.0)]
+    terms = [kdtool.LossTerm("losses.one", "one", 1.0), MIXTURE[0]]  # weightings see the first one that has a teacher
     components = {**mixture(), "losses.one": One(One.Config()), "weightings.own": ByEntropy(ByEntropy.Config())}
     student = make_model(1)
     with as_rank(rank, world, port) as settings, first_gradients(student.model) as found:
@@ -144,15 +144,6 @@ def train_weighed(
         make_trainer(log_every=1, gradient_clip=0.0, loss_chunk_size=7, **batch).kdtool_train(run, phase, student)
     if rank == 0:
         save_file(found, str(folder / "gradients.safetensors"))
-
-
-def train_in_dtypes(folder: Path, rank: int = 0, world: int = 1, port: int = 0) -> None:
-    """Train in another dtype on each rank; each writes the error that it raises."""
-    with as_rank(rank, world, port) as run:
-        try:
-            train(folder / str(rank), make_model(1), run=run, dtype=("float32", "bfloat16")[rank])
-        except kdtool.UsageError as error:
-            (folder / f"error-{rank}").write_text(str(error), encoding="utf-8")
 
 
 class Culprit(One):
@@ -176,10 +167,8 @@ def train_with_a_culprit(folder: Path, sharding: str, rank: int = 0, world: int 
             raise
 
 
-def train_until(folder: Path, when: str | None, twice: bool = False, **settings: Any) -> None:
-    """Train with these settings, and with two passes a step if `twice`.
-
-    The final weights are written to `folder`/final.safetensors.
+def train_until(folder: Path, when: str | None, **settings: Any) -> None:
+    """Train with these settings; the final weights are written to `folder`/final.safetensors.
 
     `when` is "step N" or "saving N": the process kills itself after N steps, or in the midst of writing checkpoint N.
     """
@@ -187,22 +176,22 @@ def train_until(folder: Path, when: str | None, twice: bool = False, **settings:
     if when:
         arm(when)
     student = make_model(1, dropout=0.2)
-    trained = train_small(folder, student, twice=twice, **settings)
+    trained = train_small(folder, student, **settings)
     save_model(student.model, str(folder / "final.safetensors"))
     notes = [note for note in trained.notes if "other processes" not in note]  # how busy the machine was then
     (folder / "tokens.txt").write_text(f"{trained.tokens} {notes}", encoding="utf-8")
 
 
-def train_small(folder: Path, student: Any, twice: bool = False, **more: Any) -> kdtool.Trained:
+def train_small(folder: Path, student: Any, **more: Any) -> kdtool.Trained:
     """Train for 14 steps with a checkpoint at every third."""
     settings = {"accumulation": 2, "batch": 2, "checkpoint_every": 3, "log_every": 1, "run": _QUIET, **more}
-    return train(folder, student, steps=14, twice=twice, **settings)
+    return train(folder, student, steps=14, **settings)
 
 
 def train_as_rank(
-    folder: Path, tied: bool, twice: bool, sharding: str, on_policy: Any, rank: int = 0, world: int = 1, port: int = 0
+    folder: Path, tied: bool, twice: bool, sharding: str, rank: int = 0, world: int = 1, port: int = 0
 ) -> None:
-    """Train as one of `world` processes, with two passes a step if `twice`, in part on text of the student's own.
+    """Train as one of `world` processes, with two passes a step if `twice`.
 
     Rank 0 writes the first step's gradients, the student's weights at the end, and the number of tokens.
     """
@@ -213,7 +202,6 @@ def train_as_rank(
         trained = train(
             folder, student, steps=2, batch=2, accumulation=2 // world, checkpoint_every=1, log_every=1,
             gradient_clip=0.0, rows=lopsided_rows(), twice=twice, run=run, sharding=sharding,
-            on_policy=on_policy,
         )  # fmt: skip
     if rank == 0:
         save_file(gradients, str(folder / "gradients.safetensors"))
@@ -222,14 +210,7 @@ def train_as_rank(
 
 
 def train_until_as_rank(
-    folder: Path,
-    when: str | None,
-    sharding: str,
-    elastic: bool,
-    steps: int,
-    rank: int = 0,
-    world: int = 1,
-    port: int = 0,
+    folder: Path, when: str | None, sharding: str, elastic: bool, rank: int = 0, world: int = 1, port: int = 0
 ) -> None:
     """As `train_until`, as one of `world` processes; rank 0 kills itself, and the test the others, as torchrun does.
 
@@ -243,7 +224,7 @@ def train_until_as_rank(
     if elastic:
         os.environ["LOCAL_WORLD_SIZE"] = "2"
     with as_rank(rank, world, port) as run, first_gradients(student.model) as gradients:
-        options: dict[str, Any] = {"steps": steps, "batch": 2, "checkpoint_every": 3, "log_every": 1, **shared}
+        options: dict[str, Any] = {"steps": 14, "batch": 2, "checkpoint_every": 3, "log_every": 1, **shared}
         train(folder, student, run=run, sharding=sharding, **options)
     if rank == 0:
         save_file(gradients, str(folder / "gradients.safetensors"))

@@ -2,7 +2,7 @@
 
 The schedule on a value: against a plain reference, by hand, what is refused, and two of them in one training.
 
-The suite of weightings on all of them, and weightings of tokens compiled as trainers do.
+The suite of weightings on all of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 import kdtool
 import pydantic
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_testing import WeightingConformance
@@ -32,7 +31,6 @@ from kdtool_torch.weightings import (
     gradnorm_step,
     uncertainty_step,
 )
-from torch import Tensor
 
 WIDE = st.one_of(st.just(0.0), st.floats(1e-300, 1e300))
 Report = kdtool.TermReport
@@ -237,32 +235,3 @@ class TestOnMetric(WeightingConformance):
     component = OnMetric
     entry_point = "on-metric"
     settings: ClassVar = {"watch": "b", "above": 0.5, "change": "b", "factor": 3.0, "over": 4, "smoothing": 0.5}
-
-
-def chunk_of(logits: Tensor, teacher: Tensor, step: Tensor) -> kdtool.TokenChunk:
-    here = torch.arange(len(logits))
-    columns = {"syntax": here % 9}
-    return kdtool.TokenChunk(logits, here % 7, kdtool.DenseTokens(teacher), here, 1.0, torch.tensor(0.5), step, columns)
-
-
-@pytest.mark.parametrize(
-    "weighting",
-    [TeacherEntropy(TeacherEntropy.Config(threshold=1.5)), StudentEntropy(StudentEntropy.Config()),
-     Confidence(Confidence.Config()), Confidence(Confidence.Config(of="label", prefer="unsure")),
-     Position(Position.Config()), Position(Position.Config(first=3.0, shape="exponential")),
-     Syntax(Syntax.Config(comment=0.2, keyword=2.0))],
-)  # fmt: skip
-def test_it_is_compiled_into_the_gradient_of_a_loss_for_any_number_of_rows(weighting: Any) -> None:
-    def total(logits: Tensor, teacher: Tensor, step: Tensor) -> Tensor:
-        chunk = chunk_of(logits, teacher, step)
-        weights: Tensor = weighting.kdtool_token_weight(chunk).detach()
-        return (weights * -logits.log_softmax(-1).gather(-1, chunk.labels[:, None])[:, 0]).sum()
-
-    transformed = torch.func.grad_and_value(total)
-    torch.compiler.reset()
-    compiled = torch.compile(transformed, fullgraph=True, dynamic=True, backend="eager")
-    generator = torch.Generator().manual_seed(0)
-    for rows in (12, 31, 17):
-        logits, teacher = (torch.randn(rows, 9, generator=generator) for _ in range(2))
-        expected = transformed(logits, teacher, torch.tensor(1))
-        torch.testing.assert_close(compiled(logits, teacher, torch.tensor(rows)), expected)

@@ -27,7 +27,6 @@ from kdtool_torch.weightings import (
     StudentEntropy,
     Syntax,
     TeacherEntropy,
-    class_weight,
     confidence_weight,
     entropy,
     entropy_weight,
@@ -165,14 +164,6 @@ def test_student_and_teacher_are_not_confused() -> None:
         assert weighting.kdtool_token_weight(seen).item() == pytest.approx(expected)
 
 
-@given(st.lists(st.integers(0, 12), min_size=1, max_size=20), st.lists(st.floats(0, 50), min_size=9, max_size=9))
-def test_a_class_weighs_what_a_plain_look_says(classes: list[int], weights: list[float]) -> None:
-    expected = [weights[number] if number < 9 else weights[0] for number in classes]
-    found = class_weight(torch.tensor(classes), weights)
-    assert found.dtype == torch.float32
-    assert found.tolist() == pytest.approx(expected, rel=1e-6)
-
-
 def test_syntax_weighs_by_names_in_the_order_of_the_column() -> None:
     names = list(SYNTAX_CLASSES)
     set_to = {name: float(number) for number, name in enumerate(names)}
@@ -238,11 +229,6 @@ def test_any_text_has_a_class_for_each_character(text: str, language: str) -> No
     found = syntax_classes(text, language)
     assert len(found) == len(text)
     assert set(found) <= set(range(len(SYNTAX_CLASSES)))
-
-
-def test_a_lexer_that_reads_more_than_there_is_gives_no_more_classes_than_characters() -> None:
-    text = "*** Settings ***\nLibrary    String"
-    assert len(syntax_classes(text, "robotframework")) == len(text)
 
 
 def test_a_text_that_is_cut_off_is_read_as_far_as_it_goes() -> None:
