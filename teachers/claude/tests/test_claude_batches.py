@@ -31,19 +31,6 @@ def test_batches_cost_half_and_auto_takes_them_for_many(ask: Ask, server: Messag
     assert many["r59"].picodollars < 0.6 * many["r0"].picodollars
 
 
-def test_a_line_shows_what_is_reserved_while_a_batch_is_waited_for(
-    ask: Ask, server: MessagesServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kdtool_teacher_claude._money._SECONDS", 0.0)
-    server.faults, said = Faults(batch_seconds=1.5), list[str]()
-    with ask.opened(mode="batches") as teacher:
-        teacher._say = said.append
-        list(teacher.kdtool_answer(requests(10)))
-    waiting = [line for line in said if line.startswith("claude: 0 answers, $0.00 spent and $0.0")]
-    assert 1 < len(waiting) < 20
-    assert all(" reserved of $100.00, " in line for line in waiting)
-
-
 def test_expired_errored_and_missing_results_are_handled(ask: Ask, server: MessagesServer) -> None:
     server.faults = Faults(batch_errored=0.1, batch_expired=0.1, batch_missing=0.4, cut=0.3, reset_before=0.1)
     found = ask(100, mode="batches", batch_size=50)

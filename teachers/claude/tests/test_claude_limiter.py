@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from itertools import count
 from typing import Any
 
 import pytest
-from kdtool_teacher_claude._messages import Limiter, retry_after
+from kdtool_teacher_claude._messages import Limiter
 
 
 class Clock:
@@ -100,16 +98,6 @@ def test_it_finds_and_uses_the_permitted_rate(burst: int, headers: bool, least: 
     on_clock(check)
 
 
-def test_it_shares_an_account_and_uses_what_others_leave() -> None:
-    async def check(clock: Clock, limiter: Limiter) -> None:
-        service = Service(clock, lambda: 300 if clock.now < 120 else 600, 10)
-        await work(service, clock, limiter, 64, 300)
-        assert measured(service, 60, 120)[0] >= 0.95 * 300
-        assert measured(service, 200, 300)[0] >= 0.95 * 600
-
-    on_clock(check)
-
-
 def test_your_own_limit_holds_and_retry_after_is_obeyed() -> None:
     async def check(clock: Clock, limiter: Limiter) -> None:
         service = Service(clock, lambda: 6000, 6000)
@@ -155,31 +143,6 @@ def test_tokens_a_minute_are_limited_and_estimates_corrected() -> None:
     assert 0.93 * 60000 <= used <= 60000 * 1.03
 
 
-def test_of_a_burst_of_refusals_only_the_first_counts() -> None:
-    async def check(clock: Clock, limiter: Limiter) -> None:
-        permits = [await limiter.acquire(1, 1) for _ in range(8)]
-        await clock.sleep(1)
-        for permit in permits:
-            limiter.count_refusal(permit, {})
-        assert int(limiter._window) == 5, "0.7 of 8, once"
-
-    on_clock(check)
-
-
-def test_a_refusal_slows_the_rate_and_a_minute_brings_it_back() -> None:
-    async def check(clock: Clock, limiter: Limiter) -> None:
-        limiter.count_refusal(await limiter.acquire(1, 1), {})
-        gaps = []
-        for _ in range(80):
-            before = clock.now
-            limiter.count_answer(await limiter.acquire(1, 1), {}, 1, 1)
-            gaps.append(clock.now - before)
-        assert gaps[2] > 1.3
-        assert 1.0 < gaps[-1] < 1.05
-
-    on_clock(check, own=60)
-
-
 def test_no_header_makes_it_wait_for_ever() -> None:
     async def check(clock: Clock, limiter: Limiter) -> None:
         name = "anthropic-ratelimit-requests"
@@ -188,63 +151,5 @@ def test_no_header_makes_it_wait_for_ever() -> None:
             before = clock.now
             limiter.count_answer(await limiter.acquire(1, 1), {f"{name}-limit": "inf", f"{name}-remaining": "0"}, 1, 1)
             assert clock.now - before <= 600
-
-    on_clock(check)
-
-
-def test_retry_after_may_be_a_date() -> None:
-    assert (
-        20 < retry_after({"retry-after": format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)}) < 31
-    )
-    assert retry_after({"retry-after": format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)}) == 0
-
-
-def test_after_the_circuit_opened_one_at_a_time_is_tried() -> None:
-    async def check(clock: Clock, limiter: Limiter) -> None:
-        for _ in range(8):
-            await limiter.acquire(1, 1)
-            limiter.count_failure()
-        await limiter.acquire(1, 1)
-        second = asyncio.ensure_future(limiter.acquire(1, 1))
-        await clock.sleep(60)
-        assert not second.done()
-        limiter.count_failure()
-        await second
-
-    on_clock(check)
-
-
-def test_overload_opens_the_circuit_and_a_refusal_for_the_rate_does_not() -> None:
-    async def check(clock: Clock, limiter: Limiter) -> None:
-        for overloaded in (False, True):
-            for _ in range(8):
-                limiter.count_refusal(await limiter.acquire(1, 1), {}, overloaded=overloaded)
-            assert limiter.openings == overloaded
-
-    on_clock(check)
-
-
-def test_silence_is_counted_from_the_first_refusal_without_an_answer_since() -> None:
-    async def check(clock: Clock, limiter: Limiter) -> None:
-        await clock.sleep(5000)
-        assert limiter.silence == 0, "nothing was asked"
-        for _ in range(3):
-            limiter.count_refusal(await limiter.acquire(1, 1), {})
-            await clock.sleep(100)
-        assert limiter.silence == 300
-        limiter.count_answer(await limiter.acquire(1, 1), {}, 1, 1)
-        assert limiter.silence == 0
-
-    on_clock(check)
-
-
-def test_no_more_are_sent_when_none_remains() -> None:
-    async def check(clock: Clock, limiter: Limiter) -> None:
-        name = "anthropic-ratelimit-requests"
-        await clock.sleep(100)
-        limiter.count_answer(await limiter.acquire(1, 1), {f"{name}-limit": "60", f"{name}-remaining": "0"}, 1, 1)
-        before = clock.now
-        await limiter.acquire(1, 1)
-        assert clock.now - before >= 1
 
     on_clock(check)

@@ -10,9 +10,7 @@ from typing import Any, ClassVar
 import kdtool
 import pytest
 import torch
-from kdtool_programs import Sandbox, Task, Verdict
 from kdtool_teacher_initial_student import Feedback, InitialStudent
-from kdtool_teacher_initial_student._attempts import attempts_in, with_contexts
 from kdtool_testing import TeacherConformance, make_run, write_toy_model
 from kdtool_testing.sandbox import sandbox_is_there
 from kdtool_testing.tiny_models import packed_batch, tiny_model
@@ -85,11 +83,6 @@ def test_it_is_the_student_in_the_last_folder_and_frozen(tmp_path: Path) -> None
         torch.testing.assert_close(found[-1], expected)
         assert not found[-1].requires_grad
     assert not torch.allclose(found[0], found[1])
-
-
-def test_without_a_student_it_cannot_be_asked() -> None:
-    with pytest.raises(kdtool.PluginError, match="before kdtool_load_weights"):
-        InitialStudent(InitialStudent.Config()).kdtool_signal(packed_batch(), WANT)
 
 
 def test_a_student_that_takes_its_tokenizer_from_it_is_refused(tmp_path: Path) -> None:
@@ -197,14 +190,6 @@ def test_long_errors_lose_their_beginning(tmp_path: Path) -> None:
     asked.teacher.kdtool_close()
 
 
-def test_a_context_leaves_room_for_the_attempt(asked: Asked) -> None:
-    attempts = list(attempts_in(collate([asked.row("a", WRONG)]), asked.tokenizer))
-    length = len(attempts[0].ids)
-    for limit, room in ((length - 1, 0), (length, 0), (length + 3, 3), (0, 9)):
-        (row,) = with_contexts(attempts, ["a long error"], asked.tokenizer, 9, limit)
-        assert len(row.input_ids) == length + room
-
-
 def test_text_of_the_corpus_and_other_prompts_are_scored_as_they_are(asked: Asked) -> None:
     batch, logits = asked.logits([asked.row("a", WRONG, generated=False)])
     torch.testing.assert_close(logits[0, batch.labels[0] != -100], asked.told("", WRONG), rtol=1e-4, atol=1e-4)
@@ -221,17 +206,3 @@ def test_text_without_tests_is_refused(tmp_path: Path) -> None:
     teacher = Feedback(Feedback.Config())
     assert "no prompts with tests" in teacher.kdtool_check(make_run(tmp_path), "text")[0]
     assert teacher.kdtool_check(make_run(tmp_path, examples=EXAMPLES), "text") == []
-
-
-def test_equal_programs_run_once(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, ran = Sandbox.run, list[str]()
-
-    def record(sandbox: Sandbox, tasks: Iterable[Task]) -> Iterator[Verdict]:
-        tasks = list(tasks)
-        ran.extend(task.id for task in tasks if task.id != "probe")
-        yield from run(sandbox, tasks)
-
-    monkeypatch.setattr(Sandbox, "run", record)
-    asked.logits([asked.row("a", WRONG), asked.row("b", WRONG)])
-    asked.logits([asked.row("c", WRONG)])
-    assert len(ran) == 1

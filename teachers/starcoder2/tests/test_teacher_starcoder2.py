@@ -65,11 +65,6 @@ def test_shapes_sizes_and_downloads_are_known_before_anything_is_fetched(tmp_pat
     assert 0.25 < (few.host_bytes + few.device_bytes) / (2 * SIZES[size]) < 0.33
 
 
-def test_weights_that_are_not_there_are_asked_for_by_name(tmp_path: Path) -> None:
-    with pytest.raises(kdtool.ServiceError, match="hf download bigcode/starcoder2-3b"):
-        StarCoder2(StarCoder2.Config()).kdtool_tokenizer(make_run(tmp_path, offline=True))
-
-
 def test_a_gap_is_written_with_its_marks_and_filled(tmp_path: Path) -> None:
     teacher = StarCoder2(StarCoder2.Config(weights=str(_model()), dtype="float32"))
     teacher.kdtool_tokenizer(make_run(tmp_path))
@@ -85,7 +80,7 @@ def test_an_answer_ends_where_the_model_begins_another_file(tmp_path: Path) -> N
     runtime = teacher.kdtool_open(make_run(tmp_path), kdtool.Subject("teacher", "teacher"))
     assert runtime is not None
     assert isinstance(runtime.model, TransformersModel)
-    assert runtime.model.tokenizer.end_ids == (0, 6)
+    assert runtime.model.tokenizer.end_ids == (0, 4, 5, 6)
     model = runtime.model.model
     with torch.no_grad():  # a bias towards <file_sep> would need a head with one: make its row the likeliest instead
         states = model.model(torch.tensor([runtime.model.tokenizer.encode("x = 1\n")])).last_hidden_state[0, -1]

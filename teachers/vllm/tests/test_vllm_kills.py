@@ -1,17 +1,15 @@
-"""Servers, companions, recording and training are killed at random: no row is lost or double, and all bits are the same."""
+"""Servers, companions and recording are killed at random: no row is lost or double, and all bits are the same."""
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kdtool_teacher_vllm.command import SERVER
@@ -53,17 +51,6 @@ cache = States(States.Config(rows_per_shard=4, batch=4))
 recorded = cache.kdtool_record(make_run(target.parent), ListSource(rows), Source(), target)
 teacher.kdtool_close()
 sys.exit(recorded != len(rows))
-"""
-TRAINING = """
-import os
-import sys
-
-from kdtool._cli.command_line import main
-
-os.chdir(sys.argv[1])
-os.environ["KDTOOL_STORE"] = "store"
-sys.argv = ["kdtool", "run", "recipe.yaml", "--offline"]
-main()
 """
 
 
@@ -134,35 +121,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.safetensors")}
 
 
-def recipe_of(teacher: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
-    """Return a recipe that trains a tiny student with a served teacher."""
-    return {
-        "name": "run",
-        "corpus": {"use": "python-source"},
-        "rows": {"use": "packed", "length": 64, "maximum_tokens": 8192},
-        "teacher": {"use": "vllm", "dtype": "float32", "licence": "mit", "timeout": 20, **teacher},
-        "student": {"use": "gpt", "layers": 1, "hidden": 32, "heads": 2},
-        "trainer": {"use": "standard", "batch": 2, "checkpoint_every": 5},
-        "train": {"losses": {"forward-kl": {}}, "steps": 60},
-        **settings,
-    }
-
-
-def trained(
-    processes: Processes, recipe: Mapping[str, Any], target: Path, kills: int, wait: Callable[[], float]
-) -> int:
-    """Train in a folder, killed so often; return how often it was."""
-    target.mkdir()
-    (target / "recipe.yaml").write_text(json.dumps(recipe), "utf-8")
-    processes.commands["client"] = [sys.executable, "-P", "-c", TRAINING, str(target)]
-    return processes.run_killed("client", kills, wait)
-
-
-def weights(target: Path) -> bytes:
-    (file,) = target.glob("runs/run/phases/*/model/model.safetensors")
-    return file.read_bytes()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("wanted", [4, pytest.param(30, marks=pytest.mark.nightly)])
 def test_killed_servers_companions_and_recordings_lose_nothing(tmp_path: Path, wanted: int) -> None:
@@ -189,22 +147,3 @@ def test_killed_servers_companions_and_recordings_lose_nothing(tmp_path: Path, w
     finally:
         processes.kill_all()
     print(f"{kills} kills in {rounds} rounds")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("wanted", [1, pytest.param(5, marks=pytest.mark.nightly)])
-def test_a_training_that_is_killed_with_its_servers_ends_with_the_same_weights(tmp_path: Path, wanted: int) -> None:
-    save_tiny(tmp_path / "model")
-    processes, pairs = stand_ins(tmp_path / "model", tmp_path)
-    urls, companions = zip(*(pair.split(",") for pair in pairs), strict=True)
-    recipe = recipe_of({"url": urls, "companion": companions, "model": str(tmp_path / "model")})
-    try:
-        for name in list(processes.commands):
-            processes.start(name)
-        trained(processes, recipe, tmp_path / "whole", 0, lambda: 0.5)
-        kills = trained(processes, recipe, tmp_path / "killed", wanted, lambda: CHANCE.uniform(1, 8))
-    finally:
-        processes.kill_all()
-    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
-    assert kills
-    print(f"{kills} kills")

@@ -11,12 +11,11 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,21 @@ from kdtool_teacher_vllm.rollouts import RolloutServer
 from kdtool_testing.tiny_models import packed_batch, save_tiny
 from kdtool_torch import chosen_tokens
 from kdtool_transformers import open_model
-from test_vllm_kills import CHANCE, TRAINING, Processes, contents, free_port, recipe_of, trained, weights
+from test_vllm_kills import free_port
 
 PYTHON = Path(os.environ.get("KDTOOL_VLLM", "~/.cache/kdtool/vllm/bin/python")).expanduser()
 LOGITS = kdtool.SignalRequest(frozenset({"logits"}))
-KILLS = int(os.environ.get("KILLS", "3"))
+TRAINING = """
+import os
+import sys
+
+from kdtool._cli.command_line import main
+
+os.chdir(sys.argv[1])
+os.environ["KDTOOL_STORE"] = "store"
+sys.argv = ["kdtool", "run", "recipe.yaml", "--offline"]
+main()
+"""
 CPU = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -208,44 +217,3 @@ def test_it_samples_with_the_weights_that_a_training_hands_over(tmp_path: Path) 
         training.wait()
     folders = [each.name for each in (tmp_path / "rollouts").iterdir() if not each.is_symlink()]
     assert [name.partition("-")[2] for name in folders] == ["4"], "the last hand-over is that before steps 5 and 6"
-
-
-class Groups(Processes):
-    """vLLM's server starts processes, which are killed with it."""
-
-    def kill(self, name: str) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self.running[name].pid, signal.SIGKILL)
-        self.running[name].communicate()
-
-
-@pytest.mark.parametrize("signals", [{"use": "states"}, False], ids=["recorded", "online"])
-def test_a_training_killed_with_its_real_server_ends_with_the_same_weights(signals: Any, tmp_path: Path) -> None:
-    save_tiny(tmp_path / "model", hidden_size=128, num_attention_heads=2, num_key_value_heads=2)
-    url, companion = f"http://127.0.0.1:{free_port()}/v1", f"http://127.0.0.1:{free_port()}"
-    # One prompt at a time, since vLLM rounds differently with each batch.
-    teacher = {"url": url, "companion": companion, "model": str(tmp_path / "model"), "concurrency": 1, "patience": 600}
-    recipe = recipe_of(teacher, signals=signals)
-    recipe["rows"]["maximum_tokens"] = 64 * 1024
-    recipe["train"]["steps"] = 500
-    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
-    words = ["serve", tmp_path / "recipe.yaml", "--python", PYTHON, "--states", tmp_path / "states"]
-    command = [sys.executable, "-P", "-m", "kdtool", "teacher", *map(str, words)]
-    shown = subprocess.check_output(command, text=True)
-    processes = Groups(tmp_path)
-    processes.commands = {
-        "server": ["env", *(f"{key}={value}" for key, value in CPU.items()), *shlex.split(shown.splitlines()[0])],
-        "companion": shlex.split(shown.splitlines()[1]),
-    }
-    try:
-        for name in ("server", "companion"):
-            processes.start(name)
-        trained(processes, recipe, tmp_path / "whole", 0, lambda: 0.5)
-        kills = trained(processes, recipe, tmp_path / "killed", KILLS, lambda: CHANCE.uniform(1, 20))
-    finally:
-        processes.kill_all()
-    recorded, expected = (contents(tmp_path / target / "store" / "signals") for target in ("killed", "whole"))
-    assert recorded == expected, "no row is missing or double"
-    assert bool(expected) == bool(signals)
-    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
-    print(f"{kills} kills")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -139,18 +138,6 @@ def test_weights_of_every_third_step_write_and_a_resumed_run_has_them_again(
     train_until(served, 4, monkeypatch, "killed", settings)
     assert served.train("killed", **settings) == whole
     assert served.steps == [0, 3, 3], "it resumes at step 4, with the weights of step 3"
-
-
-def test_weights_that_are_missing_are_replaced_and_named(
-    served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings: dict[str, Any] = {"trainer__on_policy__every": 2, "trainer__checkpoint_every": 3}
-    train_until(served, 4, monkeypatch, "killed", settings)
-    shutil.rmtree(served.loaded[1])
-    served.train("killed", **settings)
-    shown = " ".join("".join(capsys.readouterr()).split())
-    assert "the weights of step 2 are missing" in shown
-    assert "the texts of steps 4 to 4 are sampled with those of step 3" in shown
 
 
 def test_a_server_that_keeps_other_weights_is_refused(served: Served) -> None:

@@ -235,13 +235,11 @@ class Copy(kdtool.Exporter):
     def kdtool_export(self, run: kdtool.RunInfo, trained: Path) -> kdtool.Artifact:
         folder = Path(shutil.copytree(trained, run.folder / "copy"))
         self.add(folder, trained)
-        return kdtool.Artifact(folder, "copy", self.size(folder), how_to_use=self.lines(folder))
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        return kdtool.Artifact(folder, "copy", size, how_to_use=self.lines(folder))
 
     def add(self, folder: Path, trained: Path) -> Any:
         """Add nothing."""
-
-    def size(self, folder: Path) -> int:
-        return sum(path.stat().st_size for path in folder.iterdir())
 
     def lines(self, folder: Path) -> str:
         return "open('{path}')"
@@ -260,12 +258,6 @@ def open_in_place(self: Any, run: kdtool.RunInfo, subject: kdtool.Subject) -> kd
     return Copy.kdtool_open(self, run, subject) if subject.path and subject.path.parent == run.folder else None
 
 
-variant(
-    TestCopy,
-    "counts the bytes of the weights only",
-    "test_what_it_says_of_its_files_is_so",
-    size=lambda self, folder: (folder / "model.safetensors").stat().st_size,
-)
 variant(
     TestCopy,
     "shows the folder in which it was written, and it will be moved",
@@ -374,12 +366,6 @@ def answered(self: Any, runtime: kdtool.Runtime, texts: Mapping[str, str]) -> Ma
     return {one.id: kdtool.LogLikelihood(-1.0, 1, one.tokens_out) for one in answers if one.finish != "refused"}
 
 
-def zero_without_texts(self: Any, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Any:
-    if split(self, run):
-        return Bits.kdtool_evaluate(self, run, subjects)
-    return iter([kdtool.Measurement("nats", one.name, "per byte", 0.0, 1, False) for one in subjects])
-
-
 variant(TestBits, "declares other measurements", "test_measurements_are_declared", measurements=("nat", "nats-*"))
 variant(
     TestBits,
@@ -409,9 +395,7 @@ variant(
     ),
 )
 EMPTY = "test_a_run_without_texts_is_measured_alike_or_an_error"
-variant(TestBits, "is content with no texts", EMPTY, texts=split)
 variant(TestBits, "refuses no texts only when it measures", EMPTY, kdtool_check=lambda self, run, when: None)
-variant(TestBits, "measures 0 for no texts", EMPTY, kdtool_evaluate=zero_without_texts)
 variant(
     TestBits,
     "measures only what the subject answers, so that subjects have different items",

@@ -28,7 +28,6 @@ class StarCoder2(PublishedTeacher):
 
     config: Config
     licence_terms = known_terms("bigcode-openrail-m")
-    answer_ends = ("<file_sep>",)  # behind it the model begins another file of the same repository
 
     def hub_name(self) -> str:
         return f"bigcode/starcoder2-{self.config.size.lower()}"
