@@ -16,7 +16,6 @@ from kdtool_evaluator_agreement._divergence import Encoded, TeacherFiles, agreem
 from kdtool_measuring import Document
 from kdtool_testing import EvaluatorConformance, make_run
 from kdtool_testing.tiny_models import begin_texts_with
-from kdtool_torch import exact_logits
 from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -282,27 +281,3 @@ def test_logits_are_not_rounded_to_half_precision(monkeypatch: pytest.MonkeyPatc
     )
     torch.testing.assert_close(found.divergence.double(), (other.exp() * (other - own)).sum(-1), rtol=1e-5, atol=1e-5)
     assert found.same_first.equal(own.argmax(-1) == other.argmax(-1))
-
-
-def test_heads_in_half_precision_are_copied_once_for_all_documents(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    used: list[kdtool.Head] = []
-
-    def project(head: kdtool.Head, states: torch.Tensor) -> torch.Tensor:
-        used.append(head)
-        return exact_logits(head, states)
-
-    monkeypatch.setattr("kdtool_evaluator_agreement._divergence.exact_logits", project)
-    tokenizer = make_tokenizer()
-    teacher, student = make_model(0, 32, tokenizer), make_model(1, 16, tokenizer)
-    for model in (teacher, student):
-        model.model.to(torch.bfloat16)
-    states = record(tmp_path, teacher)
-    documents = [Encoded(number, str(number), tuple(tokenizer.encode(text))) for number, text in enumerate(TEXTS[:2])]
-    heads = heads_of(student, states, tokenizer.vocabulary)
-    for document in documents:
-        agreement(student, document, states, heads)
-    assert len(used) >= 4
-    assert {head.weight.dtype for head in used} == {torch.float32}
-    assert len({head.weight.data_ptr() for head in used}) == 2

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import kdtool
 import pytest
 from kdtool_evaluator_answers_match import AnswersMatch
-from kdtool_evaluator_answers_match._questions import Question, names_of, read_questions, score
+from kdtool_evaluator_answers_match._questions import Question, read_questions, score
 from kdtool_programs import Sandbox, SandboxError
 from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run
 
@@ -64,9 +64,7 @@ def evaluate(
     ("metric", "expected", "answer", "value"),
     [
         ("exact", ("5",), " 5\n", 1),
-        ("exact", ("5",), "55", 0),
         ("exact", ("four", "4"), "4", 1),
-        ("contains", ("red",), "It is red.", 1),
         ("contains", ("red", "blue"), "It is Red.", 0),
         ("regex", (r"\b19\d\d\b",), "in 1945.", 1),
         ("regex", (r"^19",), "in 1945", 0),
@@ -109,7 +107,6 @@ def test_the_form_and_the_stops_reach_the_subject(tmp_path: Path) -> None:
     [
         ({"prompt": "?", "expected": "5", "metric": "equal"}, r"line 1: metric is 'equal'; use one of exact, contains"),
         ({"prompt": "?", "expected": 5}, r"line 1: expected must be a text or a list of texts"),
-        ({"prompt": "?", "expected": []}, r"line 1: expected must be"),
         ({"prompt": "?", "answer": "5"}, r"unknown field 'answer'"),
         ({"prompt": "?", "expected": "(", "metric": "regex"}, r"not a pattern of Python's re"),
         ({"prompt": "?", "expected": "assert", "metric": "runs-in-sandbox"}, r"not Python statements"),
@@ -128,11 +125,6 @@ def test_an_id_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
     ]
     with pytest.raises(kdtool.UsageError, match="line 2: the id '1' appears twice"):
         read_questions(write(tmp_path, records), "exact")
-
-
-def test_names_of_a_program_are_those_that_its_tests_lack() -> None:
-    tests = "import math\nx = add(1, 2)\ndef near(a):\n    return abs(a - pi) < x\nassert near(math.pi)\n"
-    assert names_of(tests) == ("add", "pi")
 
 
 def test_the_sandbox_is_asked_about_only_where_a_question_needs_it(

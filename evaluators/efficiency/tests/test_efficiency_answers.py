@@ -11,7 +11,7 @@ import kdtool
 import psutil
 import pytest
 import torch
-from kdtool_evaluator_efficiency import BreakEven, Efficiency, _alone, _energy, _timed
+from kdtool_evaluator_efficiency import BreakEven, Efficiency, _energy, _timed
 from kdtool_evaluator_efficiency._energy import Meter
 from kdtool_evaluator_efficiency._timed import Answering
 from kdtool_evaluator_efficiency._turns import Amount, UnmeasurableError
@@ -224,16 +224,6 @@ def test_a_teacher_behind_a_server_is_timed_and_its_energy_is_not_known(tmp_path
     assert list(found) == ["time-to-first-token", "prefill-speed", "decode-speed"]
 
 
-def test_what_is_not_measured_is_said(tmp_path: Path, machine: Machine, file: kdtool.Subject) -> None:
-    machine.ends = 3
-    _, heard = measured(tmp_path, machine, file)
-    assert "efficiency: how fast student-own generates is not measured, its answers end too early" in heard
-    machine.abilities = frozenset({"score"})
-    found, heard = measured(tmp_path, machine, file)
-    assert list(found) == ["file-size"]
-    assert "efficiency: student-own is not timed: the model does not answer prompts" in heard
-
-
 def test_break_even_is_where_both_have_cost_the_same(tmp_path: Path, machine: Machine, file: kdtool.Subject) -> None:
     prices = BreakEven(api_price=2, machine_price=0.36, training_cost=5)
     found, _ = measured(tmp_path, machine, file, prices)
@@ -266,12 +256,3 @@ def test_a_teacher_that_stores_answers_is_not_timed(machine: Machine, tmp_path: 
     assert not list(Efficiency(Efficiency.Config()).kdtool_evaluate(run, [kdtool.Subject("teacher", "teacher")]))
     assert (machine.asked, machine.closed) == ([], True)
     assert "teacher is left out: it returns stored answers" in heard[0]
-
-
-def test_a_measuring_process_that_the_system_ends_is_said_to_lack_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script = "import os, sys; print('FutureWarning: x', file=sys.stderr, flush=True); os.kill(os.getpid(), 9)"
-    monkeypatch.setattr(_alone, "_COMMAND", [sys.executable, "-c", script])
-    with pytest.raises(UnmeasurableError, match="ended by signal 9; it may have lacked memory"):
-        _alone.read_alone(tmp_path, 64)

@@ -74,13 +74,7 @@ def test_counters_that_only_root_reads_are_said(tmp_path: Path, monkeypatch: pyt
 
 
 @FILES
-def test_a_zone_that_cannot_be_understood_is_said(tmp_path: Path) -> None:
-    write_zone(tmp_path, "intel-rapl:0", "package-0", 1).write_text("much", encoding="ascii")
-    assert "cannot be read: invalid literal" in meter(CPU, tmp_path).missing["processors"]
-
-
-@FILES
-@pytest.mark.parametrize("zones", [{}, {"intel-rapl:0": "psys"}, {"intel-rapl:0": "dram"}])
+@pytest.mark.parametrize("zones", [{}, {"intel-rapl:0": "psys"}])
 def test_a_machine_without_counters_says_so(tmp_path: Path, zones: dict[str, str]) -> None:
     for zone, name in zones.items():
         write_zone(tmp_path, zone, name, 1)

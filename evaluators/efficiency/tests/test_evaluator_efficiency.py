@@ -126,19 +126,6 @@ def test_teacher_and_student_are_measured_in_processes_of_their_own(
     assert ("energy-per-token", "q4-seed0") not in found
 
 
-def test_energy_that_nothing_counts_is_said_and_no_number_is_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    missing = {"processors": "there are no counters"}
-    monkeypatch.setattr(_energy, "meter", lambda device: Meter([], missing))
-    make_model(1).save(tmp_path / "student")
-    heard: list[str] = []
-    subject = kdtool.Subject("student", "student", tmp_path / "student", 0)
-    found = evaluate(make_run(tmp_path, say=heard.append), subject)
-    assert ("energy-per-token", "student") not in found
-    assert heard == ["efficiency: the energy of the processors is not measured: there are no counters"]
-
-
 def test_generation_ends_with_the_context_and_that_is_said(tmp_path: Path) -> None:
     config = transformers.GPT2Config(vocab_size=257, n_embd=16, n_layer=1, n_head=2, n_positions=16)
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "student")
@@ -221,14 +208,6 @@ def test_a_machine_is_busy_if_others_leave_too_few_cores(monkeypatch: pytest.Mon
     for others, threads, disturbing in ((None, 8, 0), (0.1, 8, 0), (1.0, 8, 1.0), (3.0, 4, 0), (5.0, 4, 5.0)):
         monkeypatch.setattr(OtherWork, "cores", lambda _, others=others: others)
         assert OtherWork(own_seconds).disturbance(threads) == disturbing
-
-
-def test_processor_time_of_processes_that_were_started_is_ones_own() -> None:
-    before = own_seconds()
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
-        time.sleep(1)
-        assert own_seconds() > before + 0.05
-        process.kill()
 
 
 def test_the_size_of_a_graph_counts_the_weights_beside_it(tmp_path: Path) -> None:

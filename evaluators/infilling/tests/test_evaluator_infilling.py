@@ -81,12 +81,6 @@ def test_all_solutions_pass(span: str, tmp_path: Path) -> None:
     assert find_failures(solved(problems(span, tmp_path))) == set()
 
 
-@needs_sandbox
-def test_helper_functions_of_the_problem_are_there_for_its_tests(tmp_path: Path) -> None:
-    found = [one for one in problems("single-line", tmp_path) if "/HumanEval/32/" in one.id]
-    assert find_failures(solved(found)) == set()
-
-
 def test_an_answer_to_a_gap_of_a_line_ends_with_the_line(tmp_path: Path) -> None:
     one = problems("single-line", tmp_path)[0]
     assert one.forms["base"].stop == ("\n",)
@@ -158,8 +152,3 @@ def test_a_gap_of_another_problem_is_refused(tmp_path: Path) -> None:
     evaluator = Infilling(Infilling.Config(spans=("random-span",), random_span=file))
     with pytest.raises(kdtool.UsageError, match=r"line 1 of .*HumanEval/999.*which HumanEval does not have"):
         evaluator.problems(make_run(tmp_path))
-
-
-def test_the_problems_to_look_for_in_training_text_are_humaneval(tmp_path: Path) -> None:
-    found = Infilling(Infilling.Config()).kdtool_problems(make_run(tmp_path))
-    assert len(found) == 164

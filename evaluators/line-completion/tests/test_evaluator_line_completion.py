@@ -126,25 +126,3 @@ def test_a_gap_is_sent_with_the_text_on_both_sides(tmp_path: Path) -> None:
 def test_a_split_without_places_is_an_error_that_names_the_key(tmp_path: Path) -> None:
     with pytest.raises(kdtool.UsageError, match=r"line-completion\.split: 'validation' has no document of several"):
         evaluate(tmp_path, Knowing(), split="validation")
-
-
-def test_a_real_model_completes_lines_longer_than_its_context_too(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    library = pytest.importorskip("kdtool_transformers")
-    from kdtool_testing import write_toy_model
-
-    model = library.open_model(str(write_toy_model(tmp_path / "model")))
-    text = "".join(f"    value_{i} = compute({i})\n" for i in range(100))
-    run = make_run(
-        tmp_path,
-        {"any": OneRuntime(library.TransformersRuntime(model))},
-        [kdtool.Example("long", kdtool.Text(text), split="test")],
-    )
-    evaluator = LineCompletion(LineCompletion.Config(maximum_tokens=8, context=2000))
-    exact, similar = evaluator.kdtool_evaluate(run, [SUBJECT])
-    assert exact.value == 0
-    assert 0 <= similar.value < 1
-    (file,) = tmp_path.glob("*.samples.jsonl")
-    answers = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-    assert all(0 < answer["tokens"] <= 8 for answer in answers)
-    assert {answer["finish"] for answer in answers} <= {"stop", "length"}

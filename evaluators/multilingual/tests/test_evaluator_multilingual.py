@@ -45,9 +45,6 @@ FAILING_FIXES = {name: why for name, why in FAILING.items() if name not in ("Jav
 """Published solutions of HumanEvalPack, where two of HumanEval-X are corrected, that do not pass."""
 PASSING_BUGS = {"CPP/23 with its bug": "its tests reach strlen of the C library, which a header declares"}
 """Published bugs that pass, as they do in bigcode-evaluation-harness, whose headers these are."""
-SAME = {"JavaScript/88", "JavaScript/97"}
-"""Solutions that a change leaves right: two changes cancel."""
-_OPPOSITE = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 
 
 needs_sandbox = pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
@@ -246,19 +243,6 @@ def test_missing_toolchains_are_named_before_anything_is_asked(tmp_path: Path, m
         assert f"programs in {name} cannot be run: {programs} not found" in said
 
 
-@needs_sandbox
-def test_toolchain_that_does_not_run_in_the_sandbox_is_named_beforehand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "node").write_text("#!/bin/sh\nexit 0\n")  # where the sandbox has a folder of its own
-    (tmp_path / "node").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    file = own.written(tmp_path, own.HUMANEVAL_X["javascript"])
-    (said,) = evaluator(file).kdtool_check(make_run(tmp_path), "start")
-    assert "programs in javascript cannot be run" in said
-    assert "FileNotFoundError" in said
-
-
 def test_what_cannot_be_judged_is_left_out_and_named(tmp_path: Path) -> None:
     rust = own.HUMANEVAL_X["rust"]
     measuring = evaluator(own.written(tmp_path, rust, rust | {"task_id": "Rust/32"}))
@@ -335,24 +319,10 @@ def test_a_description_cannot_pass_the_code_on(tmp_path: Path) -> None:
     assert problem.forms["base"].prompt.endswith("using at most 200 characters.")
 
 
-@needs_sandbox
-@pytest.mark.parametrize("name", ["python", "javascript"])
-def test_a_function_from_a_description_is_judged_as_others(name: str, tmp_path: Path) -> None:
-    spoken(name)
-    record = own.HUMANEVAL_PACK[name]
-    (problem,) = evaluator(own.written(tmp_path, record), task="explain").problems(make_run(tmp_path))
-    works = {key: problem.continued("\n" + record[f"{key}_solution"]) for key in ("canonical", "buggy")}
-    assert failed(name, works) == {"buggy"}
-
-
 def test_humanevalfix_needs_files_with_bugs(tmp_path: Path) -> None:
     measuring = evaluator(own.written(tmp_path, own.HUMANEVAL_X["python"]), task="fix")
     with pytest.raises(kdtool.UsageError, match=r"buggy_solution, entry_point \(HumanEvalFix\): give .*HumanEvalPack"):
         measuring.problems(make_run(tmp_path))
-
-
-def _without(record: Mapping[str, Any], field: str) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name != field}
 
 
 @pytest.mark.parametrize(
@@ -366,10 +336,7 @@ def _without(record: Mapping[str, Any], field: str) -> dict[str, Any]:
             [own.MULTIPL_E["cpp"] | {"language": "lua"}],
             "line 1: is in 'lua'; expected one of cpp, go_test.go, java, js, rs, ts",
         ),
-        ([own.MULTIPL_E["cpp"] | {"language": "ts"}], "line 1: is in typescript, and no installed package runs"),
         ([own.MULTIPL_E["cpp"] | {"stop_tokens": "}"}], "line 1: stop_tokens is .*, not a list of texts"),
-        ([own.MULTIPL_E["cpp"], own.MULTIPL_E["cpp"] | {"tests": None}], "line 2: tests is null, not a text"),
-        ([_without(own.HUMANEVAL_X["go"], "test_setup")], "line 1: test_setup is missing"),
     ],
 )
 def test_what_is_no_such_file_is_refused_with_what_was_expected(
@@ -428,15 +395,6 @@ def test_published_solutions_pass_but_for_those_with_a_reason(name: str) -> None
 
 @needs_sandbox
 @pytest.mark.parametrize("name", FILES)
-def test_published_solutions_with_a_change_fail(name: str) -> None:
-    spoken(name)
-    changed = [one for one in _published(name) if _mutant(one.solution) != one.solution]
-    works = {one.id: one.continued(_mutant(one.solution)) for one in _part(name, changed)}
-    assert set(works) - failed(name, works) == set(works) & SAME
-
-
-@needs_sandbox
-@pytest.mark.parametrize("name", FILES)
 def test_published_fixes_pass_and_published_bugs_fail(name: str) -> None:
     spoken(name)
     file = DATA / "humanevalpack" / f"{FILES[name]}.jsonl"
@@ -449,15 +407,6 @@ def test_published_fixes_pass_and_published_bugs_fail(name: str) -> None:
     buggy = {f"{one.id} with its bug": one.continued("\n" + bugs[one.id]) for one in taken}
     endless_loops_end_after = 5.0 if name in {"python", "javascript"} else 60.0  # which covers the compiler
     assert failed(name, buggy, endless_loops_end_after) == set(buggy) - set(PASSING_BUGS)
-
-
-def _mutant(solution: str) -> str:
-    """Return a solution that compares the other way around where that cannot make a loop endless."""
-
-    def changed(line: re.Match[str]) -> str:
-        return re.sub(r"==|!=|(?<![=-])>=?|<=?", lambda found: _OPPOSITE[found[0]], line[0])
-
-    return re.sub(r"^[ \t]*(?:if|return)\b.*$", changed, solution, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", sorted(set(FILES) - {"python"}))

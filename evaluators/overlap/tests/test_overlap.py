@@ -96,15 +96,6 @@ def test_longest_copies_are_those_of_a_plain_search(
         assert found == max(runs, default=0)
 
 
-def test_a_hash_alone_is_no_hit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Words whose hashes are all the same are told apart all the same."""
-    import kdtool_evaluator_overlap._ngrams as module
-
-    monkeypatch.setattr(module, "hash", lambda word: 7, raising=False)
-    index = NGramIndex([["a", "b", "c"]], 2)
-    assert list(index.occurrences(["x", "y", "b", "c"])) == [Occurrence(0, 1, 2)]
-
-
 @given(st.lists(st.text(st.sampled_from("ab \n"), max_size=60), max_size=5), st.integers(1, 4), st.integers(1, 4))
 def test_passages_stand_in_their_documents(texts: list[str], prefix: int, continuation: int) -> None:
     documents = [(f"d{number}", text) for number, text in enumerate(texts)]
@@ -257,11 +248,6 @@ def test_without_a_benchmark_there_is_nothing_to_compare_with(component: type[An
         component(component.Config()).kdtool_identity(make_run(tmp_path))
 
 
-def test_a_filter_judges_without_its_identity_too(tmp_path: Path) -> None:
-    run = make_run(tmp_path, asking())
-    assert Decontamination(Decontamination.Config()).kdtool_filter(run, [CLEAN]) == [None]
-
-
 def test_other_problems_are_another_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path, asking())
     filter_, evaluator = Decontamination(Decontamination.Config()), Contamination(Contamination.Config())
@@ -322,11 +308,6 @@ def test_a_copy_of_another_place_is_a_copy_and_not_memorised(tmp_path: Path) -> 
     found = memorisation(tmp_path, ScriptedRuntime(lambda _: copied))
     assert found["memorised"].value == 0.0
     assert found["longest-copy"].value == len(words_of("def name_7(value): return value +"))
-
-
-def test_what_goes_beyond_the_continuation_is_no_longer_a_copy(tmp_path: Path) -> None:
-    endless = ScriptedRuntime(lambda _: TRAINED)
-    assert memorisation(tmp_path, endless)["longest-copy"].value == 20.0
 
 
 def test_text_that_is_too_short_is_an_error_that_names_the_key(tmp_path: Path) -> None:

@@ -89,11 +89,6 @@ def test_texts_are_judged_by_themselves(texts: list[str]) -> None:
     assert found(*texts) == [found(text)[0] for text in texts]
 
 
-def test_a_copy_that_goes_on_in_the_next_text_is_none() -> None:
-    text = "".join(SAMPLES["prices"])
-    assert found(text[: len(text) // 2], text[len(text) // 2 :]) == [[], []]
-
-
 @pytest.mark.parametrize(
     "text",
     [

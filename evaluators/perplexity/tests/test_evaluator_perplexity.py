@@ -11,7 +11,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool_evaluator_perplexity import Perplexity
-from kdtool_testing import ByteTokenizer, EvaluatorConformance, OneRuntime, make_run, write_toy_model
+from kdtool_testing import EvaluatorConformance, OneRuntime, make_run, write_toy_model
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
 EXAMPLES = [kdtool.Example(f"d{i}", kdtool.Text("ä" * (i + 1)), split="test") for i in range(6)]
@@ -26,13 +26,6 @@ class Uniform(kdtool.Runtime):
     """Gives every character, one token each, the probability 1/8."""
 
     closed = False
-
-    def __init__(self, tokenizer: kdtool.Tokenizer | None = None) -> None:
-        self._tokenizer = tokenizer
-
-    @property
-    def tokenizer(self) -> kdtool.Tokenizer | None:
-        return self._tokenizer
 
     def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         raise NotImplementedError
@@ -63,16 +56,6 @@ def test_a_uniform_model_has_the_perplexity_of_its_choices(tmp_path: Path) -> No
     weights = {row["item"]: row["weight"] for row in map(json.loads, items.read_text(encoding="utf-8").splitlines())}
     assert weights == {f"d{i}": min(i + 1, 4) for i in range(6)}
     assert runtime.closed
-
-
-@pytest.mark.parametrize(
-    ("tokenizer", "expected"), [(None, "student's own"), (ByteTokenizer(), ByteTokenizer().fingerprint[:12])]
-)
-def test_a_runtime_without_a_model_is_compared_by_its_tokenizer(
-    tokenizer: kdtool.Tokenizer | None, expected: str, tmp_path: Path
-) -> None:
-    found = evaluate(make_run(tmp_path, {"any": OneRuntime(Uniform(tokenizer))}, EXAMPLES))
-    assert found["perplexity"].settings["tokenizer"] == expected
 
 
 def test_a_split_without_documents_is_an_error_that_names_the_key(tmp_path: Path) -> None:

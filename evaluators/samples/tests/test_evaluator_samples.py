@@ -38,12 +38,6 @@ def test_completions_stand_by_their_prompts(tmp_path: Path) -> None:
     assert {(request.max_tokens, request.temperature, request.stop) for request in runtime.asked} == {(5, 0.0, ())}
 
 
-def test_the_default_prompts_are_few_and_all_completed(tmp_path: Path) -> None:
-    found = evaluate(tmp_path, repeating())
-    assert list(found.texts) == Samples.Config().prompts
-    assert all(found.texts.values())
-
-
 def test_a_recipe_without_prompts_is_refused() -> None:
     with pytest.raises(ValueError, match="prompts"):
         Samples.Config(prompts=[])

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import wait
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
@@ -142,15 +141,6 @@ def test_a_full_disk_keeps_what_was_written_and_begins_nothing_new(file: Path) -
         assert [one.id for one in ledger.open_batches()] == ["batch"]
 
 
-def test_writes_share_commits(file: Path) -> None:
-    with Ledger(file) as ledger:
-        commits: list[str] = []
-        ledger._database.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
-        wait([ledger.write_intent(_reserve(ledger, f"key {number}", 1)) for number in range(500)])
-        ledger._database.set_trace_callback(None)
-        assert len(commits) < 250
-
-
 def test_commits_are_synced(file: Path) -> None:
     with Ledger(file) as ledger:
         assert ledger._database.execute("PRAGMA synchronous").fetchone() == (2,), "FULL survives a power cut"
@@ -219,16 +209,12 @@ def test_a_file_of_an_earlier_version_is_read_and_continued(file: Path) -> None:
 
 _DAMAGES: dict[str, str | Callable[[Path], object]] = {
     "no database": lambda file: file.write_bytes(b"no database" * 1000),
-    "first page": lambda file: _damage_page(file, 1),
-    "another page": lambda file: _damage_page(file, 3),
+    "first page": lambda file: file.write_bytes(b"\x5a" * 4096 + file.read_bytes()[4096:]),
     "negative cost": "UPDATE attempt SET cost = -31000 WHERE id = 2",
-    "text for a time": "UPDATE attempt SET begun = 'noon' WHERE id = 2",
     "sums that overflow": "UPDATE attempt SET cost = 9223372036854775807",
-    "largest id": "UPDATE attempt SET id = 9223372036854775807 WHERE id = 2",
     "unknown state": "UPDATE attempt SET state = 'free' WHERE id = 2",
     "state of a batch": "INSERT INTO batch VALUES ('b', '', 'lost', 0)",
     "no answers": "DROP TABLE answer",
-    "no column": "ALTER TABLE attempt DROP COLUMN cost",
     "trigger": "CREATE TRIGGER t BEFORE INSERT ON attempt BEGIN SELECT RAISE(ABORT, 'no'); END",
 }
 
@@ -289,12 +275,6 @@ def test_a_file_that_cannot_be_a_ledger_is_refused_and_kept(tmp_path: Path) -> N
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "ledger.sqlite"
-
-
-def _damage_page(file: Path, number: int) -> None:
-    content = bytearray(file.read_bytes())
-    content[4096 * (number - 1) : 4096 * number] = b"\x5a" * 4096
-    file.write_bytes(content)
 
 
 def _back_up(file: Path, backup: Path) -> None:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple
 
 import kdtool
 import pytest
@@ -26,9 +26,6 @@ from hypothesis import strategies as st
 from kdtool_measuring import (
     Document,
     Item,
-    Journal,
-    Kind,
-    check_fields,
     choose,
     held_out,
     journal,
@@ -178,10 +175,7 @@ def test_files_are_read_packed_or_not(tmp_path: Path) -> None:
     [
         (b"", "key: .* contains no records; expected a file"),
         (b"{}\n", "line 1: not a record with a; expected a file"),
-        (b'{"a": "1"}\n\n{', "line 3: not JSON"),
         (b'{"a": "1"}\n{"a": 1}', "line 2: a is 1, not a text; expected a file"),
-        (b'{"a": null}', "line 1: a is null, not a text"),
-        (b'{"a": {"b": "c"}}', r'line 1: a is \{"b": "c"\}, not a text'),
         (b"[" * 100_000, "line 1: not JSON"),
         (b"\x1f\x8b\x08", "key: .* cannot be read"),
     ],
@@ -191,20 +185,6 @@ def test_files_of_another_form_are_refused(tmp_path: Path, content: bytes, messa
     file.write_bytes(content)
     with pytest.raises(kdtool.UsageError, match=message):
         list(records_of(file, "key", {"a": "text"}, "a file"))
-
-
-@given(
-    st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists),
-    st.sampled_from(get_args(Kind)),
-)
-def test_a_field_is_what_it_is_to_be_or_refused_by_its_name(value: Any, kind: Kind) -> None:
-    texts = isinstance(value, list) and all(isinstance(one, str) for one in value)
-    right = {"text": type(value) is str, "texts": texts, "text or number": type(value) in (str, int)}[kind]
-    if right:
-        check_fields({"field": value}, {"field": kind}, "key: file, line 1", "a file")
-        return
-    with pytest.raises(kdtool.UsageError, match=r"key: file, line 1: field is .*, not a .*; expected a file"):
-        check_fields({"field": value}, {"field": kind}, "key: file, line 1", "a file")
 
 
 @dataclass(frozen=True)
@@ -255,21 +235,16 @@ def test_a_journal_that_was_cut_anywhere_keeps_its_whole_records(
 
 DAMAGE: Mapping[str, bytes] = {
     "no JSON": b'{"id": "x", "text\n',
-    "other bytes": b'{"id": "x", "text": "\xff"}\n',
     "zeros": b"\0" * 40 + b"\n",
     "no end of nesting": b"[" * 100_000 + b"\n",
-    "no object": b"[1]\n",
-    "no digest": b'{"id": "x", "text": "y"}\n',
     "another digest": kdtool.seal_line({"id": "x", "text": "y"}).replace(b"x", b"z"),
     "no id": kdtool.seal_line({"text": "x"}),
-    "no text as id": kdtool.seal_line({"id": 3, "text": "x"}),
     "another field": kdtool.seal_line({"id": "x", "text": "y", "tixt": "z"}),
-    "nothing": b"\n",
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("place", [0, 3])
 def test_a_damaged_line_is_taken_out_and_said_and_costs_no_other(tmp_path: Path, damage: bytes, place: int) -> None:
     path, said = tmp_path / "kept", list[str]()
     lines = write(path).splitlines(keepends=True)
@@ -289,16 +264,6 @@ def test_what_is_outdated_is_taken_out_without_a_word(tmp_path: Path) -> None:
     with journal(path, Kept, pytest.fail, outdated=lambda record: record.number % 2 == 0) as kept:
         assert [*kept.values()] == RECORDS[1::2]
     assert [json.loads(line)["number"] for line in path.read_text("utf-8").splitlines()] == [1, 3]
-
-
-def test_a_file_that_changes_meanwhile_is_said_to(tmp_path: Path) -> None:
-    path = tmp_path / "kept"
-    content = write(path)
-    with journal(path, Kept, pytest.fail) as kept:
-        assert isinstance(kept, Journal)
-        path.write_bytes(content[:-9])
-        with pytest.raises(kdtool.StorageError, match="kept changed while it was read"):
-            kept["é3"]
 
 
 _KILLED = """

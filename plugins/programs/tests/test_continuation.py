@@ -68,10 +68,8 @@ def test_imports_and_helpers_that_the_body_uses_move_into_it() -> None:
     "code",
     [
         "def area(radius):\n    return radius\n",  # other parameters
-        "async def area(r):\n    return r\n",
         "from math import *\ndef area(r):\n    return pi * r\n",  # cannot move into a function
         "count = 0\ndef area(r):\n    global count\n    count += 1\n",
-        "def area(r):\n    pass\n",
         "def area(r):\n    raise NotImplementedError\n",
     ],
 )
@@ -105,13 +103,6 @@ def test_other_languages_are_cut_where_the_prompt_ends() -> None:
     whole = "function add(a, b) {\n  return a + b;\n}\n"
     assert continuation_of(prompt, whole, "javascript") == "  return a + b;\n}\n"
     assert continuation_of(prompt, "  return a + b;\n}", "javascript") == "  return a + b;\n}\n"
-
-
-@given(st.text(), st.text())
-def test_what_is_returned_parses_behind_the_prompt(prompt: str, reply: str) -> None:
-    text = completion(prompt, reply)
-    if text:
-        ast.parse(prompt + text)
 
 
 @given(st.sampled_from(sorted(chat_replies(PROMPT, BODY))), st.integers(0, 400))

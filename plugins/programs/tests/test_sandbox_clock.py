@@ -20,14 +20,6 @@ def f(x):
     return 2
 """
 _SLEEPS = "import time\ndef f(x):\n    time.sleep({seconds})\n    return 2\n"
-_SLEEPS_WHILE_OTHERS_WORK = """\
-import os, time
-def f(x):
-    for _ in range(4):
-        if os.fork() == 0:
-            while True: pass
-    time.sleep(99)
-"""
 _WORKS_IN_A_SHELL = "i=0; while [ $i -lt 150000 ]; do i=$((i + 1)); done"
 
 
@@ -66,10 +58,9 @@ def test_waiting_for_a_processor_is_not_charged(needs_bubblewrap: None, shell: L
     assert [verdict for verdict in verdicts if verdict.wall_seconds > 1.0], "nothing waited, so nothing was tested"
 
 
-@pytest.mark.parametrize("source", [_SLEEPS.format(seconds=99), _SLEEPS_WHILE_OTHERS_WORK], ids=["sleeps", "forks"])
-def test_sleeping_is_charged_on_a_busy_machine(needs_bubblewrap: None, busy: None, source: str) -> None:
+def test_sleeping_is_charged_on_a_busy_machine(needs_bubblewrap: None, busy: None) -> None:
     with Sandbox() as sandbox:
-        (verdict,) = sandbox.run([Task("sleeps", _module(source), 0.5)])
+        (verdict,) = sandbox.run([Task("sleeps", _module(_SLEEPS.format(seconds=99)), 0.5)])
     assert verdict.status == "timed out"
     assert verdict.reason.removesuffix(" of processor time") == "no verdict within 0.5 s"
 
@@ -77,17 +68,6 @@ def test_sleeping_is_charged_on_a_busy_machine(needs_bubblewrap: None, busy: Non
 def test_all_processes_of_a_program_are_charged(run_steps: Judge) -> None:
     verdict = run_steps("for number in 1 2 3 4; do (while :; do :; done) & done; wait", seconds=1.0)
     assert (verdict.status, verdict.reason) == ("timed out", "tests: more than 1 s of processor time")
-
-
-def test_a_program_that_ends_before_it_is_looked_at_has_no_more_processor_time(needs_bubblewrap: None) -> None:
-    with Sandbox() as sandbox:
-        (verdict,) = sandbox.run([Task("works", _module(_WORKS.format(seconds=0.06)), 0.05)])
-    assert (verdict.status, verdict.reason) == ("timed out", "no verdict within 0.05 s of processor time")
-
-
-def test_each_step_of_a_program_has_its_own_limit(run_steps: Judge) -> None:
-    verdict = run_steps("sleep 0.5", Step(("/bin/sh", "-c", "sleep 60"), "tests", 0.3))
-    assert (verdict.status, verdict.reason) == ("timed out", "tests: more than 0.3 s")
 
 
 def test_a_task_that_waited_too_long_is_tried_once_more_alone(

@@ -67,35 +67,18 @@ EARLY = {
         "public class Main { public static void main(String[] a) { Early.end(); assert false; } }",
     ),
     "rust": ("fn f() { std::process::exit(0) }", "fn main() { f(); panic!() }"),
-    "rust, tests": ("fn f() { std::process::exit(0) }", "#[test]\nfn it() { f(); panic!() }"),
     "go": (
         'package main\nimport ("os"; "testing")\nfunc f() { os.Exit(0) }',
         'func TestF(t *testing.T) { f(); t.Fatal("wrong") }',
     ),
-    "go, main": ('package main\nimport "os"\nfunc f() { os.Exit(0) }', 'func main() { f(); panic("wrong") }'),
 }
 OTHER_FORMS = {
     "rust": ("fn f(x: i32) -> i32 { x + 1 }", "#[test]\nfn it() { assert_eq!(f(1), 2); }"),
-    "rust, imported macros": (
-        "use std::{panic, vec};\nfn f() -> Vec<i32> { panic::catch_unwind(|| vec![2]).unwrap() }",
-        "#[cfg(test)]\nmod tests {\nuse super::*;\n#[test]\n"
-        'fn it() { let why = "vec!"; assert_eq!(f(), vec![2], "{why}"); assert_eq!(why.len(), 4); }\n}',
-    ),
-    "java, another module": (
-        "class Solution { long f() { return new java.sql.Timestamp(2).getTime(); } }",
-        "class Main { public static void main(String[] a) { assert Math.max(1, new Solution().f()) == 2; } }",
-    ),
-    "cpp, own assertion": (
-        "#include <cstdlib>\nvoid assert(bool is_right) { if (!is_right) std::abort(); }\nint f() { return 2; }",
-        "int main() { assert(f() == 2); }",
-    ),
-    "rust, result": ("fn f() -> i32 { 2 }", "fn main() -> Result<(), String> { assert_eq!(f(), 2); Ok(()) }"),
     "go, main": ("package main\nfunc f() int { return 2 }", 'func main() { if f() != 2 { panic("wrong") } }'),
     "cpp, printing": (
         "#include <cstdio>",
         'int main() { for (int i = 0; i < 99999; i++) std::printf("a line of the program\\n"); }',
     ),
-    "javascript, printing": ("for (let i = 0; i < 99999; i++) console.log('a line of the program')", ""),
 }
 
 # source that is wrong and would pass if it changed the meaning of its tests, and the tests
@@ -110,7 +93,6 @@ CHANGING = {
     "cpp, no assertions": ("#define NDEBUG\n" + _CPP, _CPP_TESTS),
     "cpp, other assertions": (_CPP + "#undef assert\n#define assert(x)", _CPP_TESTS),
     "cpp, keyword": (_CPP + "#define if(x) if (0)", "int main() { if (f(1) != 2) return 1; return 0; }"),
-    "cpp, main": (_CPP + "int main() { return 0; }\n#define main tests", _CPP_TESTS),
     "java, class": (
         "import java.util.*;\nclass Problem {\n    public static int f(int x) { return x; }\n"
         "    static class Objects { static boolean equals(Object one, Object other) { return true; } }",
@@ -123,22 +105,13 @@ CHANGING = {
         "public class Main { public static void main(String[] a) { int x = new Solution().f(1); Check.same(x, 2); } }",
     ),
     "javascript, console": (_JAVASCRIPT + "console.assert = () => {}", "console.assert(f(1) === 2)"),
-    "javascript, while tested": (
-        "function f(x) { console.assert = () => {}; return 2 }",
-        "console.assert(f(1) === 2); console.assert(f(2) === 3)",
-    ),
     "javascript, assert": (_JAVASCRIPT + "require('assert').deepEqual = () => {}", _NODE_TESTS),
-    "javascript, cache": (
-        _JAVASCRIPT + "require.cache.assert = { exports: { equal() {} }, loaded: true }",
-        "require('assert').equal(f(1), 2)",
-    ),
     "javascript, require": (_JAVASCRIPT + "function require() { return { deepEqual() {} } }", _NODE_TESTS),
     "javascript, JSON": (
         _JAVASCRIPT + "JSON.stringify = () => ''",
         "console.assert(JSON.stringify(f(1)) === JSON.stringify(2))",
     ),
     "rust, macro": (_RUST + "macro_rules! assert_eq { ($($t:tt)*) => {} }", "fn main() { assert_eq!(f(1), 2); }"),
-    "rust, macro, tests": (_RUST + "macro_rules! assert_eq { ($($t:tt)*) => {} }", _RUST_TESTS),
     "rust, no tests": ("#![cfg(not(test))]\n" + _RUST, _RUST_TESTS),
     "rust, not these tests": (_RUST + "#[cfg(any())]", _RUST_TESTS),
     "rust, printing": (
@@ -281,13 +254,6 @@ def test_folder_where_a_user_keeps_other_things_is_not_shown(
         if folder != home / "project":
             (folder / "lib").mkdir()
         assert language("javascript").folders() == ()
-
-
-def test_rustup_without_a_toolchain_is_named_with_what_it_said(home: Path, fake_program: Any) -> None:
-    fake_program("gcc", "exit 0", home / "bin")
-    fake_program("rustc", "echo no default toolchain is configured >&2; exit 1", home / "bin")
-    with pytest.raises(SandboxError, match=r"programs in rust cannot be run: .*\s.*no default toolchain"):
-        Sandbox(languages=[language("rust")])
 
 
 def test_language_of_another_package_needs_nothing_here(

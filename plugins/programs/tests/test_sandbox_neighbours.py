@@ -7,10 +7,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-from kdtool_programs import Module, Sandbox, Task
-from kdtool_programs.tasks import frames_of
-
 _PIPES = """\
 import os, time
 def f(x):
@@ -45,19 +41,8 @@ with Sandbox(workers=2) as sandbox:
 
 
 def test_pipes_of_one_task_are_no_concern_of_others(needs_bubblewrap: None) -> None:
-    _check([sys.executable])
-
-
-@pytest.mark.slow
-def test_pipes_of_one_task_are_no_concern_of_others_where_nobody_is_root(needs_bubblewrap: None) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("the other test is for an ordinary user already")
-    _check(["unshare", "--user", "--map-user", "1000", "--map-group", "1000", sys.executable])
-
-
-def _check(python: list[str]) -> None:
     said = subprocess.run(
-        [*python, "-P", "-c", _JUDGING],
+        [sys.executable, "-P", "-c", _JUDGING],
         input=json.dumps([_PIPES, _USING_A_PIPE]),
         capture_output=True,
         text=True,
@@ -69,23 +54,3 @@ def _check(python: list[str]) -> None:
     verdicts = json.loads(said.stdout)
     assert verdicts.pop("hostile")[0] == "timed out"
     assert verdicts == {str(number): ["passed", ""] for number in range(3)}
-
-
-def test_a_task_whose_pipes_were_short_is_tried_once_more_alone(
-    needs_bubblewrap: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started: list[tuple[str, int]] = []
-    with Sandbox(workers=2) as sandbox:
-        monkeypatch.setattr("kdtool_programs.sandbox.pipes_are_short", lambda: True)
-
-        def counting(task: Task) -> object:
-            started.append((task.id, len(sandbox._running)))
-            return frames_of(task)
-
-        monkeypatch.setattr("kdtool_programs.sandbox.frames_of", counting)
-        sources = {"wrong": "def f(x): return 1", "right": "def f(x): return 2"}
-        tasks = [Task(key, Module(source, "assert f(1) == 2", ("f",)), 30.0) for key, source in sources.items()]
-        verdicts = {verdict.id: verdict.status for verdict in sandbox.run(tasks)}
-    assert verdicts == {"wrong": "failed", "right": "passed"}
-    assert [name for name, _ in started] == ["wrong", "right", "wrong"]
-    assert started[-1] == ("wrong", 0)

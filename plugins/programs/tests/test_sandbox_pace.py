@@ -1,4 +1,4 @@
-"""Time limits scale with the speed of the machine, and never below what is asked for."""
+"""Time limits scale with the speed of the machine."""
 
 from __future__ import annotations
 
@@ -12,16 +12,11 @@ SLEEPS = Module("import time\ndef f(x):\n    time.sleep(1.0)\n    return x + 1\n
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def measured() -> Iterator[None]:
     """Let the workload be measured anew."""
     slowness.cache_clear()
-    monkeypatch.setattr("kdtool_programs.tasks._REFERENCE", 1e9)
     yield
     slowness.cache_clear()
-
-
-def test_a_fast_machine_has_the_limits_as_they_are(measured: None) -> None:
-    assert slowness() == 1
 
 
 def test_a_slow_machine_is_measured_once_and_has_a_bound(measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,10 +24,6 @@ def test_a_slow_machine_is_measured_once_and_has_a_bound(measured: None, monkeyp
     assert slowness() == _MOST
     monkeypatch.setattr("kdtool_programs.tasks._workload", lambda: pytest.fail("measured again"))
     assert slowness() == _MOST
-
-
-def test_this_machine_is_of_this_world() -> None:
-    assert 1 <= slowness() < _MOST
 
 
 def test_limits_of_modules_and_programs_grow_with_slowness(

@@ -76,16 +76,11 @@ def test_values_are_close_where_numpy_and_evalplus_say_so(exp: Any, other: Any) 
 @pytest.mark.parametrize(
     ("answer", "passes"),
     [
-        ("[x / 3, math.inf]", True),
         ("[x / 3 + 1e-8, math.inf]", True),
         ("[x / 3 + 1e-8, 5.0]", False),
-        ("[x / 3, 5.0]", False),
         ("(x / 3 + 1e-8, math.inf)", False),
         ("Lying(2)", False),
-        ("[x / 3 + 1e-8, math.nan]", False),
         ("''", False),
-        ("[]", False),
-        ("None", False),
     ],
 )
 def test_programs_cannot_pretend_to_be_close(answer: str, passes: bool, needs_bubblewrap: None) -> None:
@@ -104,16 +99,3 @@ def test_programs_cannot_pretend_to_be_close(answer: str, passes: bool, needs_bu
         assert {verdict.id: verdict.has_passed for verdict in sandbox.run(tasks)} == dict.fromkeys(
             ("numpy", "reference"), passes
         )
-
-
-def test_empty_containers_are_close_to_their_own_kind_alone(needs_bubblewrap: None) -> None:
-    tests = against_reference("def f():\n    return []\n", "f", [[]], 1e-4)
-    with Sandbox() as sandbox:
-        tasks = [
-            Task(value, Module(f"def f():\n    return {value}\n", tests, ("f",)), 60.0) for value in ("[]", "()", "''")
-        ]
-        assert {verdict.id: verdict.has_passed for verdict in sandbox.run(tasks)} == {
-            "[]": True,
-            "()": False,
-            "''": False,
-        }

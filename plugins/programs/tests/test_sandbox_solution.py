@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-from kdtool_programs import Module, Sandbox, Task, missing, module_like
+from kdtool_programs import Module, Sandbox, Task, module_like
 
 SOLUTION = """\
 import math
@@ -45,18 +44,8 @@ for seen in inputs:
     assert module_like("def f(): pass\n", method)("").names == ("f",)
 
 
-def test_what_does_not_parse_is_refused() -> None:
-    for solution, tests in (("def", "x"), ("x = 1", "assert (")):
-        with pytest.raises(SyntaxError):
-            module_like(solution, tests)
-
-
 def test_another_module_passes_if_it_does_what_the_solution_does(sandbox: Sandbox) -> None:
     made = module_like("import math\ndef area(r): return math.pi * r * r\n", "assert math.isclose(area(1), math.pi)")
     right, wrong = "def area(radius): return 3.141592653589793 * radius ** 2\n", "def area(r): return 3\n"
     verdicts = sandbox.run([Task("right", made(right)), Task("wrong", made(wrong))])
     assert {verdict.id: verdict.has_passed for verdict in verdicts} == {"right": True, "wrong": False}
-
-
-def test_nothing_is_missing_where_the_sandbox_runs(needs_bubblewrap: None) -> None:
-    assert missing() == ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from kdtool_programs import Module, Sandbox, Task, Verdict
@@ -25,11 +25,9 @@ def test_right_program_passes_and_says_what_it_took(judge: Judge) -> None:
         ("def f(x):\n    return x / 0\n", "ZeroDivisionError: division by zero"),
         ("def f(x:\n", "SyntaxError"),
         ("def g(x):\n    return 2\n", "NameError: name 'f' is not defined"),
-        ("def f(x):\n    raise type('Odd', (Exception,), {})('why')\n", "Odd: why"),
         ("import sys\ndef f(x):\n    sys.exit(0)\n", "SystemExit"),
         ("import ctypes\ndef f(x):\n    ctypes.string_at(0)\n", "SIGSEGV"),
         ("\0", "null bytes"),
-        ("", "NameError"),
     ],
 )
 def test_wrong_program_fails_with_the_reason(judge: Judge, source: str, reason: str) -> None:
@@ -57,18 +55,12 @@ def test_tests_that_do_not_parse_are_refused(judge: Judge) -> None:
     assert judge(IDENTITY, "assert (").status == "refused"
 
 
-def test_what_is_too_large_to_hand_over_is_refused(judge: Judge) -> None:
-    verdict = judge("#" * (64 * 2**20 + 1), "")
-    assert verdict.status == "refused"
-    assert "exceed the limit of 67,108,864" in verdict.reason
-
-
 def test_program_with_text_that_is_no_unicode_fails_alone(judge: Judge) -> None:
     assert judge("x = '\ud800'\n" + IDENTITY, "assert f(1) == 1").status == "failed"
     assert judge(IDENTITY, "assert f('\\ud800') == '\\ud800'").has_passed
 
 
-@pytest.mark.parametrize("coding", ["latin-1", "utf-16", "gbk", "no-such-coding"])
+@pytest.mark.parametrize("coding", ["utf-16", "no-such-coding"])
 def test_program_that_names_a_coding_is_the_text_that_it_is(judge: Judge, coding: str) -> None:
     verdict = judge(f"# -*- coding: {coding} -*-\ndef f(x):\n    return 'é'\n", "assert f(1) == 'é'")
     assert verdict.has_passed, verdict
@@ -133,17 +125,6 @@ assert f(a, b, c, ([deep],)) is None
 assert (a, inner, c, deep) == ([1, 4], [5], {1, 6}, []) and b['x'] is inner
 """,
     ),
-    "changes of arguments by name and of queues are copied back": (
-        "def f(a, *, b, c=0):\n    a.append(3); b[0].extend([4, c])\n",
-        """
-from collections import deque
-a, inner = deque([1, 2]), deque()
-b = [inner]
-for _ in range(2):
-    f(a, b=b, c=5)
-assert (a, inner) == (deque([1, 2, 3, 3]), deque([4, 5, 4, 5])) and b[0] is inner
-""",
-    ),
     "objects stay with the program and can be used": (
         """
 import re
@@ -174,16 +155,6 @@ assert list(f("generator")) == [0, 1, 4, 9] and next(f("generator")) == 0 and su
 assert f("match").groups() == ("a", "b") and f("match")[1] == "a"
 assert f("")(1, y=5) == 6
 """,
-    ),
-    "types of the tests have no items": (
-        """
-import sys
-frames = sys.modules["kdtool_programs.inside.messages"]
-def f(x):
-    frames.write_message(4, ["ask", "item", {"tuple": [{"builtin": "list"}, {"builtin": "int"}]}, {"dict": []}])
-    return frames.read_message(3)[0]
-""",
-        "assert f(1) == 'raised'",
     ),
     "as many threads run as programs start": (
         """
@@ -223,8 +194,6 @@ def test_program_and_tests_work_together_as_in_one_process(judge: Judge, name: s
     ("made", "expected"),
     [
         ("{1: [2], (3,): 4}.keys()", "found == {1, (3,)} and found and not isinstance(found, set)"),
-        ("{}.keys()", "not found and found == set()"),
-        ("{1: 2}.items()", "found == {(1, 2)} and dict(found) == {1: 2}"),
         ("{1: [2]}.values()", "found != [[2]] and list(found) == [[2]] and len(found) == 1"),
         ("[type(one) for one in (None, 1, int)]", "found == [type(None), int, type]"),
         ("(..., NotImplemented)", "found[0] is ... and found[1] is NotImplemented"),
@@ -272,18 +241,10 @@ def f(x):
 """
 
 
-@pytest.mark.parametrize("size", [3 * 2**18, 3 * 2**20, 2**40])
-@pytest.mark.parametrize(
-    "tests", ["assert f(1) == [1, 2, 0]", "assert not f(1) != [1, 2, 0]", "assert f(1) in [[7], [1, 0, 0]]"]
-)
+@pytest.mark.parametrize("size", [3 * 2**18, 2**40])
+@pytest.mark.parametrize("tests", ["assert f(1) == [1, 2, 0]", "assert f(1) in [[7], [1, 0, 0]]"])
 def test_pieces_are_not_guessed(judge: Judge, size: int, tests: str) -> None:
     assert judge(GUESSING.replace("SIZE", str(size)), tests, seconds=2.0).status == "failed"
-
-
-def test_annotations_are_evaluated_as_elsewhere(judge: Judge) -> None:
-    verdict = judge("def f(x: List[int]) -> int:\n    return x\n", "assert f(1) == 1")
-    assert verdict.status == "failed"
-    assert "NameError" in verdict.reason
 
 
 def test_tests_that_are_in_c_are_timed_out(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,24 +270,17 @@ def test_objects_of_the_tests_have_items_and_no_attributes_for_a_program(judge: 
     ("raising", "caught"),
     [
         ("raise KeyError('a')", "KeyError as e:\n    assert e.args == ('a',) and str(e) == repr('a')"),
-        ("raise IndexError(1, [2])", "LookupError as e:\n    assert e.args == (1, [2])"),
         ("import json; json.loads('{')", "ValueError as e:\n    assert 'Expecting' in str(e)"),
         ("b'\\xff'.decode()", "UnicodeDecodeError as e:\n    assert (e.object, e.start) == (b'\\xff', 0)"),
         ("import decimal; decimal.Decimal(1) / 0", "ZeroDivisionError: pass"),
-        ("import decimal; decimal.Decimal('x')", "ArithmeticError: pass"),
-        ("import re; re.compile('(')", "Exception as e:\n    assert 'missing )' in str(e)"),
-        ("open('/none')", "FileNotFoundError as e:\n    assert '/none' in str(e)"),
-        ("raise type('Empty', (ValueError,), {})('no')", "ValueError as e:\n    assert str(e) == 'no'"),
         (
             "raise type('Own', (KeyError,), {'__str__': lambda s: 'text'})('k')",
             "KeyError as e:\n    assert e.args == ('k',)",
         ),
         ("raise type('Odd', (Exception,), {})('why', 1)", "Exception as e:\n    assert e.args == ('why', 1)"),
-        ("raise Exception('why')", "Exception as e:\n    assert type(e) is Exception and str(e) == 'why'"),
         ("raise ValueError(object())", "ValueError as e:\n    assert 'object at' in str(e)"),
         ("raise ValueError('x' * 10**6)", "ValueError as e:\n    assert len(str(e)) == 2000"),
         ("raise StopIteration", "Exception: pass"),
-        ("raise ExceptionGroup('two', [ValueError()])", "Exception as e:\n    assert 'two' in str(e)"),
     ],
 )
 def test_exceptions_arrive_as_the_nearest_builtin_kind(judge: Judge, raising: str, caught: str) -> None:
@@ -376,18 +330,3 @@ def test_tests_leave_nothing_in_the_process_that_runs_them(sandbox: Sandbox) -> 
         first, second = sandbox.run(tasks)
         assert first.status == ("timed out" if name == "caught" else "passed"), (name, first)
         assert second.has_passed, (name, second)
-
-
-def test_tasks_are_taken_as_they_can_be_started(sandbox: Sandbox) -> None:
-    taken: list[Task] = []
-
-    def endless() -> Iterator[Task]:
-        while True:
-            taken.append(Task(str(len(taken)), Module(IDENTITY, "assert f(1) == 1", ("f",))))
-            yield taken[-1]
-
-    verdicts = sandbox.run(endless())
-    assert [next(verdicts).id for _ in range(3)] == ["0", "1", "2"]
-    verdicts.close()
-    assert len(taken) <= 4
-    assert next(sandbox.run([Task("after", Module("", ""))])).has_passed

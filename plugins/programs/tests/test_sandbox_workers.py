@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -83,24 +81,13 @@ def test_many_tasks_leave_no_process_file_or_descriptor(needs_bubblewrap: None, 
     assert (descendants(), _descriptors(), _left()) == before
 
 
-@pytest.mark.parametrize("times", [1, 3])
-def test_task_is_begun_again_when_its_worker_is_killed(needs_bubblewrap: None, times: int) -> None:
+def test_task_is_begun_again_when_its_worker_is_killed(needs_bubblewrap: None) -> None:
     with Sandbox() as sandbox:
         verdicts = sandbox.run([Task("a", GOOD), Task("b", SLOW, 60.0), Task("c", GOOD)])
         assert next(verdicts).has_passed
-        for _ in range(times):
-            os.kill(sandbox._workers[0]._process.pid, signal.SIGKILL)
+        os.kill(sandbox._workers[0]._process.pid, signal.SIGKILL)
         rest = list(verdicts)
     assert [(verdict.id, verdict.has_passed) for verdict in rest] == [("b", True), ("c", True)]
-
-
-def test_no_task_is_lost_where_a_worker_ended_while_it_had_nothing_to_do(needs_bubblewrap: None) -> None:
-    with Sandbox() as sandbox:
-        worker = sandbox._workers[0]
-        os.kill(worker._process.pid, signal.SIGKILL)
-        assert worker.connection.recv(1, socket.MSG_PEEK) == b""
-        verdicts = list(sandbox.run([Task("a", GOOD, 60.0), Task("b", GOOD, 60.0)]))
-    assert [(verdict.id, verdict.has_passed) for verdict in verdicts] == [("a", True), ("b", True)]
 
 
 def test_no_task_is_lost_behind_one_that_is_too_large(needs_bubblewrap: None) -> None:
@@ -138,35 +125,6 @@ def _killing(sandbox: Sandbox) -> Iterator[Task]:
     yield Task("next", GOOD, 60.0)
 
 
-@pytest.fixture
-def takes_orphans() -> Iterator[None]:
-    """Let this process take the place of init, as the first process of a container does."""
-    control = ctypes.CDLL(None).prctl
-    control(_ADOPT, 1, 0, 0, 0)
-    yield
-    control(_ADOPT, 0, 0, 0, 0)
-
-
-_ADOPT = 36
-_FLOOD = "def f(x):\n    import os, time\n    for _ in range(6):\n        if os.fork() == 0:\n            break\n"
-_FLOOD += "    held = b'x' * 2**27\n    time.sleep(99)\n"
-
-
-def test_killed_workers_leave_no_zombie_where_there_is_no_init(
-    needs_bubblewrap: None, takes_orphans: None, descendants: Descendants, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kdtool_programs.sandbox._GRACE", 0.5)
-    before = descendants()
-    deaf = Module("", "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True: pass\n")
-    with Sandbox() as sandbox:
-        flood, stuck = sandbox.run([Task("flood", Module(_FLOOD, "f(1)", ("f",)), 60.0), Task("deaf", deaf, 0.3)])
-        assert "MiB; 512 are allowed" in flood.reason
-        assert stuck.status == "timed out"
-        os.kill(sandbox._workers[0]._process.pid, signal.SIGKILL)
-        assert next(sandbox.run([Task("good", GOOD, 60.0)])).has_passed
-    assert descendants() == before
-
-
 def test_workers_end_with_the_process_that_started_them(needs_bubblewrap: None) -> None:
     script = "import os\nfrom kdtool_programs import *\ns = Sandbox(2).__enter__()\n"
     script += "print(s._workers[0]._process.pid, flush=True)\n"
@@ -185,23 +143,6 @@ def test_workers_end_with_the_process_that_started_them(needs_bubblewrap: None) 
         shutil.rmtree(folder)
 
 
-def test_code_and_tests_are_on_no_command_line(needs_bubblewrap: None, descendants: Descendants) -> None:
-    source, tests = "MARK_OF_SOURCE = 1\nwhile True: pass\n", "MARK_OF_TESTS = 1"
-    with Sandbox() as sandbox:
-        verdicts = sandbox.run([Task("a", Module(source, tests), 0.5)])
-        seen: list[bytes] = []
-        looking = threading.Timer(0.2, lambda: seen.extend(_command_lines(descendants())))
-        looking.start()
-        assert next(verdicts).status == "timed out"
-        looking.join()
-    assert any(b"kdtool_programs.inside" in line for line in seen)
-    assert not any(b"MARK_OF" in line for line in seen)
-
-
-def _command_lines(processes: set[int]) -> list[bytes]:
-    return [Path(f"/proc/{process}/cmdline").read_bytes() for process in processes]
-
-
 def test_missing_bubblewrap_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(SandboxError, match="apt-get install bubblewrap") as caught:
@@ -214,10 +155,6 @@ def test_missing_bubblewrap_is_named_with_the_remedy(monkeypatch: pytest.MonkeyP
     ("script", "said"),
     [
         ("echo bubblewrap 0.6.1", "is too old: expected 0.8"),
-        (
-            "[ $1 = --version ] && echo bubblewrap 0.8.0 || { echo No permissions to create new namespace >&2; exit 1; }",
-            "No perm",
-        ),
         ("[ $1 = --version ] && echo bubblewrap 0.8.0", "sysctl kernel.unprivileged_userns_clone=1"),
         (
             "[ $1 = --version ] && echo bubblewrap 0.8.0 || "
@@ -294,15 +231,6 @@ def test_container_is_ended_by_its_name(tmp_path: Path, fake_program: Fake) -> N
     assert kill == run.replace("run --name", "kill")
 
 
-def test_each_container_has_a_user_of_its_own(tmp_path: Path, fake_program: Fake) -> None:
-    fake_program("docker", f"echo $* >> {tmp_path}/asked")
-    for number in (0, 1):
-        Worker(container("docker", "image"), False, number, ending=container_ending("docker")).close()
-    first, second = (tmp_path / "asked").read_text().splitlines()
-    assert "--user 20000:65534" in first
-    assert "--user 20001:65534" in second
-
-
 def test_engine_is_started_in_the_environment_that_says_where_its_service_is(
     fake_program: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,19 +268,6 @@ def _containers(engine: str) -> str:
             break
         time.sleep(0.5)
     return found
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
-def test_program_that_is_timed_out_without_isolation_has_ended(tmp_path: Path) -> None:
-    file = tmp_path / "number"
-    source = f"import os\nopen({str(file)!r}, 'w').write(str(os.getpid()))\nwhile True: pass\n"
-    with Sandbox(unsafe_run_without_isolation=True) as sandbox:
-        (verdict,) = sandbox.run([Task("endless", Module(source, ""), 1.0)])
-    assert verdict.status == "timed out"
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{file.read_text()}").exists():  # init may not have waited for it yet
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")

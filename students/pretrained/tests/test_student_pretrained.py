@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,9 +14,9 @@ import torch
 import transformers
 from kdtool_student_pretrained import Pretrained
 from kdtool_testing import StudentConformance, make_run, write_toy_model
-from kdtool_testing.tiny_models import save_tiny, tiny_config
+from kdtool_testing.tiny_models import save_tiny
 from kdtool_torch import self_check
-from kdtool_transformers import byte_tokenizer, open_model
+from kdtool_transformers import open_model
 from kdtool_transformers.card import known_terms
 
 
@@ -71,35 +69,6 @@ def test_it_keeps_the_dtype_of_the_weights_unless_float32_is_asked_for(
     assert (outline.facts, built.facts.dtype) == (built.facts, kept)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="anonymous memory is read from /proc")
-def test_unchanged_weights_are_mapped_when_it_is_built(tmp_path: Path) -> None:
-    save_tiny(tmp_path / "model", hidden_size=512, intermediate_size=8192, num_hidden_layers=6)
-    size = (tmp_path / "model" / "model.safetensors").stat().st_size
-    before = _anonymous_bytes()
-    built = _student(tmp_path / "model").kdtool_build_student(make_run(tmp_path))
-    built.save(tmp_path / "student")
-    assert _anonymous_bytes() - before < 0.5 * size
-    assert size > 2e8
-
-
-def _anonymous_bytes() -> int:
-    (found,) = re.findall(r"^RssAnon:\s*(\d+) kB$", Path("/proc/self/status").read_text("utf-8"), re.MULTILINE)
-    return int(found) * 1024
-
-
-def test_layers_with_a_state_are_refused_by_the_configuration(tmp_path: Path) -> None:
-    hybrid = tiny_config(
-        "granitemoehybrid", layer_types=["mamba", "mamba", "attention", "mamba"], num_local_experts=0,
-        num_experts_per_tok=0, mamba_n_heads=4, mamba_d_head=16,
-    )  # fmt: skip
-    byte_tokenizer().save(tmp_path / "model")
-    hybrid.save_pretrained(tmp_path / "model")
-    with pytest.raises(
-        kdtool.UsageError, match=r"linear_attention, whose state passes from one document .* dense Granite"
-    ):
-        _student(tmp_path / "model").kdtool_describe(make_run(tmp_path))
-
-
 def test_it_is_known_what_it_was_built_from_until_it_is_trained(tmp_path: Path) -> None:
     save_tiny(tmp_path / "model")
     built = _student(tmp_path / "model").kdtool_build_student(make_run(tmp_path))
@@ -108,22 +77,6 @@ def test_it_is_known_what_it_was_built_from_until_it_is_trained(tmp_path: Path) 
     assert untrained.base == str((tmp_path / "model").resolve())
     untrained.save(tmp_path / "trained")
     assert open_model(tmp_path / "trained").base == ""
-
-
-@pytest.mark.parametrize("fast", [True, False])
-def test_a_student_of_bfloat16_is_measured_in_it_where_that_is_fast(
-    fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kdtool_torch.device._bfloat16_is_faster", lambda device: fast)
-    source = save_tiny(tmp_path / "model")
-    source.model.to(torch.bfloat16).save_pretrained(tmp_path / "model")
-    subject = kdtool.Subject("student", "student", tmp_path / "model")
-    runtime = _student(tmp_path / "model").kdtool_open(make_run(tmp_path), subject)
-    assert runtime is not None
-    assert runtime.model is not None
-    assert runtime.model.model.dtype == torch.bfloat16  # as it is to be trained
-    list(runtime.score(["def f"]))
-    assert runtime.model.model.dtype == (torch.bfloat16 if fast else torch.float32)
 
 
 def test_it_remembers_which_layers_it_was_copied_from(tmp_path: Path) -> None:

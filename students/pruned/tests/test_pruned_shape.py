@@ -156,19 +156,6 @@ def test_counts_are_what_transformers_builds(family: str, data: st.DataObject) -
     assert facts.vocabulary * facts.hidden * (1 if facts.tied else 2) == source.embedding_parameters(shape)
 
 
-def test_notes_name_what_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_sizes, "uses_of", lambda _: {"gpu": True, "gguf": True})
-    for config, told in (
-        (Pruned.Config(hidden=512, heads=2, kv_heads=1), "attention width 128 is not a multiple of 256"),
-        (Pruned.Config(hidden=504, feed_forward=1000), "hidden 504 and feed_forward 1000 are not a multiple of 64"),
-        (Pruned.Config(heads=6), "hidden 576 and attention width 384 are not a multiple of 256"),
-    ):
-        said: list[str] = []
-        run = make_run(tmp_path, {"teacher": PublishedSource("smollm2-135m")}, offline=True, say=said.append)
-        Pruned(config).kdtool_describe(run)
-        assert any(told in line for line in said), said
-
-
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": False},
     "llama-biased": {"attention_bias": True, "mlp_bias": True, "rms_norm_eps": 0.01},
@@ -254,17 +241,6 @@ def test_leaving_out_what_is_zero_changes_nothing(family: str, axis: str, tmp_pa
         assert getattr(built.facts, key) == size
 
 
-def test_layers_widths_and_their_importance_go_together(tmp_path: Path) -> None:
-    source = _model("llama")
-    for name in ("self_attn.o_proj", "mlp.down_proj"):
-        nn.init.zeros_(_layers(source)[1].get_parameter(f"{name}.weight"))
-    for layer in (0, 2):
-        _zero_columns(_layers(source)[layer].mlp.down_proj, (GONE + layer) % 48)
-    built = _build(tmp_path, source, layers=2, feed_forward=40)
-    assert built.facts.copied_layers == (0, 2)
-    torch.testing.assert_close(_logits(built.model), _logits(source.model), rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("family", ["llama", "starcoder2", "qwen2"])
 def test_importance_is_what_a_plain_loop_finds(family: str, tmp_path: Path) -> None:
     source = _model(family)
@@ -326,17 +302,6 @@ def _by_loops(source: TransformersModel, ids: list[int]) -> Importance:
 def _is_wanted(name: str) -> bool:
     last = name.rpartition(".")[2]
     return last.endswith("norm") or last in ("o_proj", "down_proj", "c_proj") or last.isdigit()
-
-
-def test_the_size_of_heads_stays_when_the_hidden_size_goes(tmp_path: Path) -> None:
-    for family in ("llama", "qwen2", "starcoder2"):
-        said: list[str] = []
-        student = Pruned(Pruned.Config(hidden=20))
-        built = student.kdtool_build_student(run_on(tmp_path, _model(family), say=said.append))
-        assert built.model.config.head_dim == 8
-        assert ("llama.cpp opens" in " ".join(said)) == (family != "llama")
-        assert any("parameters, " in line and "of teacher" in line and "embeddings" in line for line in said)
-        assert any("hidden 20, feed_forward 48" in line or "hidden 20" in line for line in said)
 
 
 def _layers(source: TransformersModel) -> Any:

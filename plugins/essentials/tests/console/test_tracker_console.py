@@ -10,7 +10,7 @@ from pathlib import Path
 import kdtool
 import pytest
 from kdtool_essentials.console import ConsoleTracker, Position
-from kdtool_essentials.console.lines import PlainDisplay, describe_measurement
+from kdtool_essentials.console.lines import PlainDisplay
 from kdtool_essentials.console.live import LiveDisplay
 from kdtool_testing import TrackerConformance, make_run
 from rich.console import Console
@@ -110,30 +110,6 @@ def test_a_terminal_gets_bars_and_keeps_what_was_said(tmp_path: Path, monkeypatc
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h")
 
 
-def test_a_failed_run_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = ConsoleTracker(ConsoleTracker.Config())
-    run = make_run(tmp_path)
-    told.kdtool_run_start(run, ())
-    told.kdtool_stage_start(run, 5, "rows")
-    told.kdtool_run_end(run, "failed", None)
-    told.kdtool_run_start(run, ())
-    for reused in (True, True, False):
-        told.kdtool_stage_end(run, 0.5, reused)
-    told.kdtool_run_end(run, "failed", None)
-    told.kdtool_stage_end(run, 0.5, True)
-    told.kdtool_run_end(run, "interrupted", None)
-    told.kdtool_run_start(run, ())
-    told.kdtool_stage_end(run, 0.5, True)
-    told.kdtool_run_end(run, "done", None)
-    ends = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Run test ")]
-    assert [end for end in ends if " in " not in end] == [
-        "Run test failed before its first stage was complete.",
-        "Run test failed (2 stages reused, 1 completed). Finished stages are kept.",
-        "Run test was interrupted (3 stages reused, 1 completed).",
-        "Run test is done: all of its 1 stage reused",
-    ]
-
-
 NAMES = [
     "text",
     "signals/teacher",
@@ -170,50 +146,3 @@ def test_the_time_left_is_that_of_stages_like_those_to_come() -> None:
     position.end("scores/perplexity-teacher", 90.0)
     position.end("exports/safetensors", None)
     assert position.describe(NAMES[5]) == "stage 6 of 8, about 5 min left", "the export was reused"
-
-
-def test_stages_made_side_by_side_share_the_time_left() -> None:
-    now = 0.0
-    names = [f"phases/student-seed{seed}-train" for seed in range(6)]
-    position = Position(planned(*names), clock=lambda: now)
-    position.start(names[0], 100)
-    position.start(names[4], 100)
-    now = 100.0
-    position.step(names[0], report(20))
-    position.step(names[4], report(60))
-    assert position.describe(names[4]) == "stage 5 of 6, about 6 min left", (
-        "120 and 20 s, and 4 of 150 s, two at a time"
-    )
-    position.end(names[4], 60.0)
-    assert position.describe(names[0]) == "stage 1 of 6, about 6 min left", "120 s and 4 of 60 s, one at a time"
-
-
-def test_a_resumed_stage_is_as_fast_as_since_it_was_resumed() -> None:
-    now = 0.0
-    position = Position(planned("rows"), clock=lambda: now)
-    position.start("rows", 1000)
-    position.advance("rows", 900)
-    assert position.describe("rows") == "stage 1 of 1"
-    now = 10.0
-    position.advance("rows", 910)
-    assert position.describe("rows") == "stage 1 of 1, about 90 s left"
-
-
-def test_a_terminal_shows_the_position_above_the_bars(monkeypatch: pytest.MonkeyPatch) -> None:
-    out = io.StringIO()
-    display = LiveDisplay(Console(file=out, force_terminal=True, width=120, color_system=None))
-    display.place("stage 5 of 16, about 12 min left")
-    display.start("training of student, seed 0", 100, "steps")
-    display._progress.refresh()
-    last = out.getvalue().rpartition("stage 5 of 16, about 12 min left")[2]
-    assert "training of student, seed 0" in last
-    assert len([*display._progress.get_renderables()]) == 2
-    display.end("training of student, seed 0", 1.5, reused=False)
-    assert len([*display._progress.get_renderables()]) == 1, "without a bar the position would stay on the screen"
-    display.close()
-
-
-def test_the_first_text_of_a_measurement_is_shown() -> None:
-    texts = {"def f(": "self)\n\x1b", "import": " os"}
-    measured = kdtool.Measurement("samples", "student", "fraction", 0.5, 2, True, texts=texts)
-    assert describe_measurement(measured) == "samples of student: 0.5 fraction; 'def f(': 'self)\\n\\x1b'"

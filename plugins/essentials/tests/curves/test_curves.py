@@ -89,17 +89,6 @@ def test_measurements_join_the_series_that_was_trained(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_second_run_begins_without_measurements_of_the_first(tmp_path: Path) -> None:
-    tracker, run = Listed(), make_run(tmp_path)
-    tracker.kdtool_run_start(run, ())
-    tracker.kdtool_measurement(run, measured("student"))
-    tracker.kdtool_run_start(run, ())
-    tracker.kdtool_run_end(run, "done", None)
-    assert tracker.results == {}
-    tracker.kdtool_step_end(run, REPORT)
-    assert tracker.steps == [], "the run is over"
-
-
 def test_main_settings_come_from_the_results(tmp_path: Path) -> None:
     assert main_settings(tmp_path) == {}
     recipe = {

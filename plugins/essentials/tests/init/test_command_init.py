@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from kdtool._cli import cli
 from kdtool._plugins import distributions, registry
 from kdtool_essentials.init import choices, init
 from kdtool_essentials.init import questions as _questions
-from kdtool_essentials.init import recipe as _draft
 from kdtool_essentials.init.choices import gpu_here
 from kdtool_essentials.init.questions import TIMES, Answers
 from kdtool_essentials.init.recipe import draft_recipe, fit_recipe
@@ -218,17 +216,6 @@ def test_a_teacher_that_does_not_describe_its_model_gets_a_student_of_its_own(le
     assert kdtool.check(RECIPE)["models"].keys() == {"student"}
 
 
-def test_without_the_student_for_such_a_teacher_its_package_is_named(
-    letters: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_draft, "is_installed", lambda *_: False)
-    done = call("--teacher", "x-letters", "--data", "src", "--yes")
-    assert done.exit_code == 2
-    assert "--teacher x-letters does not describe its model" in done.output
-    assert "python bootstrap.py everything" in done.output
-    assert not RECIPE.exists()
-
-
 def test_a_file_is_only_overwritten_with_force() -> None:
     RECIPE.write_text("mine", encoding="utf-8")
     refused = call("--yes")
@@ -263,31 +250,6 @@ def test_settings_that_fit_are_taken_from_check() -> None:
     assert kdtool.check(RECIPE, memory="2.5GB")["fits"]["memory"]
 
 
-def test_fewer_layers_are_kept_until_something_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    def scarce(most: int) -> Callable[..., dict[str, Any]]:
-        def check(recipe: dict[str, Any], **_: Any) -> dict[str, Any]:
-            fits = recipe["student"]["layers"] <= most
-            changes: dict[str, Any] = {"train.transforms.lora": {}}
-            proposal = {"settings": changes} if fits else None
-            return {
-                "models": {"teacher": {"layers": 30}},
-                "fits": {"memory": False, "gpu": True},
-                "proposal": proposal,
-                "forecast": {"seconds": 60},
-            }
-
-        return check
-
-    answers = Answers("smollm2", "here", False, "library", "2GB", "10min")
-    monkeypatch.setattr(kdtool, "check", scarce(12))
-    recipe = fit_recipe(draft_recipe("a", answers), answers, lambda _: False)
-    assert recipe["student"]["layers"] == 10
-    assert recipe["train"]["transforms"] == {"freeze": {}, "lora": {}}
-    monkeypatch.setattr(kdtool, "check", scarce(0))
-    with pytest.raises(kdtool.MemoryExceededError, match="2GB: too little memory to train a student of smollm2"):
-        fit_recipe(draft_recipe("a", answers), answers, lambda _: False)
-
-
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -314,16 +276,3 @@ def test_paths_of_a_recipe_in_another_folder_lead_to_what_was_checked() -> None:
     assert done.exit_code == 0, done.output
     recipe = yaml.safe_load(Path("recipes/mine.yaml").read_text(encoding="utf-8"))
     assert recipe["corpus"]["folder"] == str(Path("src").resolve())
-
-
-def test_it_says_what_it_does_before_anything_heavy_is_imported() -> None:
-    code = (
-        "import os, sys, click; from kdtool._cli import call\n"
-        "def show(text, err):\n"
-        "    assert not {'pydantic', 'torch', 'transformers'} & set(sys.modules), 'something heavy was imported first'\n"
-        "    os._exit(not os.write(2, text.encode()))\n"
-        "click.echo = show\n"
-        "call(['init', '--yes'])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, encoding="utf-8")
-    assert (done.stdout, done.stderr) == ("", "reading plugins …")

@@ -18,7 +18,7 @@ import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_essentials.packed import Packed, Pairs
+from kdtool_essentials.packed import Packed
 from kdtool_testing import ByteTokenizer, PackerConformance, make_run
 from kdtool_testing.toy import StartedTokenizer
 from packing import END, MIDDLE, PREFIX, SUFFIX, Infilling, Tokens, documents_of, pack, text_of
@@ -97,17 +97,6 @@ def test_a_limit_takes_whole_rows_from_the_start() -> None:
     assert limited == rows(examples, length=10)[:3]
     with pytest.raises(pydantic.ValidationError, match="less than one row"):
         Packed.Config(length=10, maximum_tokens=9)
-
-
-@given(st.text(min_size=1, max_size=60), st.floats(0, 1), st.floats(0, 1), st.integers(0, 5))
-def test_a_text_is_whole_wherever_it_was_cut(body: str, rate: float, spm_rate: float, seed: int) -> None:
-    fim = {"rate": rate, "spm_rate": spm_rate, "seed": seed}
-    (row,) = rows(texts(body), Marked(), length=300, fim=fim)
-    assert (row,) == tuple(rows(texts(body), Marked(), length=300, fim=fim))
-    assert all(learned == (number >= 0) for learned, number in zip(row.labelled, row.document, strict=True))
-    (document,) = documents_of([row])
-    assert text_of([token for token, _ in document]) == body
-    assert (row.input_ids[0] == PREFIX) == (rate == 1) or 0 < rate < 1
 
 
 def test_rates_and_cuts_follow_the_id_and_the_seed() -> None:
@@ -207,21 +196,6 @@ def test_each_document_begins_and_no_token_of_a_text_is_lost(
         assert first_learned == begins[:-1], "a continued document does not learn its first token: no text begins there"
 
 
-def test_rows_by_hand() -> None:
-    rows, _ = pack([kdtool.Text("abcd"), kdtool.Text("e")], Begun(), length=4)
-    assert [list(row.input_ids) for row in rows] == [
-        [START, 97, 98, 99],
-        [START, 100, END, END],  # only the next document's start would fit behind
-        [START, 101, END, END],
-    ]
-    assert [list(row.labelled) for row in rows] == [
-        [False, True, True, True],
-        [False, False, True, False],
-        [False, True, True, False],
-    ]
-    assert [list(row.document) for row in rows] == [[0, 0, 0, 0], [0, 0, 0, -1], [0, 0, 0, -1]]
-
-
 def test_what_is_learned_with_a_prompt_a_template_and_a_gap() -> None:
     talk = kdtool.Messages((("user", "a"), ("assistant", "b")))
     bodies = [kdtool.Completion("a", "b"), talk, kdtool.Text("ab")]
@@ -230,20 +204,6 @@ def test_what_is_learned_with_a_prompt_a_template_and_a_gap() -> None:
     assert found[1] == [(START, False), (97, False), (END, False), (98, True), (END, True)], "the template's own start"
     assert [token for token, _ in found[2]][:2] == [START, Begun.PREFIX], "as Code Llama's infilling is written"
     assert [learned for _, learned in found[2]] == [False, *[True] * 6]
-
-
-def test_annotations_stay_at_their_tokens() -> None:
-    example = kdtool.Example("e", kdtool.Text("abcdef"), annotations={"place": [1, 2, 3, 4, 5, 6]})
-    rows = list(Packed(Packed.Config(length=4)).kdtool_rows(make_run(Path()), [example], Begun()))
-    assert [list(row.columns["place"]) for row in rows] == [[0, 1, 2, 3], [0, 4, 5, 6]]
-
-
-def test_a_pair_keeps_its_start_where_the_prompt_loses_its_beginning() -> None:
-    example = kdtool.Example("p", kdtool.Preference("abcdef", "x", "yz"))
-    (row,) = Pairs(Pairs.Config(length=12)).kdtool_rows(make_run(Path()), [example], Begun())
-    ids = [START, 101, 102, 120, END], [START, 101, 102, 121, 122, END]
-    assert list(row.input_ids) == [*ids[0], *ids[1], END]
-    assert list(row.labelled) == [False] * 3 + [True] * 2 + [False] * 3 + [True] * 3 + [False]
 
 
 def test_rows_without_room_behind_a_start_are_refused() -> None:
@@ -278,16 +238,6 @@ def test_the_middle_of_a_line_ends_where_the_line_ends() -> None:
         assert "\n" not in middle
         assert not suffix or suffix.startswith("\n")
     assert len({len(document) for document in documents}) > 1
-
-
-def test_pieces_of_a_text_fill_their_rows_and_have_cuts_of_their_own() -> None:
-    rows, _ = pack([kdtool.Text("abcdefgh" * 400)], Infilling(), length=64, fim={"rate": 1.0})
-    documents = documents_of(rows)
-    assert all(number >= 0 for row in rows[:-1] for number in row.document), "bytes leave no room"
-    cuts = {tuple(document.index((mark, True)) for mark in (SUFFIX, MIDDLE)) for document in documents}
-    assert len(cuts) > len(documents) // 2
-    orders = [document[1] == (SUFFIX, True) for document in documents]
-    assert 0.3 < sum(orders) / len(orders) < 0.7
 
 
 def test_a_row_without_room_for_fim_tokens_holds_plain_text() -> None:

@@ -97,16 +97,6 @@ def test_a_token_has_the_number_of_its_first_byte_that_is_not_white(text: str, s
         assert told(row, tokenizer) == [*reference(pieces[:-1], text), (b"", 0)]
 
 
-@given(TEXTS, TEXTS.filter(bool), st.lists(st.integers(1, 5), min_size=1, max_size=4))
-def test_prompt_and_completion_have_their_own_shares(prompt: str, completion: str, sizes: list[int]) -> None:
-    tokenizer = Chopper(sizes)
-    (row,) = rows(numbered(kdtool.Completion(prompt, completion)), tokenizer)
-    first = tokenizer.pieces(tokenizer.encode(prompt))
-    second = tokenizer.pieces(tokenizer.encode(completion))
-    expected = [*reference(first, prompt), *reference(second, completion, 1 + len(prompt)), (b"", 0)]
-    assert told(row, tokenizer) == expected
-
-
 @given(TEXTS.filter(bool), st.booleans(), st.integers(0, 9), st.lists(st.integers(1, 5), min_size=1, max_size=4))
 def test_numbers_move_with_a_gap_s_text(text: str, suffix_first: bool, seed: int, sizes: list[int]) -> None:
     """The stretches between marks, put in order, are the text; each is told as the reference tells it there."""
@@ -155,22 +145,3 @@ def test_places_are_right_where_a_tokenizer_puts_a_space_before_every_text() -> 
         (row,) = rows(numbered(kdtool.Completion(prompt, completion)), tokenizer)
         places = [place for place, number in zip(row.columns["place"], row.document, strict=True) if number >= 0]
         assert places == [0, *range(1, 1 + len(prompt + completion)), 0]
-
-
-class Upper(ByteTokenizer):
-    """Changes what it reads."""
-
-    def encode(self, text: str) -> list[int]:
-        return super().encode(text.upper())
-
-
-def test_a_tokenizer_that_changes_text_is_said_and_its_tokens_are_of_no_class() -> None:
-    said: list[str] = []
-    run = make_run(Path(), say=said.append)
-    example = numbered(kdtool.Text("abc"))
-    (row,) = Packed(Packed.Config(length=8)).kdtool_rows(run, [example], Upper())
-    assert set(row.columns["place"]) == {0}
-    assert "the tokens of 1 documents, such as 'e', have other bytes" in said[0]
-    said.clear()
-    assert list(Packed(Packed.Config(length=8)).kdtool_rows(run, [example], ByteTokenizer()))
-    assert not said

@@ -60,24 +60,6 @@ def test_answers_are_whole_and_prompts_lose_their_beginning_or_the_pair_is_left_
     assert bool(said) == (len(kept) < len(prompt))
 
 
-def test_what_is_cut_or_left_out_is_counted() -> None:
-    rows, said = packed(
-        kdtool.Preference("ab", "c", "d"),
-        kdtool.Preference("a" * 40, "c", "d"),
-        kdtool.Preference("ab", "c" * 16, "d" * 16),
-        kdtool.Preference("ab", "same", "same"),
-        kdtool.Preference("", "c", "d"),
-        kdtool.Preference("xy", "same", "same"),
-    )
-    assert len(rows) == 2
-    assert sorted(said) == [
-        "pairs: 1 of 6 are left out: their answers leave no room for a prompt (`length` is 32 tokens)",
-        "pairs: 1 of 6 are left out: they have no prompt (`length` is 32 tokens)",
-        "pairs: 1 of 6 are without the beginning of their prompt (`length` is 32 tokens)",
-        "pairs: 2 of 6 are left out: both answers are the same (`length` is 32 tokens)",
-    ]
-
-
 def test_other_examples_are_refused_with_the_way_out() -> None:
     pair = kdtool.Example("solution-7", kdtool.Completion("a", "b"), source="solutions.jsonl")
     rows = Pairs(Pairs.Config()).kdtool_rows(make_run(Path()), [pair], ByteTokenizer())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,8 @@ from typing import Any
 import kdtool
 import pydantic
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from kdtool_essentials.packed import Packed
 from kdtool_testing import ByteTokenizer, make_run
-from kdtool_testing.toy import StartedTokenizer
 from packing import END, documents_of, pack
 
 
@@ -98,40 +94,3 @@ def test_room_leaves_some_of_a_row() -> None:
         Packed.Config(length=8, room=7)
     with pytest.raises(kdtool.UsageError, match="free ones of `room`"):
         pack([], Twice(), length=3, room=1)
-
-
-TEXTS = st.text("abc", max_size=30)
-BODIES = st.one_of(
-    st.builds(kdtool.Text, TEXTS),
-    st.builds(kdtool.Completion, TEXTS, TEXTS),
-    st.builds(lambda text: kdtool.Completion(text, ""), TEXTS),
-    st.builds(lambda text: kdtool.Messages((("user", text),)), TEXTS),
-)
-
-
-@pytest.mark.parametrize("tokenizer", [ByteTokenizer(), StartedTokenizer()])
-@given(st.lists(BODIES, max_size=8), st.integers(5, 70), st.integers(1, 40))
-def test_each_prompt_has_its_room_and_every_label_stays(
-    tokenizer: kdtool.Tokenizer, bodies: list[Any], length: int, room: int
-) -> None:
-    room = min(room, length - 3)
-    rows, _ = pack(bodies, tokenizer, length=length, room=room)
-    start, prompts = len(tokenizer.document_start), Counter[bytes]()
-    for row in rows:
-        assert len(row.input_ids) == length
-        labels = [
-            [labelled for number, labelled in zip(row.document, row.labelled, strict=True) if number == which]
-            for which in range(max(row.document) + 1)
-        ]
-        prompted = [each for each in labels if len(each) > start + 1 and not all(each[start + 1 :])]
-        assert list(row.document).count(-1) >= room * len(prompted)
-        prompts += Counter(text for text, learned in documents(row) if not learned)
-        assert any(map(any, labels)) or any(len(text) > 1 for text, _ in documents(row))
-    fitting = Counter(
-        body.prompt.encode()
-        for body in bodies
-        if isinstance(body, kdtool.Completion)
-        and not body.completion
-        and 2 <= len(body.prompt) <= length - room - start
-    )
-    assert fitting <= prompts

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import io
-import os
-import sys
 import tokenize
 from collections import Counter
 from collections.abc import Mapping
@@ -122,36 +120,6 @@ def test_what_nobody_wrote_or_what_repeats_is_left_out(tmp_path: Path) -> None:
     assert {(e.language, e.licence) for e in found} == {("python", "MIT")}
 
 
-def test_files_whose_name_or_text_is_not_utf_8_are_counted(tmp_path: Path) -> None:
-    write(tmp_path, {"a.py": "x = 1\n", "latin.py": b"# \xe9\n"})
-    try:
-        (Path(os.fsdecode(os.fsencode(tmp_path) + b"/m\xe9.py"))).write_text("y = 2\n", encoding="utf-8")
-    except OSError:
-        pytest.skip("this system has no such names")
-    said: list[str] = []
-    corpus, run = (
-        PythonSource(PythonSource.Config(folder=tmp_path, minimum_bytes=0)),
-        make_run(tmp_path, say=said.append),
-    )
-    assert corpus.kdtool_identity(run)
-    assert [example.id for example in corpus.kdtool_examples(run)] == ["a.py"]
-    line = said[0]
-    assert "2 files cannot be read, or their name or text is not UTF-8" in line
-    line.encode("utf-8")
-
-
-def test_a_split_that_few_files_leave_empty_is_named_with_its_setting(tmp_path: Path) -> None:
-    write(tmp_path, {"a.py": "x = 1\n", "b.py": "y = 2\n"})
-    said: list[str] = []
-    none: dict[str, Any] = {"validation_share": 0.0, "test_share": 0.0}
-    for shares in ({}, none):
-        corpus = PythonSource(PythonSource.Config(folder=tmp_path, minimum_bytes=0, **shares))
-        assert {example.split for example in corpus.kdtool_examples(make_run(tmp_path, say=said.append))} == {"train"}
-    assert said == [
-        f"python-source: none of 2 files is for {split}; raise {split}_share" for split in ("validation", "test")
-    ]
-
-
 def test_a_file_keeps_its_split_whatever_else_is_there(tmp_path: Path) -> None:
     write(tmp_path, {f"m{i}.py": f"x = {i}\n" for i in range(200)})
     before = {example.id: example.split for example in examples(tmp_path, seed=1)}
@@ -203,12 +171,6 @@ def test_nothing_to_read_is_explained(tmp_path: Path) -> None:
     for pattern in ("/etc/*.py", "../*.py", ""):
         with pytest.raises(pydantic.ValidationError, match="below the folder"):
             PythonSource.Config(glob=pattern)
-
-
-@pytest.mark.skipif(sys.version_info >= (3, 13), reason="there it is a pattern")
-def test_a_pattern_that_is_none_is_a_mistake_in_the_recipe() -> None:
-    with pytest.raises(pydantic.ValidationError, match=r'not a pattern \(.*"\*\*/\*\.py" matches all files'):
-        PythonSource.Config(glob="**.py")
 
 
 def test_the_standard_library_is_a_corpus_worth_learning_from() -> None:
