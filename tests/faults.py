@@ -1,7 +1,8 @@
 """A tracker that brings about a fault at a chosen moment of a run, and logs what the run did. Named by recipes of tests.
 
 The environment says which: `FAULT` is "<node> <what> <number>"; nodes are counted in the order in which a run makes or
-reuses them, and the one after the last is the report. `FAULT_LOG` is a file for what was done and when.
+reuses them, and the one after the last is the report; `kill-at-any-step` is of no node. `FAULT_LOG` is a file for what was
+done and when.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Faults(kdtool.Tracker):
         self._log(f"step {run.arm} {report.step}")
         if self._done == self._node and self._what == "kill-at-step" and report.step == self._number:
             threading.Thread(target=self._die, args=[0.002], daemon=True).start()
+        if self._what == "kill-at-any-step" and report.step == self._number:
+            self._die()
         if self._done == self._node and self._what.startswith("signal-") and report.step == self._number:
             os.kill(os.getpid(), int(self._what.split("-")[1]))
 

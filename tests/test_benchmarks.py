@@ -35,16 +35,6 @@ def test_every_part_gives_figures(tmp_path: Path) -> None:
     assert all(float(row[3].replace(",", "")) > 0 for row in rates)
 
 
-def test_a_part_that_fails_says_why_and_leaves_the_others(tmp_path: Path) -> None:
-    rows = measured(tmp_path / "gpu.md", "--parts", "none", "texts", "--batch", "-1")
-    assert [row[:3] for row in rows if row[0] == "none"] == [
-        ("none", f"none, {sort} loss", "failed") for sort in ("token", "layer", "sequence")
-    ]
-    assert ("texts", "generating", "tokens a second") in [row[:3] for row in rows]
-    assert ("texts", "-", "failed") in [row[:3] for row in rows]
-    assert all("Error: " in row[3] for row in rows if row[2] == "failed")
-
-
 STAGES = ("build", "lora", "qlora", "export", "score")
 BUFFERS = 24_000_000
 """A layer's weights in float32, its adapters' product, and what the allocator keeps: the same for any depth."""

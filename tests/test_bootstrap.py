@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import kdtool
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -170,13 +169,3 @@ def test_steps_are_chosen_once_and_those_of_the_user_come_first(
     commands.found = _checked(2200)  # busier than at the first call: the run has to resume, not to start over
     assert bootstrap.main(["quickstart"]) == 0
     assert commands.calls == [("run", recipe, "--set", "train.steps=214")]
-
-
-@pytest.mark.slow
-def test_the_recipe_takes_the_chosen_settings(bootstrap: ModuleType) -> None:
-    found = dict(kdtool.check(bootstrap.RECIPE))
-    found["forecast"] = {**found["forecast"], "seconds": 2200.0}
-    (steps, *shorter), _ = bootstrap.choose_settings(found)
-    assert shorter
-    changes = {key: int(value) for key, value in (setting.split("=") for setting in (steps, *shorter))}
-    assert kdtool.check(bootstrap.RECIPE, changes)["forecast"]["steps"] == 2 * changes["train.steps"]

@@ -46,16 +46,6 @@ def test_for_machines_it_prints_what_the_function_returns(file: str, capsys: pyt
     assert printed["forecast"]["tokens"] > 0
 
 
-@pytest.mark.slow
-def test_nothing_is_said_twice(capsys: pytest.CaptureFixture[str]) -> None:
-    """If the student's tokenizer is not on this machine, its shape is found again for each part."""
-    assert call(["check", str(RECIPES / "smallcoder.yaml")]) == 0
-    printed = capsys.readouterr()
-    lines = [line for line in (printed.out + printed.err).splitlines() if line.startswith("student: ")]
-    assert lines
-    assert len(lines) == len(set(lines))
-
-
 def test_what_does_not_fit_is_red_and_has_a_code_of_its_own(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["check", file, "--memory", "1MB"]) == 9
     printed = capsys.readouterr().out
@@ -77,33 +67,6 @@ def test_what_is_proposed_fits(
     printed = capsys.readouterr().out
     assert words in printed
     assert ("the recipe fits as it is" in printed) == (code == 0)
-
-
-def test_a_recipe_that_does_not_fit_fails_though_a_smaller_student_is_proposed(
-    file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = {
-        **kdtool.check(Path(file)),
-        "proposal": {"settings": {"student.layers": 1}, "peak": 10**6, "parameters": 9},
-    }
-    found["fits"]["memory"], found["proposal"] = False, {**found["proposal"], "cost": "", "changes_result": True}
-    monkeypatch.setattr("kdtool._estimate.check.check", lambda *_, **__: found)
-    assert call(["check", file, "--fit", "8GB"]) == 9
-    assert "proposed: a student of 9 parameters" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_peak_memory_comes_first_and_components_only_if_asked_for(
-    file: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(["check", file, "--memory", "64GB"]) == 0
-    printed = capsys.readouterr()
-    verdict, _, heading, peak, *rest = printed.out.splitlines()
-    assert re.fullmatch(r"✓ fits · \S+ [MG]B of 64.0 GB memory · \S+ MB of \S+ GB disk · about \d+ s", verdict)
-    assert (heading, bool(re.fullmatch(r'  peak memory \S+ [MG]B, in stage "\S.*', peak))) == ("Memory", True)
-    assert [line for line in rest if line.istitle()][:3] == ["Disk", "Time", "Models"]
-    assert any(re.fullmatch(r"    KV cache for [\d,]+ tokens \(16-bit\): \S+ .?B", line) for line in rest)
-    assert "kdtool-torch" not in printed.out
 
 
 @pytest.mark.parametrize("words", [["--memory", "8GB", "--fit", "8GB"], ["--memory", "much"], ["--fit", "-1GB"]])
@@ -133,20 +96,6 @@ def test_a_run_elsewhere_is_estimated_by_the_published_figures_of_its_gpu(
     assert call(["check", file, "--gpu", "abacus"]) == 2
 
 
-def test_unbounded_rows_are_named_as_unknown_in_the_verdict(
-    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "unbounded.yaml"
-    rows = {key: value for key, value in recipe["rows"].items() if key != "maximum_tokens"}
-    path.write_text(json.dumps({**recipe, "rows": rows}), encoding="utf-8")
-    assert call(["check", str(path)]) == 0
-    verdict = capsys.readouterr().out.splitlines()[0]
-    assert re.search(r"fits, as far as is known \(not known: .*text and rows of rows", verdict)
-    path.write_text(json.dumps({**recipe, "rows": {**rows, "maximum_tokens": 20_000}}), encoding="utf-8")
-    assert call(["check", str(path)]) == 0
-    assert "text and rows of rows" not in capsys.readouterr().out
-
-
 def test_a_proposal_without_programs_leaves_out_what_compares_with_them() -> None:
     path = RECIPES / "claude-codellama.yaml"
     found = _check(path, {}, Path("store"), None, ForecastCache())
@@ -159,19 +108,6 @@ def test_a_proposal_without_programs_leaves_out_what_compares_with_them() -> Non
     with pytest.raises(kdtool.RecipeError, match="decontamination"):
         kdtool.check(path, programs)
     assert "filters.decontamination" not in {one["name"] for one in kdtool.check(path, left.settings)["components"]}
-
-
-_DOWN = """
-import kdtool
-
-class Down(kdtool.Corpus):
-    def kdtool_identity(self, run):
-        raise kdtool.ServiceError("the server of the text does not answer; start it")
-
-    def kdtool_examples(self, run):
-        for split in ("train", "validation", "test"):
-            yield kdtool.Example(split, kdtool.Text("x = 1\\n" * 500), split=split)
-"""
 
 
 def test_a_plan_lists_the_models_that_would_be_fetched(tmp_path: Path) -> None:
@@ -197,17 +133,6 @@ def test_a_plan_lists_the_models_that_would_be_fetched(tmp_path: Path) -> None:
     assert not list((tmp_path / "hub").rglob("*.safetensors"))
 
 
-def test_a_plan_shows_another_reason_why_it_is_incomplete(
-    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "down.py").write_text(_DOWN, encoding="utf-8")
-    file = tmp_path / "down.yaml"
-    recipe = {key: value for key, value in recipe.items() if key not in {"corpus", "corpora"}}
-    file.write_text(json.dumps({**recipe, "corpus": {"use": f"{tmp_path}/down.py:Down"}}), encoding="utf-8")
-    assert call(["run", str(file), "--plan", "--store", str(tmp_path / "store")]) == 0
-    assert "the server of the text does not answer; start it" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("name", ["claude-codellama", "smallcoder", "code-craft", "starcoder2-mini-gpt"])
 def test_full_recipes_leave_out_their_programs_and_what_compares_with_them(name: str) -> None:
     said: list[str] = []
@@ -231,12 +156,3 @@ def test_a_check_accepts_the_recipe_and_names_what_is_left_out(recipe: dict[str,
     assert not components & {"evaluators.humaneval", "evaluators.contamination"}
     assert "evaluators.humaneval is left out, it needs a sandbox" in result.stderr
     assert "evaluators.contamination is left out, it has nothing left to compare with" in result.stderr
-
-
-def test_problems_without_programs_keep_what_compares_with_them(tmp_path: Path) -> None:
-    file = tmp_path / "recipe.yaml"
-    evaluators = {"humaneval": {}, "answers-match": {"problems": "x.jsonl"}, "contamination": {}}
-    file.write_text(yaml.safe_dump({"name": "x", "evaluators": evaluators, "filters": {"decontamination": {}}}))
-    base = yaml.safe_load((RECIPES / "small" / "smallcoder.yaml").read_text(encoding="utf-8"))
-    file.write_text(yaml.safe_dump({**base, "evaluators": evaluators, "filters": {"decontamination": {}}}))
-    assert without_sandbox(file, {}, lambda _: None) == {"evaluators.humaneval": "false"}

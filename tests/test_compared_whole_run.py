@@ -1,9 +1,8 @@
-"""Whole runs that compare: with self-distillation and a reference, by line, over a sweep, and with a profiler."""
+"""Whole runs that compare: with self-distillation and a reference, by line, and over a sweep."""
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,9 @@ import kdtool
 import pytest
 from kdtool_essentials.gate import decide
 from kdtool_essentials.sweep import sweep
-from whole_runs import apart, without
+from whole_runs import without
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store")]
-
-PROFILE = Path(__file__).resolve().parent.parent / "docs" / "profile.md"
 
 
 def test_own_samples_and_a_reference(recipe: dict[str, Any], other_teacher_folder: Path) -> None:
@@ -103,17 +100,3 @@ def test_a_sweep_pays_the_teacher_once_and_puts_everything_into_one_table(recipe
     assert standings == {"learning_rate-0_01": "best", "learning_rate-1e-05": "not shown to differ"}  # of two seeds
     assert all(row["cells"]["student"].low is not None for row in tables["perplexity"]["rows"])
     assert "learning_rate-0_01/report.html" in (found.folder / "sweep.md").read_text(encoding="utf-8")
-
-
-def test_a_trace_of_training_changes_no_weight(recipe: dict[str, Any]) -> None:
-    found = re.search(r"```python\n# file: profiler.py\n(.*?)```", PROFILE.read_text(encoding="utf-8"), re.DOTALL)
-    assert found is not None
-    Path("profiler.py").write_text(found[1], encoding="utf-8")
-    short = without(recipe, "signals", "control", "evaluators")  # the teacher runs alongside the student
-    plain = kdtool.run(short)
-    tracker = {"use": "./profiler.py:Profiler", "wait": 1, "traced": 2}
-    traced = kdtool.run({**short, "name": "traced", "trackers": {"profiler": tracker}})
-    assert apart(traced, plain) == 0
-    (trace,) = (traced.folder / "traces").iterdir()
-    names = {event.get("name") for event in json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]}
-    assert {"ProfilerStep#2", "ProfilerStep#3", "teacher.kdtool_signal", "_ChunkedHead", "aten::mm"} <= names

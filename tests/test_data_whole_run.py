@@ -150,19 +150,6 @@ def test_terms_are_asked_about_recorded_and_go_on(recipe: dict[str, Any], teache
 
 
 COPIED = "HumanEval/10"
-OWN = '''
-import kdtool
-
-
-class Own(kdtool.Evaluator):
-    """Has a problem."""
-
-    def kdtool_problems(self, run):
-        return [kdtool.Example("own", kdtool.Completion("# the area\\n", "def area(width, height): return width * height"))]
-
-    def kdtool_evaluate(self, run, subjects):
-        return iter(())
-'''
 
 
 @pytest.mark.slow
@@ -222,13 +209,8 @@ def test_a_leaked_solution_is_reported_and_then_removed(
     assert rejected == {"corpora.leaking": reason, "corpora.library": None}
     assert "10 words of humaneval" in (cleaned.folder / "report.html").read_text(encoding="utf-8")
 
-    Path("own.py").write_text(OWN, encoding="utf-8")
-    other_problems = {**recipe["evaluators"], "own": {"use": "./own.py:Own"}}
-    for changes, action in (
-        ({"evaluators.humaneval.maximum_tokens": 5}, "reuse"),
-        ({"evaluators": other_problems}, "run"),
-    ):
-        assert {stage.name: stage.action for stage in kdtool.plan(cleaning, changes)}["text"] == action
+    planned = kdtool.plan(cleaning, {"evaluators.humaneval.maximum_tokens": 5})
+    assert {stage.name: stage.action for stage in planned}["text"] == "reuse"
 
 
 ADDER = '''\
@@ -357,27 +339,6 @@ class Critic(kdtool.Teacher):
             text = f"<verdict>\\ncorrectness: {score}\\nclarity: 5\\nreason: So it is.\\n</verdict>"
             yield kdtool.TextAnswer(request.id, text, "stop", 3, 3, 10**8)
 '''
-SYNTAX = {"syntax: python does not parse", "syntax: go does not parse"}
-
-
-@pytest.fixture
-def instructing(recipe: dict[str, Any], other_teacher_folder: Path) -> dict[str, Any]:
-    """A recipe whose student learns what a stand-in writes, in twelve cells behind four filters."""
-    Path("writer.py").write_text(WRITER, encoding="utf-8")
-    own = {"use": "instruct", "ask": "teachers.writer", "rows": 60, "languages": ["python", "go"], "form": "completion"}
-    recipe |= {
-        "corpora": {
-            "instruct": {**own, "tasks": ["generate", "refactor"], "round": 16},
-            "library": {"use": "python-source", "train_files": 1, "validation_files": 1, "test_files": 2},
-        },
-        "filters": {"length": {}, "syntax": {}, "secrets": {}, "duplicates": {}},
-        "teachers": {"writer": {"use": "./writer.py:Writer"}},
-        "rows": {"use": "packed", "length": 64, "maximum_tokens": 4096},
-        "student": {"use": "pretrained", "model": str(other_teacher_folder)},
-        "train": {"losses": {"ce": {}}, "steps": 2},
-        "evaluators": {"perplexity": {"documents": 1, "characters": 200}},
-    }
-    return without(recipe, *UNUSED)
 
 
 DRIVER = """\
@@ -429,42 +390,3 @@ def test_a_generation_that_is_killed_again_and_again_asks_for_no_stored_answer(t
         (killed,), (whole,) = ((tmp_path / name).glob(file) for name in ("killed", "whole"))
         assert killed.read_text("utf-8") == whole.read_text("utf-8"), file
     assert "Preference" in (tmp_path / "whole" / "rows.txt").read_text("utf-8")
-
-
-@pytest.fixture
-def preferring(instructing: dict[str, Any], other_teacher_folder: Path) -> dict[str, Any]:
-    """A recipe that learns rows which a critic kept, and then prefers the repaired answers among them."""
-    own = {**instructing["corpora"].pop("instruct"), "repairs": 2, "repaired": ["syntax", "judge"]}
-    reference = {"use": "causal-lm", "model": str(other_teacher_folder), "dtype": "float32"}
-    instructing["teachers"] |= {"critic": {"use": "./writer.py:Critic"}, "reference": reference}
-    instructing["filters"]["judge"] = {"ask": "teachers.critic"}
-    learn = {"corpora": {"rows": own}, "losses": {"ce": {}}, "steps": 2}
-    prefer = {
-        "corpora": {"pairs": {**own, "give": "pairs"}},
-        "rows": {"use": "pairs", "length": 1024},
-        "losses": {"preference": {"teacher": "teachers.reference"}},
-        "trainer": {"learning_rate": 1e-3, "log_every": 1},
-        "steps": 12,
-    }
-    return instructing | {"signals": False, "train": {"learn": learn, "prefer": prefer}}
-
-
-def test_a_student_learns_rows_that_a_judge_kept_and_prefers_repaired_answers(preferring: dict[str, Any]) -> None:
-    results = kdtool.run(preferring)
-    learned, pairs = (lines(path_of(results, f"text/{name}") / "train.jsonl") for name in ("learn", "prefer"))
-    assert len(learned) == 60
-    assert 5 < len(pairs) < 60
-    for pair in pairs:
-        assert {"repaired", "rejected", "repair_template", "repaired_picodollars"} <= pair["meta"].keys()
-        assert pair["completion"] != pair["rejected"]
-    assert {pair["meta"]["rejected"] for pair in pairs} >= SYNTAX
-    terms = [report.terms["preference"].value for report in results.arms[0].histories["prefer"]]
-    # Rows of 64 tokens repeat the end of each prompt, so the first phase learns less of the answers in its two steps.
-    assert sum(terms[-3:]) < 0.9 * sum(terms[:3])
-    for log in ("asked.log", "judged.log"):
-        asked = Path(log).read_text("utf-8").splitlines()
-        assert len(asked) == len(set(asked)), "the second phase finds what the first one paid for"
-    (file,) = path_of(results, "text/learn").glob("judge/*.jsonl")
-    verdicts = lines(file)
-    assert {verdict["id"] for verdict in verdicts if not verdict["rejected"]} >= {row["id"] for row in learned}
-    assert {verdict["rejected"] for verdict in verdicts} == {"", "correctness below 4"}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import json
 import os
 import re
 import subprocess
@@ -125,58 +123,6 @@ def test_a_run_of_which_no_part_is_ours() -> None:
     assert len((results.folder / "losses.csv").read_text(encoding="utf-8").splitlines()) == 13
 
 
-MLFLOW = """
-class _Info:
-    def __init__(self, **fields):
-        vars(self).update(fields)
-
-
-class MlflowClient:
-    runs = {}
-
-    def __init__(self, uri):
-        self.uri = uri
-
-    def get_experiment_by_name(self, name):
-        return None
-
-    def create_experiment(self, name):
-        return name
-
-    def search_runs(self, experiments):
-        return [_Info(info=_Info(run_name=name, run_id=name)) for name in self.runs]
-
-    def create_run(self, experiment, run_name):
-        self.runs[run_name] = []
-        return _Info(info=_Info(run_id=run_name))
-
-    def get_metric_history(self, run_id, key):
-        return [_Info(step=step) for found, _, _, step in self.runs[run_id] if found == key]
-
-    def log_metric(self, run_id, key, value, timestamp, step):
-        self.runs[run_id].append((key, value, timestamp, step))
-
-    def set_terminated(self, run_id, status):
-        assert status == "FINISHED"
-"""
-
-
-def test_the_tracker_of_mlflow_logs_every_step_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (DOCS / "write-a-tracker.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n# file: mlflow_tracker.py\n(.*?)```", text, re.DOTALL)
-    Path("mlflow_tracker.py").write_text(code, encoding="utf-8")
-    Path("mlflow.py").write_text(MLFLOW, encoding="utf-8")
-    monkeypatch.syspath_prepend(str(Path.cwd()))
-    folder = kdtool.run({**recipe(), "trackers": {"mlflow": {"use": "./mlflow_tracker.py:MlflowTracker"}}}).folder
-    client = importlib.import_module("mlflow").MlflowClient
-    live = {name: list(found) for name, found in client.runs.items()}
-    events = [json.loads(line) for line in (folder / "events.jsonl").read_bytes().splitlines()]
-    assert [value for key, value, _, _ in live["student-seed0-train"] if key == "loss"] == [
-        event["report"]["loss"] for event in events if event["event"] == "step_end"
-    ]
-    monkeypatch.delitem(sys.modules, "mlflow")
-
-
 def test_the_first_examples_of_all_pages_work_in_one_run(capsys: pytest.CaptureFixture[str]) -> None:
     used = {}
     for kind, example in EXAMPLES.items():
@@ -215,26 +161,6 @@ def test_the_first_examples_of_all_pages_work_in_one_run(capsys: pytest.CaptureF
     said = "".join(capsys.readouterr())
     assert re.search(r"signals of \d+ rows: ", said)
     assert "student, step 8 of 8: loss " in said
-
-
-def test_the_first_packer_makes_rows_that_train() -> None:
-    found = EXAMPLES["packer"]
-    Path(found.first_file).write_text(found.first_code, encoding="utf-8")
-    plain = without(recipe(), "evaluators", "exporters", "reporter")
-    results = kdtool.run({**plain, "rows": f"./{found.first_file}:{found.first_class_name}"})
-    assert len(results.arms[0].histories["train"]) == 12
-
-
-def test_the_profiler_of_the_page_on_wrappers_shows_what_it_wraps(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (DOCS / "wrap-a-hook.md").read_text(encoding="utf-8")
-    block = re.search(r"```python\n# file: profiler.py\n(.*?)```", page, re.DOTALL)
-    assert block is not None
-    assert len([line for line in block[1].splitlines() if line]) <= 20
-    Path("profiler.py").write_text(block[1], encoding="utf-8")
-    kdtool.run({**recipe(), "trackers": {"profiler": {"use": "./profiler.py:Profiler"}}})
-    said = "".join(capsys.readouterr())
-    for component in ("student", "trainer", "teacher", "train.losses.focal"):
-        assert re.search(rf"^{component}: \d+\.\d\d s$", said, re.MULTILINE), said
 
 
 def test_the_teacher_s_tokens_are_recorded_by_a_cache_from_a_file() -> None:

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import kdtool
 import pytest
 from click.testing import CliRunner
-from huggingface_hub import ModelCard, ModelCardData
 from install import install
 from kdtool._cli import cli
 
@@ -201,22 +200,6 @@ def read(hub: Hub, folder: Path, *arguments: str) -> str:
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def test_published_cards_have_what_the_run_measured(published: tuple[Hub, Path]) -> None:
-    hub, reader = published
-    card = ModelCard(hub.files(STUDENT)["README.md"].decode())
-    assert isinstance(card.data, ModelCardData)
-    assert card.data.eval_results
-    assert card.data.library_name == "transformers"
-    assert "| `small" in card.text or "| `model.gguf`" in card.text
-    cards = sorted(reader.parent.glob("runs/small/exports/**/README.md"))
-    assert len(cards) == 3, "of each file, and of the folder's link"
-    for text in (card.text, *(path.read_text(encoding="utf-8") for path in cards)):
-        assert str(reader.parent) not in text
-    for text in (path.read_text(encoding="utf-8") for path in cards):
-        assert "| perplexity, per token, lower is better |" in text
-        assert "model-index:" in text
 
 
 def test_a_reader_opens_the_repository_with_transformers_and_llama_cpp(published: tuple[Hub, Path]) -> None:

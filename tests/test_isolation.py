@@ -125,31 +125,6 @@ def _of_process() -> dict[str, Any]:
     }
 
 
-def test_turn_is_taken_by_one_thread_at_a_time_and_nests() -> None:
-    from kdtool_torch import isolated_rng as turn
-
-    said: list[str] = []
-    held, leave, entered = threading.Event(), threading.Event(), threading.Event()
-
-    def holder() -> None:
-        with turn(), turn(1):
-            held.set()
-            leave.wait()
-
-    def second() -> None:
-        with turn(waiting=said.append):
-            entered.set()
-
-    with ThreadPoolExecutor(2) as pool:
-        pool.submit(holder)
-        held.wait()
-        pool.submit(second)
-        assert not entered.wait(1.0)
-        leave.set()
-    assert entered.is_set()
-    assert len(said) == 1
-
-
 def test_turn_seeds_and_gives_generators_back_after_an_error() -> None:
     import torch
     from kdtool_torch import isolated_rng as turn

@@ -125,8 +125,3 @@ def test_a_student_is_distilled_and_compared_with_its_control(
     distil.main(files, steps=4, batch=2, length=32)
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["teacher", "student", "control"]
-
-
-def test_the_file_fits_on_a_few_screens() -> None:
-    (block,) = (block for block in blocks(PAGE, PAGE.read_text(encoding="utf-8")) if block.language == "python")
-    assert block.text.count("\n") <= 300

@@ -50,14 +50,6 @@ REFUSED: dict[str, tuple[Change, str]] = {
         },
         "outside its top k is not known, and the mixture needs it",
     ),
-    "entropy of drawn tokens": (
-        {**losses("forward-kl", "ce", weightings={"teacher-entropy": {}}), "signals": SAMPLED},
-        r"teacher-entropy: needs logits of the teacher, .* sampled",
-    ),
-    "confidence in drawn tokens": (
-        {**losses("forward-kl", "ce", weightings={"confidence": {}}), "signals": SAMPLED},
-        r"confidence: needs logits or top-k of the teacher, .* sampled",
-    ),
     "schedule on an unknown loss": (
         losses("forward-kl", "ce", weightings={"later": LATER}),
         r"later: names the loss 'forward-k', which is not in phase 'train'\n.*did you mean 'forward-kl'",
@@ -68,10 +60,6 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "contrastive without on-policy text": (
         {**losses("contrastive"), "signals": False},
-        r"train\.losses\.contrastive.*set `trainer\.on_policy`",
-    ),
-    "contrastive with a fraction of 0": (
-        {**losses("contrastive"), "signals": False, "trainer.on_policy": {**ON_POLICY, "fraction": 0}},
         r"train\.losses\.contrastive.*set `trainer\.on_policy`",
     ),
     "on-policy text without a teacher": (
@@ -88,14 +76,6 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "control on prompts": (
         {**PROMPTS, **losses("jsd", "ce"), "control": "tokens"},
         r"control: learns without a teacher[^`]*set `control: false`",
-    ),
-    "control on its own answers to prompts": (
-        {**PROMPTS, **losses("jsd", "ce"), "control": {"match": "tokens", "self": True}},
-        r"control: learns without a teacher[^`]*set `control: false`",
-    ),
-    "preference of drawn tokens": (
-        {**PAIRS, **losses("preference"), "signals": SAMPLED, "control": False},
-        f"losses.preference: {NEEDS_LOGITS}",
     ),
     "preference in packed rows": (
         {**losses("preference"), "control": False},

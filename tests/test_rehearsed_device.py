@@ -17,8 +17,7 @@ import torch
 from counted_steps import LAYERS, LOSSES, attend, family_for, in_own_tokens, rows
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import tiny_model
-from kdtool_torch import collate, move, score_texts
-from kdtool_torch.caches.tokens import SampledTargets, TopKTargets
+from kdtool_torch import collate, move
 from kdtool_torch.inputs import MicroBatch, plain_tensors
 from kdtool_torch.objective import DistillationModule, Sizes
 from kdtool_torch.terms import ChunkLoss, bind_terms
@@ -116,41 +115,6 @@ def test_a_training_step_needs_no_value_of_the_device(tmp_path: Path, label: str
     trained = [parameter for parameter in module.student.parameters() if parameter.grad is not None]
     assert trained
     assert all(parameter.grad is not None and parameter.grad.device == META for parameter in trained)
-
-
-@pytest.mark.parametrize(
-    "targets", [SampledTargets(1.0, 20, systematic=True), SampledTargets(1.0, 5, systematic=False), TopKTargets(1.0, 4)]
-)
-def test_a_recording_needs_no_value_until_it_is_copied(
-    targets: SampledTargets | TopKTargets, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copies: list[torch.Tensor] = []
-    monkeypatch.setattr("kdtool_torch.caches.tokens.copy_to_host", copies.extend)
-    teacher, data = tiny_model(layers=LAYERS), rows(rejected=False)
-    teacher.model.to(META)
-    batch = collate([data[number] for number in range(3)])
-    with replace_attention(attend):
-        signal = Source(teacher, kdtool.SignalRequest(frozenset({"logits"})), "dense").signal(move(batch, META))
-        targets.select(batch, signal)
-    assert len(copies) == 2, "tokens and their numbers"
-    assert all(tensor.device == META and len(tensor) == (batch.labels != -100).sum() for tensor in copies)
-
-
-def test_an_evaluation_reads_its_result_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny_model(layers=LAYERS)
-    model.model.to(META)
-    results: list[torch.Tensor] = []
-
-    def copy(tensor: torch.Tensor) -> torch.Tensor:
-        results.append(tensor)
-        return torch.zeros(tensor.shape, dtype=tensor.dtype)
-
-    monkeypatch.setattr(torch.Tensor, "cpu", copy)
-    texts = ["x = 1\n" * 5, "def f(x):\n    return x\n"]
-    with replace_attention(attend):
-        scores = list(score_texts(model, texts, 64, lambda group: [model.tokenizer.encode(text) for text in group]))
-    assert [score.tokens for score in scores] == [len(text) for text in texts]
-    assert [tensor.device for tensor in results] == [META], "one copy for the batch"
 
 
 def test_a_read_and_a_tensor_elsewhere_fail() -> None:

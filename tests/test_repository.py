@@ -17,10 +17,11 @@ from typing import Any
 
 import grimp
 import kdtool
+import publishing_order
 import pytest
+import workspace
 import yaml
 from first_party import first_party
-from fragments import problems
 from kdtool._plugins.registry import GROUPS
 from lock import NAMES, requirements
 from packages import folders
@@ -183,17 +184,6 @@ def test_extra_of_the_quickstart_holds_what_its_recipes_name_and_the_commands_th
     assert _requirements(extra) == {*needed, *commands} - {"kdtool"}
 
 
-def test_ci_calls_tox_and_nothing_else() -> None:
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
-    for job in workflow["jobs"].values():
-        install, run = [step["run"] for step in job["steps"] if "run" in step]
-        assert install == "python -m pip install --require-hashes --requirement locks/tox.txt"
-        assert re.fullmatch(r"tox run (-m (matrix|nightly)|-e compatibility|\$\{\{ matrix.environments \}\})", run)
-    named = {row["environments"] for row in workflow["jobs"]["push"]["strategy"]["matrix"]["include"]}
-    assert "-m ci" in named
-    assert {name for names in named - {"-m ci"} for name in names.removeprefix("-e ").split(",")} <= ENVIRONMENTS
-
-
 def test_a_release_is_built_by_tox_without_rights_and_published_without_a_password() -> None:
     text = (ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
     workflow = yaml.safe_load(text)
@@ -232,16 +222,6 @@ def test_actions_of_ci_are_named_by_commit(workflow: str) -> None:
     uses = re.findall(r"uses: (.*)", text)
     assert uses
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+(\.\d+){2}", action) for action in uses)
-
-
-@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "RELEASING.md"])
-def test_scripts_and_environments_that_pages_for_maintainers_name_exist(page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    scripts = set(re.findall(r"\b(?:tests|core|docs)/[\w/]+\.py\b", text))
-    assert scripts
-    assert all((ROOT / script).is_file() for script in scripts)
-    called = {name for names in re.findall(r"tox run -e ([\w,-]+)", text) for name in names.split(",")}
-    assert called <= ENVIRONMENTS
 
 
 def test_the_container_is_built_from_folders_that_exist_and_runs_as_an_ordinary_user() -> None:
@@ -292,6 +272,35 @@ def test_each_file_of_a_lock_is_named_by_its_hash_and_by_no_address(name: str) -
     assert all(re.search(r"\\\n +--hash=sha256:[0-9a-f]{64}", entry) for entry in entries)
 
 
+def test_every_package_is_a_member_of_the_workspace_with_a_source() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    uv = tomllib.loads(text)["tool"]["uv"]
+    members = {path for pattern in uv["workspace"]["members"] for path in ROOT.glob(f"{pattern}/pyproject.toml")}
+    assert members == {folder / "pyproject.toml" for folder in folders()}
+    assert workspace.sources() in text, "run `python tests/workspace.py`"
+    assert workspace.SECTION.sub(lambda _: workspace.sources(), text) == text
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert uv["constraint-dependencies"] == [line for line in lines if not line.startswith("#")]
+
+
+def test_every_package_is_published_on_one_day_the_quickstart_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert publishing_order.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    days = [line.partition(": ")[2].split() for line in lines if line.startswith("day")]
+    names = [name for day in days for name in day]
+    assert sorted(names) == sorted({"kdtool", *PROJECTS})
+    assert max(map(len, days)) == publishing_order.PER_DAY
+    assert names[0] == "kdtool"
+    minimal = {"kdtool"}
+    waiting = [Requirement(text).name for text in CORE_PROJECT["optional-dependencies"]["quickstart"]]
+    while waiting:
+        name = waiting.pop()
+        if name in PROJECTS and name not in minimal:
+            minimal.add(name)
+            waiting += [Requirement(text).name for text in PROJECTS[name][1]["dependencies"]]
+    assert set(names[: len(minimal)]) == minimal
+
+
 def test_locks_agree_on_versions() -> None:
     """An environment that holds the quickstart becomes one with everything without replacing a package."""
     test, *others = (
@@ -300,22 +309,3 @@ def test_locks_agree_on_versions() -> None:
     )
     for lock in others:
         assert lock.items() <= test.items()
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("The loss `x` has a temperature.\n", ""),
-        ("Two lines are fine,\nif they are one paragraph.\n", ""),
-        ("", "one paragraph"),
-        ("One.\n\nTwo.\n", "one paragraph"),
-        ("- An entry.\n", "begins as a list"),
-        ("# Heading.\n", "begins as a list"),
-        ("No full stop\n", "full stop"),
-        (f"{'a' * 123}.\n", "line 1 has 124 characters"),
-    ],
-)
-def test_a_fragment_is_one_paragraph_of_sentences(text: str, problem: str) -> None:
-    found = list(problems(text))
-    assert len(found) == bool(problem)
-    assert problem in "".join(found)

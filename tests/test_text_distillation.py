@@ -1,4 +1,4 @@
-"""Whole runs that learn a teacher's answers: of a folder, of a server, killed, and of a server that refuses."""
+"""Whole runs that learn a teacher's answers: of a folder, of a server, odd ones, and after a kill."""
 
 from __future__ import annotations
 
@@ -117,10 +117,7 @@ def test_likeliest_tokens_of_a_server_are_learned_and_what_it_cannot_give_is_ref
 
 
 ANSWER = json.dumps({"choices": [{"message": {"content": "return x + 1\n" * 8}, "finish_reason": "stop"}]}).encode()
-TOLD = "This model's maximum context length is 512 tokens. However, you requested 519 tokens"
-REFUSAL = json.dumps({"object": "error", "message": TOLD, "code": 400}).encode()
-PROMPTS = 600
-"""Many: a busy machine may answer one of the first requests after hundreds of later ones."""
+PROMPTS = 60
 
 
 class Scripted:
@@ -182,21 +179,6 @@ def asking(scripted: Scripted, student: Path, prompts: int = PROMPTS) -> dict[st
         "control": False,
         "trackers": {},
     }
-
-
-def test_a_server_that_refuses_everything_is_soon_left_alone_and_asked_again_when_it_is_mended(
-    teacher_folder: Path,
-) -> None:
-    with serving() as scripted:
-        recipe = asking(scripted, teacher_folder)
-        everything = {f"p{number}" for number in range(PROMPTS)}
-        scripted.odd = dict.fromkeys(everything, (400, REFUSAL))
-        with pytest.raises(kdtool.UsageError, match=rf"refuses each of the first 16 .*{TOLD}.*lower max_tokens"):
-            kdtool.run(recipe)
-        assert len(scripted.asked) < PROMPTS
-        scripted.odd, scripted.asked = {}, []
-        assert kdtool.run(recipe).arms
-    assert set(scripted.asked) == everything  # some of the first run may arrive only now
 
 
 def test_odd_answers_cost_themselves_alone_and_nothing_is_asked_again_for_other_settings(

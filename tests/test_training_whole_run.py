@@ -1,4 +1,4 @@
-"""Whole runs with weightings, preferences, the student's own text, validation, adapted teachers, and experts."""
+"""Whole runs with preferences, the student's own text, validation, adapted teachers, and experts."""
 
 from __future__ import annotations
 
@@ -10,56 +10,17 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool_testing import make_run
 from kdtool_testing.tiny_models import tiny_model
 from kdtool_transformers import TransformersModel, weights_identity
 from whole_runs import apart, path_of, rows_of, values, weights, without
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store")]
 
-CODE = "def f{n}(x):\n    y = x + {n}  # 99 9\n    return 'a' if x else y\n# 9\n"
-
 
 def write_lines(name: str, objects: list[dict[str, Any]]) -> dict[str, Any]:
     """Write a JSONL file, and return the corpus that reads it."""
     Path(name).write_text("".join(json.dumps(one) + "\n" for one in objects), encoding="utf-8")
     return {"use": "jsonl", "files": [name]}
-
-
-def test_classes_follow_text_that_is_cut_by_a_real_tokenizer(marked_teacher_folder: Path) -> None:
-    from kdtool_essentials.packed import Packed
-    from kdtool_torch.weightings import SYNTAX_CLASSES, Syntax
-    from kdtool_transformers import open_tokenizer
-
-    tokenizer = open_tokenizer(marked_teacher_folder)
-    code = CODE.replace("{n}", "é漢")
-    talk = kdtool.Messages((("user", "code!"), ("assistant", f"Here:\n```python\n{code}```\n")))
-    for body, fim in ((kdtool.Text(code), None), (kdtool.Text(code), {"rate": 1.0}), (talk, None)):
-        packer = Packed(Packed.Config.model_validate({"length": 256, "fim": fim}))
-        for number in range(20):
-            example = kdtool.Example(f"e{number}", body, language="python")
-            said = Syntax(Syntax.Config()).kdtool_annotate(example)
-            told = kdtool.Example(f"e{number}", body, language="python", annotations=said)
-            (row,) = packer.kdtool_rows(make_run(Path()), [told], tokenizer)
-            classes = [SYNTAX_CLASSES[each] for each in row.columns["syntax"]]
-            found = list(zip(tokenizer.pieces(row.input_ids), classes, strict=True))
-            whole = {b"#": "comment", b"+": "operator"} | ({} if body is talk else {b"return": "keyword"})
-            assert all(whole.get(piece.strip(), kind) == kind for piece, kind in found)
-            assert fim or b"#" in {piece.strip() for piece, _ in found}
-            assert set(b"".join(piece for piece, kind in found if kind == "comment")) <= set(b"# 9\n")
-            assert {kind for piece, kind in found if not piece} == {"other"}, "special tokens"
-
-
-def test_weights_follow_a_value_and_several_schedules_are_multiplied(recipe: dict[str, Any]) -> None:
-    at_once = {"use": "on-metric", "watch": "ce", "above": -1.0, "change": "hidden", "factor": 0.5}
-    never = {**at_once, "above": 1e6, "factor": 9.0}
-    recipe |= {"control": {"match": "tokens", "losses": {"ce": {}}}, "evaluators": {}, "exporters": []}
-    recipe["trainer"]["log_every"] = 1
-    recipe["train"]["weightings"] = {"a": at_once, "b": {**at_once, "over": 2, "factor": 0.0}, "c": never}
-    student, control = kdtool.run(recipe).arms
-    found = [report.terms["hidden"].weight for report in student.histories["train"]]
-    assert found == pytest.approx([1.0, 0.25, 0.0, 0.0, 0.0, 0.0])
-    assert {report.terms["ce"].weight for report in control.histories["train"]} == {1.0}
 
 
 @pytest.fixture
@@ -106,14 +67,6 @@ def test_a_recipe_distils_and_then_prefers_and_the_next_one_prefers_against_what
     found = of_term(kdtool.run(again), "preference", "train")
     assert found[0] == pytest.approx(math.log(2), abs=1e-5), "the student is the reference still"
     assert found[-1] < 0.5 * found[0]
-
-
-def test_the_student_starts_at_its_reference_in_bfloat16(preferring: dict[str, Any]) -> None:
-    phase = preferring["train"].pop("prefer")
-    phase |= {"teacher": {"use": "initial-student"}, "losses": {"preference": {}}, "steps": 1}
-    phase["trainer"] |= {"dtype": "bfloat16"}
-    results = kdtool.run({**preferring, "train": {"prefer": phase}, "control": False})
-    assert of_term(results, "preference")[0] == pytest.approx(math.log(2), abs=1e-7), "the margin is 0"
 
 
 @pytest.fixture
@@ -171,16 +124,6 @@ def test_own_text_is_the_same_again_with_adapters_and_recomputed_activations(
     first, again = (kdtool.run({**on_policy, "control": False, "name": name}) for name in ("first", "again"))
     assert apart(first, again) == 0
     assert all(weight.isfinite().all() for weight in weights(first).values())
-
-
-def test_check_tells_of_work_for_sampling(on_policy: dict[str, Any]) -> None:
-    losses = {"train.losses": {"contrastive": False, "skew-kl": {}}, "control": False}
-    own, plain = (
-        json.dumps(kdtool.check(on_policy, {**losses, **more})["forecast"])
-        for more in ({}, {"trainer.on_policy": None})
-    )
-    assert "the time to generate on-policy text" in own
-    assert "the time to generate on-policy text" not in plain
 
 
 def test_texts_longer_than_the_prompts_are_trained_on(

@@ -94,8 +94,3 @@ def test_the_tutorial_ends_with_a_verdict(teacher_folder: Path, tmp_path: Path) 
     for block in BLOCKS:
         reader.follow(block)
     assert any("$ kdtool compare" in block.text for block in BLOCKS)
-
-
-def test_the_loss_of_the_tutorial_is_a_short_file() -> None:
-    (code,) = (block for block in BLOCKS if block.language == "python")
-    assert len(code.text.splitlines()) <= 31

@@ -119,11 +119,10 @@ def test_files_hold_what_the_run_s_own_files_hold(
 def test_killed_three_times_each_arm_has_one_curve_without_gaps(recipe: dict[str, Any], tmp_path: Path) -> None:
     file = recipe_with_faults(recipe, tmp_path)  # 8 steps, all of them logged, a checkpoint after steps 3 and 6
     content = json.loads(file.read_text(encoding="utf-8"))
-    killer = {"use": f"{Path(__file__).with_name('killer.py')}:Killer"}
-    file.write_text(json.dumps({**content, "trackers": {"wandb": {}, "killer": killer}}), encoding="utf-8")
+    file.write_text(json.dumps({**content, "trackers": {"wandb": {}, **content["trackers"]}}), encoding="utf-8")
     out, store, log = tmp_path / "out", tmp_path / "store", tmp_path / "log"
     for step in (2, 5, 8):
-        code, said = command(file, out, store, log, KILL_AT=f"phases step {step}")
+        code, said = command(file, out, store, log, FAULT=f"-1 kill-at-any-step {step}")
         assert code == -signal.SIGKILL, said
     code, said = command(file, out, store, log)
     assert code == 0, said

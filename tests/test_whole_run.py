@@ -80,10 +80,6 @@ GUIDE = (Path(__file__).resolve().parent.parent / "docs" / "write-a-loss.md").re
 FOCAL = next(block for block in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "class FocalKL" in block)
 
 
-def test_documented_loss_has_at_most_30_lines() -> None:
-    assert len(FOCAL.splitlines()) <= 30
-
-
 def _own(recipe: dict[str, Any], text: str) -> dict[str, Any]:
     Path("focal.py").write_text(text, encoding="utf-8")
     losses = {"focal": {"use": "./focal.py:FocalKL", "gamma": 1.0}, "ce": {}}

@@ -9,7 +9,7 @@ from typing import Any
 
 import kdtool
 
-__all__ = ["apart", "lines", "logits", "path_of", "rows_of", "values", "weights", "without"]
+__all__ = ["apart", "lines", "path_of", "rows_of", "values", "weights", "without"]
 
 
 def without(recipe: Mapping[str, Any], *keys: str) -> dict[str, Any]:
@@ -29,20 +29,6 @@ def apart(one: Path | kdtool.Results, other: Path | kdtool.Results) -> float:
     """Return the largest difference of a weight of two students."""
     mine, theirs = weights(one), weights(other)
     return max(float((mine[name] - theirs[name]).abs().max()) for name in mine)
-
-
-def logits(folder: Path, adapter: Path | None = None, ids: range = range(40, 72)) -> Any:
-    """Compute logits with transformers, and peft where an adapter is given, alone."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    if adapter is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, adapter)
-    with torch.no_grad():
-        return model.eval()(input_ids=torch.tensor([list(ids)])).logits
 
 
 def path_of(results: kdtool.Results, stage: str) -> Path:

@@ -145,54 +145,6 @@ def test_every_package_has_a_page_that_the_search_finds(site: Path) -> None:
     assert {f"packages/{name}" for name in names} <= {*json.loads(found[1])}
 
 
-TASKS = {
-    "use own data": (["From your repository to your editor"], "folder"),
-    "mix own files": (["Choose and mix text"], "jsonl"),
-    "change the loss": (["Combine losses and teachers"], "weight"),
-    "find a setting": (["index of settings", "standard"], "learning_rate"),
-    "add a plugin": (["Write a plugin", "loss"], "kdtool new loss"),
-    "find what a run cost": (["Costs of a run"], "Costs"),
-}
-"""What a stranger wants: the links to click, from the landing page, and a word of the answer."""
-
-
-class Links(HTMLParser):
-    """Gathers the links of a page's article by their text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: dict[str, str] = {}
-        self.inside = False
-        self.address = self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.inside = self.inside or tag == "article"
-        if tag == "a":
-            self.address, self.text = dict(attrs).get("href") or "", ""
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "a" and self.inside:
-            self.found.setdefault(self.text, self.address)
-        self.inside = self.inside and tag != "article"
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_a_stranger_finds_it_within_two_clicks(task: str, site: Path) -> None:
-    texts, word = TASKS[task]
-    assert len(texts) <= 2
-    page = site / "index.html"
-    for text in texts:
-        links = Links()
-        links.feed(page.read_text(encoding="utf-8"))
-        address, _, place = links.found[text].partition("#")
-        page = (page.parent / address).resolve()
-        assert not place or place in read(page).ids
-    assert word in shown(page)
-
-
 def test_the_picture_of_a_run_names_every_kind_of_plugin() -> None:
     texts = re.findall(r"<text (?!class)[^>]*>([^<]+)<", (DOCS / "flow.svg").read_text(encoding="utf-8"))
     assert set(KINDS) <= {name for text in texts for name in re.split(r",\s*", text)}
@@ -224,31 +176,3 @@ def test_plugins_of_others_are_in_the_directory(tmp_path: Path) -> None:
     page = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
     assert 'href="https://example.org/rare"' in page
     assert "KL on rare tokens" in page
-
-
-def test_paragraphs_for_readers_of_the_repository_are_left_out(site: Path) -> None:
-    marked = [path for path in DOCS.rglob("*.md") if "<!-- not on the site -->" in path.read_text(encoding="utf-8")]
-    assert len(marked) > 4
-    for path in marked:
-        page = (site / path.relative_to(DOCS)).with_suffix(".html").read_text(encoding="utf-8")
-        assert "The site of this documentation" not in page
-        assert "of kdtool's documentation, and" not in shown(site / path.relative_to(DOCS).with_suffix(".html"))
-
-
-@pytest.mark.parametrize(
-    "text", ["[a page](nowhere.md)", "[a place](recipe.md#nowhere)", "```{py:class} Own(a: Nope)\n```"]
-)
-def test_what_leads_nowhere_fails_the_build(text: str, tmp_path: Path) -> None:
-    shutil.copytree(
-        DOCS,
-        tmp_path / "docs",
-        ignore=shutil.ignore_patterns("tests", "reference", "science", "benchmarks", "packages", "__pycache__"),
-    )
-    (tmp_path / "docs" / "index.md").write_text(f"# Start\n\n{text}\n\n```{{toctree}}\nrecipe\n```\n", encoding="utf-8")
-    for path in (tmp_path / "docs").glob("*.md"):
-        if path.name not in {"index.md", "recipe.md"}:
-            path.unlink()
-    (tmp_path / "docs" / "recipe.md").write_text("# The recipe\n", encoding="utf-8")
-    assert build(tmp_path / "docs", tmp_path / "site").returncode != 0
-    (tmp_path / "docs" / "index.md").write_text("# Start\n\n```{toctree}\nrecipe\n```\n", encoding="utf-8")
-    assert build(tmp_path / "docs", tmp_path / "site").returncode == 0

@@ -11,12 +11,11 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool_serve import Limits
 from playwright.sync_api import Browser, Page, sync_playwright
 from running import Running, running
 from scripted import ScriptedModels, StreamingRuntime
 
-__all__ = ["Limits", "Model", "Window", "models", "open_browser", "open_tab", "open_window"]
+__all__ = ["Model", "Window", "models", "open_browser", "open_window"]
 
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

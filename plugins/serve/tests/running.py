@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,11 +31,6 @@ class Running:
     def connections(self) -> int:
         """Return how many are open."""
         return len(self._server.server_state.connections)
-
-    def sends_at_once(self) -> list[bool]:
-        """Return for each open connection whether it sends small pieces without waiting for the client's receipt."""
-        sockets = [each.transport.get_extra_info("socket") for each in self._server.server_state.connections]
-        return [bool(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)) for each in sockets]
 
     def openai(self, key: str = "none") -> OpenAI:
         """Return the official client, which does not try again."""

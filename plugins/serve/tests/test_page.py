@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import kdtool
 import pytest
-from page_window import Limits, Model, models, open_tab, open_window
+from page_window import Model, models, open_window
 from playwright.sync_api import Browser, expect
 
 PROMPT = "def area(width, height):\n"
@@ -55,29 +53,6 @@ def test_code_appears_while_it_is_written_and_can_be_stopped(browser: Browser, w
         assert window.answer() == CODE
 
 
-def test_a_second_key_press_starts_no_second_run(browser: Browser) -> None:
-    with open_window(browser, served := models(pause=1)) as window:
-        window.run(PROMPT)
-        window.page.keyboard.press("Control+Enter")
-        expect(window.page.locator(".state")).to_have_text("1 token")
-        window.page.keyboard.press("Control+Enter")
-        served["student"].gate.set()
-        window.wait()
-    assert len(served["student"].asked) == 1
-
-
-def test_a_long_prompt_is_drawn_and_answered_soon(browser: Browser) -> None:
-    prompt = 'total = area(1, 2) + "x"  # and so on\n' * 2_500
-    with open_window(browser, served := models(context=1_000_000)) as window:
-        setting = "text => { const begin = performance.now(); setPrompt(text); return performance.now() - begin }"
-        assert window.page.evaluate(setting, prompt) < 3000
-        assert window.page.evaluate(setting, prompt * 4) < 3000
-        window.page.keyboard.press("Control+Enter")
-        window.wait()
-        assert window.answer() == CODE
-    assert served["student"].asked[0].prompt == prompt * 4
-
-
 @pytest.mark.parametrize(
     "init",
     ["", "Object.defineProperty(navigator, 'clipboard', {value: undefined})", "Clipboard.prototype.writeText = null"],
@@ -92,13 +67,6 @@ def test_copy_gives_the_answer_alone(browser: Browser, init: str) -> None:
         window.type("")
         window.page.keyboard.press("Control+V")
         assert window.page.input_value("#prompt") == code
-
-
-def test_an_answer_is_added_to_the_prompt(browser: Browser) -> None:
-    with open_window(browser) as window:
-        window.ask(f"{PROMPT}<FILL_ME>\nprint(area(1, 2))\n")
-        window.page.get_by_role("button", name="Add to prompt").click()
-        assert window.page.input_value("#prompt") == f"{PROMPT}{CODE}\nprint(area(1, 2))\n"
 
 
 def test_an_example_fills_the_prompt(browser: Browser) -> None:
@@ -132,30 +100,6 @@ def test_a_gap_is_filled_from_both_sides(browser: Browser) -> None:
     assert (asked.prompt, asked.suffix) == ("def area(width, height):\n    return ", "\n\nprint(area(1, 2))\n")
 
 
-def test_there_is_one_gap_and_models_without_fim_tokens_say_how_they_fill_it(browser: Browser) -> None:
-    abilities: frozenset[kdtool.Ability] = frozenset({"continue"})
-    with open_window(browser, models(abilities=abilities)) as window:
-        for cursor, prompt in [(0, "<FILL_ME>ab"), (7, "a<FILL_ME>b"), (11, "ab<FILL_ME>")]:
-            window.type("a<FILL_ME>b")
-            window.page.evaluate(f"document.getElementById('prompt').setSelectionRange({cursor}, {cursor})")
-            window.page.locator("#infill").click()
-            assert window.page.input_value("#prompt") == prompt
-        window.page.keyboard.press("Control+Enter")
-        window.wait()
-        assert "It has no FIM tokens, and continued the text before the gap" in window.page.inner_text(".state")
-        window.ask("a")
-        assert "FIM" not in window.page.inner_text(".state")
-
-
-def test_accepted_completions_of_editors_are_shown(browser: Browser) -> None:
-    with open_window(browser) as window:
-        assert window.page.locator("#completions").is_hidden()
-        for prefix in ("x = ", "x =     return width * height\n    y"):
-            window.server.post("/infill", input_prefix=prefix, n_predict=9)
-        window.ask("a")
-        expect(window.page.locator("#completions")).to_contain_text("student 2 asked for, 2 shown, 1 accepted.")
-
-
 def test_a_conversation_has_several_turns_until_a_new_one_begins(browser: Browser) -> None:
     answer = "Like **this**:\n\n```python\nreturn width\n```\n\nand <b>no</b> more.\n"
     served = {"student": Model(answer), "teacher": Model("Width by height.")}
@@ -177,20 +121,6 @@ def test_a_conversation_has_several_turns_until_a_new_one_begins(browser: Browse
         assert [role for role, _ in second] == ["user", "assistant", "user"]
         assert second[:1] == first == (("user", "What is an area?"),)
         assert third == (("user", "Why?"),)
-
-
-def test_an_answer_that_was_stopped_is_no_turn(browser: Browser) -> None:
-    model = Model("One two three.", pause=1)
-    with open_window(browser, {"teacher": model}) as window:
-        window.page.get_by_label("Prompt is").select_option("a question")
-        window.run("What?")
-        expect(window.page.locator(".out")).to_contain_text("One")
-        window.page.keyboard.press("Escape")
-        model.gate.set()
-        window.wait()
-        expect(window.page.get_by_label("Prompt: code")).to_have_value("What?")
-        window.ask("What?")
-    assert model.asked[-1].turns == (("user", "What?"),)
 
 
 def test_compare_runs_all_at_once_and_ends_with_a_sentence(browser: Browser) -> None:
@@ -249,39 +179,6 @@ def test_columns_can_be_chosen_and_run_one_by_one(browser: Browser) -> None:
     assert not served["control"].asked
 
 
-def test_stop_all_ends_every_column_and_runs_no_further_one(browser: Browser) -> None:
-    served = models(pause=2)
-    with open_window(browser, served) as window:
-        window.show("Compare")
-        window.run(PROMPT)
-        expect(window.page.locator(".out").nth(2)).to_have_text("return")
-        window.page.get_by_role("button", name="Stop all").click()
-        window.wait()
-        assert window.page.locator(".state").all_inner_texts() == ["2 tokens, stopped"] * 3
-        window.page.get_by_label("Order").select_option("one by one")
-        window.page.click("#run")
-        window.page.keyboard.press("Escape")
-        window.wait()
-        assert window.page.locator(".state").all_inner_texts()[1:] == ["not run"] * 2
-        for model in served.values():
-            model.gate.set()
-
-
-class Whole(Model):
-    """A model that answers in one piece after 0.2 seconds."""
-
-    def stream(self, request: kdtool.Request) -> Iterator[kdtool.TextPiece]:
-        time.sleep(0.2)
-        yield kdtool.TextPiece(CODE, 5, 10, "stop")
-
-
-def test_a_model_that_answers_in_one_piece_has_a_speed(browser: Browser) -> None:
-    with open_window(browser, {"student": Whole("")}) as window:
-        window.ask(PROMPT)
-        assert 1 < float(window.page.inner_text(".speed")) < 50
-        assert window.page.inner_text(".state") == "10 tokens, finished"
-
-
 def test_a_column_that_fails_leaves_the_others(browser: Browser) -> None:
     served: dict[str, Any] = {**models(), "control": kdtool.UsageError("control lacks its tokenizer; export it again")}
     with open_window(browser, served) as window:
@@ -289,22 +186,6 @@ def test_a_column_that_fails_leaves_the_others(browser: Browser) -> None:
         window.ask(PROMPT)
         assert window.page.inner_text(".error:visible") == "Control lacks its tokenizer; export it again."
         assert window.status.startswith("The student is ")
-
-
-def test_a_full_queue_tells_when_to_try_again_and_a_long_prompt_what_to_shorten(browser: Browser) -> None:
-    served = {"student": Model(CODE, pause=0, streams=1, context=10)}
-    limits = Limits(queue=0, body=1000)
-    with open_window(browser, served, limits=limits) as window, open_tab(browser, window.server) as other:
-        window.run(PROMPT)
-        expect(window.page.locator(".state")).to_have_text("loading the model…")
-        other.run(PROMPT)
-        expect(other.page.get_by_role("alert")).to_have_text("The queue is full: press Run again in 1 s.")
-        served["student"].gate.set()
-        window.wait()
-        window.ask("a " * 20)
-        assert window.alert.endswith("Shorten the prompt or “Length”, then press Run.")
-        window.ask("a" * 2000)
-        assert window.alert == "The prompt is too long for this server: shorten it, then press Run."
 
 
 @pytest.mark.parametrize("path", ["models", "completions"])
@@ -350,17 +231,6 @@ def test_a_server_with_a_key_asks_for_it(browser: Browser) -> None:
         assert not any("a-secret" in address for address in window.requests)
 
 
-def test_nothing_to_run_is_said(browser: Browser) -> None:
-    with open_window(browser) as window:
-        window.run("  ")
-        assert window.status == "The prompt is empty: begin some code, then press Run."
-        window.show("Compare")
-        for name in models():
-            window.page.get_by_label(name).uncheck(force=True)
-        window.run(PROMPT)
-        assert window.status == "No model is chosen: choose one below the prompt, then press Run."
-
-
 def test_markup_that_a_model_writes_stays_text(browser: Browser) -> None:
     attack = "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script> </pre><b>&amp;</b> 'open"
     with open_window(browser, {"student": Model(attack)}) as window:
@@ -401,17 +271,3 @@ def test_settings_are_remembered(browser: Browser) -> None:
         assert window.page.evaluate(background) == light
         chosen = window.page.locator("#models :checked").evaluate_all("all => all.map(one => one.value)")
         assert chosen == ["student", "teacher"]
-
-
-@pytest.mark.parametrize(
-    "init",
-    [
-        "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('denied', 'SecurityError') }})",
-        "localStorage.setItem('kdtool', '{broken')",
-    ],
-)
-def test_the_page_works_without_what_it_remembers(browser: Browser, init: str) -> None:
-    with open_window(browser, tab={"init": init}) as window:
-        window.ask(PROMPT)
-        assert window.answer() == CODE
-        assert window.problems == []

@@ -100,9 +100,3 @@ def test_the_keyboard_alone_is_enough(browser: Browser) -> None:
         page.keyboard.press("Enter")
         window.wait()
         assert page.inner_text(".name") == "control"
-
-
-def test_without_motion_nothing_moves(browser: Browser) -> None:
-    with open_window(browser, tab={"reduced_motion": "reduce"}) as window:
-        window.ask(PROMPT)
-        assert window.page.evaluate("document.getAnimations().length") == 0

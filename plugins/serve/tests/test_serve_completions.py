@@ -12,15 +12,7 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_serve.devices import (
-    Devices,
-    candidates,
-    choose_likeliest,
-    cut_to_fit,
-    end_at_unit,
-    fitting_length,
-    parse_shares,
-)
+from kdtool_serve.devices import Devices, cut_to_fit, end_at_unit, fitting_length, parse_shares
 from kdtool_serve.engine import cache_bytes, fitting_streams
 from kdtool_serve.tasks import as_gap, end_at_suffix
 from kdtool_testing.tiny_models import tiny_model
@@ -57,12 +49,9 @@ GAPS = [
         ("width * height\n\nprint(area(2, 3)) + 1\n", SUFFIX, "width * height\n\nprint(area(2, 3)) + 1\n"),
         ("    x = 1\n    return x\n", "    return x\n", "    x = 1"),
         ("x = 1\n    return x\n", "\n    return x\n", "x = 1"),
-        ("x = 1\nreturn x\n", "\n    return x\n", "x = 1\nreturn x\n"),
         ("width, height):\n    return 1\n", "):\n    pass", "width, height"),
         ("g(x), y), 2)\n", ")\nz = 1", "g(x), y), 2"),
-        ("no bracket\nmore", ")", "no bracket"),
         ("word", "", "word"),
-        ("word", "\n\n", "word"),
     ]
 ]
 
@@ -129,19 +118,6 @@ def test_several_answers_of_openais_protocol_come_the_likeliest_first() -> None:
     assert student.asked[-1].logprobs is None
 
 
-def test_real_answers_share_their_passes_and_the_first_is_the_greedy_one() -> None:
-    runtime = TransformersStreaming(tiny_model())
-    request = kdtool.Request("0", "def f(x):\n    return ", 8, heal=True)
-    greedy = "".join(piece.text for piece in runtime.stream(request))
-    asked = candidates(request, 3)
-    alone = ["".join(piece.text for piece in runtime.stream(each)) for each in asked]
-    *_, last = choose_likeliest([runtime.stream(each) for each in asked], request)
-    assert alone[0] == greedy
-    assert last.text in alone
-    assert last.tokens_out == 24
-    runtime.close()
-
-
 def test_a_share_of_the_students_completions_goes_to_the_control() -> None:
     models = ScriptedModels({"student": StreamingRuntime(), "control": StreamingRuntime()})
     with running(models, shares={"control": 0.5}) as server:
@@ -185,9 +161,7 @@ CONTINUES = StreamingRuntime(abilities=frozenset({"continue"}))
     [
         "<fim_prefix>def f(<fim_suffix>):\n<fim_middle>",
         "<repo_name>x<file_sep>a.py\n<fim_prefix>def f(<fim_suffix>):\n<fim_middle>",
-        "<|fim_prefix|>def f(<|fim_suffix|>):\n<|fim_middle|>",
         "<｜fim▁begin｜>def f(<｜fim▁hole｜>):\n<｜fim▁end｜>",
-        "<|code_prefix|>def f(<|code_suffix|>):\n<|code_middle|>",
         "<PRE> def f( <SUF>):\n <MID>",
         "[SUFFIX]):\n[PREFIX]def f(",
         "<|user|>\n###MODE:BLOCK\n<|code_suffix|>):\n<|code_prefix|>def f(<|code_middle|><|assistant|>\n",
@@ -247,28 +221,6 @@ def test_fim_tokens_of_another_model_are_written_in_the_models_own_order(name: s
         assert (student.asked[-1].suffix is not None) == expected
         assert student.asked[-1].prompt.startswith("<fim_prefix>") != expected
         assert student.asked[-1].heal == expected
-
-
-def test_a_real_model_reads_its_family_from_its_tokenizer() -> None:
-    runtime = TransformersStreaming(tiny_model())
-    assert runtime.infilling is None
-    request = kdtool.Request("0", "<fim_prefix>a<fim_suffix>b<fim_middle>", 9)
-    assert as_gap(request, runtime).suffix == "b"
-
-
-def test_a_stream_says_it_and_ends_there_too(without_fim: Running) -> None:
-    found = without_fim.post("/api/generate", model="control", prompt="x = ", suffix=SUFFIX)
-    assert found.headers["kdtool-gap"] == "continued"
-    lines = [json.loads(line) for line in found.text.splitlines()]
-    assert "".join(line["response"] for line in lines) == "width * height"
-    assert lines[-1]["done_reason"] == "stop"
-
-
-def test_a_model_with_fim_tokens_reads_the_suffix(student: StreamingRuntime) -> None:
-    with running(ScriptedModels({"student": student})) as server:
-        found = server.post("/infill", input_prefix="a", input_suffix="b")
-    assert "kdtool-gap" not in found.headers
-    assert student.asked[0].suffix == "b"
 
 
 def test_a_real_model_without_fim_tokens_is_never_an_error() -> None:

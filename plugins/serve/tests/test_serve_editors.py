@@ -99,7 +99,6 @@ def test_a_gap_in_a_long_file_is_filled_from_the_text_next_to_it(student: Stream
     ("text", "given", "kept"),
     [
         ("x = 1\n    y = 2\nz = 3\n", {"n_indent": 4}, "x = 1\n    y = 2"),
-        ("x = 1\n\n    y = 2\n", {"n_indent": 4}, "x = 1\n\n    y = 2\n"),
         ("x = 1\nz = 3\n", {}, "x = 1"),
         ("x = 1\n    y = 2\n    z = 3\n" + "w " * 200, {"t_max_predict_ms": 1}, "x = 1"),
         ("x = 1\n    y = 2\n", {"t_max_predict_ms": -1}, "x = 1\n    y = 2\n"),

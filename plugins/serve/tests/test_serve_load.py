@@ -24,10 +24,6 @@ def _ask(server: Running, count: int, **body: object) -> list[httpx.Response]:
         return list(threads.map(lambda _: server.post("/v1/completions", prompt="x", **body), range(count)))
 
 
-def _loaded(server: Running) -> list[str]:
-    return [name for name, engine in server.pool.engines.items() if engine.runtime is not None]
-
-
 def test_a_model_loads_once_and_generates_no_more_answers_at_once_than_it_can() -> None:
     student = StreamingRuntime(streams=3, seconds=0.01)
     models = ScriptedModels({"student": student})
@@ -36,12 +32,6 @@ def test_a_model_loads_once_and_generates_no_more_answers_at_once_than_it_can() 
         assert {response.status_code for response in _ask(server, 12)} == {200}
     assert models.opened == ["student"]
     assert student.most_open == 3
-
-
-def test_no_response_waits_for_the_receipt_of_its_headers(server: Running) -> None:
-    with httpx.Client() as client:
-        assert client.get(f"{server.url}/health").status_code == 200
-        assert server.sends_at_once() == [True]
 
 
 def test_a_request_beyond_the_queue_gets_429_and_the_time_to_wait() -> None:
@@ -93,25 +83,6 @@ def test_a_model_that_cannot_be_opened_is_refused_and_tried_again() -> None:
     assert models.opened == ["student", "student"]
 
 
-def test_answers_that_wait_when_the_model_fails_get_it_again(capfd: pytest.CaptureFixture[str]) -> None:
-    def fail_once(request: kdtool.Request) -> str:
-        while server.pool.engines["student"].queue_length < 2 and models.opened == ["student"]:
-            time.sleep(0.01)
-        if models.opened == ["student"]:
-            raise kdtool.PluginError(f"the process ended over {Path.home() / 'models' / 'a.gguf'}: it was killed")
-        return "text"
-
-    student = StreamingRuntime(fail_once, streams=1)
-    models = ScriptedModels({"student": student})
-    with running(models) as server:
-        found = _ask(server, 3)
-        assert sorted(response.status_code for response in found) == [200, 200, 503]
-        (failed,) = (response.json()["error"] for response in found if response.status_code == 503)
-        assert failed["message"] == "the process ended over a.gguf: it was killed"
-        assert (models.opened, student.closed) == (["student", "student"], True)
-    assert "student failed, and loads again with its next request" in capfd.readouterr().err
-
-
 def test_the_model_that_was_not_asked_for_longest_is_unloaded() -> None:
     runtimes = {name: StreamingRuntime() for name in ("student", "control", "teacher")}
     with running(ScriptedModels(runtimes), limits=Limits(keep=2)) as server:
@@ -120,45 +91,6 @@ def test_the_model_that_was_not_asked_for_longest_is_unloaded() -> None:
         loaded = [card["id"] for card in server.get("/v1/models").json()["data"] if card["kdtool"]["loaded"]]
         assert loaded == ["student", "teacher"]
         assert runtimes["control"].closed
-
-
-@pytest.mark.parametrize("reason", ["they are done", "the model refuses", "the client leaves"])
-def test_models_that_are_asked_at_once_are_unloaded_when(reason: str) -> None:
-    class Slow(ScriptedModels):
-        def open(self, name: str) -> kdtool.Runtime:
-            time.sleep(0.0 if status == 200 else 0.3)
-            return super().open(name)
-
-    status = {"they are done": 200, "the model refuses": 400, "the client leaves": 0}[reason]
-    abilities: frozenset[kdtool.Ability] = frozenset({"infill"} if status == 400 else {"continue"})
-    names = ("student", "control", "teacher")
-    models = Slow({name: StreamingRuntime(abilities=abilities, seconds=0.02) for name in names})
-
-    def ask(name: str) -> int:
-        try:
-            body = {"prompt": "x", "model": name}
-            return httpx.post(f"{server.url}/v1/completions", json=body, timeout=20 if status else 0.1).status_code
-        except httpx.TimeoutException:
-            return 0
-
-    with running(models, limits=Limits(keep=1)) as server, ThreadPoolExecutor(3) as threads:
-        assert set(threads.map(ask, models.subjects)) == {status}
-        end = time.monotonic() + 10
-        while (len(models.opened) < 3 or len(_loaded(server)) > 1) and time.monotonic() < end:
-            time.sleep(0.02)
-        assert (len(models.opened), len(_loaded(server))) == (3, 1)
-
-
-def test_a_model_that_fails_to_close_holds_up_no_other(capsys: pytest.CaptureFixture[str]) -> None:
-    class Stuck(StreamingRuntime):
-        def unload(self) -> None:
-            raise RuntimeError("does not close")
-
-    models = ScriptedModels({"student": Stuck(), "control": StreamingRuntime()})
-    with running(models, limits=Limits(keep=1)) as server:
-        for name in ("student", "control"):
-            assert server.post("/v1/completions", prompt="x", model=name).status_code == 200
-    assert "does not close" in capsys.readouterr().err
 
 
 def test_only_offered_models_are_listed_the_default_first() -> None:

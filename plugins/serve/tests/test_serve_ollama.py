@@ -1,15 +1,11 @@
-"""Ollama's own clients, unchanged, against a server with scripted models and with a real one."""
+"""Ollama's own client, unchanged, against a server with scripted models and with a real one."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import kdtool
@@ -22,7 +18,6 @@ from scripted import ScriptedModels, StreamingRuntime
 
 TEXT = "return width * height\n"
 ASK: list[Any] = [{"role": "user", "content": "area of a rectangle"}]
-JAVASCRIPT = Path(__file__).parent / "ollama_client.cjs"
 
 
 @contextmanager
@@ -172,21 +167,3 @@ def test_a_real_model_answers_and_has_its_shapes() -> None:
         assert loaded.context_length == 512
         assert loaded.details
         assert loaded.details.family == "llama"
-
-
-def test_the_javascript_client_works_unchanged(server: Running) -> None:
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        pytest.skip("Node.js is not installed")
-    folders = subprocess.run([npm, "root", "-g"], capture_output=True, text=True, check=True).stdout.strip()
-    paths = os.pathsep.join(filter(None, [os.environ.get("NODE_PATH"), folders]))
-    environment, command = {**os.environ, "NODE_PATH": paths}, [node, str(JAVASCRIPT), server.url]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    if "Cannot find module 'ollama'" in done.stderr:
-        pytest.skip("the client is not installed: npm install -g ollama")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found == {
-        "gap": TEXT, "streamed": TEXT, "chat": TEXT, "reason": "stop", "models": ["student:latest", "control:latest"],
-        "status": 404, "error": "model 'gpt-9' not found; this server has student, control",
-    }  # fmt: skip

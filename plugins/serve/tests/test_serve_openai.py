@@ -127,24 +127,13 @@ IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
     ("given", "param", "words"),
     [
         ({"logit_bias": {"50256": -100}}, "logit_bias", ""),
-        ({"presence_penalty": 0.5}, "presence_penalty", ""),
-        ({"best_of": 2}, "best_of", ""),
         ({"guided_json": {}}, "guided_json", ""),
-        ({"max_tokens": 0}, "max_tokens", ""),
-        ({"temperature": 3}, "temperature", ""),
         ({"echo": True, "logprobs": 1}, "echo", ""),
-        ({"prompt": 5}, "prompt", "must be a text or a list of texts; lists of token ids are not"),
         ({"prompt": [1, 2, 3]}, "prompt", "must be a text or a list of texts; lists of token ids are not"),
         ({"prompt": "x " * 1200}, "prompt", "1200 tokens, leaves no room in the model's context of 1000 tokens"),
-        (
-            {"prompt": "x " * 1200, "stream": True},
-            "prompt",
-            "1200 tokens, leaves no room in the model's context of 1000",
-        ),
         ({"model": "gpt-9"}, "model", "no model 'gpt-9' here; ask for one of student, control"),
         ({"model": "control", **CHAT}, "messages", NO_TEMPLATE),
         ({"messages": [{"role": "assistant", "content": "def f("}]}, "messages", ""),
-        ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content", "must be a text or a list of parts"),
         ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages.0.content.0.type", "input should be 'text'"),
     ],
 )
@@ -158,14 +147,6 @@ def test_a_request_that_is_not_supported_is_refused_by_its_field(
     assert error["param"] == param
     assert param in error["message"]
     assert words in error["message"]
-
-
-def test_the_official_client_raises_its_own_errors(server: Running) -> None:
-    with pytest.raises(openai.NotFoundError) as refused:
-        server.openai().completions.create(model="gpt-9", prompt="x")
-    assert refused.value.code == "model_not_found"
-    with pytest.raises(openai.BadRequestError, match="logit_bias"):
-        server.openai().completions.create(model="student", prompt="x", logit_bias={"50256": -100})
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -217,7 +198,6 @@ def test_closing_a_stream_ends_the_generation_within_one_token(server: Running, 
     [
         (RuntimeError("CUDA out of memory"), 503, "insufficient_memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 503, "insufficient_memory"),
-        (TimeoutError("the read operation timed out"), 500, "model_failed"),
         (None, 200, None),
     ],
 )

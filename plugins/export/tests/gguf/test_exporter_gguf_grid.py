@@ -79,12 +79,6 @@ def test_the_grid_is_that_of_the_file_and_the_next_export_keeps_it(
         assert error(again[path], expected[path]) <= 0.25 * error(expected[path], plain[path])
 
 
-def test_matrices_have_the_types_of_the_file(tmp_path: Path) -> None:
-    said: list[str] = []
-    on_grid(save_student(tmp_path / "a", hidden=256), run_in(tmp_path / "run", say=said.append), type="q2_k")
-    assert said == ["gguf-grid: 16 matrices in Q2_K, 4 matrices in Q3_K, 4 matrices in Q4_0, 4 matrices in F16"]
-
-
 def test_gradients_are_those_of_the_rounded_weights_and_steps_are_seen(tmp_path: Path) -> None:
     student, run = save_student(tmp_path / "student"), run_in(tmp_path / "run")
     twin, settings = save_student(tmp_path / "twin"), {"type": "q4_0", "imatrix": "none"}

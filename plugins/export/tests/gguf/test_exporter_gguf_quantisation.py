@@ -28,7 +28,6 @@ from kdtool_export.gguf.quantisation import ModelShape, encode, tensor_type
 from kdtool_export.gguf.settings import QUANTISED, Mix
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import save_tiny
-from kdtool_transformers import TransformersModel
 
 
 @pytest.mark.parametrize("mix", get_args(Mix))
@@ -49,20 +48,6 @@ def test_every_type_is_the_same_model(mix: Mix, tmp_path: Path) -> None:
     }
     assert any(f"small-{mix}.gguf: KL divergence" in line for line in said)
     assert "KL divergence" in artifact.card
-
-
-def test_files_of_one_student_share_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_student(tmp_path / "trained", seed=7)
-    read: list[int] = []
-
-    def count(model: TransformersModel, windows: Any) -> Any:
-        read.append(len(windows))
-        return measure_importance(model, windows)
-
-    monkeypatch.setattr("kdtool_export.gguf.calibration.measure_importance", count)
-    for mix in ("q4_k_m", "q2_k"):
-        GGUF(GGUF.Config(type=mix, threads=1)).kdtool_export(run_in(tmp_path / mix), tmp_path / "trained")
-    assert len(read) == 1
 
 
 def test_logits_are_compared_as_in_double_precision() -> None:
@@ -242,15 +227,6 @@ def test_important_columns_are_kept_better() -> None:
         for weights in (None, importance)
     ]
     assert errors[1] < 0.5 * errors[0]
-
-
-def test_columns_that_never_had_an_input_leave_finite_weights() -> None:
-    values = np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32)
-    for kind in (
-        GGMLQuantizationType[name] for name in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q5_0", "IQ4_XS")
-    ):
-        found = encode(values, kind, np.zeros(256, dtype=np.float32))
-        assert np.isfinite(dequantize(found, kind)).all(), kind
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:

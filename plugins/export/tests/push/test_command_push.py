@@ -160,13 +160,11 @@ def test_other_errors_are_told_apart_and_quote_no_token(
     ("status", "where", "code", "said"),
     [
         (401, "/api/repos/create", 4, "does not accept the token"),
-        (403, "/api/repos/create", 4, "may not write to someone/small"),
         (403, "/commit/", 4, "may not write to someone/small"),
         (412, "/commit/", 2, "was changed meanwhile"),
         (400, "/commit/", 2, "refuses the content"),
         (500, "/api/whoami-v2", 5, "cannot be reached or failed"),
         (503, "/commit/", 5, "the same command continues"),
-        (500, "/lfs/", 5, "the same command continues"),
     ],
 )
 def test_refusals_of_the_hub_are_sentences_with_a_remedy(
@@ -325,7 +323,6 @@ def test_folders_of_this_machine_and_known_overlaps_are_noted(results: kdtool.Re
     [
         (["--to", "abc"], "expected owner/name"),
         (["--to", "a/b/c"], "the Hub does not accept"),
-        (["--to", "a/b c"], "the Hub does not accept"),
         (["--file", "onnx"], "choose from: safetensors, gguf, model, small-q8_0.gguf"),
         (["--space"], "--space: the run exported no page; expected one, of the exporter web: add"),
     ],
@@ -341,23 +338,6 @@ def test_runs_that_cannot_be_published_say_why(push: Push, results: kdtool.Resul
     push.refuses(said="exported nothing; add `exporters:")
     (results.folder / "results.json").rename(results.folder / "graph.json")
     push.refuses(said="is not finished")
-
-
-def test_a_run_that_was_moved_is_published_the_same(results: kdtool.Results, hub: Hub, tmp_path: Path) -> None:
-    here = plan_push("small", to=MODEL).content("someone")
-    shutil.move("runs", "elsewhere")
-    there = plan_push("small", to=MODEL, out="elsewhere").content("someone")
-    assert here["README.md"] == there["README.md"]
-
-
-def test_two_files_of_one_name_get_places_of_their_own(results: kdtool.Results) -> None:
-    first = results.arms[0].artifacts[1]
-    other = first.path.parent.with_name("gguf-3") / first.path.name
-    shutil.copytree(first.path.parent, other.parent)
-    artifacts = (*results.arms[0].artifacts, replace(first, path=other))
-    arms = (replace(results.arms[0], artifacts=artifacts),)
-    write_results(replace(results, arms=arms, components=(*results.components, exporter("second"))))
-    assert {"small-q8_0.gguf", "second-small-q8_0.gguf"} <= plan_push("small").files.keys()
 
 
 def test_the_folder_for_transformers_is_the_repository_and_others_are_below_it(results: kdtool.Results) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -132,34 +129,3 @@ def test_a_student_of_bfloat16_is_written_without_a_change(dtype: Any, written: 
     stored, before = (load_file(folder / "model.safetensors") for folder in (artifact.path, tmp_path / "trained"))
     assert all(weight.dtype == getattr(torch, written) for weight in stored.values())
     assert all(weight.to(torch.bfloat16).equal(before[name]) for name, weight in stored.items())
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX")
-def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
-    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in export(tmp_path).path.iterdir()}
-    assert modes["model.safetensors"] == modes["config.json"] == 0o666 & ~_umask()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def test_who_computes_in_few_bits_is_warned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found: list[torch.dtype] = []
-
-    def deviation(expected: torch.Tensor, written: Any) -> float:
-        found.append(written.model.dtype)
-        return 0.25 if written.model.dtype == torch.bfloat16 else 0.01
-
-    monkeypatch.setattr("kdtool_export.safetensors._deviation", deviation)
-    said: list[str] = []
-    artifact = export(tmp_path, say=said.append)
-    card = artifact.card
-    assert found == [torch.bfloat16, torch.float32]
-    assert said == ["safetensors: computed in bfloat16, the student's logits deviate by 0.25 standard deviations"]
-    assert "by 1.0e-02 standard deviations, and by 2.5e-01 if they are computed in bfloat16" in card
-    assert "open it in float32" in card
-    assert "from_pretrained(folder, dtype=torch.float32)" in card, "its lines do as it says"
-    assert "from_pretrained(folder, dtype=torch.float32)" in artifact.how_to_use

@@ -1,4 +1,4 @@
-"""The exported page in a real Chromium: measured on both backends, used offline, and refused if it is broken."""
+"""The exported page in a real Chromium: measured on both backends, and used offline."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import json
 import shutil
 from math import ceil
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import kdtool
 import numpy as np
-import onnx
 import onnxruntime as ort
 import pytest
-from kdtool_export.web import Web, graph
+from kdtool_export.web import Web
 from kdtool_export.web.browser import find_chromium, serving
 from kdtool_export.web.npm import _cache, _is_whole
 from kdtool_export.web.parity import WINDOW
@@ -122,19 +121,3 @@ def continued(folder: Path, prompt: str, tokens: int) -> str:
             break
         ids.append(int(logits.argmax()))
     return str(tokenizer.decode(ids[begun:])).rstrip("\ufffd")
-
-
-def test_a_broken_cache_is_refused_in_the_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = graph.build_graph
-
-    def build(model: Any, dtype: str, shape: Any) -> bytes:
-        found = onnx.load_from_string(whole(model, dtype, shape))
-        node = next(node for node in found.graph.node if node.op_type == "GroupQueryAttention")
-        node.output[1], node.output[2] = node.output[2], node.output[1]  # keys as values
-        return bytes(found.SerializeToString())
-
-    monkeypatch.setattr(graph, "build_graph", build)
-    save_tiny(tmp_path / "trained", layers=2, hidden_size=64, intermediate_size=96)
-    (tmp_path / "run").mkdir()
-    with pytest.raises(kdtool.PluginError, match=r"(differs from the student: int8|something else .* in wasm)"):
-        Web(Web.Config(dtypes=("int8",))).kdtool_export(make_run(tmp_path / "run"), tmp_path / "trained")

@@ -100,15 +100,6 @@ def test_a_sentence_says_what_a_file_costs_and_saves(sample: kdtool.Results) -> 
     ]
 
 
-def test_memory_that_another_program_takes_is_said_to_be_measured_otherwise(sample: kdtool.Results) -> None:
-    other = dataclasses.replace(MEMORY[1], settings={**MEMORY[1].settings, "program": "another"})
-    (sentence, _) = _sentences(sample, [WORSE, OPEN], [*SCORES, MEMORY[0], other, *SIZES])
-    assert sentence.endswith("of the memory at a context of 4096 tokens, measured otherwise (program).")
-    peak = dataclasses.replace(MEMORY[1], settings={**MEMORY[1].settings, "held": "the most while it read"})
-    (sentence, _) = _sentences(sample, [WORSE, OPEN], [*SCORES, MEMORY[0], peak, *SIZES])
-    assert sentence.endswith("measured otherwise (held).")
-
-
 def test_without_scores_a_sentence_is_of_perplexity_and_without_any_of_bytes_alone(sample: kdtool.Results) -> None:
     assert _sentences(sample, [PERPLEXITY], [*SCORES, *SIZES]) == [
         "Q4_K_M raises perplexity by 3.10 % (2.80 to 3.40 %).",
@@ -117,16 +108,6 @@ def test_without_scores_a_sentence_is_of_perplexity_and_without_any_of_bytes_alo
     better = dataclasses.replace(WORSE, difference=0.013, low=0.002, high=0.024, verdict="better")
     (sentence,) = _sentences(sample, [better], SCORES)
     assert sentence == "Q4_K_M gains 1.3 points of humaneval pass@1 (0.2 to 2.4 points)."
-
-
-def test_files_of_one_type_are_told_apart_by_their_names(sample: kdtool.Results) -> None:
-    results = _results(sample, [WORSE, OPEN], SCORES)
-    alike = tuple(kdtool.Artifact(path, "gguf", 1, "Q4_K_M") for path in FILES.values())
-    results = dataclasses.replace(
-        results, arms=tuple(dataclasses.replace(arm, artifacts=alike) for arm in results.arms)
-    )
-    found = exports(results, Subjects(results.subjects)).sentences
-    assert [sentence.split()[0] for sentence in found] == ["run-q4_k_m.gguf", "run-q8_0.gguf:"]
 
 
 def test_few_items_say_nothing_about_an_export(sample: kdtool.Results) -> None:

@@ -146,16 +146,6 @@ def test_missing_parts_leave_a_valid_page(sample: kdtool.Results) -> None:
     assert "Nothing was exported in this run." in text_of(page(empty_results(sample.folder)))
 
 
-def test_one_seed_is_called_one_seed(sample: kdtool.Results) -> None:
-    arms = tuple(arm for arm in sample.arms if arm.seed == 0)
-    measured = tuple(found for found in sample.measurements if found.subject[-1] not in "12")
-    compared = tuple(dataclasses.replace(found, seeds=1) for found in sample.comparisons)
-    text = text_of(page(dataclasses.replace(sample, arms=arms, measurements=measured, comparisons=compared)))
-    assert "With one seed, intervals cover the choice of test items, not the luck of training." in text
-    assert "64 items, one seed" in text
-    assert "seeds: 1" not in text
-
-
 def test_hostile_keys_names_and_answers_stay_text(sample: kdtool.Results, tmp_path: Path) -> None:
     """The suite of reporters has hostile text in all other places."""
     measured = [dataclasses.replace(one, subject=one.subject + HOSTILE) for one in sample.measurements]
@@ -197,13 +187,6 @@ def test_histories_with_any_numbers_are_drawn(values: list[float]) -> None:
     )
     check(html)
     assert not re.search(r'd="[^"]*(nan|inf)', html)
-
-
-def test_charts_follow_light_and_dark_and_read_aloud(sample_page: str) -> None:
-    drawn = "".join(re.findall(r"<svg.*?</svg>", sample_page, re.DOTALL))
-    assert {"--student", "--control", "--t1", "--muted"} <= set(re.findall(r"var\((--[\w-]+)\)", drawn))
-    assert not re.search("stroke: #|fill: #", drawn)
-    assert re.search(r"ce against training tokens\. Student: from [\d.]+ to [\d.]+; Control", drawn)
 
 
 def test_intervals_are_those_of_the_results_values(sample: kdtool.Results) -> None:
@@ -281,24 +264,6 @@ def test_the_share_of_the_teacher_is_that_of_the_scores(sample: kdtool.Results, 
         assert int(shown[1]) < share < int(shown[2]), "12 of 20 are three quarters of 16 of 20, 4 of 20 a quarter"
 
 
-def test_measurements_called_by_their_evaluator_too_are_known(sample: kdtool.Results, sample_page: str) -> None:
-    """So they are where two evaluators measure under one name."""
-
-    def called(found: Any, key: str) -> Any:
-        return dataclasses.replace(found, **{key: f"second.{getattr(found, key)}"})
-
-    results = dataclasses.replace(
-        sample,
-        measurements=tuple(called(found, "name") for found in sample.measurements),
-        comparisons=tuple(called(found, "measurement") for found in sample.comparisons),
-    )
-    plain, html = sample_page, page(results)
-    for shown in ("viewBox", 'class="tile"', "the teacher's speed", "Distillation pays at equal tokens"):
-        assert html.count(shown) == plain.count(shown), shown
-    assert "It does not pay at equal wall time" in plain
-    assert "It does not pay at equal wall time" in html
-
-
 @pytest.mark.parametrize("letter", ["<", *(pytest.param(one, marks=pytest.mark.slow) for one in ("x", "漢", "\u202e"))])
 def test_a_long_list_has_a_budget_shows_failures_first_and_says_where_the_rest_is(
     letter: str, sample: kdtool.Results, tmp_path: Path
@@ -331,23 +296,6 @@ def test_what_should_be_small_and_is_large_has_failed(sample: kdtool.Results, tm
     assert re.findall(r"task/(\d+) ·", text_of(html)) == ["1", "0", "2"]
 
 
-def test_one_item_is_shown_however_large_and_what_is_cut_is_counted(sample: kdtool.Results, tmp_path: Path) -> None:
-    shown = {f"answer {number}": "x" * 4000 for number in range(1000)}
-    lines = [json.dumps({"item": name, "sum": 1.0, "weight": 1.0, "shown": shown}) + "\n" for name in "ab"]
-    found = []
-    for number in range(60):
-        file = tmp_path / f"{number}.jsonl"
-        file.write_text("".join(lines), encoding="utf-8")
-        found.append(kdtool.Measurement(f"m{number}", "student", "fraction", 1.0, 2, higher_is_better=True, items=file))
-    html = page(dataclasses.replace(sample, measurements=tuple(found), comparisons=(), arms=()))
-    assert html.count("992 more texts in the run&#39;s files") + html.count("992 more texts in the run's files") == 60
-    assert html.count("; 1 more are in the run") == 60
-    found = [answered(tmp_path, "student", [True] * 3, "x" * 4100)]
-    html = page(dataclasses.replace(sample, measurements=tuple(found), comparisons=()))
-    assert "… 100 more" in html
-    assert "with the worst results" not in html
-
-
 def test_losses_of_other_terms_are_not_drawn_on_one_axis(sample_page: str) -> None:
     assert "Weighted loss" not in sample_page
     bare = (kdtool.StepReport(step, 9, step, float(step), 1.0 / step, 1e-3, 1.0, {}) for step in range(1, 9))
@@ -362,16 +310,3 @@ def test_comparisons_of_few_items_are_folded_and_those_of_many_come_first(sample
     headings = r"<figcaption>([\w -]+?) <span"
     assert re.findall(headings, shown) == ["KL to teacher", "Bits per byte"]
     assert re.findall(headings, folded)[:2] == ["Perplexity", "Top-1 agreement with teacher"]
-
-
-def test_costs_are_grouped_by_kind(sample: kdtool.Results) -> None:
-    stages = [
-        kdtool.StageRecord(name, "ab", seconds, reused, Path("x"), title)
-        for name, title, seconds, reused in (
-            ("phases/student-seed0-train", "training of student, seed 0", 10.0, False),
-            ("phases/control-seed0-train", "training of control, seed 0", 20.0, True),
-            ("rows", "tokenised rows", 1.0, True),
-        )
-    ]
-    text = text_of(page(dataclasses.replace(sample, stages=tuple(stages)))).replace("\u00a0", " ")
-    assert "training (2) 30.0 s made, 1 reused tokenised rows 1.00 s reused" in text

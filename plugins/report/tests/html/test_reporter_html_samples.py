@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from importlib.metadata import EntryPoint
 
 import kdtool
 import pytest
 from kdtool_report.html.answers import best_prompt, samples
 from kdtool_report.html.page import page
-from kdtool_report.html.record import blocks, usage
+from kdtool_report.html.record import usage
 from kdtool_report.html.wording import Subjects
 
 TEXTS = {
@@ -69,32 +68,8 @@ def test_the_lines_to_copy_use_a_prompt_that_the_student_continues(with_texts: k
     assert "tokenizer(&#34;import&#34;" in page(with_texts)
 
 
-def test_the_commands_that_use_a_run_are_shown(with_texts: kdtool.Results, monkeypatch: pytest.MonkeyPatch) -> None:
-    def installed(*, group: str, name: str = "") -> list[EntryPoint]:
-        points = [
-            EntryPoint("try", "x:try_it", "kdtool.commands"),
-            EntryPoint("other", "x:other", "kdtool.commands"),
-            EntryPoint("command", "x:try_it", "kdtool.defaults"),
-        ]
-        return [point for point in points if point.group == group and name in {"", point.name}]
-
-    monkeypatch.setattr("kdtool_report.html.record.entry_points", installed)
-    assert f"<pre>kdtool try {with_texts.name}</pre>" in page(with_texts)
-
-
 def test_without_words_or_samples_no_prompt_is_better(sample: kdtool.Results) -> None:
     subjects = Subjects(sample.subjects)
     assert best_prompt(sample, subjects) == ""
     silent = kdtool.Measurement("samples.distinct-words", "student-seed0", "fraction", 0, 1, True, texts={"a": "\n"})
     assert best_prompt(dataclasses.replace(sample, measurements=(silent,)), subjects) == ""
-
-
-def test_one_corpus_is_a_list_and_several_are_one_table() -> None:
-    one = {"documents": 60, "bytes": 2000, "licences": {"MIT": 60}}
-    (single,) = blocks({"corpora": {"corpus": one}})
-    assert (single.heading, single.columns) == ("Corpora: corpus", ())
-    assert single.rows == (("Documents", "60"), ("Bytes", "2.00\u00a0kB"), ("Licences", "MIT: 60"))
-    (several,) = blocks({"corpora": {"a": one, "b": {**one, "share_wanted": 0.25}}})
-    assert several.columns == ("", "Documents", "Bytes", "Licences", "Share wanted")
-    assert [row[0] for row in several.rows] == ["a", "b"]
-    assert [row[-1] for row in several.rows] == ["–", "25.0\u00a0%"]

@@ -35,17 +35,7 @@ def given(sample: kdtool.Results, *names: str, **changes: Any) -> kdtool.Results
     return dataclasses.replace(sample, verdict="one is better", **fields)
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        ("student-0.5b", "student-1.5b"),
-        ("student-1", "student-2"),
-        ("student", "student-2"),
-        ("control", "control-2"),
-        ("a-seed0", "a-seed1"),
-        ("teacher", "teacher-2"),
-    ],
-)
+@pytest.mark.parametrize("names", [("student-0.5b", "student-1.5b"), ("a-seed0", "a-seed1"), ("teacher", "teacher-2")])
 def test_models_that_were_given_are_columns_under_their_own_names(
     sample: kdtool.Results, names: tuple[str, ...]
 ) -> None:
@@ -132,17 +122,6 @@ def test_the_headline_rather_takes_what_was_measured_as_the_teacher_was(
     assert generates(sample, TEACHER, gguf).note.endswith("measured otherwise") == (gguf is OTHERWISE)
 
 
-def test_settings_in_which_arms_differ_are_shown_arm_by_arm(sample: kdtool.Results) -> None:
-    whole = {**PASSES, "numbers": "float32"}
-    found = (speed("teacher", 20.0, whole), speed("student", 50.0, whole), OTHERWISE)
-    (row,) = costs(dataclasses.replace(sample, measurements=found), Subjects(sample.subjects)).rows
-    assert row.settings == (
-        ("Timed", "passes (Teacher, Student), answers (Exported: gguf)"),
-        ("Prompt", "128 tokens"),
-        ("Numbers", "float32 (Teacher, Student)"),
-    )
-
-
 def test_energy_and_break_even_are_costs_and_no_scores(sample: kdtool.Results) -> None:
     energy = measured("student", 1.25, "energy-per-token", "J/token", higher_is_better=False)
     tokens = measured("student", 5_000_000, "break-even", "tokens", higher_is_better=False)
@@ -185,30 +164,19 @@ def test_scores_without_different_sizes_are_not_divided() -> None:
     assert not per_parameter(found, Subjects(MEASURED_ONCE)).rows
 
 
-def test_page_of_models_that_were_only_measured_says_what_was_compared(sample: kdtool.Results) -> None:
-    figures = (0.42, 0.6, -0.18, -0.25, -0.11)
-    compared = kdtool.Comparison("pass@1", "one", "two", *figures, False, "worse", 3, 164, (0.7, 0.62, 0.79))
-    text = page(dataclasses.replace(sample, arms=(), comparisons=(compared,), verdict="Against two, one is worse."))
-    assert '<p class="verdict">Against two, one is worse.</p>' in text
-    assert f"70.0{SPACE}% (62.0 to 79.0{SPACE}%)" in text
-
-
 @pytest.mark.parametrize(
     ("value", "unit", "spread", "text"),
     [
         (12.0834, "per token", 0.4, "12.08"),
         (12.0834, "per token", None, "12.1"),
         (0.581, "fraction", 0.031, "58.1 %"),
-        (58.1, "%", None, "58.1 %"),
         (134_515_008, "parameters", None, "135 M"),
         (999_600, "bytes", None, "1.00 MB"),
-        (7, "bytes", None, "7 B"),
         (0.0891, "s", None, "89.1 ms"),
         (561, "s", None, "9 min 21 s"),
         (7300, "s", None, "2 h 01 min"),
         (-0.0001, "", 1.0, "0.0"),
         (float("nan"), "", None, "not a number"),
-        (float("-inf"), "", None, "−∞"),
         (1.3e52, "per token", None, "1.30e+52"),
     ],
 )
@@ -234,8 +202,6 @@ def test_differences_carry_a_sign_and_shared_units_are_said_once() -> None:
     ("name", "heading"),
     [
         ("samples.distinct-words", "Samples: distinct words"),
-        ("bits-per-byte", "Bits per byte"),
-        ("pass@0.5", "Pass@0.5"),
         ("kl-to-teacher", "KL to teacher"),
         ("top-1-agreement", "Top-1 agreement"),
     ],

@@ -31,7 +31,6 @@ def _verdict_of(**verdicts: str) -> str:
 
 
 NOTHING = "This run shows no gain from distillation."
-LESS = "less prone to repeat training text"
 LIKE = f"{NOTHING} Only likeness to the teacher differs at equal tokens: the student is"
 CASES: dict[str, tuple[dict[str, str], str]] = {
     "all better": (
@@ -53,27 +52,13 @@ CASES: dict[str, tuple[dict[str, str], str]] = {
         {"perplexity": "open", "kl": "better"},
         f"{LIKE} closer to the teacher ({KL}); no difference is shown in other measurements.",
     ),
-    "closer in one way, farther in another": (
-        {"perplexity": "open", "kl": "better", "top_1": "worse"},
-        f"{LIKE} closer to the teacher ({KL}) and farther from the teacher ({AGREEMENT}); "
-        "no difference is shown in other measurements.",
-    ),
     "likeness was measured alone": (
         {"kl": "better"}, f"{LIKE} closer to the teacher ({KL}); nothing else was compared.",
-    ),
-    "repeats less alone": (
-        {"perplexity": "open", "memorised": "better", "copy": "open"},
-        f"{NOTHING} Only repetition of training text differs at equal tokens: the student is {LESS} (memorised); "
-        "no difference is shown in other measurements.",
     ),
     "better, closer and repeats more": (
         {"perplexity": "better", "kl": "better", "copy": "worse"},
         "Distillation pays at equal tokens: the student is better in perplexity; the student is closer to the teacher "
         f"({KL}) and more prone to repeat training text (overlap.longest copy).",
-    ),
-    "nothing decided": (
-        {"perplexity": "open", "kl": "open"},
-        f"{NOTHING} No difference is shown at equal tokens: no interval excludes that student and control are equal.",
     ),
 }  # fmt: skip
 
