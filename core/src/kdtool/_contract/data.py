@@ -47,6 +47,53 @@ class Messages:
 
     turns: tuple[tuple[str, str], ...]
 
+    @classmethod
+    def of(cls, messages: object, system: object = None, tools: object = None) -> Messages:
+        """Return the conversation in a record of OpenAI's form, or of ShareGPT's (`from` and `value`).
+
+        Nothing is left out: a `system` text becomes the first turn, and what a turn cannot hold is
+        refused by name, such as `tools`, tool calls, reasoning, and weights of turns. Since 0.1.
+
+        Raises:
+            ValueError: something cannot be used; the message follows the name of the field or column.
+        """
+        if not isinstance(messages, list | tuple) or not messages:
+            raise ValueError("must be a list of messages; JSON in text is read by json.loads first")
+        if tools:
+            raise ValueError("comes with tools, which kdtool does not follow: leave such rows out")
+        turns = [_turn(number, message) for number, message in enumerate(messages, 1)]
+        if isinstance(system, str) and system and turns[0][0] != "system":
+            turns.insert(0, ("system", system))
+        return cls(tuple(turns))
+
+
+_ROLES = {"human": "user", "gpt": "assistant", "model": "assistant"}
+_TURN = {"role": ("role", "from"), "content": ("content", "value")}
+_LEARNED = {"weight": (1,), "train": (True,)}
+"""Values that change nothing: the assistant's turns are learned."""
+
+
+def _turn(number: int, message: object) -> tuple[str, str]:
+    if not isinstance(message, Mapping):
+        raise ValueError(f'message {number} must be an object with the texts "role" and "content"')  # noqa: TRY004
+    texts = []
+    for name, keys in _TURN.items():
+        value = next((message[key] for key in keys if message.get(key) is not None), None)
+        if not isinstance(value, str):
+            what = "is missing" if value is None else f"must be text, not {type(value).__name__}"
+            raise ValueError(f'message {number}: "{name}" {what}; leave the row out, or save it with text')  # noqa: TRY004
+        texts.append(value)
+    names = {key for keys in _TURN.values() for key in keys}
+    odd = [key for key, value in message.items() if key not in names and value and value not in _LEARNED.get(key, ())]
+    odd += [key for key, learned in _LEARNED.items() if message.get(key, learned[0]) not in (None, *learned)]
+    if odd:
+        raise ValueError(
+            f"message {number} has {', '.join(dict.fromkeys(odd))}, which kdtool does not follow: leave such rows out, or "
+            "remove it from them"
+        )
+    role = texts[0].lower()
+    return _ROLES.get(role, role), texts[1]
+
 
 @dataclass(frozen=True)
 class Example:

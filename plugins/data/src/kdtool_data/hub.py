@@ -7,6 +7,7 @@ column.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -14,7 +15,7 @@ import kdtool
 import pydantic
 
 if TYPE_CHECKING:
-    from kdtool_data.records import DataFiles, HubDataset
+    from kdtool_data.records import DataFiles, HubDataset, Record
 
 
 class HubConfig(kdtool.Config):
@@ -23,7 +24,8 @@ class HubConfig(kdtool.Config):
     dataset: str = ""
     """Name on the Hub, as `owner/name`; or give `files`."""
     files: tuple[kdtool.RecipePath, ...] = ()
-    """Local data files of one format instead: .parquet, .jsonl, .json, .arrow, .csv. Their names must differ."""
+    """Local data files of one format instead: .parquet, .jsonl, .json, .arrow, .csv (all cells are text). Their names must
+    differ."""
     config: str | None = None
     """Configuration of the dataset; null selects its only or default one."""
     revision: str | None = None
@@ -147,6 +149,7 @@ class Hub(kdtool.Corpus):
         """
         config = self.config
         contents, ids, copies, foreign = set[bytes](), set[bytes](), 0, 0
+        without, first = Counter[str](), dict[str, str]()
         shuffled: dict[str, Any] = {"shuffle_buffer": config.shuffle_buffer, "seed": config.seed}
         order: tuple[kdtool.Split, ...] = ("train", "validation", "test")
         for split in (each for each in order if each in config.splits):
@@ -155,7 +158,9 @@ class Hub(kdtool.Corpus):
                 if config.maximum_examples is not None and taken >= config.maximum_examples:
                     break
                 body = body_of(record, config)
-                if body is None:
+                if isinstance(body, str):
+                    without[body] += 1
+                    first.setdefault(body, record.place)
                     continue
                 licence = words_of(record, config.licence_column) or config.licence
                 if config.licences and not is_allowed(licence, config.licences):
@@ -175,6 +180,10 @@ class Hub(kdtool.Corpus):
                     licence=licence,
                     source=config.dataset or "files",
                 )
+        for column, example in first.items():
+            run.say(
+                f"hub: {without[column]:,} records have no value in column {column!r} and were left out, such as {example}"
+            )
         if foreign:
             run.say(
                 f"hub: {foreign:,} records have another licence than {', '.join(config.licences)} and were left out"
@@ -191,7 +200,7 @@ class Hub(kdtool.Corpus):
             self._opened = files or HubDataset(config.dataset, config.config, config.revision)
         return self._opened
 
-    def _id_of(self, record: Mapping[str, Any], known: set[bytes]) -> str:
+    def _id_of(self, record: Record, known: set[bytes]) -> str:
         """Return the id in a record's column; add its digest to `known`; raise if it is there already."""
         identifier = id_of(record, str(self.config.id_column))
         digest = hashlib.sha256(identifier.encode("utf-8", "replace")).digest()[:16]
@@ -203,8 +212,7 @@ class Hub(kdtool.Corpus):
         known.add(digest)
         return identifier
 
-    def _split_of(self, record: Mapping[str, Any], split: kdtool.Split, content: str) -> kdtool.Split:
-
+    def _split_of(self, record: Record, split: kdtool.Split, content: str) -> kdtool.Split:
         if self.config.split_column is not None:
             return split_of(record, self.config.split_column)
         if split != "train":
@@ -215,27 +223,26 @@ class Hub(kdtool.Corpus):
         return "validation" if fraction < self.config.test_share + self.config.validation_share else "train"
 
 
-Record = Mapping[str, Any]
 Body = kdtool.Text | kdtool.Completion | kdtool.Messages
-_ROLES = {"human": "user", "gpt": "assistant"}
-"""Names of roles in ShareGPT's format."""
 
 
-def body_of(record: Record, config: HubConfig) -> Body | None:
-    """Return the body of a record's example; None if it is empty."""
+def body_of(record: Record, config: HubConfig) -> Body | str:
+    """Return the body of a record's example; the name of a column that has no value, if one needs it."""
     if config.messages_column is not None:
-        turns = _turns(_value(record, config.messages_column), config.messages_column)
-        return kdtool.Messages(turns) if any(content for _, content in turns) else None
-    if config.prompt_column is not None and config.chosen_column is not None:
-        names = (config.prompt_column, config.chosen_column, config.rejected_column)
-        prompt, chosen, rejected = (text_of(record, name) for name in names)
-        return kdtool.Preference(prompt, chosen, rejected) if chosen and rejected else None
-    if config.prompt_column is not None:
-        prompt, completion = text_of(record, config.prompt_column), text_of(record, config.completion_column)
-        needed = prompt if config.completion_column is None else completion
-        return kdtool.Completion(prompt, completion) if needed else None
-    text = text_of(record, config.text_column)
-    return kdtool.Text(text) if text else None
+        messages = _messages(record, config.messages_column)
+        return messages if messages and any(content for _, content in messages.turns) else config.messages_column
+    answers = (config.completion_column, config.chosen_column, config.rejected_column)
+    columns = [name for name in (config.text_column, config.prompt_column, *answers) if name is not None]
+    texts = [text_of(record, name) for name in columns]
+    for name, text in zip(columns, texts, strict=True):
+        is_optional = name == config.prompt_column and len(columns) > 1
+        if not text and (record[name] is None or not is_optional):
+            return name
+    if config.text_column is not None:
+        return kdtool.Text(*texts)
+    if config.chosen_column is not None:
+        return kdtool.Preference(*texts)
+    return kdtool.Completion(texts[0], "".join(texts[1:]))
 
 
 def content_hash(body: Body) -> str:
@@ -247,7 +254,7 @@ def id_of(record: Record, column: str) -> str:
     """Return the id in a record's column."""
     value = _value(record, column)
     if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
-        raise _wrong(column, value, "an id: text or a whole number")
+        raise _wrong(record, column, "an id: text or a whole number")
     return str(value)
 
 
@@ -255,7 +262,7 @@ def split_of(record: Record, column: str) -> kdtool.Split:
     """Return the split in a record's column."""
     value = _value(record, column)
     if value not in get_args(kdtool.Split):
-        raise _wrong(column, value, "train, validation or test")
+        raise _wrong(record, column, "train, validation or test")
     split: kdtool.Split = value
     return split
 
@@ -266,7 +273,7 @@ def text_of(record: Record, column: str | None) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise _wrong(str(column), value, "text")
+        raise _wrong(record, str(column), "text; save a copy with text in this column, or name another one")
     return value
 
 
@@ -278,53 +285,33 @@ def words_of(record: Record, column: str | None) -> str:
     return text_of(record, column)
 
 
-def _turns(value: Any, column: str) -> tuple[tuple[str, str], ...]:
-    form = "a list of turns with the texts `role` and `content`, or `from` and `value`"
-    if not isinstance(value, list | tuple) or not value:
-        raise _wrong(column, value, form)
-    turns = []
-    for message in value:
-        pair = None
-        if isinstance(message, Mapping):
-            role, content = (
-                message.get(key, message.get(sharegpt_key))
-                for key, sharegpt_key in (("role", "from"), ("content", "value"))
-            )
-            pair = (role, content) if isinstance(role, str) and isinstance(content, str) else None
-        if pair is None:
-            raise _wrong(column, message, form)
-        turns.append((_ROLES.get(pair[0], pair[0]), pair[1]))
-    return tuple(turns)
+def _messages(record: Record, column: str) -> kdtool.Messages | None:
+    """Return a record's conversation; None if it has no value."""
+    value = _value(record, column)
+    try:
+        return kdtool.Messages.of(value, record.get("system"), record.get("tools")) if value not in (None, []) else None
+    except ValueError as error:
+        raise kdtool.UsageError(f"hub: {record.place}: column {column!r} cannot be used: {error}") from None
 
 
 def _value(record: Record, column: str) -> Any:
     if column not in record:
-        raise kdtool.UsageError(f"hub: there is no column {column!r}; there are {', '.join(sorted(record))}")
+        raise kdtool.UsageError(
+            f"hub: {record.place}: there is no column {column!r}; there are {', '.join(sorted(record))}"
+        )
     return record[column]
 
 
-def _wrong(column: str, value: Any, expected: str) -> kdtool.UsageError:
-    text = repr(value)
+def _wrong(record: Record, column: str, expected: str) -> kdtool.UsageError:
+    text = repr(record[column])
     shown = text if len(text) <= 60 else f"{text[:57]}…"
-    return kdtool.UsageError(f"hub: column {column!r} contains {shown}, not {expected}")
+    return kdtool.UsageError(f"hub: {record.place}: column {column!r} contains {shown}, not {expected}")
 
 
-PERMISSIVE = frozenset(
-    {
-        "0bsd",
-        "apache-2.0",
-        "bsd-2-clause",
-        "bsd-3-clause",
-        "bsl-1.0",
-        "cc0-1.0",
-        "isc",
-        "mit",
-        "mit-0",
-        "python-2.0",
-        "unlicense",
-        "zlib",
-    }
-)
+PERMISSIVE = frozenset({
+    "0bsd", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "bsl-1.0", "cc0-1.0", "isc", "mit", "mit-0", "python-2.0",
+    "unlicense", "zlib",
+})  # fmt: skip
 """SPDX identifiers of licences without copyleft, in lower case."""
 
 

@@ -1,26 +1,47 @@
 """Records of datasets: of the Hugging Face Hub as a stream, or of local data files. A library for corpus plugins.
 
 `HubDataset` and `DataFiles` name the source of records. Both return its identity and yield its records one by one,
-shuffled in a buffer on request. Only the records that are read are fetched, and code of a dataset is never run. The
-library `datasets` is imported when records are read.
+shuffled in a buffer on request. Only the records that are read are fetched, and code of a dataset is never run. Cells of
+CSV are text, and values of local JSON keep their type. The library `datasets` reads datasets of the Hub.
 """
 
 from __future__ import annotations
 
+import csv
+import gzip
 import hashlib
+import io
 import logging
 import os
+import random
 import re
+import textwrap
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import kdtool
+from pydantic import TypeAdapter, ValidationError
 
 _PATIENCE = 10.0
 """Seconds to wait for the Hub's first answer before it counts as unreachable."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_AHEAD = 1000
+"""Rows of a JSON file that its columns are taken from."""
+_ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
+_COLUMNS = 10_000
+"""Columns of a CSV file that are read as text."""
+
+
+class Record(dict[str, Any]):
+    """The values of a row by column, and the row's place, such as "code.csv, row 3"."""
+
+    def __init__(self, columns: Mapping[str, Any], place: str) -> None:
+        super().__init__(columns)
+        self.place = place
 
 
 @dataclass
@@ -56,9 +77,17 @@ class HubDataset:
             )
         revision = self.identity(offline=offline)["commit"]
         source = f"dataset {self.name}" + (f" ({self.config})" if self.config else "")
-        yield from read_stream(
-            source, self.name, shuffle_buffer, seed, name=self.config, split=split, revision=revision
-        )
+        try:
+            stream = _stream(self.name, split, name=self.config, revision=revision)
+            if shuffle_buffer is not None:
+                stream = stream.shuffle(seed=seed, buffer_size=shuffle_buffer)
+            for number, record in enumerate(stream, 1):
+                yield Record(record, f"{source}, {split}, row {number:,}{' after shuffling' if shuffle_buffer else ''}")
+        except Exception as error:  # of pyarrow, json, fsspec, or the HTTP library below
+            message = f"{source} cannot be read: {_message(error)}"
+            if not isinstance(error, ValueError | TypeError | KeyError | FileNotFoundError | ImportError):
+                raise kdtool.ServiceError(f"{message}; run again: what is finished is kept") from error
+            raise kdtool.UsageError(message) from error
 
     def _ask(self) -> str:
         from huggingface_hub import HfApi
@@ -132,11 +161,34 @@ class DataFiles:
         Raises:
             UsageError: a file is missing or damaged.
         """
-        files = [str(path) for path in self.paths]
         missing = [str(path) for path in self.paths if not path.is_file()]
         if missing:
             raise kdtool.UsageError(f"there is no file {' and no '.join(missing)}")
-        yield from read_stream(", ".join(files), self._format, shuffle_buffer, seed, data_files=files, split="train")
+        drawn, buffer = random.Random(seed), list[Record]()
+        paths = self.paths if shuffle_buffer is None else drawn.sample(self.paths, len(self.paths))
+        for record in chain.from_iterable(map(self._records, paths)):
+            if shuffle_buffer is None:
+                yield record
+            elif len(buffer) < shuffle_buffer:
+                buffer.append(record)
+            else:
+                index = drawn.randrange(shuffle_buffer)
+                yield buffer[index]
+                buffer[index] = record
+        drawn.shuffle(buffer)
+        yield from buffer
+
+    def _records(self, path: Path) -> Iterator[Record]:
+        number = 0
+        try:
+            read = {"json": _read_json, "csv": _read_csv}.get(self._format)
+            rows = read(path) if read else _stream(self._format, "train", data_files=[str(path)])
+            for number, row in enumerate(rows, 1):
+                yield Record(row, f"{path.name}, row {number:,}")
+        except Exception as error:  # of pyarrow, pandas, gzip or the file system
+            after = f" after row {number:,}" if number else ""
+            remedy = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+            raise kdtool.UsageError(f"{path} cannot be read{after}: {_message(error)}{remedy}") from error
 
     def _one_format(self) -> str:
         formats: dict[str, Path] = {}
@@ -154,47 +206,64 @@ class DataFiles:
         return next(iter(formats))
 
 
-Record = Mapping[str, Any]
-
-
-def read_stream(source: str, path: str, shuffle_buffer: int | None, seed: int, **settings: Any) -> Iterator[Record]:
-    """Yield the records that `datasets.load_dataset(path, streaming=True, **settings)` gives.
-
-    Args:
-        source: name of the source, for messages.
-        path: a dataset's name, or a format of files.
-        shuffle_buffer: number of records in the buffer that is drawn from at random; None keeps the order.
-        seed: seed of the shuffling.
-        settings: further arguments.
-
-    Raises:
-        UsageError: there is no such configuration, split or file, or a file is damaged.
-        ServiceError: the connection broke and did not come back.
-    """
+def _stream(path: str, split: str, **settings: Any) -> Any:
+    """Return `datasets.load_dataset(path, split=split, streaming=True, **settings)` with all cells of CSV as text."""
     import datasets
 
     logging.getLogger("datasets").setLevel(logging.ERROR)  # kdtool reports the same problems in its own words
-    remote = "data_files" not in settings
+    builder = datasets.load_dataset_builder(path, **settings)
+    if builder.name == "csv":  # pandas takes None, NA and null for missing, and 007 for 7
+        builder.config.features = builder.info.features = None
+        builder.config.na_filter, builder.config.converters = False, dict.fromkeys(range(_COLUMNS), str)
+    return builder.as_streaming_dataset(split=split)
+
+
+def _read_json(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the objects of JSON Lines, or of one list. Columns of the first rows are null in rows without them."""
+    with _open(path) as file:
+        begin = 3 if file.read(3) == BOM_UTF8 else 0
+        file.seek(begin)
+        is_list = next(filter(None, map(bytes.strip, file)), b"").startswith(b"[")
+        file.seek(begin)
+        lines = (_parse(number, line) for number, line in enumerate(file, 1) if line.strip())
+        rows = iter(_parse(1, file.read())) if is_list else lines
+        ahead = list(islice(rows, _AHEAD))
+        absent = dict.fromkeys(name for row in ahead if isinstance(row, dict) for name in row)
+        for row in chain(ahead, rows):
+            if not isinstance(row, dict):
+                raise TypeError(f"found {row!r:.60}, not an object; write one object for each row")
+            yield {**absent, **row}
+
+
+def _parse(number: int, text: bytes) -> Any:
     try:
-        stream = datasets.load_dataset(path, streaming=True, **settings)
-        if shuffle_buffer is not None:
-            stream = stream.shuffle(seed=seed, buffer_size=shuffle_buffer)
-        for record in stream:
-            yield dict(record)
-    except GeneratorExit:
-        raise
-    except kdtool.KdtoolError:
-        raise
-    except Exception as error:  # of pyarrow, json, fsspec, or the HTTP library below
-        message = f"{source} cannot be read: {_first_line(error)}"
-        if remote and not isinstance(error, ValueError | TypeError | KeyError | FileNotFoundError):
-            raise kdtool.ServiceError(f"{message}; run again: what is finished is kept") from error
-        raise kdtool.UsageError(message) from error
+        return _ANYTHING.validate_json(text)
+    except ValidationError as error:
+        where = error.errors()[0]["ctx"]["error"].replace("at line 1 ", f"at line {number:,} ")
+        raise ValueError(f"{where}; expected an object in UTF-8 on each line, or one list of objects") from None
 
 
-def _first_line(error: BaseException) -> str:
-    """Return the message of the innermost cause, which `datasets` wraps in its own exceptions."""
+def _read_csv(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of CSV, their cells as text."""
+    csv.field_size_limit(2**31 - 1)
+    with io.TextIOWrapper(_open(path), "utf-8-sig", newline="") as text:
+        rows = csv.reader(text, strict=True)
+        header = next(rows, [])
+        if len(set(header)) < len(header):
+            raise ValueError(f"two columns have the same name in {header}; rename one")
+        for row in filter(None, rows):
+            if len(row) != len(header):
+                what = f"line {rows.line_num:,} has {len(row)} cells, the first line {len(header)}"
+                raise ValueError(f"{what}; put quotes around a cell with commas or line ends")
+            yield dict(zip(header, row, strict=True))
+
+
+def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
+def _message(error: BaseException) -> str:
+    """Return the message of the innermost cause, which `datasets` wraps in its own exceptions, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return textwrap.shorten(str(error), 300, placeholder=" …") or type(error).__name__

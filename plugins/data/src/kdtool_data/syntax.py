@@ -118,14 +118,7 @@ def _block(fence: re.Match[str], content: str, language: str) -> Code:
     return Code((dedent(content.removeprefix("\n")),), fence["language"] or language)
 
 
-_GRAMMARS = {
-    "cpp": "tree_sitter_cpp",
-    "go": "tree_sitter_go",
-    "java": "tree_sitter_java",
-    "javascript": "tree_sitter_javascript",
-    "rust": "tree_sitter_rust",
-}
-_ALIASES = {
+ALIASES = {
     "c++": "cpp",
     "cc": "cpp",
     "cxx": "cpp",
@@ -137,12 +130,13 @@ _ALIASES = {
     "python3": "python",
     "rs": "rust",
 }
+"""Names in `LANGUAGES` of other names of languages."""
 
 
 def language_of(name: str) -> str:
     """Return the name in `LANGUAGES` of a language or its abbreviation, such as `py` or `C++`; "" for others."""
     lower = name.strip().lower()
-    language = _ALIASES.get(lower, lower)
+    language = ALIASES.get(lower, lower)
     return language if language in LANGUAGES else ""
 
 
@@ -173,4 +167,4 @@ def _is_python(code: str) -> bool:
 def _parser(language: str) -> Parser:
     import tree_sitter
 
-    return tree_sitter.Parser(tree_sitter.Language(import_module(_GRAMMARS[language]).language()))
+    return tree_sitter.Parser(tree_sitter.Language(import_module(f"tree_sitter_{language}").language()))

@@ -11,6 +11,7 @@ import kdtool
 import pydantic
 import pytest
 from kdtool_data.answers import Answers
+from kdtool_data.answers.prompts import Prompt, from_corpus
 from kdtool_testing import CorpusConformance, make_run
 from kdtool_testing.servers.chat_replies import UNUSABLE_REPLIES, chat_replies
 
@@ -171,6 +172,14 @@ def test_prompts_come_from_another_corpus_and_its_held_out_text_stays(tmp_path: 
     assert (found[0].language, found[0].licence, found[0].meta["prompt_source"]) == ("python", "MIT", "somewhere")
     limited = answers(tmp_path, Echo(), prompts=(), corpus="corpora.others", limit=1)
     assert [example.id for example in limited] == ["text", "held out"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_prompts_have_the_lines_of_python_s_parser(end: str) -> None:
+    first = f"x = '\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029'{end}"
+    (prompt,) = from_corpus([kdtool.Example("text", kdtool.Text(f"{first}y = 2{end}"))], 1)
+    assert isinstance(prompt, Prompt)
+    assert prompt.text == first
 
 
 def test_a_teacher_that_leaves_something_out_is_named(tmp_path: Path) -> None:

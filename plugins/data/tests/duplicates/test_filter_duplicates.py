@@ -54,6 +54,11 @@ class TestDuplicates(FilterConformance):
         return kept, [kdtool.Example("c", kdtool.Text(first + " \n")), kdtool.Example("d", nearly)]
 
 
+def test_characters_in_a_line_do_not_end_it(tmp_path: Path) -> None:
+    texts = [f"x = '''a{end}b'''" for end in ("\n", "\r\n", "\r", "\x0c", "\x1c", "\u2028")]
+    assert judge(texts, tmp_path, near=None) == [None, "duplicate", "duplicate", None, None, None]
+
+
 def test_near_duplicates_are_found_as_often_as_promised(tmp_path: Path) -> None:
     pairs = [(written(seed), changed(written(seed), seed, 1 + seed % 6)) for seed in range(1500)]
     exact = [jaccard(*(shingles_of(" ".join(words), 5) for words in pair)) for pair in pairs]

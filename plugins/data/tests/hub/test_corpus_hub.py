@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,14 +21,10 @@ HUB: dict[str, Any] = {"dataset": "a/b"}
 TALK = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the five seconds that `datasets` waits behind every shuffled stream, for threads of pyarrow."""
-    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    if path.suffix == ".parquet":
+def write(path: Path, rows: list[dict[str, Any]] | str) -> Path:
+    if isinstance(rows, str):
+        path.write_text(rows, encoding="utf-8", newline="")
+    elif path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -46,21 +44,26 @@ class TestParquet(CorpusConformance):
 
 
 def examples(
-    folder: Path, rows: list[dict[str, Any]], name: str = "data.parquet", **options: Any
+    folder: Path,
+    rows: list[dict[str, Any]] | str,
+    name: str = "data.parquet",
+    say: Callable[[str], None] = lambda _: None,
+    **options: Any,
 ) -> list[kdtool.Example]:
     corpus = Hub(Hub.Config(files=(write(folder / name, rows),), **options))
-    return list(corpus.kdtool_examples(make_run(folder)))
+    return list(corpus.kdtool_examples(make_run(folder, say=say)))
 
 
 def test_each_form_is_made_of_its_columns(tmp_path: Path) -> None:
-    def bodies(*rows: dict[str, Any], name: str = "data.parquet", **columns: str) -> list[object]:
+    def bodies(*rows: dict[str, Any], name: str = "data.parquet", **columns: Any) -> list[object]:
         return [one.body for one in examples(tmp_path, list(rows), name, **columns)]
 
     (text,) = examples(tmp_path, [{"content": "a"}], text_column="content", language="Python", licence="MIT")
     assert (text.body, text.language, text.licence, text.source) == (kdtool.Text("a"), "python", "MIT", "files")
     row: dict[str, Any] = {"task": "add", "answer": "x + 1", "lang": "Rust", "lic": ["MIT", "Apache-2.0", "MIT"]}
     columns = {"prompt": "task", "completion": "answer", "language": "lang", "licence": "lic"}
-    (pair,) = examples(tmp_path, [row], **{f"{name}_column": column for name, column in columns.items()})
+    named: dict[str, Any] = {f"{name}_column": column for name, column in columns.items()}
+    (pair,) = examples(tmp_path, [row], **named)
     assert pair.body == kdtool.Completion("add", "x + 1")
     assert (pair.language, pair.licence) == ("rust", "MIT AND Apache-2.0")
     names = {"prompt_column": "task", "chosen_column": "good", "rejected_column": "bad"}
@@ -71,6 +74,108 @@ def test_each_form_is_made_of_its_columns(tmp_path: Path) -> None:
     assert bodies({"talk": TALK}, messages_column="talk") == [turns]
     shared = [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]
     assert bodies({"talk": shared}, name="a.jsonl", messages_column="talk") == [turns]
+
+
+TEXTS = [
+    "None",
+    "NA",
+    "null",
+    "nan",
+    "False",
+    "007",
+    "1e5",
+    "2024-01-01",
+    "2024-01-01T00:00:00",
+    "a\r\nb",
+    "c,d",
+    "\u2028",
+]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json", "a.parquet"])
+@pytest.mark.parametrize("texts", [TEXTS, TEXTS[:4], TEXTS[5:7], TEXTS[7:9]])
+def test_text_is_not_taken_for_a_value_of_another_type(tmp_path: Path, name: str, texts: list[str]) -> None:
+    cells = {
+        "a.csv": "\ufeffid,content\r\n" + "".join(f'{number},"{text}"\r\n' for number, text in enumerate(texts)),
+        "a.json": json.dumps([{"content": text} for text in texts], indent=1),
+    }
+    found = examples(tmp_path, cells.get(name, [{"content": text} for text in texts]), name, text_column="content")
+    assert [one.body for one in found] == [kdtool.Text(text) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("a.csv", "q,a\n1,x\n2,\n3,\n"),
+        ("a.jsonl", [{"q": "1", "a": "x"}, {"q": "2", "a": None}, {"q": "3"}]),
+        ("a.jsonl", [{"q": "1", "a": "x"}, {"q": None, "a": "x"}, {"a": "x"}]),
+        ("a.parquet", [{"q": "1", "a": "x"}, {"q": "2", "a": None}, {"q": "3", "a": ""}]),
+    ],
+)
+@pytest.mark.parametrize("shuffle_buffer", [None, 2])
+def test_records_without_a_value_are_counted(tmp_path: Path, name: str, rows: Any, shuffle_buffer: int | None) -> None:
+    said: list[str] = []
+    columns = {"prompt_column": "q", "completion_column": "a"}
+    found = examples(tmp_path, rows, name, said.append, shuffle_buffer=shuffle_buffer, **columns)
+    assert [one.body for one in found] == [kdtool.Completion("1", "x")]
+    assert len(said) == 1
+    assert re.fullmatch(
+        r"hub: 2 records have no value in column '[qa]' and were left out, such as a\.\w+, row [23]", said[0]
+    )
+
+
+def test_a_column_that_comes_late_does_not_matter_unless_it_is_used(tmp_path: Path) -> None:
+    rows = [{"content": f"x = {number}", **({"late": {"x": 1}} if number > 1100 else {})} for number in range(1200)]
+    assert len(examples(tmp_path, rows, "a.jsonl", text_column="content")) == 1200
+    with pytest.raises(kdtool.UsageError, match=r"a\.jsonl, row 1: there is no column 'late'; there are content"):
+        examples(tmp_path, rows, "a.jsonl", text_column="content", language_column="late")
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "message"),
+    [
+        (
+            "a.jsonl",
+            [{"content": "a"}, {"content": 5}],
+            r"a\.jsonl, row 2: column 'content' contains 5, not text; save a",
+        ),
+        (
+            "a.parquet",
+            [{"content": date(2024, 1, 1)}],
+            r"row 1: column 'content' contains datetime\.date\(2024, 1, 1\), not",
+        ),
+        ("a.parquet", [{"content": b"x"}], r"row 1: column 'content' contains b'x', not text"),
+        (
+            "a.csv",
+            "content,b\na,b\na,b,c\n",
+            r"a\.csv cannot be read after row 1: line 3 has 3 cells, the first line 2",
+        ),
+        ("a.csv", "content,b\na\n", r"a\.csv cannot be read: line 2 has 1 cells, the first line 2"),
+        ("a.csv", "content,content\na,b\n", r"a\.csv cannot be read: .*'content', 'content'"),
+        ("a.csv", 'content\n"a\n', r"a\.csv cannot be read: unexpected end of data"),
+        ("a.jsonl", '{"content": "\\ud83d"}', r"a\.jsonl cannot be read"),
+        ("a.jsonl", '{"content": "a"}\n["content"]', r"a\.jsonl cannot be read after row 1: .*not an object"),
+        (
+            "a.parquet",
+            [{"messages": json.dumps(TALK)}],
+            r"row 1: column 'messages' cannot be used: must be a list of messages; JSON in text is read by json\.loads",
+        ),
+        (
+            "a.csv",
+            'messages\n"[{""role"": ""user""}]"\n',
+            r"row 1: column 'messages' cannot be used: must be a list of messages; JSON in text is read by json\.loads",
+        ),
+        (
+            "a.parquet",
+            [{"messages": {"role": ["user"], "content": ["a"]}}],
+            r"row 1: column 'messages' cannot be used: must be a list of messages",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_named_with_its_row(tmp_path: Path, name: str, rows: Any, message: str) -> None:
+    columns: dict[str, Any] = {"messages_column": "messages"} if "messages" in message else {"text_column": "content"}
+    with pytest.raises(kdtool.UsageError, match=message):
+        examples(tmp_path, rows, name, **columns)
 
 
 def test_an_example_keeps_its_id_and_split_however_it_is_read(tmp_path: Path) -> None:
@@ -125,7 +230,7 @@ def test_copies_of_a_text_are_on_one_side_whatever_their_ids_and_are_counted(
     [
         ({"text_column": "code"}, r"no column 'code'; there are content, number"),
         ({"text_column": "number"}, r"column 'number' contains 1, not text"),
-        ({"messages_column": "content"}, r"column 'content' contains 'a', not a list of turns"),
+        ({"messages_column": "content"}, r"column 'content' cannot be used: must be a list of messages"),
         ({"text_column": "content", "split_column": "content"}, r"contains 'a', not train, validation or test"),
         ({"text_column": "content", "id_column": "half"}, r"column 'half' contains 0.5, not an id"),
     ],

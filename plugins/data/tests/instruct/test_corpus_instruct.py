@@ -412,12 +412,13 @@ def test_seeds_are_pieces_of_the_first_training_examples(tmp_path: Path, monkeyp
 
 
 def test_seeds_inspire_and_are_not_learned(tmp_path: Path) -> None:
-    seeds = Seeds(lambda: (kdtool.Example(f"{n}", kdtool.Text(f"seed_number_{n} = 1")) for n in range(5)))
+    seeds = Seeds(lambda: (kdtool.Example(f"{n}", kdtool.Text(f"seed_number_{n} = '\x0c\u2028'")) for n in range(5)))
     teacher, styles = Writer(), ("seed", "evolve", "examples")
     rows = instruct(tmp_path, teacher, ("corpora.seeds", seeds), rows=60, seeds="corpora.seeds", styles=styles)
     assert {row.meta["style"] for row in rows} == set(styles)
     asked = "".join(request.turns[1][1] for request in teacher.asked)
-    assert all(f"seed_number_{number} = 1" in asked for number in range(5))
+    assert all(f"seed_number_{number} = '\x0c\u2028'" in asked for number in range(5))
+    assert "= '\n" not in asked
     assert not any("seed_number" in text for row in rows for text in kdtool.parts_of(row.body))
 
 

@@ -25,6 +25,7 @@ configs:
   data_files: [{split: train, path: other/train-*}]
 ---
 """
+TABLE = "---\nconfigs: [{config_name: default, data_files: train.csv}]\n---\n"
 
 
 def parquet(letter: str, rows: int) -> bytes:
@@ -44,6 +45,7 @@ class Hub(BaseHTTPRequestHandler):
             "full/test-00000.parquet": parquet("t", 5),
             "other/train-00000.parquet": parquet("o", 5),
         },
+        "some/table": {"README.md": TABLE.encode(), "train.csv": b"id,content\n1,None\n2,NA\n3,\n4,007\n"},
         "own/code": {"code.py": b"raise SystemExit('this has run')"},
     }
 

@@ -154,7 +154,7 @@ class _Line:
     def _body(self) -> kdtool.Text | kdtool.Completion | kdtool.Messages:
         config, record = self._config, self._record
         if config.messages_field in record:
-            return kdtool.Messages(self._turns())
+            return self._messages()
         if config.prompt_field in record and config.chosen_field in record:
             names = (config.prompt_field, config.chosen_field, config.rejected_field)
             return kdtool.Preference(*(self._text(name) for name in names))
@@ -168,16 +168,15 @@ class _Line:
             f"{config.text_field!r}, only {sorted(record)}; name yours by messages_field, prompt_field or text_field"
         )
 
-    def _turns(self) -> tuple[tuple[str, str], ...]:
-        name = self._config.messages_field
-        turns = self._record[name]
-        if not isinstance(turns, list) or not turns:
-            raise self._wrong(name, "must be a list of messages")
-        for turn in turns:
-            if not (isinstance(turn, dict) and all(isinstance(turn.get(key), str) for key in ("role", "content"))):
-                raise self._wrong(name, 'must contain objects with the text fields "role" and "content"')
-            self._whole(name, turn["role"] + turn["content"])
-        return tuple((turn["role"], turn["content"]) for turn in turns)
+    def _messages(self) -> kdtool.Messages:
+        name, record = self._config.messages_field, self._record
+        try:
+            found = kdtool.Messages.of(record[name], record.get("system"), record.get("tools"))
+        except ValueError as error:
+            raise self._wrong(name, f"cannot be used: {error}") from None
+        for turn in found.turns:
+            self._whole(name, "".join(turn))
+        return found
 
     def _text(self, name: str, otherwise: str | None = None) -> str:
         value = self._record.get(name)

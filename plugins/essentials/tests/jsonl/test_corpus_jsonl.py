@@ -92,6 +92,39 @@ def test_errors_name_file_and_line(tmp_path: Path, line: bytes, message: str) ->
         examples(tmp_path, b'{"text": "a", "id": "first"}\n' + line)
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (
+            {"content": "", "tool_calls": [{"function": {"name": "f"}}]},
+            "message 2 has tool_calls, which kdtool does not",
+        ),
+        ({"content": None, "tool_calls": [{}]}, 'message 2: "content" is missing'),
+        ({"content": "b", "reasoning_content": "so"}, "message 2 has reasoning_content"),
+        ({"content": "b", "weight": 0}, "message 2 has weight"),
+        ({"content": "b", "train": False}, "message 2 has train"),
+        ({"content": "b", "prefix": True}, "message 2 has prefix"),
+        ({"content": [{"type": "text", "text": "b"}]}, 'message 2: "content" must be text, not list'),
+    ],
+)
+def test_what_a_turn_cannot_hold_is_refused_by_name(tmp_path: Path, answer: dict[str, Any], said: str) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", **answer}]
+    with pytest.raises(kdtool.UsageError, match=f"data.jsonl:1: field 'messages' cannot be used: {said}"):
+        examples(tmp_path, json.dumps({"messages": turns}))
+
+
+def test_forms_of_conversations_mean_the_same(tmp_path: Path) -> None:
+    usual = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 1}]}
+    shared = {"messages": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "train": True}]}
+    model = {"messages": [{"role": "User", "content": "a", "name": ""}, {"role": "model", "content": "b"}]}
+    told = {"system": "s", **usual}
+    turns = (("user", "a"), ("assistant", "b"))
+    found = [example.body for example in examples(tmp_path, "\n".join(map(json.dumps, (usual, shared, model, told))))]
+    assert found == [*[kdtool.Messages(turns)] * 3, kdtool.Messages((("system", "s"), *turns))]
+    with pytest.raises(kdtool.UsageError, match="comes with tools, which kdtool does not follow"):
+        examples(tmp_path, json.dumps({"tools": [{"name": "f"}], **usual}))
+
+
 def test_a_character_in_two_escapes_is_whole(tmp_path: Path) -> None:
     (example,) = examples(tmp_path, rb'{"text": "\ud83d\ude00"}')
     assert example.body == kdtool.Text("\N{GRINNING FACE}")

@@ -224,6 +224,26 @@ def test_a_repair_swaps_one_token_of_code_and_none_of_text(tmp_path: Path) -> No
     assert repair == kdtool.Completion(f"{broken}\n# The same without its bug:\n", function)
 
 
+@pytest.mark.parametrize(("end", "times"), [("\r", -1), ("\r", 5), ("\r\n", -1), ("\n\f", -1)])
+def test_pairs_are_the_same_with_any_line_ends(tmp_path: Path, end: str, times: int) -> None:
+    forms = ["implement", "document", "explain", "repair"]
+    (tmp_path / "m.py").write_bytes(SOURCE.encode())
+    expected = [example.body for example in examples(tmp_path, forms=forms)]
+    (tmp_path / "m.py").write_bytes(SOURCE.replace("\n", end, times).encode())
+    assert [example.body for example in examples(tmp_path, forms=forms)] == expected
+
+
+@pytest.mark.parametrize("odd", ["\v", "\x1c", "\x85", "\u2028"])
+def test_a_repair_counts_lines_as_the_parser_does(tmp_path: Path, odd: str) -> None:
+    function = (
+        f'def find(items, wanted):\n    """Say{odd} whether it is among the items."""\n    return wanted in items\n'
+    )
+    (tmp_path / "m.py").write_bytes(function.encode())
+    (repair,) = (example.body for example in examples(tmp_path, forms=["repair"]))
+    broken = function.replace("return wanted in", "return wanted not in")
+    assert repair == kdtool.Completion(f"{broken}\n# The same without its bug:\n", function)
+
+
 def test_files_that_do_not_parse_have_no_pairs(tmp_path: Path) -> None:
     write(tmp_path, {"old.py": "print 'x'\n", "new.py": SOURCE})
     assert {e.id.partition("#")[0] for e in examples(tmp_path, forms=["implement", "explain"])} == {"new.py"}

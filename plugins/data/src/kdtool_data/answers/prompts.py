@@ -10,12 +10,13 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import islice
 from pathlib import Path
 
 import kdtool
 import pydantic
 from kdtool_measuring import Templates, Turns
+
+from kdtool_data.lines import split_lines
 
 _LONGEST = 64 * 2**20
 """Bytes of the longest line that is read: a file without line breaks must not fill the memory."""
@@ -92,13 +93,9 @@ def from_corpus(examples: Iterable[kdtool.Example], lines: int) -> Iterator[Prom
             raise kdtool.UsageError(
                 f"the example {example.id!r} is a conversation: give prompts, prompts with completions, or plain text"
             )
-        text = body.prompt if isinstance(body, kdtool.Completion) else _beginning(body.text, lines)
+        text = body.prompt if isinstance(body, kdtool.Completion) else "".join(split_lines(body.text)[:lines])
         if text:
             yield Prompt(example.id, text, example.language, example.licence, example.source)
-
-
-def _beginning(text: str, lines: int) -> str:
-    return "".join(islice(text.splitlines(keepends=True), lines))
 
 
 def _read_line(location: str, content: bytes, source: str) -> Prompt:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import count, islice
 
 import kdtool
 from kdtool_measuring import Journal, bytes_to_answer, journal, seed_of
 
 from kdtool_data.answers.prompts import Prompt, from_corpus
+from kdtool_data.lines import split_lines
 
 FILE = "self-samples.jsonl"
 """The samples, in the folder of the rows that are made of them."""
@@ -116,7 +117,7 @@ class SelfSamples(kdtool.Corpus):
         tokenizer, length = run.component(student, kdtool.Student).kdtool_tokenizer(run), _row_length(run)
         prompts = from_corpus(run.texts.examples("train"), self.config.prefix_lines)
         for prompt in (each for each in prompts if isinstance(each, Prompt)):
-            lines: Sequence[str] = prompt.text.splitlines(keepends=True)
+            lines = split_lines(prompt.text)
             size = len(tokenizer.encode(prompt.text))
             while size > length // 4 and len(lines) > 1:
                 lines = lines[:-1]

@@ -14,6 +14,8 @@ from weakref import finalize
 
 import kdtool
 
+from kdtool_data.lines import split_lines
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -101,8 +103,8 @@ class DuplicatesFilter(kdtool.Filter):
 def _text_of(example: kdtool.Example) -> str:
     body = example.body
     rejected = (body.rejected,) if isinstance(body, kdtool.Preference) else ()
-    lines = "\n".join((*kdtool.parts_of(body), *rejected)).strip().splitlines()
-    return "\n".join(line.rstrip() for line in lines)
+    text = "\n".join((*kdtool.parts_of(body), *rejected)).strip()
+    return "\n".join(line.rstrip() for line in split_lines(text))
 
 
 _CACHE_KIBIBYTES = 16_384

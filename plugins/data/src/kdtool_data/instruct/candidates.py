@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import kdtool
 
 from kdtool_data.instruct.settings import REPAIR, InstructConfig
+from kdtool_data.syntax import ALIASES
 
 if TYPE_CHECKING:
     from kdtool_measuring import Turns
@@ -23,15 +24,6 @@ if TYPE_CHECKING:
     from kdtool_data.instruct.settings import Cell
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*([^\s`]*)[^\n`]*\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL)
-_ALIASES = {
-    "py": "python",
-    "python3": "python",
-    "js": "javascript",
-    "c++": "cpp",
-    "cc": "cpp",
-    "golang": "go",
-    "rs": "rust",
-}
 
 
 @dataclass(frozen=True)
@@ -59,7 +51,7 @@ def code_of(response: str, language: str) -> str:
 
     Blocks that name no language count.
     """
-    blocks = [(_ALIASES.get(name.lower(), name.lower()), code) for name, code in _FENCE.findall(response)]
+    blocks = [(ALIASES.get(name.lower(), name.lower()), code) for name, code in _FENCE.findall(response)]
     return "\n".join(code for name, code in blocks if name in {language, ""})
 
 

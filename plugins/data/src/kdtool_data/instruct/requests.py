@@ -18,6 +18,7 @@ from kdtool_measuring import Templates, seed_of
 
 from kdtool_data.instruct.candidates import Candidate, Failure, Slot
 from kdtool_data.instruct.settings import REPAIR, VARIABLES, InstructConfig
+from kdtool_data.lines import split_lines
 
 if TYPE_CHECKING:
     from kdtool_data.instruct.settings import Cell
@@ -99,9 +100,9 @@ def draw(config: InstructConfig, cell: Cell, key: str, number: int, seeds: Seque
 
 def _some_lines(text: str, drawn: random.Random) -> str:
     """Return some lines of a long text, all of a short one."""
-    lines = text.splitlines()
+    lines = split_lines(text)
     first = drawn.randrange(max(1, len(lines) - _LINES + 1))
-    return "\n".join(lines[first : first + _LINES])[:_CHARACTERS]
+    return "\n".join(line.rstrip("\r\n") for line in lines[first : first + _LINES])[:_CHARACTERS]
 
 
 def templates_of(config: InstructConfig) -> Templates:

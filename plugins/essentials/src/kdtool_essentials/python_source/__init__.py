@@ -271,12 +271,12 @@ def _is_text(name: str) -> bool:
 
 
 def _read_file(path: Path) -> str | None:
-    """Return a file's text, or None if it cannot be read as UTF-8."""
+    """Return a file's text with the parser's line ends, CR LF, CR and LF, as LF; None if it cannot be read as UTF-8."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError):
         return None
-    return text.replace("\r\n", "\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _digest(text: str) -> str:

@@ -26,6 +26,8 @@ _SNIPPET_LINES = 20
 _NO_EXPLANATION = re.compile(
     r"\b(todo|fixme|xxx|hack|noqa|pragma|pylint|mypy|type:|copyright|licen[cs]e|coding[:=])|[-=*#~_]{4,}", re.IGNORECASE
 )
+_FEED = re.compile(r"^(?:[ \t]*\f)+", re.MULTILINE)
+"""Form feeds at the start of a line: the parser counts them in columns, but not as indentation."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Pair:
 
 def pairs_of(text: str, forms: Sequence[PairForm]) -> Iterator[Pair]:
     """Yield the pairs of the wanted forms in a file, form by form, in the order of the file."""
+    text = _FEED.sub("", text)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in the file's strings are not kdtool's to report
@@ -190,7 +193,7 @@ _SWAPPED = {
 
 def break_function(function: str) -> str | None:
     """Return the source of a function with one token swapped, always the same one; None if it has none to swap."""
-    lines = function.splitlines(keepends=True)
+    lines = function.split("\n")
     places = [
         token
         for token in tokenize.generate_tokens(io.StringIO(function).readline)
@@ -201,7 +204,7 @@ def break_function(function: str) -> str | None:
         token = places[(first + number) % len(places)]
         row, (begin, end) = token.start[0] - 1, (token.start[1], token.end[1])
         changed = lines[row][:begin] + _SWAPPED[token.string] + lines[row][end:]
-        broken = "".join([*lines[:row], changed, *lines[row + 1 :]])
+        broken = "\n".join([*lines[:row], changed, *lines[row + 1 :]])
         if _is_python(broken):
             return broken
     return None
