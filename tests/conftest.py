@@ -81,7 +81,7 @@ def make_teacher(
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(wrapped), hidden_size=64, intermediate_size=128, num_hidden_layers=6, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True, eos_token_id=0, bos_token_id=0,
+        num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True, eos_token_id=0, bos_token_id=0,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     wrapped.save_pretrained(folder)

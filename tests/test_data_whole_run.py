@@ -77,7 +77,7 @@ def test_every_form_is_packed_and_learned(recipe: dict[str, Any], marked_teacher
     assert "Share of training" in results.report.read_text(encoding="utf-8")
 
     tokenizer = open_tokenizer(marked_teacher_folder)
-    end, start, prefix = (tokenizer.encode(mark)[0] for mark in ("<|im_end|>", "<|im_start|>", "<fim_prefix>"))
+    end, start, prefix = (tokenizer.encode_template(mark)[0] for mark in ("<|im_end|>", "<|im_start|>", "<fim_prefix>"))
     rows = rows_of(results)
     ids, learned = ([token for row in rows for token in row.input_ids], [of for row in rows for of in row.labelled])
     role = tokenizer.encode("assistant\n")

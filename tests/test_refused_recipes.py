@@ -99,6 +99,14 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "forward-kl: compares token by token, but the student has 600 tokens and teacher 512; "
         "the first 512 are the same, but they split texts differently",
     ),
+    "rows longer than the student reads": (
+        {"student": {"use": "pretrained", "model": "SHORT"}, **losses("ce"), "teacher": None, "control": False},
+        r"rows: makes rows of 64 tokens, but student reads 32 at most\n.*length to 32 or less",
+    ),
+    "rows longer than the teacher reads": (
+        {"teacher.model": "SHORT", "student": {"use": "pretrained", "model": "BYTES"}},
+        "rows: makes rows of 64 tokens, but teacher reads 32 at most",
+    ),
     "infilling without marks": (
         {"rows.fim": {"rate": 0.7}},
         r"rows\.fim: the student's tokenizer lacks tokens",
@@ -149,12 +157,13 @@ def change(
 ) -> Callable[[Change], dict[str, Any]]:
     """Return a function that changes the small recipe at dotted keys, next to the files that changes name."""
     save_tiny(Path("bytes"))
+    save_tiny(Path("short"), max_position_embeddings=32)
     pair = {"prompt": "def f(x):\n", "chosen": "    return x\n", "rejected": "    raise\n"}
     Path("pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for _ in range(24)), encoding="utf-8")
     prompts = [{"prompt": f"def add_{number}(x):\n"} for number in range(24)]
     Path("prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in prompts), encoding="utf-8")
     folders = {"TEACHER": teacher_folder, "OTHER": other_teacher_folder, "SECOND": second_folder}
-    folders |= {"MARKED": marked_teacher_folder, "BYTES": Path("bytes").absolute()}
+    folders |= {"MARKED": marked_teacher_folder, "BYTES": Path("bytes").absolute(), "SHORT": Path("short").absolute()}
 
     def changed(changes: Change) -> dict[str, Any]:
         text = json.dumps(changes)

@@ -166,7 +166,7 @@ def test_text_and_names_come_of_pieces() -> None:
 
 def test_a_plain_tokenizer_has_no_start_template_or_marks() -> None:
     tokenizer = Plain()
-    assert (tokenizer.document_start, tokenizer.scoring_context) == ((), (256,))
+    assert (tokenizer.document_start, tokenizer.scoring_context) == ((), (10,))
     assert tokenizer.missing_start([1, 2]) == ()
     assert tokenizer.encode_behind("x = ", "1") == [49]
     assert tokenizer.chat_fingerprint == ""

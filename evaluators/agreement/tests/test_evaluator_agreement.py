@@ -232,7 +232,7 @@ def test_a_vocabulary_that_goes_on_is_compared_over_what_both_have(tmp_path: Pat
     marks = [f"<mark_{number}>" for number in range(5)]
     tokenizers = {name: make_tokenizer() for name in ("teacher", "student")}
     size = make_tokenizer().vocabulary
-    tokenizers[longer]._backend.add_special_tokens(marks)
+    tokenizers[longer]._backend.add_tokens(marks)
     models = {name: make_model(seed, 16, tokenizers[name], padding=3) for seed, name in enumerate(tokenizers)}
     opener = Opener(**{name: TransformersRuntime(model) for name, model in models.items()})
     marked = [*EXAMPLES, kdtool.Example("marked", kdtool.Text("def <mark_0>"), split="test")]
@@ -242,7 +242,9 @@ def test_a_vocabulary_that_goes_on_is_compared_over_what_both_have(tmp_path: Pat
     assert f"the first {size} are the same" in heard[0]
     texts = [tokenizers["teacher"].encode(text)[:40] for text in (*TEXTS, "def <mark_0>")]
     readable = [ids for ids in texts if max(ids) < size]  # by the student
-    divergence, _, _ = compared(models["teacher"], models["student"], readable, size, [0])
+    divergence, _, _ = compared(
+        models["teacher"], models["student"], readable, size, list(tokenizers["teacher"].scoring_context)
+    )
     assert found.value == pytest.approx(divergence, rel=1e-4)
     assert found.n == (5 if longer == "teacher" else 6)
     assert found.settings["tokens compared"] == f"the first {size}, which both have"

@@ -223,7 +223,7 @@ def test_texts_beyond_the_context_are_read_in_windows(wrapped: TransformersModel
     assert len(ids) > 2 * context
     found = likeliest(wrapped, exact_head(wrapped.head), ids)
     assert len(found) == len(ids)
-    tokens = [wrapped.tokenizer.end_of_text, *ids]
+    tokens = [*wrapped.tokenizer.scoring_context, *ids]
     for start, scored in ((0, 0), (context // 2, context), (context, context * 3 // 2)):
         with torch.no_grad():
             logits = wrapped.model.eval()(input_ids=torch.tensor([tokens[start : start + context]])).logits[0]
@@ -247,7 +247,7 @@ def test_the_likeliest_token_of_a_model_in_half_precision_is_not_a_tie_of_rounde
 ) -> None:
     wrapped.model.to(torch.bfloat16)
     ids = wrapped.tokenizer.encode("value = compute ( 1 ) " * 30)[: wrapped.facts.context]
-    tokens = torch.tensor([[wrapped.tokenizer.end_of_text, *ids]])
+    tokens = torch.tensor([[*wrapped.tokenizer.scoring_context, *ids]])
     positions = torch.arange(len(ids))[None]
     document = torch.zeros_like(positions, dtype=torch.int32)
     with torch.no_grad():

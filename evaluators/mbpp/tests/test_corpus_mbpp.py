@@ -96,8 +96,8 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path, content: str,
         examples(path)
 
 
-def test_a_missing_file_and_a_hub_that_must_not_be_asked_are_answered_with_the_other_way(tmp_path: Path) -> None:
-    with pytest.raises(kdtool.UsageError, match=r"none\.jsonl cannot be read: .*; without `file` .* from the Hub"):
+def test_a_missing_file_and_a_hub_that_must_not_be_asked_are_named(tmp_path: Path) -> None:
+    with pytest.raises(kdtool.UsageError, match=r"mbpp\.file: .*none\.jsonl cannot be read"):
         MbppCorpus(MbppCorpus.Config(file=tmp_path / "none.jsonl")).kdtool_identity(make_run(tmp_path))
     with pytest.raises(kdtool.ServiceError, match=r"google-research-datasets/mbpp: .*offline"):
         MbppCorpus(MbppCorpus.Config()).kdtool_identity(make_run(tmp_path, offline=True))

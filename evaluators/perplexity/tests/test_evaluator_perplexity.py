@@ -79,7 +79,7 @@ def test_a_real_model_agrees_with_its_own_loss(tmp_path: Path) -> None:
     total = tokens = 0.0
     for example in examples:
         assert isinstance(example.body, kdtool.Text)
-        ids = torch.tensor([[wrapped.tokenizer.end_of_text, *wrapped.tokenizer.encode(example.body.text)]])
+        ids = torch.tensor([[*wrapped.tokenizer.scoring_context, *wrapped.tokenizer.encode(example.body.text)]])
         with torch.no_grad():
             total += float(model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
         tokens += ids.shape[1] - 1

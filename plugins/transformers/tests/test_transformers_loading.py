@@ -328,7 +328,11 @@ def test_the_mark_of_a_gap_is_no_token(tmp_path: Path) -> None:
     save_code_llama_tokenizer(tmp_path, 1500, 1_000_000, infilling=True)
     _configured(tmp_path, "llama")
     tokenizer = open_tokenizer(tmp_path)
-    assert (tokenizer.vocabulary, tokenizer.document_start, tokenizer.end_ids) == (1500, (1,), (2,))
+    assert (tokenizer.vocabulary, tokenizer.document_start, tokenizer.end_ids) == (
+        1500,
+        (1,),
+        (0, 2),
+    )  # 0: by the configuration
     assert len(transformers.AutoTokenizer.from_pretrained(tmp_path)) == 1501, "`fill_token=None` can go"
     for text in ("  x", " x", "x ", "\n  x", ""):
         assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -338,7 +342,7 @@ def test_the_mark_of_a_gap_is_no_token(tmp_path: Path) -> None:
     assert tokenizer.has_token("▁<MID>")
     assert not tokenizer.has_token("<FILL_ME>")
     tokenizer.answer_ends = ("▁<EOT>", "<absent>")
-    assert tokenizer.end_ids == (2, 1499)
+    assert tokenizer.end_ids == (0, 2, 1499)
     (tmp_path / "student").mkdir()
     tokenizer.save(tmp_path / "student")
     _configured(tmp_path / "student", "llama")
@@ -367,7 +371,7 @@ TOKENIZER_EDITS: dict[str, Callable[[Path], object]] = {
         lambda content: content["model"]["merges"].pop() and content["model"]["vocab"].popitem(),
     ),
     "end of an answer": lambda folder: _changed_json(
-        folder / "tokenizer_config.json", lambda content: content.update(eos_token="<fim_pad>")
+        folder / "tokenizer_config.json", lambda content: content.update(eos_token="<fim_middle>")
     ),
 }
 

@@ -136,8 +136,10 @@ def test_a_document_begins_with_what_the_tokenizer_puts_before_a_text(tmp_path: 
     assert {name: tokenizer.document_start for name, tokenizer in found.items()} == {
         "llama": (1,), "bytes": (), "starcoder": (), "two": (257, 258), "behind": (), "around": (256,)
     }  # fmt: skip
+    line = tuple(plain.encode("\n"))
     assert {name: tokenizer.scoring_context for name, tokenizer in found.items()} == {
-        "llama": (1,), "bytes": (256,), "starcoder": (0,), "two": (257, 258), "behind": (256,), "around": (256,)
+        "llama": (1,), "bytes": line, "starcoder": tuple(starcoder.encode("\n")), "two": (257, 258), "behind": line,
+        "around": (256,),
     }  # fmt: skip
     for name in ("llama", "bytes", "starcoder", "two"):
         check_tokenizer(found[name], tmp_path / f"{name} saved")
@@ -185,9 +187,9 @@ def test_a_gap_is_written_in_the_marks_of_each_family(family: Infilling) -> None
     code, rest = (f"{family.prefix}{BEFORE}", f"{family.suffix}{AFTER}{family.middle}")
     if family is SUFFIX_FIRST:
         code, rest = f"{family.prefix}{rest}", BEFORE
-    assert ids == tokenizer.encode(code + rest)
+    assert ids == tokenizer.encode_template(code + rest)
     assert tokenizer.decode(ids) == (AFTER + BEFORE if family is SUFFIX_FIRST else BEFORE + AFTER)
-    marks = {tokenizer.encode(mark)[0] for mark in family.tokens}
+    marks = {tokenizer.encode_template(mark)[0] for mark in family.tokens}
     assert marks < set(tokenizer.infilling_ends) == {*tokenizer.end_ids, *marks}
 
 
@@ -213,7 +215,7 @@ def test_a_mark_ends_what_fills_a_gap() -> None:
     assert whole.tokens_out > 0
     with torch.no_grad():
         states = model.model.base_model(torch.tensor([prompt_ids(tokenizer, request)])).last_hidden_state[0, -1]
-        model.model.get_output_embeddings().weight[tokenizer.encode(family.prefix)[0]] = 100 * states
+        model.model.get_output_embeddings().weight[tokenizer.encode_template(family.prefix)[0]] = 100 * states
     (ended,) = runtime.answer([request])
     assert (ended.finish, ended.text, ended.tokens_out) == ("stop", "", 0)
     assert list(runtime.stream(request))[-1] == kdtool.TextPiece("", ended.tokens_in, 0, "stop")
@@ -269,9 +271,9 @@ def test_unused_tokens_become_fim_tokens_which_are_saved(tmp_path: Path) -> None
     renamed = with_fim_tokens(bare, spare)
     assert renamed.infilling == SUFFIX_FIRST
     spelt = "<spm_prefix><spm_suffix>after<spm_middle>before"
-    assert renamed.encode_infilling_prompt("before", "after") == renamed.encode(spelt)
+    assert renamed.encode_infilling_prompt("before", "after") == renamed.encode_template(spelt)
     assert renamed.encode_infilling("before", "", "after", suffix_first=True) == [
-        *renamed.encode(spelt),
+        *renamed.encode_template(spelt),
         bare.end_of_text,
     ]
     assert renamed.vocabulary == bare.vocabulary

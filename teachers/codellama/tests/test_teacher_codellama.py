@@ -84,10 +84,10 @@ def test_a_gap_becomes_the_ids_that_the_paper_gives(tmp_path: Path) -> None:
     assert (tokenizer.vocabulary, tokenizer.document_start) == (32_016, (1,))
     before, after = "def f(x):\n    return ", "\n\nf(1)\n"
     ids = tokenizer.encode_infilling_prompt(before, after)
-    prefix, suffix, middle = (tokenizer.encode_marked(mark)[-1] for mark in ("▁<PRE>", "▁<SUF>", "▁<MID>"))
+    prefix, suffix, middle = (tokenizer.encode_template(mark)[-1] for mark in ("▁<PRE>", "▁<SUF>", "▁<MID>"))
     assert (prefix, suffix, middle) == (32_012, 32_013, 32_014)
     # as sentencepiece writes the code before it, and without a leading space what stands behind it
-    behind = tokenizer.encode_marked("<s>" + after)[1:]
+    behind = tokenizer.encode_template("<s>" + after)[1:]
     assert ids == [prefix, *tokenizer.encode(before), suffix, *behind, middle]
     (answer,) = _teacher(tmp_path).kdtool_answer([kdtool.Request("1", before, 4, suffix=after)])
     assert answer.tokens_in == len(ids) + 1, "a prompt begins with <s>"

@@ -113,12 +113,13 @@ class Tokenizer(ABC):
 
     @property
     def scoring_context(self) -> tuple[int, ...]:
-        """The ids after which the first token of a text is scored: `document_start`, else the end-of-text token.
+        """The ids after which the first token of a text is scored: `document_start`, else those of a line break.
 
-        Models without a start token are pre-trained on documents that follow each other, so that most of them
-        come after an end of text. Since 0.1.
+        Rows, prompts and users put no end of text before a text, and a model that was tuned to converse may continue one
+        with anything: Qwen2.5-Coder-0.5B-Instruct takes 1,619 nats for a file after it, 1,101 after a line break, and 1,093
+        without its first token. Since 0.1.
         """
-        return self.document_start or (self.end_of_text,)
+        return self.document_start or tuple(self.encode("\n")) or (self.end_of_text,)
 
     def missing_start(self, ids: Sequence[int]) -> tuple[int, ...]:
         """Return the ids to put before a document: `document_start`, or () if `ids` already begin with it.

@@ -14,13 +14,13 @@ from contextlib import nullcontext, suppress
 from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks import taken_by
 from kdtool._assembly.signals import on_policy_key, teachers_of
-from kdtool._contract.language_model import Tokenizer
+from kdtool._contract.language_model import ModelFacts, Tokenizer
 from kdtool._contract.loss import Loss, SequenceLoss
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.training import Trainer
 from kdtool._errors import Problem, RecipeError, ServiceError, UsageError
 from kdtool._recipe.layers import as_written
-from kdtool._recipe.model import ComponentSpec, PhaseSpec, problem_at
+from kdtool._recipe.model import ComponentSpec, PhaseSpec, of_kind, problem_at
 from kdtool._run.context import Context
 from kdtool._run.graph import Node
 from kdtool._run.ranks import rank_and_world
@@ -54,6 +54,26 @@ def compare_with_teachers(context: Context, run: RunInfo) -> dict[str, Vocabular
         raise RecipeError(problems)
     context.vocabularies.update({name: vocabularies for name, vocabularies in compared.items() if vocabularies})
     return compared
+
+
+def require_windows(assembly: Assembly, models: Mapping[str, ModelFacts]) -> None:
+    """Refuse rows that are longer than what the student, or a teacher that it learns from, reads at once.
+
+    Raises:
+        RecipeError: there are such rows.
+    """
+    (student,) = assembly.of_kind("student")
+    learning = [(phase, name) for phase, _, _, teachers in _learning(assembly) for name in teachers]
+    problems = []
+    for phase, name in [*((phase, student) for phase in assembly.arms["student"]), *learning]:
+        (packer,) = of_kind(phase.sources, "packer")
+        length = getattr(assembly.shared[packer.path], "row_length", 0)
+        if name in models and 0 < models[name].context < length - 1:  # the last token is only predicted
+            context = models[name].context
+            message = f"makes rows of {length:,} tokens, but {name} reads {context:,} at most"
+            problems.append(problem_at(assembly.recipe, packer.key, message, f"set its length to {context} or less"))
+    if problems:
+        raise RecipeError(list(dict.fromkeys(problems)))
 
 
 def describe_vocabularies(found: Mapping[str, Vocabularies | None]) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from kdtool._contract.sources import SignalSource
 from kdtool._errors import StorageError
 from kdtool._recipe.model import ARMS, SELF
 from kdtool._results.files import component_record
-from kdtool._run.comparability import compare_with_teachers
+from kdtool._run.comparability import compare_with_teachers, require_windows
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node, changes, read_record
 from kdtool._run.preflight import identify, licences_of, try_packers
@@ -74,9 +74,11 @@ def check_and_build_graph(context: Context) -> RunGraph:
 
 
 def described_models(context: Context, run: RunInfo) -> dict[str, ModelFacts]:
-    """Return the shapes of the students and teachers that describe themselves, by name."""
+    """Return the shapes of the students and teachers that describe themselves, by name. Raises as `require_windows`."""
     described = context.hooks.kdtool_describe(run)
-    return {name: facts for name, model in described.items() if (facts := facts_in(model)) is not None}
+    found = {name: facts for name, model in described.items() if (facts := facts_in(model)) is not None}
+    require_windows(context.assembly, found)
+    return found
 
 
 def build_graph(context: Context, described: Mapping[str, ModelFacts]) -> RunGraph:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from itertools import count
 from typing import TYPE_CHECKING, Literal
 
@@ -93,6 +92,8 @@ class Agreement(kdtool.Evaluator):
         self, run: kdtool.RunInfo, teacher: kdtool.Subject, documents: Sequence[Document], progress: Callable[[], None]
     ) -> TeacherFiles | None:
         """Return the teacher's states, from its `files` if it has them; None, with a message, if there are none."""
+        from kdtool_measuring import open_for_measuring
+
         from kdtool_evaluator_agreement._divergence import TeacherFiles
 
         name = f"states-of-{teacher.name}"
@@ -105,11 +106,10 @@ class Agreement(kdtool.Evaluator):
                     "whose weights are here, or remove the evaluator"
                 )
             return recorded
-        with ExitStack() as stack:
-            model = _open(run, teacher, stack)
-            if model is None:
+        with open_for_measuring(run, teacher, "agreement", _unfit) as runtime:
+            if runtime is None or runtime.model is None:
                 return None
-            identity = _identity_of(run, teacher)
+            identity, model = _identity_of(run, teacher), runtime.model
             return TeacherFiles.record(run.folder / name, model, documents, self.config.tokens, identity, progress)
 
     def _compare(
@@ -122,12 +122,12 @@ class Agreement(kdtool.Evaluator):
         progress: Callable[[], None],
     ) -> Iterator[kdtool.Measurement]:
         """Yield the measurements of a learner; none, with a message, if it cannot be compared."""
-        from kdtool_measuring import digest
+        from kdtool_measuring import digest, open_for_measuring
 
         from kdtool_evaluator_agreement._divergence import agreement, fitting, heads_of
 
-        with ExitStack() as stack:
-            model = _open(run, learner, stack)
+        with open_for_measuring(run, learner, "agreement", _unfit) as runtime:
+            model = None if runtime is None else runtime.model
             if model is None:
                 return
             vocabularies = kdtool.Vocabularies.compare(model.tokenizer, recorded.tokenizer)
@@ -187,18 +187,8 @@ def _identity_of(run: kdtool.RunInfo, teacher: kdtool.Subject) -> str:
     return ", ".join(f"{key} {value[:12]}" for key, value in (identity or {}).items())
 
 
-def _open(run: kdtool.RunInfo, subject: kdtool.Subject, stack: ExitStack) -> kdtool.LanguageModel | None:
-    """Open a subject's model, to be closed by `stack`; say why if there is none."""
-    opened = kdtool.open_subject(run, subject)
-    if opened is None:
-        run.say(
-            f"agreement: {subject.name} is left out, no component opens it; its component must implement kdtool_open"
-        )
-        return None
-    runtime = stack.enter_context(opened.value)
-    if runtime.model is None:
-        run.say(f"agreement: {subject.name} is left out, {opened.name} does not expose the model's states")
-    return runtime.model
+def _unfit(runtime: kdtool.Runtime) -> str:
+    return "it does not expose the model's states" if runtime.model is None else ""
 
 
 def _measurements(

@@ -30,7 +30,7 @@ from kdtool_measuring import (
     seed_of,
     unfit_to_score,
 )
-from kdtool_torch import score_continuations
+from kdtool_torch import score_continuations, score_texts
 from lm_eval import evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import bits_per_byte, mean, perplexity, weighted_perplexity
@@ -184,14 +184,25 @@ def _by_pairs(runtime: kdtool.Runtime, pairs: Sequence[tuple[str, str]]) -> Iter
 
 
 def _by_texts(runtime: kdtool.Runtime, texts: Sequence[tuple[str]]) -> Iterator[tuple[int, float, bool]]:
-    for number, score in enumerate(runtime.score([text for (text,) in texts])):
+    asked = [text for (text,) in texts]
+    scores = runtime.score(asked)
+    if (model := runtime.model) is not None:
+        tokenizer, window = model.tokenizer, min(_WINDOW, model.facts.context or _WINDOW)
+        encoded = lambda group: list(map(tokenizer.encode, group))  # noqa: E731
+        scores = score_texts(model, asked, window, encoded, context=_beginning(tokenizer))
+    for number, score in enumerate(scores):
         yield number, score.log_likelihood, False
+
+
+def _beginning(tokenizer: kdtool.Tokenizer) -> tuple[int, ...]:
+    """Return the ids that the harness puts before a text: kdtool scores one after `scoring_context` everywhere else."""
+    return tokenizer.document_start or (tokenizer.end_of_text,)
 
 
 def _encode_pair(tokenizer: kdtool.Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
     """Return the ids of context and continuation as the harness splits them: spaces between them go to the continuation."""
     if not context:
-        return [*tokenizer.scoring_context], tokenizer.encode(continuation)
+        return [*_beginning(tokenizer)], tokenizer.encode(continuation)
     stripped = context.rstrip()
     before, whole = tokenizer.encode(stripped), tokenizer.encode(context + continuation)
     return [*tokenizer.missing_start(whole), *before], whole[len(before) :]
@@ -201,6 +212,8 @@ def _key(request: Instance) -> str:
     return sha256(json.dumps([request.request_type, *request.args], sort_keys=True).encode()).hexdigest()[:24]
 
 
+_WINDOW = 2048
+"""Tokens of a text that are read at once at most."""
 _FRACTIONS = frozenset({"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "em", "f1"})
 """Metrics whose scores of documents are from 0 to 1."""
 _UNITS: Mapping[str, str] = {"word_perplexity": "per word", "byte_perplexity": "per byte", "perplexity": "per target"}

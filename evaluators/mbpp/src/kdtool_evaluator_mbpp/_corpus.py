@@ -6,7 +6,6 @@ published.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Literal
 
 import kdtool
 from kdtool_data.records import HubDataset
+from kdtool_measuring import read_and_hash
 
 LICENCE = kdtool.LicenceTerms("CC-BY-4.0", url="https://creativecommons.org/licenses/by/4.0/")
 
@@ -112,7 +112,7 @@ class MbppProblems:
             kdtool.ServiceError: the Hub cannot be reached.
         """
         if self._file is not None:
-            return {"file": read_bytes(self._file)[1]}
+            return {"file": read_and_hash(self._file, "mbpp.file")[1]}
         assert self._hub is not None  # noqa: S101 - set if there is no file
         return self._hub.identity(offline=offline)
 
@@ -149,22 +149,6 @@ def prompt_of(problem: Problem) -> str:
     return f'"""\n{problem.text}\n{problem.tests[0]}\n"""\n'
 
 
-def read_bytes(path: Path) -> tuple[bytes, str]:
-    """Return a file's content and its SHA-256.
-
-    Raises:
-        kdtool.UsageError: it cannot be read.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise kdtool.UsageError(
-            f"mbpp.file: {path} cannot be read: {error.strerror or error}; mbpp.jsonl and sanitized-mbpp.json are in the "
-            "folder mbpp of github.com/google-research/google-research; without `file` the problems come from the Hub"
-        ) from error
-    return content, hashlib.sha256(content).hexdigest()
-
-
 def problems_of_file(path: Path) -> Iterator[Problem]:
     """Yield the problems of a file.
 
@@ -172,7 +156,7 @@ def problems_of_file(path: Path) -> Iterator[Problem]:
         kdtool.UsageError: it cannot be read, or is in neither form.
     """
     try:
-        text = read_bytes(path)[0].decode("utf-8-sig")
+        text = read_and_hash(path, "mbpp.file")[0].decode("utf-8-sig")
         records = (
             json.loads(text)
             if text.lstrip()[:1] == "["

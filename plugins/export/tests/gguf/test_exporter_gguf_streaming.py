@@ -257,7 +257,7 @@ def test_prompts_for_gaps_are_those_of_the_model_in_pytorch(kind: str, tmp_path:
 def test_a_mark_ends_what_fills_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     student = tiny_model(vocabulary=616)
     student.tokenizer = tokenizer_of("starcoder2", tmp_path / "tokenizer")
-    mark = student.tokenizer.encode_marked("<fim_prefix>")[0]
+    mark = student.tokenizer.encode_template("<fim_prefix>")[0]
     monkeypatch.setattr(_runtime, "completion", lambda *given: {**completion(*given), "logit_bias": [[mark, 1000.0]]})
     request = kdtool.Request("infill", "x", 12, suffix="y")
     with GGUFRuntime(write_gguf(student, tmp_path / "a.gguf"), context=256, threads=1) as opened:

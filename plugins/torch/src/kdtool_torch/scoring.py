@@ -31,8 +31,9 @@ def score_texts(
     window: int,
     encode_batch: Callable[[list[str]], list[list[int]]],
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    context: Sequence[int] = (),
 ) -> Iterator[kdtool.LogLikelihood]:
-    """Yield each text's log-likelihood, in order; the first token is predicted from the tokenizer's `scoring_context`.
+    """Yield each text's log-likelihood, in order.
 
     Args:
         model: computes without dropout and gradients, on the device of its head.
@@ -40,8 +41,9 @@ def score_texts(
         window: the greatest number of tokens that are read at once; see `windows`.
         encode_batch: returns the ids of several texts, without special tokens.
         autocast: the context of each forward pass.
+        context: the ids after which the first token is predicted; by default the tokenizer's `scoring_context`.
     """
-    context, head = model.tokenizer.scoring_context, exact_head(model.head)
+    context, head = context or model.tokenizer.scoring_context, exact_head(model.head)
     waiting = iter(texts)
     while group := list(islice(waiting, _TEXTS_AT_ONCE)):
         ids = [[*context, *tokens] for tokens in encode_batch(group)]

@@ -17,7 +17,6 @@ from kdtool_transformers.model import without_weights as without_weights
 from kdtool_transformers.opening import open_config as open_config
 from kdtool_transformers.opening import open_model as open_model
 from kdtool_transformers.opening import open_tokenizer as open_tokenizer
-from kdtool_transformers.opening import with_fim_tokens as with_fim_tokens
 from kdtool_transformers.prompts import CODE_LLAMA as CODE_LLAMA
 from kdtool_transformers.prompts import FILL_ME as FILL_ME
 from kdtool_transformers.prompts import SUFFIX_FIRST as SUFFIX_FIRST
@@ -34,6 +33,7 @@ from kdtool_transformers.sources import find_source as find_source
 from kdtool_transformers.sources import published_config as published_config
 from kdtool_transformers.sources import source_identity as source_identity
 from kdtool_transformers.sources import weights_identity as weights_identity
+from kdtool_transformers.sources import with_fim_tokens as with_fim_tokens
 from kdtool_transformers.student import CausalStudent as CausalStudent
 from kdtool_transformers.teacher import CausalTeacher as CausalTeacher
 from kdtool_transformers.teacher import CausalTeacherConfig as CausalTeacherConfig

@@ -7,8 +7,11 @@ them. The folder is named by the file's content.
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from kdtool_torch import cache_folder, complete_folder, content_hash, give_usual
 
 from kdtool_transformers.model import no_progress_bar
 
-_FORMAT = 1
+_FORMAT = 2
 """Increased whenever a conversion writes other files than before, so that old ones are not used."""
 _DIGITS_ALONE = {"smollm", "starcoder", "refact", "command-r"}
 """Values of tokenizer.ggml.pre whose pre-tokenizer takes digits one by one before the GPT-2 pattern. transformers leaves
@@ -40,7 +43,7 @@ def convert_gguf(file: Path, say: Callable[[str], None] = print) -> Path:
             if partial is not None:
                 megabytes = file.stat().st_size / 1e6
                 say(f"converting {file.name} ({megabytes:.0f} MB) to safetensors, once, into {target}")
-                convert_gguf_into(file, partial)
+                convert_gguf_into(file, partial, say)
     except PermissionError as error:
         raise kdtool.StorageError(f"{target.parent} cannot be written: {error}") from error
     return target
@@ -57,7 +60,7 @@ def save_gguf_tokenizer(file: Path, folder: Path) -> None:
 
     field = read_gguf(file).get_field("tokenizer.ggml.pre")
     try:
-        with isolated_rng(), no_progress_bar():
+        with isolated_rng(), _quiet():
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
     except Exception as error:  # the tokenizers library raises Exception itself
         raise kdtool.UsageError(f"the tokenizer of {file} cannot be read: {_reason(error)}") from error
@@ -69,15 +72,16 @@ def save_gguf_tokenizer(file: Path, folder: Path) -> None:
             ]
         )
     tokenizer.save_pretrained(folder)
+    _save_ends(file, folder)
 
 
-def convert_gguf_into(file: Path, folder: Path) -> None:
+def convert_gguf_into(file: Path, folder: Path, say: Callable[[str], None] = print) -> None:
     """Write a GGUF file's content into a folder as safetensors, configuration and tokenizer. Raises as `convert_gguf`."""
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
     try:
-        with isolated_rng(), no_progress_bar():
+        with isolated_rng(), _quiet():
             loaded = AutoModelForCausalLM.from_pretrained(
                 file.parent,
                 gguf_file=file.name,
@@ -85,12 +89,14 @@ def convert_gguf_into(file: Path, folder: Path) -> None:
                 dtype=torch.bfloat16,
                 local_files_only=True,
             )
+            _tie(loaded, file, say)
             config = loaded.config
             if hasattr(config, "quantization_config"):
                 del config.quantization_config
             # A fresh model holds no trace of the quantised file, which save_pretrained would refuse to write.
-            model = type(loaded)(config).to(torch.bfloat16)
-            model.load_state_dict(loaded.state_dict())
+            with torch.device("meta"):
+                model = type(loaded)(config)
+            model.load_state_dict(loaded.state_dict(), assign=True)
             model.tie_weights()
             model.save_pretrained(folder)
             for written in folder.glob("*.safetensors"):
@@ -100,6 +106,49 @@ def convert_gguf_into(file: Path, folder: Path) -> None:
             raise kdtool.StorageError(f"no room for the converted {file.name} in {folder.parent}: {error}") from error
         raise kdtool.UsageError(f"{file} cannot be converted: {_reason(error)}") from error
     save_gguf_tokenizer(file, folder)
+
+
+def _tie(model: Any, file: Path, say: Callable[[str], None]) -> None:
+    """Tie embedding and head if they are two roundings of one matrix, as llama.cpp stores tied ones; keep the better one.
+
+    Roundings to b bits differ from normally distributed weights by about 2^(1-b) of their size, and matrices that were
+    trained apart by more than their whole size.
+    """
+    bits = {tensor.name: 8 * tensor.n_bytes / tensor.n_elements for tensor in read_gguf(file).tensors}
+    if "output.weight" not in bits:
+        return
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    rows = slice(None, None, max(1, len(head.weight) // 4096))
+    stored, other = (part.weight.detach()[rows].float() for part in (head, embedding))
+    expected = 2 ** (2 - min(bits["output.weight"], bits["token_embd.weight"]))
+    difference = float((stored - other).norm() / stored.norm())
+    if difference > min(expected, 0.5):
+        return
+    if bits["output.weight"] >= bits["token_embd.weight"]:
+        embedding.weight = head.weight
+    else:
+        head.weight = embedding.weight
+    model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = True
+    say(
+        f"{file.name} stores one matrix twice, as embedding and as head, in {bits['token_embd.weight']:.3g} and "
+        f"{bits['output.weight']:.3g} bits a weight ({difference:.1%} apart): both use the one with more bits"
+    )
+
+
+def _save_ends(file: Path, folder: Path) -> None:
+    """Write the ends of an answer that the file names into generation_config.json: of a text, a turn and a message."""
+    fields = (read_gguf(file).get_field(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
+    ends = sorted({int(field.contents()) for field in fields if field is not None})
+    target = folder / "generation_config.json"
+    content = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
+    target.write_text(json.dumps({**content, "eos_token_id": ends}, indent=1) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' bars off the terminal; that of its older reader can only be kept off with everything else."""
+    with no_progress_bar(), Path(os.devnull).open("w", encoding="utf-8") as nothing, redirect_stderr(nothing):
+        yield
 
 
 def _reason(error: Exception) -> str:

@@ -176,6 +176,8 @@ class TransformersModel(CausalModel):
         if len(dtypes) > 1 and all(dtype.is_floating_point for dtype in dtypes):
             # A phase leaves trained weights in float32 and frozen ones in their dtype: files must have one.
             widen(causal)
+        ends = list(self.tokenizer.end_ids)  # so that others end answers there, too
+        causal.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0]
         with no_progress_bar():
             causal.save_pretrained(folder, max_shard_size=_FILE_SIZE)
         for file in folder.glob("*.safetensors"):

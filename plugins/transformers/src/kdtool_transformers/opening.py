@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     from kdtool_transformers.tokenizer import TransformersTokenizer
     from kdtool_transformers.weights import Quantisation
 
+_OPTIONS = (
+    "unk_token",
+    "continuing_subword_prefix",
+    "end_of_word_suffix",
+    "fuse_unk",
+    "byte_fallback",
+    "ignore_merges",
+)
+"""Attributes of a tokenizer's model."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -148,67 +157,83 @@ def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: 
     from kdtool_transformers.gguf import save_gguf_tokenizer
     from kdtool_transformers.tokenizer import TransformersTokenizer
 
-    folder = Path(source).expanduser()
-    if folder.suffix.lower() == ".gguf" and folder.is_file():
+    path = Path(source).expanduser()
+    if path.suffix.lower() == ".gguf" and path.is_file():
         with TemporaryDirectory() as scratch:
-            save_gguf_tokenizer(folder, Path(scratch))
+            save_gguf_tokenizer(path, Path(scratch))
             return open_tokenizer(scratch)
     # A folder with only a tokenizer suffices.
-    where = folder if (folder / "tokenizer.json").is_file() else resolve(source)
+    where = path if (path / "tokenizer.json").is_file() else resolve(source)
     settings: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline, "revision": revision}
     with explain(source, where, offline, ": its tokenizer"):
-        _local_folder(where, revision, offline, "tokenizer.json")
+        folder = _local_folder(where, revision, offline, "tokenizer.json")
         inner = AutoTokenizer.from_pretrained(where, **settings)
         if type(inner).__name__ == "CodeLlamaTokenizer":
             # It adds <FILL_ME> to the vocabulary, after the last token that the model knows.
             inner = AutoTokenizer.from_pretrained(where, fill_token=None, **settings)
-        elif type(inner).__name__ == "GPT2Tokenizer":
-            inner = _as_stored(inner, where, settings)
+        elif folder is not None and (folder / "tokenizer.json").is_file():
+            inner = _as_stored(inner, folder, where, settings)
         if set(inner.get_vocab()) <= set(inner.all_special_tokens):  # transformers created an empty one
             raise ValueError(NO_TOKENIZER)
-    return TransformersTokenizer(inner)
+        tokenizer = TransformersTokenizer(inner)
+        tokenizer.stored_ends = _stored_ends(where, revision, offline)
+    return tokenizer
 
 
-def with_fim_tokens(tokenizer: TransformersTokenizer, unused: Sequence[str]) -> TransformersTokenizer:
-    """Return the tokenizer with the special tokens `unused` renamed to `<spm_prefix>`, `<spm_suffix>` and `<spm_middle>`.
+def _as_stored(inner: Any, folder: Path, where: Path | str, settings: Mapping[str, Any]) -> Any:
+    """Return the tokenizer of tokenizer.json, which transformers 5 rebuilds by the class that tokenizer_config.json names.
 
-    Prompts with these put the suffix first.
+    The class replaces how the file splits and normalises texts, and what it puts around them, by its own defaults
+    (transformers issues 45488, 45812, 45920, 46489): models would read other tokens than they were trained with.
 
     Raises:
-        UsageError: it has FIM tokens already, or one of `unused` is not a special token of it or is named twice.
+        ValueError: transformers cannot open it as it is.
     """
-    from kdtool_transformers.prompts import SUFFIX_FIRST
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
 
-    name = tokenizer.inner.name_or_path
-    if tokenizer.infilling is not None:
-        raise kdtool.UsageError(
-            f"fim_tokens: the tokenizer of {name} has {', '.join(tokenizer.infilling.tokens)} already; remove fim_tokens"
-        )
-    content = json.loads(tokenizer.inner.backend_tokenizer.to_str())
-    special = {token["content"]: token for token in content["added_tokens"] if token["special"]}
-    kept = {token for token in tokenizer.inner.special_tokens_map.values() if isinstance(token, str)}
-    if len(set(unused)) < len(unused) or not special.keys() - kept >= set(unused):
-        free = ", ".join(sorted(special.keys() - kept)) or "none"
-        raise kdtool.UsageError(
-            f"fim_tokens: {', '.join(unused)} must be three special tokens of {name} without another purpose; it has {free}"
-        )
-    renamed = dict(zip(unused, SUFFIX_FIRST.tokens, strict=True))
-    for old, new in renamed.items():
-        special[old]["content"] = new
-    vocabulary = content["model"]["vocab"]
-    if isinstance(vocabulary, dict):
-        content["model"]["vocab"] = {renamed.get(token, token): index for token, index in vocabulary.items()}
-    with TemporaryDirectory() as scratch:
-        tokenizer.save(Path(scratch))
-        for file in Path(scratch).glob("*.json"):  # they may list special tokens by name, which would be added again
-            text = file.read_text(encoding="utf-8")
-            for old, new in renamed.items():
-                text = text.replace(json.dumps(old), json.dumps(new))
-            file.write_text(text, encoding="utf-8")
-        (Path(scratch) / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-        opened = open_tokenizer(scratch)
-    opened.inner.name_or_path = name
-    return opened
+    stored = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if _differing(inner, stored, folder):
+        inner = PreTrainedTokenizerFast.from_pretrained(where, **settings)
+        if differing := _differing(inner, stored, folder):
+            raise ValueError(f"transformers replaces its {', '.join(differing)} by others")
+    return inner
+
+
+def _differing(inner: Any, stored: Any, folder: Path) -> list[str]:
+    """Return the parts in which an opened tokenizer differs from the one of tokenizer.json."""
+    from kdtool_transformers.weights import read_json
+
+    def of(tokenizer: Any, part: str) -> Any:
+        content = getattr(tokenizer, part)
+        if part == "model":
+            return type(content), *(getattr(content, name, None) for name in _OPTIONS)
+        return None if content is None else json.loads(content.__getstate__())
+
+    backend, file = inner.backend_tokenizer, folder / "tokenizer_config.json"
+    parts = ("normalizer", "pre_tokenizer", "decoder", "model")
+    differing = [part for part in parts if of(backend, part) != of(stored, part)]
+    asked = read_json(file).keys() & {"add_bos_token", "add_eos_token"} if file.is_file() else ()
+    if not asked and backend.encode("x").ids != stored.encode("x").ids:
+        differing.append("tokens around a text")
+    known = backend.get_added_tokens_decoder()
+    if any(str(known.get(index)) != str(token) for index, token in stored.get_added_tokens_decoder().items()):
+        differing.append("added tokens")
+    return differing
+
+
+def _stored_ends(where: Path | str, revision: str | None, offline: bool) -> Sequence[int]:
+    """Return the ids that end an answer by the model's configurations; chat models list the end of a turn only there."""
+    from kdtool_transformers.weights import read_json
+
+    ends: set[int] = set()
+    for file in ("generation_config.json", "config.json"):
+        folder = _local_folder(where, revision, offline, file)
+        if folder is None or not (folder / file).is_file():
+            continue
+        stored = read_json(folder / file).get("eos_token_id")
+        ends.update(stored if isinstance(stored, list) else () if stored is None else (stored,))
+    return sorted(ends)
 
 
 def open_config(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Any:
@@ -288,23 +313,6 @@ def read_origin(where: Path | str) -> Mapping[str, Any]:
     if origin is None or not origin.is_file():
         return {}
     return read_json(origin)
-
-
-def _as_stored(inner: Any, where: Path | str, settings: dict[str, Any]) -> Any:
-    """Return a GPT-2 tokenizer with the pre-tokenizer of its file.
-
-    transformers 5 gives every tokenizer of this class the one of GPT-2 (transformers issue 45812), which splits numbers
-    in another way than StarCoder2, SmolLM2 and others were trained with.
-    """
-    from transformers import PreTrainedTokenizerFast
-
-    folder = _local_folder(where, settings["revision"], settings["local_files_only"], "tokenizer.json")
-    if folder is None or not (folder / "tokenizer.json").is_file():
-        return inner
-    stored = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    if stored.get("pre_tokenizer") == json.loads(inner.backend_tokenizer.to_str())["pre_tokenizer"]:
-        return inner
-    return PreTrainedTokenizerFast.from_pretrained(where, **settings)
 
 
 def _local_folder(where: Path | str, revision: str | None, offline: bool, file: str) -> Path | None:

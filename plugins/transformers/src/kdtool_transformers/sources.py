@@ -8,11 +8,12 @@ check` describes them without a network. Weights are fetched when a run needs th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import kdtool
@@ -124,6 +125,49 @@ def _published_models() -> dict[str, Any]:
     return content
 
 
+def with_fim_tokens(tokenizer: TransformersTokenizer, unused: Sequence[str]) -> TransformersTokenizer:
+    """Return the tokenizer with the special tokens `unused` renamed to `<spm_prefix>`, `<spm_suffix>` and `<spm_middle>`.
+
+    Prompts with these put the suffix first.
+
+    Raises:
+        UsageError: it has FIM tokens already, or one of `unused` is not a special token of it or is named twice.
+    """
+    from kdtool_transformers.opening import open_tokenizer
+    from kdtool_transformers.prompts import SUFFIX_FIRST
+
+    name = tokenizer.inner.name_or_path
+    if tokenizer.infilling is not None:
+        raise kdtool.UsageError(
+            f"fim_tokens: the tokenizer of {name} has {', '.join(tokenizer.infilling.tokens)} already; remove fim_tokens"
+        )
+    content = json.loads(tokenizer.inner.backend_tokenizer.to_str())
+    special = {token["content"]: token for token in content["added_tokens"] if token["special"]}
+    kept = {token for token in tokenizer.inner.special_tokens_map.values() if isinstance(token, str)}
+    if len(set(unused)) < len(unused) or not special.keys() - kept >= set(unused):
+        free = ", ".join(sorted(special.keys() - kept)) or "none"
+        raise kdtool.UsageError(
+            f"fim_tokens: {', '.join(unused)} must be three special tokens of {name} without another purpose; it has {free}"
+        )
+    renamed = dict(zip(unused, SUFFIX_FIRST.tokens, strict=True))
+    for old, new in renamed.items():
+        special[old]["content"] = new
+    vocabulary = content["model"]["vocab"]
+    if isinstance(vocabulary, dict):
+        content["model"]["vocab"] = {renamed.get(token, token): index for token, index in vocabulary.items()}
+    with TemporaryDirectory() as scratch:
+        tokenizer.save(Path(scratch))
+        for file in Path(scratch).glob("*.json"):  # they may list special tokens by name, which would be added again
+            text = file.read_text(encoding="utf-8")
+            for old, new in renamed.items():
+                text = text.replace(json.dumps(old), json.dumps(new))
+            file.write_text(text, encoding="utf-8")
+        (Path(scratch) / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        opened = open_tokenizer(scratch)
+    opened.inner.name_or_path, opened.stored_ends = name, tokenizer.stored_ends
+    return opened
+
+
 class LocatedWeights:
     """A component whose weights are in a folder, a GGUF file, or on the Hub.
 
@@ -169,7 +213,7 @@ class LocatedWeights:
 
     def open_tokenizer(self, run: kdtool.RunInfo | None = None) -> TransformersTokenizer:
         """Return the tokenizer next to the weights; opened once."""
-        from kdtool_transformers.opening import open_tokenizer, with_fim_tokens
+        from kdtool_transformers.opening import open_tokenizer
 
         location, revision = self.find_weights(run)
         if self._tokenizer is None:

@@ -75,7 +75,7 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
         super().__init__(config)
         self.fim_tokens = config.fim_tokens
         self._model: TransformersModel | None = None
-        self._divided = False
+        self._divided = self._checked = False
         self._head_beside: kdtool.Head | None = None
         self._outline: TransformersModel | None = None
         self._fingerprint = ""
@@ -142,10 +142,13 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
 
     def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         import torch
-        from kdtool_torch import chosen_tokens, move
+        from kdtool_torch import chosen_tokens, move, self_check
 
         here = batch.input_ids.device
         model = self._open(here, divided=self._is_divided())
+        if not (self._checked or self._divided or self.config.device_map):
+            self_check(model)  # as the trainer does for the student: documents in a row must not see each other
+            self._checked = True
         # Not inference_mode: autograd refuses to save its tensors for backward, and losses do save them.
         with torch.no_grad():
             outputs = move(model.backbone(move(batch, model.head.weight.device), want), here)
@@ -186,7 +189,7 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
             self._unload()
 
     def _unload(self) -> None:
-        self._model = self._head_beside = None
+        self._model, self._head_beside, self._checked = None, None, False
 
     def kdtool_close(self) -> None:
         self._unload()

@@ -7,6 +7,7 @@ nothing by itself. `byte_tokenizer` returns one of bytes, for models that start 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -23,10 +24,17 @@ from kdtool_transformers.prompts import FIM_FAMILIES, Infilling, Turns, cut_turn
 from kdtool_transformers.rendering import RENDERER
 from kdtool_transformers.tokenizer_json import Pieces, without_space_before
 
-_DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "<|end▁of▁sentence|>")
+_DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "<eos>")
 """End-of-document tokens of pre-training; chat models name the end of a turn as their end-of-sequence token instead."""
+_SEPARATORS = (
+    *("<file_sep>", "<|file_sep|>", "<|file_separator|>", "<repo_name>", "<reponame>", "<|repo_name|>"),
+    *("<fim_pad>", "<|fim_pad|>"),
+)
+"""Tokens of code models that begin another file or repository, or fill rows: an answer ends before them."""
 _DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}\n"
 """Before a template that asks for the date: Llama 3's own default, so that rows do not change from day to day."""
+_READING = 2
+"""Increased whenever the same text gets other ids than before."""
 _OPENING = ("is_local", "local_files_only")
 """Settings of transformers that depend on where, and how, a tokenizer was opened; they would be saved with the tokenizer."""
 _GROWTH = 100
@@ -38,10 +46,12 @@ _MAP = ("added_tokens", "normalizer", "pre_tokenizer", "model", "decoder")
 class TransformersTokenizer(kdtool.Tokenizer):
     """Text to ids and back. `inner` is the wrapped `PreTrainedTokenizerFast`, with its chat template.
 
-    `answer_ends` names tokens that end an answer, besides those of `end_ids` that the tokenizer knows itself.
+    Besides the `end_ids` that the tokenizer knows itself, `answer_ends` names tokens that end an answer, and `stored_ends`
+    holds the ids that the model's configurations name as ends.
     """
 
     answer_ends: Sequence[str] = ()
+    stored_ends: Sequence[int] = ()
 
     def __init__(self, inner: Any) -> None:
         backend = getattr(inner, "backend_tokenizer", None)
@@ -76,10 +86,23 @@ class TransformersTokenizer(kdtool.Tokenizer):
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """The ids at which generation ends: a document's, a turn's and an answer's end."""
-        named = (self._backend.token_to_id(token) for token in self.answer_ends)
-        known = {self.end_of_text, self.inner.eos_token_id, *named} - {None}
+        """The ids at which generation ends: those of a document, a turn and an answer, and before another file.
+
+        A stored id of ordinary text is left out: it is the default of a class of configurations.
+        """
+        named = (self._backend.token_to_id(token) for token in (*self.answer_ends, *_SEPARATORS))
+        stored = set(self.stored_ends) & self._backend.get_added_tokens_decoder().keys()
+        known = {self.end_of_text, self.inner.eos_token_id, self.turn_end, *named, *stored} - {None}
         return tuple(sorted(known))
+
+    @cached_property
+    def turn_end(self) -> int | None:
+        """The id with which the chat template ends an answer; None if there is no template, or it cannot be followed."""
+        try:
+            ids, labelled = self.encode_chat([("user", "a"), ("assistant", "b")]) or ([], [])
+        except kdtool.UsageError:
+            return None
+        return next((index for index, learned in zip(reversed(ids), reversed(labelled), strict=True) if learned), None)
 
     @cached_property
     def document_start(self) -> tuple[int, ...]:
@@ -98,7 +121,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
     @property
     def identity(self) -> str:
         """SHA-256 over everything that decides the ids of a text or a conversation, and where answers end."""
-        about = [self.fingerprint, self.chat_fingerprint, self.document_start, self.end_ids]
+        about = [_READING, self.fingerprint, self.chat_fingerprint, self.document_start, self.end_ids]
         return sha256(json.dumps(about).encode()).hexdigest()
 
     @cached_property
@@ -117,22 +140,60 @@ class TransformersTokenizer(kdtool.Tokenizer):
         return self._backend.token_to_id(token) is not None
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`; special tokens written in it count, none are added."""
-        with self._explain():
-            return list(self._backend.encode(self._add_space(text), add_special_tokens=False).ids)
+        """Return the ids of `text`; control tokens written in it are text, and none are added."""
+        return self.encode_behind("", text)
 
     def encode_behind(self, before: str, text: str) -> list[int]:
         """Return the ids of `text` after `before`, without the space that some tokenizers put before a text.
 
-        After a special token, the text is encoded as the tokenizer does there.
+        After a special token, the text is encoded as the tokenizer does there. Control tokens written in it are text.
         """
-        if not before or not text:
-            return self.encode(text)
+        return self._as_text(self.encode_template(text, before), text, bool(before))
+
+    def _as_text(self, ids: list[int], text: str, behind: bool) -> list[int]:
+        """Return the ids of a text, encoded again if control tokens are among them."""
+        if self._marks.keys().isdisjoint(ids):
+            return ids
         with self._explain():
+            tokenizer = self._plain_behind if behind else self._plain
+            return list(tokenizer.encode(text if behind else self._add_space(text), add_special_tokens=False).ids)
+
+    def encode_template(self, text: str, before: str = "") -> list[int]:
+        """Return the ids of a template's text after `before`: control tokens written in it count, none are added."""
+        with self._explain():
+            if not before or not text:
+                return list(self._backend.encode(self._add_space(text), add_special_tokens=False).ids)
             for mark, swallows in self._special.items():
                 if before.endswith(mark) or (swallows and before.rstrip().endswith(mark)):
                     return list(self._backend.encode(mark + text, add_special_tokens=False).ids[1:])
             return list(self._behind_text.encode(text, add_special_tokens=False).ids)
+
+    def _encode_piece(self, before: str, piece: str, split: str) -> list[int]:
+        """Return the ids of a template's text in which `split` is within the control tokens that its turns contain."""
+        if not split or split not in piece:
+            return self.encode_template(piece, before)
+        marks = sorted((mark for mark in self._marks.values() if mark in piece), key=len, reverse=True)
+        ids: list[int] = []
+        for part in re.split(f"({'|'.join(map(re.escape, marks))})" if marks else "(?!)", piece):
+            if part in marks:
+                ids.append(self._backend.token_to_id(part))
+            elif part:
+                ids += self.encode_behind(before, part.replace(split, ""))
+            before = part or before
+        return ids
+
+    def _split_marks(self, turns: Turns) -> tuple[Turns, str]:
+        """Return turns with an unused character within the control tokens that they contain, and it, or "" if none do."""
+        first = {mark[0] for mark in self._marks.values()}
+        texts = [content for _, content in turns if not first.isdisjoint(content)]
+        written = [mark for mark in self._marks.values() if any(mark in text for text in texts)]
+        if not written:
+            return turns, ""
+        split = next(letter for letter in map(chr, range(0xE000, 0xF8FF)) if all(letter not in text for text in texts))
+        marked = re.compile("|".join(map(re.escape, sorted(written, key=len, reverse=True))))
+        return [
+            (role, marked.sub(lambda mark: f"{mark[0][0]}{split}{mark[0][1:]}", content)) for role, content in turns
+        ], split
 
     def encode_chat(self, turns: Turns) -> tuple[list[int], list[bool]] | None:
         """Return a conversation's ids by the tokenizer's chat template, and whether each is learned.
@@ -144,8 +205,9 @@ class TransformersTokenizer(kdtool.Tokenizer):
         ids: list[int] = []
         labelled: list[bool] = []
         before = ""
+        turns, split = self._split_marks(turns)
         for piece, learned in cut_turns(self._render, turns, self._special, str(self.inner.name_or_path)):
-            piece_ids = self.encode_behind(before, piece)
+            piece_ids = self._encode_piece(before, piece, split)
             ids += piece_ids
             labelled += [learned] * len(piece_ids)
             before = piece
@@ -161,14 +223,15 @@ class TransformersTokenizer(kdtool.Tokenizer):
             raise kdtool.UsageError(
                 f"the tokenizer of {self.inner.name_or_path} has no chat template, which a conversation needs"
             )
+        turns, split = self._split_marks(turns)
         asked = self._render(turns, True)
-        ids = self.encode(asked)
+        ids = self._encode_piece("", asked, split)
         return [*self.missing_start(ids), *ids, *self.encode_behind(asked, opening)]
 
     def encode_infilling(self, before: str, middle: str, after: str, suffix_first: bool) -> list[int] | None:
-        """Return a text's ids with its middle last, between FIM tokens; None also if the text contains one itself."""
+        """Return a text's ids with its middle last, between FIM tokens; None if there are none."""
         fim = self.infilling
-        if fim is None or any(mark in text for mark in fim.tokens for text in (before, middle, after)):
+        if fim is None:
             return None
         ids = self._encode_pieces(fim.pieces(before, middle, after, suffix_first))
         return [*ids, self._backend.token_to_id(fim.end) if fim.end else self.end_of_text]
@@ -202,7 +265,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
             encoded = self._backend.encode_batch_fast(
                 [self._add_space(text) for text in texts], add_special_tokens=False
             )
-        return [list(encoding.ids) for encoding in encoded]
+        return [self._as_text(list(each.ids), text, behind=False) for each, text in zip(encoded, texts, strict=True)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`, special tokens left out."""
@@ -236,11 +299,24 @@ class TransformersTokenizer(kdtool.Tokenizer):
     @cached_property
     def _behind_text(self) -> Any:
         """The tokenizer for text that follows other text: the same, without a space before the text."""
+        return _without_space(self._backend)
+
+    @cached_property
+    def _marks(self) -> dict[int, str]:
+        """The control tokens: special ones, those of FIM, and those that begin another file."""
+        named = {*self._special, *_SEPARATORS, *(token for family in FIM_FAMILIES for token in family.tokens)}
+        return {index: token for token in named if (index := self._backend.token_to_id(token)) is not None}
+
+    @cached_property
+    def _plain(self) -> Any:
+        """The tokenizer without control tokens, for texts that contain their names."""
         content = json.loads(self._backend.to_str())
-        changed = {name: without_space_before(content[name]) for name in ("normalizer", "pre_tokenizer")}
-        if all(content[name] == part for name, part in changed.items()):
-            return self._backend
-        return Tokenizer.from_str(json.dumps({**content, **changed}))
+        content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] not in self._marks]
+        return Tokenizer.from_str(json.dumps({**content, "post_processor": None}))
+
+    @cached_property
+    def _plain_behind(self) -> Any:
+        return _without_space(self._plain)
 
     @cached_property
     def _special(self) -> dict[str, bool]:
@@ -295,6 +371,15 @@ class TransformersTokenizer(kdtool.Tokenizer):
         pre = self._backend.pre_tokenizer
         lacking = isinstance(pre, pre_tokenizers.Metaspace) and pre.prepend_scheme != "never"
         return f" {text}" if lacking and text.startswith(" ") else text
+
+
+def _without_space(tokenizer: Any) -> Any:
+    """Return the tokenizer that puts no space before a text."""
+    content = json.loads(tokenizer.to_str())
+    changed = {name: without_space_before(content[name]) for name in ("normalizer", "pre_tokenizer")}
+    if all(content[name] == part for name, part in changed.items()):
+        return tokenizer
+    return Tokenizer.from_str(json.dumps({**content, **changed}))
 
 
 def _require_bounds(part: Any, owner: str) -> None:

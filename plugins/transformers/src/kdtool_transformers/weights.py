@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -75,7 +75,8 @@ def require_fit(folder: Path, config: Any, *, is_cache: bool = False) -> None:
     """Compare a configuration with the headers of the weights next to it; the model is built without memory for its values.
 
     Weights that a library quantised have other shapes, which only that library knows: they are not compared. Nor are those
-    in a cache of the Hub (`is_cache`) that is not downloaded in full.
+    in a cache of the Hub (`is_cache`) that is not downloaded in full. Where the weights hold a head that differs from the
+    embedding, the configuration is changed to say so: merged adapters are often stored with one that claims a tie.
 
     Raises:
         UsageError: shapes differ, or weights are missing.
@@ -98,7 +99,22 @@ def require_fit(folder: Path, config: Any, *, is_cache: bool = False) -> None:
         raise _wrong(folder, f"it claims {layers} layers, but the names of the weights have {len(numbers)}")
     kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if shapes and isinstance(kind, type) and getattr(config, "quantization_config", None) is None:
+        tied = getattr(kind, "_tied_weights_keys", None)
+        pairs = [pair for pair in tied.items() if shapes.keys() >= set(pair)] if isinstance(tied, dict) else []
+        if config.get_text_config().tie_word_embeddings and any(_differ(files, *pair) for pair in pairs):
+            config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
         require_complete(folder, *_without_values(kind, config, shapes))
+
+
+def _differ(files: Sequence[Path], *names: str) -> bool:
+    """Return whether two stored tensors differ."""
+    from safetensors import safe_open
+
+    found = []
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            found += [opened.get_tensor(name) for name in set(names) & set(opened.keys())]
+    return not found[0].equal(found[1])
 
 
 def require_complete(where: Path | str, model: Any, loaded: Mapping[str, Any]) -> None:

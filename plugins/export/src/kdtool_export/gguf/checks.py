@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from math import exp, isnan, sqrt
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -79,7 +80,7 @@ def require_readable(config: Any, tokenizer: TransformersTokenizer) -> None:
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         file = write_gguf(TransformersModel(model, tokenizer), Path(folder, "narrow.gguf"), dtype="f16")
         with Decoder(file, context=256, threads=1) as decoder:
-            text = find_split_difference(tokenizer, decoder.tokenize)
+            text = find_split_difference(tokenizer, partial(decoder.tokenize, marked=True))
     if text is not None:
         raise kdtool.UsageError(
             f"gguf: llama.cpp would split {text!r} differently from the student's tokenizer; export safetensors, or use a "
@@ -104,7 +105,7 @@ def require_same(student: TransformersModel, file: Path, prepared: Prepared, con
     """
     context = min(WINDOW, student.facts.context or WINDOW)
     with Decoder(file, context=context, threads=config.threads) as decoder:
-        text = find_split_difference(student.tokenizer, decoder.tokenize)
+        text = find_split_difference(student.tokenizer, partial(decoder.tokenize, marked=True))
         if text is not None:
             raise kdtool.PluginError(
                 f"gguf: llama.cpp splits {text!r} differently from the student's tokenizer; export safetensors"

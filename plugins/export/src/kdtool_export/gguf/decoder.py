@@ -42,14 +42,14 @@ class Decoder(Child):
         self._lock = Lock()
         self.infilling: dict[int, str] = dict(self.ready["infilling"]) or self._find_suffix_first()
 
-    def tokenize(self, text: str) -> list[int]:
-        """Return the tokens of a text, including special tokens written in it, without a start token.
+    def tokenize(self, text: str, *, marked: bool = False) -> list[int]:
+        """Return the tokens of a text without a start token; control tokens written in it count if it is `marked`.
 
         Raises:
             PluginError: llama.cpp has ended.
         """
         with self._lock:
-            self._send({"text": text})
+            self._send({"text": text, "marked": marked})
             line = self.stdout.readline()
         if not line:
             raise self.end_error()
@@ -72,7 +72,7 @@ class Decoder(Child):
 
     def _find_suffix_first(self) -> dict[int, str]:
         """Return the FIM tokens that llama.cpp does not know, since it writes no prompts with the suffix first."""
-        found = {mark: self.tokenize(mark) for mark in SUFFIX_FIRST.tokens}
+        found = {mark: self.tokenize(mark, marked=True) for mark in SUFFIX_FIRST.tokens}
         named = {tokens[0]: mark for mark, tokens in found.items() if len(tokens) == 1}
         return named if len(named) == len(found) else {}  # fewer: the unknown token stands for several
 

@@ -100,10 +100,10 @@ class _Model:
         self.longest = min(library.llama_n_ctx(self.context), trained_context)
         library.llama_set_n_threads(self.context, threads, threads)
 
-    def tokenize(self, text: bytes, *, begun: bool) -> list[int]:
+    def tokenize(self, text: bytes, *, begun: bool, marked: bool) -> list[int]:
         room = len(text) + 8
         tokens = (c_int32 * room)()
-        count = self.library.llama_tokenize(self.vocabulary, text, len(text), tokens, room, begun, True)
+        count = self.library.llama_tokenize(self.vocabulary, text, len(text), tokens, room, begun, marked)
         return tokens[: max(0, count)]
 
     def infilling(self) -> list[tuple[int, str]]:
@@ -150,13 +150,14 @@ def main() -> None:
         "end": model.library.llama_vocab_eos(model.vocabulary),
         "infilling": model.infilling(),
         "sentencepiece": model.library.llama_vocab_type(model.vocabulary) == _SENTENCEPIECE,
-        "start": model.tokenize(b"", begun=True),
+        "start": model.tokenize(b"", begun=True, marked=False),
     }
     print(f"{READY}{json.dumps(facts)}", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         if "text" in request:
-            print(json.dumps(model.tokenize(request["text"].encode(), begun=False)), flush=True)
+            text, marked = request["text"].encode(), request["marked"]
+            print(json.dumps(model.tokenize(text, begun=False, marked=marked)), flush=True)
         else:
             model.logits(request["tokens"], request["first"])
     os._exit(0)  # llama.cpp's threads may still run

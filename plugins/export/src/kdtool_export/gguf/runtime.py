@@ -17,7 +17,7 @@ from kdtool_transformers import Infilling, held_back, infilling_by, trim_suffix
 from kdtool_export.gguf.decoder import Decoder
 from kdtool_export.gguf.processes import Child, LlamaCpp, RefusedError
 
-_DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "<|end▁of▁sentence|>")
+_DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "<eos>")
 """End-of-document tokens of pre-training; in chat models, the end-of-sequence token of a file ends a turn instead."""
 _LONGEST_WINDOW = 2048
 """Maximum tokens of context for scoring, as in kdtool_transformers."""
@@ -103,17 +103,20 @@ class GGUFRuntime(kdtool.Runtime):
     def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
         """Yield each text's log-likelihood, in order.
 
-        The first token is predicted from the start token that llama.cpp prepends, or from the end-of-text token if it
-        prepends none. Long texts are cut into windows that advance by half, as in
+        The first token is predicted from the start token that llama.cpp prepends, or from a line break if it prepends none
+        (`kdtool.Tokenizer.scoring_context`). Long texts are cut into windows that advance by half, as in
         `kdtool_transformers.TransformersRuntime`.
         """
+        context = self.decoder.start or self.decoder.tokenize("\n") or [self._end_of_text]
         for text in texts:
-            tokens = [*(self.decoder.start or [self._end_of_text]), *self.decoder.tokenize(text)]
+            tokens = [*context, *self.decoder.tokenize(text)]
             total = sum(
                 self._log_likelihood(tokens[start : stop + 1], scored - start)
-                for start, scored, stop in windows(len(tokens) - 1, min(_LONGEST_WINDOW, self.context))
+                for start, scored, stop in windows(
+                    len(tokens) - 1, min(_LONGEST_WINDOW, self.context), len(context) - 1
+                )
             )
-            yield kdtool.LogLikelihood(total, tokens=len(tokens) - 1, bytes=len(text.encode("utf-8")))
+            yield kdtool.LogLikelihood(total, tokens=len(tokens) - len(context), bytes=len(text.encode("utf-8")))
 
     def count(self, text: str) -> int:
         """Return the number of tokens of a text."""
@@ -165,7 +168,7 @@ class GGUFRuntime(kdtool.Runtime):
     @cached_property
     def _end_of_text(self) -> int:
         for token in _DOCUMENT_ENDS:
-            ids = self.decoder.tokenize(token)
+            ids = self.decoder.tokenize(token, marked=True)
             if len(ids) == 1:
                 return ids[0]
         if self.decoder.end < 0:
@@ -178,7 +181,8 @@ class GGUFRuntime(kdtool.Runtime):
         """Return the tokens of a prompt. Given text, llama.cpp would prepend a second start token."""
         if request.suffix is not None:
             return self._infilling(request, request.suffix)
-        ids, start = self.decoder.tokenize(_render(request, server)), self.decoder.start
+        ids = self.decoder.tokenize(_render(request, server), marked=bool(request.turns))
+        start = self.decoder.start
         return (ids if ids[:1] == start else [*start, *ids]) or [self._end_of_text]
 
     def _marks(self, request: kdtool.Request) -> list[str]:

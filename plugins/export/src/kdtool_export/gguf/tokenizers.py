@@ -124,8 +124,11 @@ class GGUFVocabulary(NamedTuple):
             ids = [inner.convert_tokens_to_ids(mark) for mark in marks.tokens]
             for key, mark in zip(_FIM_KEYS, ids, strict=False):
                 writer.add_uint32(key, mark)
-            if marks.end:
-                writer.add_eot_token_id(ids[-1])
+        turn_end = self.tokenizer.turn_end
+        if marks is not None and marks.end:
+            writer.add_eot_token_id(inner.convert_tokens_to_ids(marks.end))
+        elif turn_end not in (None, end):
+            writer.add_eot_token_id(turn_end)
 
 
 def composes(definition: Mapping[str, Any]) -> bool:
@@ -316,7 +319,7 @@ def find_split_difference(tokenizer: TransformersTokenizer, tokenize: Callable[[
         text = "".join(parts)
         # Behind a special token, llama.cpp puts a space as at the beginning of a text; `Metaspace` does not.
         runs = parts if begins_anew else [text]
-        if list(tokenize(text)) != [token for run in runs for token in tokenizer.encode(run)]:
+        if list(tokenize(text)) != [token for run in runs for token in tokenizer.encode_template(run)]:
             return text
     return None
 

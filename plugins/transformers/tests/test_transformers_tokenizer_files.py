@@ -1,0 +1,98 @@
+"""tokenizer.json is the truth: whatever class tokenizer_config.json names, texts become the ids that the file gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_starcoder2_tokenizer
+from kdtool_transformers import open_tokenizer
+from tokenizers import Tokenizer
+
+CLASSES = (
+    *("GPT2Tokenizer", "Qwen2Tokenizer", "GPTNeoXTokenizer", "CodeGenTokenizer", "CohereTokenizer", "RobertaTokenizer"),
+    *("BloomTokenizerFast", "OPTTokenizer", "Phi3Tokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast"),
+)
+ODD = [
+    *("How are you doing? it's we'll", "def fib(n):\n    if n < 2:\n        return n\n", "   leading", "x = 12345"),
+    *(
+        "a\r\n\tb",
+        "naïve É e\u0301",
+        "\u2028\x0b\x0c\x85\x1c",
+        "日本語 한국어 😀 👩‍👩‍👧",
+        "\ufeff\u200b\u00a0",
+        "½ ² ﬁ ①",
+    ),
+    *("  \n\n  x  \n", "< s> <|x|>"),
+]
+
+
+def write(folder: Path, cls: str, change: Callable[[dict[str, Any]], Any], sentencepiece: bool = False) -> Tokenizer:
+    """Write a folder's tokenizer as this class's, changed; return what the file says."""
+    if sentencepiece:
+        save_code_llama_tokenizer(folder, 1200, 400_000, infilling=False)
+    else:
+        save_starcoder2_tokenizer(folder, 600, 200_000)
+    file, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    change(content)
+    file.write_text(json.dumps(content), encoding="utf-8")
+    about = json.loads(settings.read_text(encoding="utf-8"))
+    settings.write_text(json.dumps({**about, "tokenizer_class": cls}), encoding="utf-8")
+    return Tokenizer.from_file(str(file))
+
+
+def begin_with_a_mark(content: dict[str, Any]) -> None:
+    start = {"SpecialToken": {"id": "<repo_name>", "type_id": 0}}
+    body, special = {"Sequence": {"id": "A", "type_id": 0}}, content["model"]["vocab"]["<repo_name>"]
+    content["post_processor"] = {
+        "type": "TemplateProcessing", "single": [start, body], "pair": [body, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<repo_name>": {"id": "<repo_name>", "ids": [special], "tokens": ["<repo_name>"]}},
+    }  # fmt: skip
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "as it is": lambda content: None,
+    "composed": lambda content: content.update(normalizer={"type": "NFC"}),
+    "whole words first": lambda content: content["model"].update(ignore_merges=True),
+    "a mark before a text": begin_with_a_mark,
+    "a space before a text": lambda content: content.update(
+        pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    ),
+}
+
+
+def check(folder: Path, stored: Tokenizer) -> None:
+    opened = open_tokenizer(folder)
+    for text in ODD:
+        assert opened.encode(text) == stored.encode(text, add_special_tokens=False).ids, text
+    without = len(stored.encode("x", add_special_tokens=False).ids)
+    assert list(opened.document_start) == stored.encode("x").ids[:-without]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_class_changes_nothing_of_a_byte_level_file(cls: str, change: str, tmp_path: Path) -> None:
+    check(tmp_path, write(tmp_path, cls, CHANGES[change]))
+
+
+@pytest.mark.parametrize("cls", ["LlamaTokenizer", "GemmaTokenizer", "PreTrainedTokenizerFast"])
+def test_a_file_that_puts_no_space_before_a_text_is_read_so(cls: str, tmp_path: Path) -> None:
+    def without_prepend(content: dict[str, Any]) -> None:
+        content["normalizer"]["normalizers"] = content["normalizer"]["normalizers"][1:]
+        content["decoder"]["decoders"] = content["decoder"]["decoders"][:3]
+
+    check(tmp_path, write(tmp_path, cls, without_prepend, sentencepiece=True))
+
+
+def test_a_tokenizer_that_cannot_be_opened_as_stored_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "GPTNeoXTokenizer", CHANGES["as it is"])
+    monkeypatch.setattr("kdtool_transformers.opening._differing", lambda *_: ["normalizer"])
+    with pytest.raises(kdtool.UsageError, match="transformers replaces its normalizer by others"):
+        open_tokenizer(tmp_path)
