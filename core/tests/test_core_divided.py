@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdtool import LogLikelihood, PluginError, Request, Runtime, Subject, TextAnswer
-from kdtool._run.ranks import divide, take_part
+from kdtool._run.ranks import DividedRuntime, take_part
 
 SUBJECT = Subject("student", "student", Path("model"), 3, arm="student")
 
@@ -80,7 +80,7 @@ def test_both_ranks_answer_and_every_request_is_answered_once(tmp_path: Path) ->
     expected = {answer.id: answer for answer in Upper().answer(requests(150))}
     with Ranks(tmp_path) as ranks:
         own = Upper(ranks.wait)
-        with divide(own, SUBJECT, tmp_path, 2) as runtime:
+        with DividedRuntime(own, SUBJECT, tmp_path, 2) as runtime:
             answers = list(runtime.answer(requests(150)))
     assert {answer.id: answer for answer in answers} == expected
     assert len(answers) == 150
@@ -96,7 +96,7 @@ def test_scores_come_in_order_whoever_made_them(tmp_path: Path) -> None:
     texts = [f"{'é' * (i % 7)} {i}" for i in range(40)]
     with Ranks(tmp_path) as ranks:
         ranks.other.before = lambda: time.sleep(0.02)
-        with divide(Upper(ranks.wait), SUBJECT, tmp_path, 2) as runtime:
+        with DividedRuntime(Upper(ranks.wait), SUBJECT, tmp_path, 2) as runtime:
             assert list(runtime.score(texts)) == list(Upper().score(texts))
             assert list(runtime.score(texts[:3])) == list(Upper().score(texts[:3]))
             assert list(runtime.answer([])) == []
@@ -104,19 +104,19 @@ def test_scores_come_in_order_whoever_made_them(tmp_path: Path) -> None:
 
 
 def test_two_subjects_are_open_at_once_and_rank_0_does_all_where_no_other_comes(tmp_path: Path) -> None:
-    with Ranks(tmp_path), divide(Upper(), SUBJECT, tmp_path, 2) as one:
-        with divide(Upper(), Subject("base", "base"), tmp_path, 2) as other:
+    with Ranks(tmp_path), DividedRuntime(Upper(), SUBJECT, tmp_path, 2) as one:
+        with DividedRuntime(Upper(), Subject("base", "base"), tmp_path, 2) as other:
             pairs = zip(one.score(["a", "bcd"]), other.score(["a", "bcd"]), strict=True)
             assert [first == second for first, second in pairs] == [True, True]
         assert len(list(one.score(["a"]))) == 1
-    with divide(Upper(), SUBJECT, tmp_path, 8) as runtime:
+    with DividedRuntime(Upper(), SUBJECT, tmp_path, 8) as runtime:
         assert len(list(runtime.answer(requests(100)))) == 100
 
 
 def test_a_rank_that_cannot_open_the_subject_fails(tmp_path: Path) -> None:
     with Ranks(tmp_path, opens=False) as ranks:
         held = threading.Event()
-        with divide(Upper(lambda: held.wait(1)), SUBJECT, tmp_path, 2) as runtime:
+        with DividedRuntime(Upper(lambda: held.wait(1)), SUBJECT, tmp_path, 2) as runtime:
             next(runtime.answer(requests(64)))
             ranks.thread.join(60)
     assert "process 1 cannot open student" in str(ranks.errors[0])

@@ -59,14 +59,8 @@ def list_problems(problems: Sequence[Problem], write: Callable[[Problem], str] =
     count = len(problems)
     if count == 1 and not (problems[0].file or problems[0].key):  # the recipe's file itself
         return write(problems[0])
-    shown = problems[:_SHOWN_PROBLEMS]
-    lines = [f"  {line}" for problem in shown for line in write(problem).splitlines()]
-    if count > len(shown):
-        lines.append(f"  and {count - len(shown):,} more; correct these first")
+    lines = [f"  {line}" for problem in problems for line in write(problem).splitlines()]
     return "\n".join([f"{count} problem{'s' * (count != 1)} in the recipe:", *lines])
-
-
-_SHOWN_PROBLEMS = 50
 
 
 class PluginError(KdtoolError):
@@ -121,12 +115,8 @@ class MemoryExceededError(KdtoolError):
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Return whether Ctrl-C or a stop signal ended the work.
-
-    pydantic turns a signal that arrives while it writes JSON into its own error, without a cause.
-    """
-    swallowed = type(error).__name__ == "PydanticSerializationError" and "KeyboardInterrupt" in str(error)
-    return swallowed or isinstance(error, KeyboardInterrupt)
+    """Return whether Ctrl-C or a stop signal ended the work."""
+    return isinstance(error, KeyboardInterrupt)
 
 
 def cause_of(error: BaseException) -> str:

@@ -72,18 +72,6 @@ def test_rows_may_come_as_any_sequence(form: Callable[[list[int]], Any]) -> None
     assert collate([row]).labels.tolist() == [[6, NO_LABEL, 8, NO_LABEL]]
 
 
-def test_rows_that_do_not_fit_together_are_refused_by_name() -> None:
-    long, short = kdtool.Row("long", [1, 2], [True] * 2, [0, 0]), kdtool.Row("short", [1], [True], [0])
-    with pytest.raises(kdtool.PluginError, match=r"'short'.*'long'"):
-        collate([long, short])
-    with pytest.raises(kdtool.PluginError, match="torn"):
-        collate([kdtool.Row("torn", [1, 2], [True], [0, 0])])
-    with pytest.raises(kdtool.PluginError, match="columns"):
-        collate([long, kdtool.Row("other", [1, 2], [True] * 2, [0, 0], {"syntax": [1, 1]})])
-    with pytest.raises(ValueError, match="at least one"):
-        collate([])
-
-
 META = torch.device("meta")
 
 

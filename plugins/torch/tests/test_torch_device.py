@@ -36,7 +36,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     device_module._kept_speed.cache_clear()
     yield tmp_path
     device_module._kept_speed.cache_clear()
-    device_module._bfloat16_is_faster.cache_clear()
 
 
 def test_the_speed_of_products_is_measured_once_for_this_machine(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,12 +58,12 @@ def test_the_dtype_auto_is_measured_once(cache: Path, monkeypatch: pytest.Monkey
         return 2e9 if dtype == torch.bfloat16 else 1e9
 
     def asked_in_a_new_process() -> torch.dtype:
-        device_module._bfloat16_is_faster.cache_clear()
+        device_module._kept_speed.cache_clear()
         return compute_dtype("auto", torch.device("cpu"))
 
     monkeypatch.setattr(device_module, "_product_speed", product)
     assert [asked_in_a_new_process() for _ in range(2)] == [torch.bfloat16] * 2
     assert len(measured) == 2
-    (kept,) = cache.iterdir()
-    kept.write_text("False", encoding="utf-8")
+    (kept,) = cache.glob("*bfloat16")
+    kept.write_text("1e9", encoding="utf-8")
     assert asked_in_a_new_process() == torch.float32

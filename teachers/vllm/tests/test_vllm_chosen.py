@@ -96,14 +96,11 @@ def test_a_server_without_the_interface_is_explained(
         served.build().kdtool_signal(batch, want)
 
 
-def test_a_server_that_writes_states_and_other_temperatures_are_refused(served: Served) -> None:
+def test_other_temperatures_are_refused(served: Served) -> None:
     batch = packed_batch()
     warm = kdtool.SignalRequest(frozenset({"chosen"}), temperature=2.0, chosen=ids_for(batch))
     with pytest.raises(kdtool.UsageError, match="set the loss's temperature to 1, or `chosen: states`"):
         served.build().kdtool_signal(batch, warm)
-    served.stand_in.writes_states = True
-    with pytest.raises(kdtool.UsageError, match="writes hidden states, which `chosen: server` does not read"):
-        served.build().kdtool_signal(batch, kdtool.SignalRequest(frozenset({"chosen"}), chosen=ids_for(batch)))
 
 
 def test_settings_of_states_are_refused() -> None:

@@ -73,7 +73,8 @@ def check_dependencies(parts: BuiltRecipe) -> Iterator[Problem]:
             if source is None:
                 kinds = {"teacher", "corpus"} if transfer == "text" else {"teacher"}
                 there = [other for other, known in specs.items() if known.kind in kinds and other != path]
-                message, remedy = f"takes {transfer} of {name!r}, which is missing", _suggest(name, there)
+                message = f"takes {transfer} of {name!r}, which is missing"
+                remedy = did_you_mean(name, there, what="there are")
             elif path in taken_by([path], components):
                 message = f"takes {transfer} of {name}, which takes something of it in turn"
                 remedy = "let one of them begin"
@@ -108,12 +109,6 @@ def is_measurable(teacher: Component) -> bool:
     if not isinstance(teacher, Teacher) or teacher.initial_student is not None or teacher.derives_from:
         return False
     return bool({"text", "logits"} & teacher.offers)
-
-
-def _suggest(name: str, there: list[str]) -> str:
-    """Return the components with this short name, else all there are."""
-    called_so = [other for other in there if other.rpartition(".")[2] == name]
-    return f"did you mean {' or '.join(map(repr, called_so))}?" if called_so else f"there are: {', '.join(there)}"
 
 
 def check_optimizers(parts: BuiltRecipe) -> Iterator[Problem]:

@@ -31,7 +31,7 @@ from kdtool._plugins.distributions import STORES, install_command, points
 from kdtool._plugins.registry import import_point
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.graph import Node, component_part, tokenizer_part
-from kdtool._run.ranks import divide, invite_ranks, may_join, rank_and_world, wait_for
+from kdtool._run.ranks import DividedRuntime, invite_ranks, may_join, rank_and_world, wait_for
 from kdtool._run.stages.text import StoredTexts
 from kdtool._store.artefacts import Artefact, Artefacts, verify
 from kdtool._store.shared import MODEL, Remote, address_of, is_led
@@ -306,7 +306,7 @@ def open_subject(run: RunInfo, subject: Subject) -> Named[Runtime] | None:
     opened = open_here(run, subject)
     if opened is None or run.world == 1 or run.stage != "scores":
         return opened
-    return Named(opened.name, divide(opened.value, subject, run.folder, run.world))
+    return Named(opened.name, DividedRuntime(opened.value, subject, run.folder, run.world))
 
 
 def open_here(run: RunInfo, subject: Subject) -> Named[Runtime] | None:

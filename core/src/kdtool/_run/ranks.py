@@ -188,6 +188,8 @@ class DividedRuntime(Runtime):
     def __init__(self, runtime: Runtime, subject: Subject, folder: Path, world: int) -> None:
         self._runtime, self._subject, self._world = runtime, subject, world
         self.model, self.abilities, self.streams = runtime.model, runtime.abilities, runtime.streams
+        # What only some runtimes know; callers look for these names.
+        vars(self).update({name: getattr(runtime, name) for name in ("context", "count") if hasattr(runtime, name)})
         (folder / _FOLDER).mkdir(exist_ok=True)
         self._folder = Path(mkdtemp(dir=folder / _FOLDER))
         self._count = 0
@@ -261,27 +263,6 @@ class DividedRuntime(Runtime):
             time.sleep(_GLIMPSE)
 
 
-class DividedCountingRuntime(DividedRuntime):
-    """The same of a runtime that knows its context and counts tokens."""
-
-    @property
-    def context(self) -> int:
-        """Maximum tokens of a prompt and its answer together; 0 for no limit."""
-        context: int = self._runtime.context  # type: ignore[attr-defined]
-        return context
-
-    def count(self, text: str) -> int:
-        """Return the number of tokens of a text."""
-        count: int = self._runtime.count(text)  # type: ignore[attr-defined]
-        return count
-
-
-def divide(runtime: Runtime, subject: Subject, folder: Path, world: int) -> Runtime:
-    """Return the runtime with the other ranks of the run taking part."""
-    counts = hasattr(runtime, "context") and hasattr(runtime, "count")
-    return (DividedCountingRuntime if counts else DividedRuntime)(runtime, subject, folder, world)
-
-
 class _Teacher(Runtime):
     """A teacher that answers by its hook, without being opened as a subject."""
 
@@ -296,7 +277,7 @@ def divide_answers(run: RunInfo, teacher: str, ask: Ask) -> Ask:
     """Return a function that asks a teacher of this process, and those of the other ranks (`open_teacher`)."""
 
     def ask_all(requests: Iterable[Request]) -> Iterator[TextAnswer]:
-        with divide(_Teacher(ask), Subject(teacher, "teacher"), run.folder, run.world) as runtime:
+        with DividedRuntime(_Teacher(ask), Subject(teacher, "teacher"), run.folder, run.world) as runtime:
             yield from runtime.answer(requests)
 
     return ask_all

@@ -165,7 +165,7 @@ class Artefacts:
             verify(partial)
             _complete(partial, path)
             return Artefact(path, fingerprint, _manifest(path)["seconds"], reused=False)
-        before, start = _time_spent(partial, say), time.monotonic()
+        before, start = _time_spent(partial), time.monotonic()
         discard_uncommitted(partial, say)
         write_sealed(partial / KEPT, {"seconds": before})
         build(partial)
@@ -223,16 +223,12 @@ def check_file(path: Path, name: str) -> Path:
     return path / name
 
 
-def _time_spent(partial: Path, say: Callable[[str], None]) -> float:
+def _time_spent(partial: Path) -> float:
     """Return the seconds of earlier attempts, each up to the last change of a file: nothing records when a process dies."""
     file = partial / KEPT
     if not file.exists():
         return 0.0
-    try:
-        before = float(json.loads(read_sealed(file, ""))["seconds"])
-    except (StorageError, OSError, ValueError, KeyError, TypeError):
-        say(f"{file} is damaged: the time that was spent before is not counted")
-        return 0.0
+    before = float(json.loads(read_sealed(file, f"Delete {file} and run again"))["seconds"])
     last = max(path.lstat().st_mtime for path in (partial, *partial.rglob("*")))  # a link may lead nowhere
     return before + max(0.0, last - file.stat().st_mtime)
 

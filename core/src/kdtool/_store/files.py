@@ -15,7 +15,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,8 @@ def make_private(folder: Path) -> None:
 
 
 def write_beside(path: Path, text: str) -> None:
-    """Write a small file under a temporary name, sync it, and rename it, so that it is never half written.
-
-    Raises:
-        StorageError: a folder is in its place.
-    """
+    """Write a small file under a temporary name, sync it, and rename it, so that it is never half written."""
     beside = path.with_name(path.name + ".writing")
-    _refuse_folder(path)
-    _refuse_folder(beside)
     with beside.open("w", encoding="utf-8", newline="\n") as file:
         file.write(text)
         file.flush()
@@ -79,19 +73,11 @@ def read_sealed(path: Path, remedy: str) -> bytes:
         FileNotFoundError: the file does not exist.
         StorageError: its content is not what was written; the message ends with `remedy`.
     """
-    _refuse_folder(path)
     content = path.read_bytes()
     body = content[: -len(_tail(b""))]
     if content != body + _tail(body).encode():
         raise StorageError(f"the stored file {path} is damaged: its content is not what was written. {remedy}")
     return content
-
-
-def _refuse_folder(path: Path) -> None:
-    if path.is_dir():
-        raise StorageError(
-            f"the stored file {path} is damaged: a folder is in its place. Delete the folder {path} and run again"
-        )
 
 
 def _tail(body: bytes) -> str:
@@ -146,9 +132,8 @@ def discard_uncommitted(folder: Path, say: Callable[[str], None]) -> None:
     """Delete all files below `folder` that are not committed or are damaged; `say` gets a line for each of the latter."""
     kept: set[Path] = set()
     records = {path: _read(path) for path in record_files(folder)}
-    for path, (groups, _) in records.items():
-        gone = {other.parent / name for other in records if other != path for name in records[other][1]}
-        whole = list(_intact(path.parent, groups, gone, say))
+    for path, groups in records.items():
+        whole = list(_intact(path.parent, groups, say))
         kept |= {path.parent / name for group in whole for name in group}
         beside = path.with_name(f"{path.name}.writing")
         beside.write_bytes(b"".join(seal_line({"files": group}) for group in whole))
@@ -227,28 +212,23 @@ def unseal_line(line: bytes) -> dict[str, Any] | None:
     return content
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the groups of a record (size and digest by name, None for a growing file), and all names ever given up.
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Return the groups of a record: size and digest by name, None for a growing file.
 
-    A damaged line counts as if it had not been written. Other processes may have committed a name that was given up.
+    A damaged line counts as if it had not been written.
     """
     groups: list[dict[str, Any]] = []
-    gone: list[str] = []
     for content in filter(None, map(unseal_line, path.read_bytes().splitlines(keepends=True))):
         now = [Path(name) for name in content.get("gone", ())]
-        gone += content.get("gone", ())
         groups = [group for group in groups if not any(Path(name).is_relative_to(up) for name in group for up in now)]
         groups.append(content["files"])
-    return groups, gone
+    return groups
 
 
 def _intact(
-    folder: Path, groups: Sequence[Mapping[str, Any]], gone: Collection[Path], say: Callable[[str], None]
+    folder: Path, groups: Sequence[Mapping[str, Any]], say: Callable[[str], None]
 ) -> Iterator[Mapping[str, Any]]:
-    """Yield the groups whose files are intact, each without the files of a later one; `say` gets a line for damage.
-
-    Files that other processes gave up (`gone`) may be there in parts, which is not reported.
-    """
+    """Yield the groups whose files are intact, each without the files of a later one; `say` gets a line for damage."""
     taken: set[str] = set()
     broken: list[tuple[Mapping[str, Any], str]] = []
     for whole in reversed(groups):
@@ -261,8 +241,7 @@ def _intact(
             taken |= group.keys()
             yield group
     for whole, problem in broken:
-        given_up = any((folder / name).is_relative_to(deleted) for name in whole for deleted in gone)
-        if not given_up and not taken.issuperset(whole):
+        if not taken.issuperset(whole):
             companions = f", with {len(whole) - 1} files that belong to it" if len(whole) > 1 else ""
             say(f"{folder}{os.sep}{problem}: it is made again{companions}")
 

@@ -113,7 +113,7 @@ class Database:
             connection.execute("DELETE FROM metrics WHERE log_id >= ? AND log_id < ? AND step >= ?", (mark, end, step))
             connection.execute(
                 "INSERT INTO metrics (run_id, timestamp, run_name, step, metrics, log_id) VALUES (?, ?, ?, ?, ?, ?)",
-                (run.id, _now(), run.name, step, _json(values), f"{mark}{step}"),
+                (run.id, datetime.now(UTC).isoformat(), run.name, step, _json(values), f"{mark}{step}"),
             )
             if not connection.execute("SELECT 1 FROM configs WHERE run_id = ?", (run.id,)).fetchone():
                 _configure(connection, run, {})
@@ -140,10 +140,6 @@ def _configure(connection: sqlite3.Connection, run: TrackioRun, settings: Mappin
         "INSERT OR REPLACE INTO configs (run_id, run_name, config, created_at) VALUES (?, ?, ?, ?)",
         (run.id, run.name, _json(config), created),
     )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()
 
 
 def _json(values: Mapping[str, Any]) -> str:

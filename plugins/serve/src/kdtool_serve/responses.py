@@ -223,14 +223,11 @@ async def _merge(all_generated: Sequence[Generated]) -> _Pieces:
 async def _start(
     engine: Engine, requests: Sequence[kdtool.Request], form: Form, deadline: float, seconds: float, *, whole: bool
 ) -> list[Answer]:
-    limit = asyncio.timeout_at(deadline)
     try:
-        async with limit:
+        async with asyncio.timeout_at(deadline):
             return await engine.start(requests, form.find_end, whole=whole, natural_end=form.natural_end)
     except TimeoutError:
-        if limit.expired():
-            raise _lateness(seconds) from None
-        raise  # it is the model's own
+        raise _lateness(seconds) from None
 
 
 def _headers(answers: Sequence[Answer]) -> Mapping[str, str]:

@@ -157,13 +157,10 @@ class Connection(H11Protocol):
     """Time for a whole request to arrive, headers and body."""
     unread_seconds: ClassVar[float] = 30.0
     """Time in which a client must read part of the sent data."""
-    gone_seconds: ClassVar[float] = 0.1
-    """Time between checks whether a client that sends no more is still connected."""
 
     _silent_since = 0.0
     _arriving: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
-    _gone: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -187,19 +184,6 @@ class Connection(H11Protocol):
             _stop_timer(self._arriving)
             self._arriving = None
 
-    def eof_received(self) -> bool:  # type: ignore[override]
-        """Keep the connection for the answer, in case the client closed only its own direction.
-
-        A client that left looks the same, but replies to the interim response with a reset, which `_look` finds.
-        """
-        if not (self._is_answering() and not self.cycle.more_body and self.scope["http_version"] == "1.1"):
-            return False
-        self.cycle.keep_alive = False
-        if not self.cycle.response_started:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._look()
-        return True
-
     def pause_writing(self) -> None:
         super().pause_writing()
         self._unread = self._unread or self.loop.call_later(self.unread_seconds, self.transport.abort)
@@ -215,18 +199,11 @@ class Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         _stop_timer(self._arriving)
         _stop_timer(self._unread)
-        _stop_timer(self._gone)
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
 
     def _expect_request(self) -> None:
         self._arriving = self._arriving or self.loop.call_later(self.request_seconds, self.transport.abort)
-
-    def _look(self) -> None:
-        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self.transport.abort()
-        else:
-            self._gone = self.loop.call_later(self.gone_seconds, self._look)
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

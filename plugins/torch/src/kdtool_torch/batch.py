@@ -39,13 +39,9 @@ def collate(rows: Sequence[kdtool.Row], device: str | torch.device | None = None
     Args:
         rows: at least one; all of one length, with the same columns.
         device: where the tensors go; None leaves them on the CPU.
-
-    Raises:
-        kdtool.PluginError: rows differ in length or columns, or a row's sequences differ in length.
     """
     import torch
 
-    _check(rows)
     ids = _tensor([row.input_ids for row in rows], torch.int64)
     document = _tensor([row.document for row in rows], torch.int32)
     labelled = _tensor([row.labelled for row in rows], torch.bool)
@@ -63,24 +59,6 @@ def collate(rows: Sequence[kdtool.Row], device: str | torch.device | None = None
         turns=tuple(row.turn for row in rows),
     )
     return batch if device is None else move(batch, torch.device(device))
-
-
-def _check(rows: Sequence[kdtool.Row]) -> None:
-    if not rows:
-        raise ValueError("a batch needs at least one row")
-    first = rows[0]
-    for row in rows:
-        lengths = {len(row.input_ids), len(row.labelled), len(row.document), *map(len, row.columns.values())}
-        if lengths != {len(first.input_ids)}:
-            raise kdtool.PluginError(
-                f"row '{row.key}' has sequences of {sorted(lengths)} tokens, row '{first.key}' of the same batch has "
-                f"{len(first.input_ids)}: a packer must give all sequences of all rows one length"
-            )
-        if set(row.columns) != set(first.columns):
-            raise kdtool.PluginError(
-                f"row '{row.key}' has columns {sorted(row.columns)}, row '{first.key}' of the same batch has "
-                f"{sorted(first.columns)}: a packer must give all rows the same columns"
-            )
 
 
 def _tensor(sequences: list[Any], dtype: torch.dtype) -> Tensor:

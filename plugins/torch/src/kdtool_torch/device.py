@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from inspect import signature
-from pathlib import Path
 from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -87,7 +86,7 @@ def compute_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
     if device.type == "cuda":
         return torch.bfloat16 if has_bfloat16() else torch.float32
-    return torch.bfloat16 if _bfloat16_is_faster(device.type) else torch.float32
+    return torch.bfloat16 if _bfloat16_is_faster(device) else torch.float32
 
 
 def has_bfloat16() -> bool:
@@ -135,7 +134,9 @@ def product_speed(dtype: torch.dtype, device: torch.device) -> float:
 def _kept_speed(dtype: torch.dtype, device: torch.device) -> float:
     import torch
 
-    key = f"product-speed-{_machine_key(device.type)}-{str(dtype).removeprefix('torch.')}"
+    name = torch.cuda.get_device_name() if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    machine = "-".join((device.type, platform.machine(), name, torch.__version__))
+    key = f"product-speed-{machine}-{str(dtype).removeprefix('torch.')}"
     kept = cache_folder() / re.sub(r"[^A-Za-z0-9.]+", "-", key)
     speed = 0.0
     with suppress(OSError, ValueError):
@@ -144,13 +145,6 @@ def _kept_speed(dtype: torch.dtype, device: torch.device) -> float:
         speed = _product_speed(device.type, dtype)
         write_cached(kept, str(speed))
     return speed * (torch.get_num_threads() if device.type == "cpu" else 1)
-
-
-def _machine_key(device_type: str) -> str:
-    import torch
-
-    name = torch.cuda.get_device_name() if device_type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return "-".join((device_type, platform.machine(), name, torch.__version__))
 
 
 def gpu_bytes() -> int:
@@ -178,28 +172,13 @@ def free_gpu_bytes(device: torch.device) -> int | None:
     return int(torch.cuda.mem_get_info(device)[0]) + unused
 
 
-@lru_cache
-def _bfloat16_is_faster(device_type: str) -> bool:
+def _bfloat16_is_faster(device: torch.device) -> bool:
     import torch
 
-    kept = cache_folder() / f"bfloat16-is-faster-{re.sub(r'[^A-Za-z0-9.]+', '-', _machine_key(device_type))}"
-    known = _read(kept)
-    if known is not None:
-        return known
     try:
-        faster = _product_speed(device_type, torch.bfloat16) > 1.1 * _product_speed(device_type, torch.float32)
+        return _kept_speed(torch.bfloat16, device) > 1.1 * _kept_speed(torch.float32, device)
     except (RuntimeError, TypeError):  # a device that cannot compute in it
-        faster = False
-    write_cached(kept, str(faster))
-    return faster
-
-
-def _read(kept: Path) -> bool | None:
-    """Return the stored measurement; None if there is none."""
-    try:
-        return {"True": True, "False": False}.get(kept.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+        return False
 
 
 def _product_speed(device_type: str, dtype: torch.dtype) -> float:

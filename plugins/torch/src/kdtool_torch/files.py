@@ -164,12 +164,7 @@ def write_safetensors(tensors: Mapping[str, Tensor], file: Path) -> None:
 
 def give_usual_mode(file: Path) -> None:
     """Give a file the mode of any new file: safetensors creates files that only their owner can read."""
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}")
-    os.close(handle)
-    probe = Path(name)
-    probe.unlink()
+    probe = file.with_name(f".{file.name}.mode")
     probe.touch()
-    try:
-        file.chmod(probe.stat().st_mode & 0o777)
-    finally:
-        probe.unlink()
+    file.chmod(probe.stat().st_mode & 0o777)
+    probe.unlink()

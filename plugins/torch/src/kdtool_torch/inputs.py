@@ -224,10 +224,10 @@ _DEPTH = 2
 """Items that the thread prepares in advance: a micro-batch that computes, and one that waits, hide all its work."""
 
 
-def ahead(items: Iterator[T], depth: int = _DEPTH) -> Generator[T, None, None]:
+def ahead(items: Iterator[T]) -> Generator[T, None, None]:
     """Yield items that a thread makes in advance, in order. An error in the thread is raised here, in its turn."""
     with ThreadPoolExecutor(1, "kdtool inputs") as thread:
-        made = deque(thread.submit(next, items, None) for _ in range(depth))
+        made = deque(thread.submit(next, items, None) for _ in range(_DEPTH))
         while (item := made.popleft().result()) is not None:
             made.append(thread.submit(next, items, None))
             yield item

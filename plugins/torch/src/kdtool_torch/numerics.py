@@ -193,12 +193,6 @@ def both_sides(view: kdtool.StepView, loss: str) -> tuple[Side, Side]:
     other, lazy = view.teacher_batch or view.batch, view.teacher.lazy
     student = Side(view.student.last, select_at_labels(view.batch.labels, view.batch), view.head)
     teacher = Side(lazy.hidden.detach(), select_at_labels(other.labels, other), detach_head(lazy.head))
-    for who, side in (("student's", student), ("teacher's", teacher)):
-        if len(side.states) != len(side.labels):
-            raise kdtool.PluginError(
-                f"{loss}: the {who} states are of {len(side.states)} positions, but its rows have {len(side.labels)} "
-                "labels; one for each is expected"
-            )
     return student, teacher
 
 
@@ -225,16 +219,15 @@ def chosen_tokens(lazy: kdtool.LazyLogits, want: kdtool.SignalRequest) -> kdtool
         The same ids, with log-probabilities [N, K], 0 at padding.
 
     Raises:
-        PluginError: the request names no tokens, or not a row of them for each of the N positions.
+        PluginError: the request does not name tokens for each of the N positions.
     """
     import torch
 
     ids, states = want.chosen, lazy.hidden
     if ids is None or len(ids) != len(states):
-        rows = "none" if ids is None else f"{len(ids)} rows"
         raise kdtool.PluginError(
-            f'the signal "chosen" needs one row of token ids for each of {len(states)} labels, but the request has {rows}; '
-            "pass SignalRequest(chosen=ids) with ids [N, K]"
+            f'the signal "chosen" needs one row of token ids for each of {len(states)} labels; pass '
+            "SignalRequest(chosen=ids) with ids [N, K]"
         )
     head, result = exact_head(lazy.head), torch.zeros(ids.shape, dtype=torch.float32, device=states.device)
     with torch.no_grad():

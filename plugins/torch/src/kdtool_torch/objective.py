@@ -280,7 +280,7 @@ class DistillationModule(nn.Module):
         if self.checks_at_once and not bool(value.isfinite()):
             for output in (view.student, view.second):
                 if output is not None:
-                    raise_if_student_diverged(output.last.detach(), int(self.step), self.sizes.dtype)
+                    raise_if_student_diverged(output.last.detach(), int(self.step))
             raise_nonfinite_loss(self.run, bound.term, int(self.step), "returned", float(value))
         self.stats.values[index] += value.detach()
         if self.measures_norms and self._embedding is None:

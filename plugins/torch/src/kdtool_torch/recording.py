@@ -3,16 +3,16 @@
 Rank r of w records the shards r, r + w, … Ranks coordinate only through files: rank 0 writes the tensors that are
 stored once for all rows, the others wait for it, and rank 0 is the last to finish.
 
-A thread encodes and writes shards while the teacher computes the next signals. It takes batches in order from a short
-queue, so that the teacher is never more than a few batches ahead.
+A thread encodes and writes shards while the teacher computes the next signals, which is never more than a few batches
+ahead.
 """
 
 from __future__ import annotations
 
-import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from queue import Queue
 from time import monotonic, sleep
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -192,30 +192,27 @@ class ShardWriter:
     """Writes shards in one thread; use it in a `with` block, which returns when all complete shards are on disk.
 
     If the block raises, the shards that were given to it completely are still written. An error in the thread is raised
-    by the next call, or at the end of the block.
+    by one of the next calls, or at the end of the block; nothing is written after it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.rows = 0
         """Rows encoded so far."""
         self._folder = folder
-        self._queue: Queue[Callable[[], None] | None] = Queue(_BATCHES_AHEAD)
-        self._error: BaseException | None = None
+        self._thread = ThreadPoolExecutor(1, "kdtool shard writer")
+        self._waiting: deque[Future[None]] = deque()
         self._parts: dict[str, list[Tensor]] = {}
         self._labels: list[int] = []
-        self._thread = threading.Thread(target=self._work, name="kdtool shard writer", daemon=True)
 
     def __enter__(self) -> ShardWriter:
-        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._queue.put(None)
-        self._thread.join()
-        if error is None:
-            self._raise()
+        self._thread.shutdown()
+        if error is None and self._waiting:
+            self._waiting[-1].result()
 
     def add(self, labels: list[int], encode: Encode) -> None:
         """Add a batch to the current shard: the number of labels in each row, and what encodes its rows.
@@ -231,20 +228,16 @@ class ShardWriter:
         self._put(lambda: self._save(index, [row.key for row in rows]))
 
     def _put(self, work: Callable[[], None]) -> None:
-        self._raise()
-        self._queue.put(work)
+        before = self._waiting[-1] if self._waiting else None
 
-    def _raise(self) -> None:
-        if self._error is not None:
-            raise self._error
+        def work_after() -> None:
+            if before is not None:
+                before.result()  # an error there ends all that follows
+            work()
 
-    def _work(self) -> None:
-        while (work := self._queue.get()) is not None:
-            if self._error is None:  # after an error the queue is emptied, so that nobody waits for room in it
-                try:
-                    work()
-                except BaseException as error:  # raised again in the thread that records
-                    self._error = error
+        self._waiting.append(self._thread.submit(work_after))
+        if len(self._waiting) > _BATCHES_AHEAD:
+            self._waiting.popleft().result()
 
     def _encode(self, labels: list[int], encode: Encode) -> None:
         for stored in encode():

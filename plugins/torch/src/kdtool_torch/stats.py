@@ -99,10 +99,14 @@ def squared_norms_at_last(work: HeadWork, divisor: Tensor) -> Tensor:
     count, device = work.hidden[0].shape[0], work.hidden[0].device
     if count == 0:
         return torch.zeros(len(work.loss.terms), device=device)
-    sampled = torch.linspace(0, count - 1, min(count, SAMPLED_POSITIONS), device=device).round().long()
+    sampled = _evenly_spread(count, device)
     terms = range(len(work.loss.terms))
     squares = [_sum_of_squares(passes, device) for passes in _by_last(work, sampled, terms)]
     return torch.stack(squares) * (count / len(sampled)) / divisor**2
+
+
+def _evenly_spread(count: int, device: torch.device) -> Tensor:
+    return torch.linspace(0, count - 1, min(count, SAMPLED_POSITIONS), device=device).round().long()
 
 
 def squared_norm_of_sequence_loss(objective: Callable[[kdtool.StepView], Tensor], view: kdtool.StepView) -> Tensor:
@@ -205,8 +209,6 @@ OVERLAP_FIGURES = ("overlap_ratio", "overlap_student_mass", "overlap_teacher_mas
 """Names of the columns of `overlaps`."""
 LIKELIEST = 16
 """k, as in the paper."""
-_OVERLAP_POSITIONS = 64
-"""Positions of a micro-batch that are logged."""
 
 
 def overlaps(chunk: kdtool.TokenChunk) -> Tensor:
@@ -239,10 +241,7 @@ def overlaps_of_all(work: HeadWork) -> Tensor:
 
 def sampled_overlaps(work: HeadWork) -> Tensor:
     """Return the sums of the figures over some positions of a micro-batch, and the number of these, [4]."""
-    count, device = work.hidden[0].shape[0], work.hidden[0].device
-    found = _overlaps_at(
-        work, torch.linspace(0, count - 1, min(count, _OVERLAP_POSITIONS), device=device).round().long()
-    )
+    found = _overlaps_at(work, _evenly_spread(len(work.hidden[0]), work.hidden[0].device))
     return torch.cat([found, torch.ones_like(found[:, :1])], -1).sum(0)
 
 
@@ -261,29 +260,29 @@ def _likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
 _NARROW = "dtype: float32, or bfloat16 where there is one, since float16 ends at 65,504"
 
 
-def raise_if_student_diverged(outputs: Tensor, step: int, dtype: torch.dtype, what: str = "final states") -> None:
-    """Raise if the student's own outputs, computed in `dtype`, are not finite: under autocast their own dtype may be wider.
+def raise_if_student_diverged(outputs: Tensor, step: int, what: str = "final states") -> None:
+    """Raise if the student's own outputs are not finite.
 
     Raises:
         UsageError: training has run away; no loss is at fault.
     """
     if not bool(outputs.isfinite().all()):
-        narrow = f"Take {_NARROW}; if that does not help, a" if dtype == torch.float16 else "A"
         raise kdtool.UsageError(
-            f"training diverged at step {step}: the student's {what} are not finite. {narrow} lower learning_rate, a longer "
-            "warmup or gradient_clip: 1.0 is the usual remedy; the last checkpoint is kept"
+            f"training diverged at step {step}: the student's {what} are not finite. A lower learning_rate, a longer "
+            f"warmup or gradient_clip: 1.0 is the usual remedy, else {_NARROW}; the last checkpoint is kept"
         )
 
 
-def check_initial_finite(outputs: Tensor, dtype: torch.dtype, what: str = "final states") -> None:
-    """Raise if outputs of the student, computed in `dtype`, are not finite before the first step.
+def check_initial_finite(outputs: Tensor, what: str = "final states") -> None:
+    """Raise if outputs of the student are not finite before the first step.
 
     Raises:
         UsageError: this precision cannot hold what the student computes, or its weights are damaged.
     """
     if not bool(outputs.isfinite().all()):
-        remedy = f"take {_NARROW}" if dtype == torch.float16 else "its weights are damaged or too large; take others"
-        raise kdtool.UsageError(f"the student's {what} are not finite before the first step: {remedy}")
+        raise kdtool.UsageError(
+            f"the student's {what} are not finite before the first step: take {_NARROW}, or other weights"
+        )
 
 
 def raise_for_token_losses(run: kdtool.RunInfo, work: HeadWork, step: int) -> NoReturn:
@@ -294,13 +293,13 @@ def raise_for_token_losses(run: kdtool.RunInfo, work: HeadWork, step: int) -> No
         PluginError: a loss gave a value or a gradient that is not finite.
     """
     for of_pass in work.hidden:
-        raise_if_student_diverged(of_pass.detach(), step, work.dtype)
+        raise_if_student_diverged(of_pass.detach(), step)
     count, size = len(work.hidden[0]), work.loss_chunk_size
     with torch.no_grad(), torch.autocast(work.hidden[0].device.type, enabled=False):
         for start in range(0, count, size):
             chunk = work.chunk(slice(start, start + size))
             for of_pass in chunk.logits:
-                raise_if_student_diverged(of_pass, step, work.dtype, "logits")
+                raise_if_student_diverged(of_pass, step, "logits")
             for index, bound in enumerate(work.loss.terms):
                 gradients, values = work.loss.of_term(index, chunk)
                 for tensor, did in ((values, "returned"), *((each, "has a gradient of") for each in gradients)):

@@ -132,17 +132,10 @@ def sparse(form: Any, temperature: float = 1.0) -> kdtool.SparseTokens:
 
 
 @pytest.mark.parametrize(
-    ("weighting", "form", "words"),
-    [
-        (TeacherEntropy, "sampled", "sampled tokens.*student-entropy"),
-        (TeacherEntropy, "top-k", "top-k tokens.*student-entropy"),
-        (Confidence, "sampled", "not sampled ones"),
-    ],
+    ("weighting", "form"), [(TeacherEntropy, "sampled"), (TeacherEntropy, "top-k"), (Confidence, "sampled")]
 )
-def test_tokens_that_say_too_little_are_neither_asked_for_nor_taken(weighting: Any, form: str, words: str) -> None:
+def test_tokens_that_say_too_little_are_not_asked_for(weighting: Any, form: str) -> None:
     assert frozenset({form}) not in alternatives(weighting.needs)
-    with pytest.raises(kdtool.UsageError, match=words):
-        weighting(weighting.Config()).kdtool_token_weight(chunk(sparse(form)))
 
 
 def test_tokens_taken_at_another_temperature_are_refused() -> None:

@@ -12,7 +12,6 @@ transformers.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from math import ceil, floor, log
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -124,7 +123,6 @@ GROUPS = (1, 2, 3, 4)
 LEAST_LAYERS = 2
 
 
-@lru_cache(maxsize=64)
 def solve(wanted: int, vocabulary: int, tied: bool) -> LlamaShape:
     """Return the best shape within two per cent of `wanted` parameters, embeddings counted.
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import kdtool
@@ -150,13 +151,8 @@ def _channel_shares(sums: _Sums, name: str) -> Callable[..., None]:
 def _batches(
     model: TransformersModel, examples: Iterable[kdtool.Example], rows: int, length: int
 ) -> Iterator[kdtool.Batch]:
-    held: list[list[int]] = []
-    for done, row in enumerate(_rows(model.tokenizer, examples, rows, length), start=1):
-        held.append(row)
-        if len(held) == _ROWS_AT_ONCE or done == rows:
-            yield _batch(torch.tensor(held, device=model.head.weight.device), model.tokenizer.end_of_text)
-            held = []
-    if held:
+    cut = _rows(model.tokenizer, examples, rows, length)
+    while held := list(islice(cut, _ROWS_AT_ONCE)):
         yield _batch(torch.tensor(held, device=model.head.weight.device), model.tokenizer.end_of_text)
 
 

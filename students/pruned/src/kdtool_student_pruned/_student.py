@@ -35,7 +35,6 @@ class Pruned(CausalStudent):
         self.derives_from = {config.source: "weights"}
         self.pretrained = config.base
         self._said = False
-        self._solved: tuple[Anatomy, Shape] | None = None
 
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
         found = self._source(run, "kdtool_tokenizer").kdtool_tokenizer(run)
@@ -113,9 +112,7 @@ class Pruned(CausalStudent):
                 f"context: {self.config.context:,} exceeds the {longest:,} tokens of {self.config.source}; give at most that"
             )
         source = Anatomy.of(facts)
-        if self._solved is None or self._solved[0] != source:
-            self._solved = source, wanted_shape(self.config, source)
-        shape = self._solved[1]
+        shape = wanted_shape(self.config, source)
         plan = _Plan(facts, source, shape)
         if plan.cuts_width and not self._said:
             self._said = True

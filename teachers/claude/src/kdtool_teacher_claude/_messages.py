@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from random import Random
 
 import kdtool
@@ -361,12 +360,7 @@ class Limiter:
 
 def retry_after(headers: Mapping[str, str]) -> float:
     """Return how long a response asks to wait, in seconds; 0 if it does not."""
-    asked = headers.get("retry-after", "")
-    if (seconds := _read_number(asked)) is not None:
-        return max(0.0, seconds)
-    with suppress(ValueError, TypeError):
-        return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
-    return 0.0
+    return max(0.0, _read_number(headers.get("retry-after")) or 0.0)
 
 
 def _read_number(text: str | None) -> float | None:

@@ -7,6 +7,7 @@ several teachers are joined side by side, as one head.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import kdtool
@@ -46,13 +47,10 @@ def parts_of(batch: kdtool.Batch, teachers: Sequence[str]) -> dict[str, Part]:
 
 def count_tokens(rows: Iterable[kdtool.Row], teachers: int) -> list[int]:
     """Return how many of the rows' labelled tokens each teacher teaches, in their order."""
-    counts, pending = torch.zeros(teachers, dtype=torch.int64), list[kdtool.Row]()
-    for row in rows:
-        pending.append(row)
-        if len(pending) == _ROWS_AT_ONCE:
-            counts += _count_numbers(pending, teachers)
-            pending = []
-    return [int(count) for count in (counts + _count_numbers(pending, teachers) if pending else counts)]
+    counts, left = torch.zeros(teachers, dtype=torch.int64), iter(rows)
+    while some := list(islice(left, _ROWS_AT_ONCE)):
+        counts += _count_numbers(some, teachers)
+    return [int(count) for count in counts]
 
 
 def _count_numbers(rows: Sequence[kdtool.Row], teachers: int) -> Tensor:

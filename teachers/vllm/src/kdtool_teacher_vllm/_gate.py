@@ -8,9 +8,8 @@ own log-probabilities, or with both.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from math import sqrt
 from typing import Any
@@ -107,88 +106,57 @@ class Gate:
         """Compare distributions on the rows.
 
         Raises:
-            UsageError: they differ by more than the bound, with the likeliest cause.
+            UsageError: they differ by more than the bound.
             LostError, ServiceError: the server does not answer now.
         """
         states = [station.ask(row) for row in self._rows]
         last = [each[:, -1] for each in states]
         shown = []
         if self._reference is not None:
-            divergence = self._divergence(self._readout, last)
+            divergence = self._divergence(self._reference, last)
             shown.append(f"mean KL {divergence:.1e} nats per token from transformers")
-            self._require(station, divergence, self.bound, self._divergence, last)
-            self._require_layers(station, states)
+            self._require(station, divergence, self.bound)
+            self._require_layers(station, states, self._reference)
         if self._reference is None or self._config.reference == "auto":
             served = [station.log_probabilities(row) for row in self._rows]
-            distance = partial(self._distance, served)
-            difference = distance(self._readout, last)
+            difference = self._distance(served, last)
             shown.append(f"log-probabilities {difference:.1e} from the server's own")
-            self._require(station, difference, sqrt(2 * self.bound), distance, last)
+            self._require(station, difference, sqrt(2 * self.bound))
         self._say(f"teacher: {station.url}: {', '.join(shown)} ({len(self._rows)} rows, bound {self.bound:g})")
 
-    def _require(
-        self,
-        station: Station,
-        value: float,
-        bound: float,
-        measure: Callable[[Callable[[Tensor], Tensor], Sequence[Tensor]], float],
-        last: Sequence[Tensor],
-    ) -> None:
-        if value <= bound:
-            return
-        cause = next((name for name, read in _readings(self._readout) if measure(read, last) <= bound), None)
-        cause = (
-            cause
-            or self._other_layer(last)
-            or (
-                "Neither a missing final norm, nor a norm of the other kind, nor another layer explains it: serve "
-                f"{self._config.model} with the same weights"
+    def _require(self, station: Station, value: float, bound: float) -> None:
+        if not value <= bound:  # also if it is not a number
+            raise kdtool.UsageError(
+                f"the states of the server at {station.url} give another distribution than its model: {value:.2g} nats per "
+                f"token, above the bound of {bound:.2g}; serve {self._config.model} with the same weights, by the command "
+                "that `kdtool teacher serve RECIPE` prints"
             )
-        )
-        raise kdtool.UsageError(
-            f"the states of the server at {station.url} give another distribution than its model: {value:.2g} nats per "
-            f"token, above the bound of {bound:.2g}. {cause}"
-        )
 
-    def _divergence(self, read: Callable[[Tensor], Tensor], states: Sequence[Tensor]) -> float:
+    def _divergence(self, reference: Reference, states: Sequence[Tensor]) -> float:
         """Return the mean KL of the model's distribution from that of the states, in nats per token."""
-        reference = self._reference
         head = exact_head(self._readout.head)
         total, count = 0.0, 0
-        for own, served in zip(reference.final if reference else (), states, strict=True):
-            p, q = (exact_logits(head, each).double().log_softmax(-1) for each in (own, read(served)))
+        for own, served in zip(reference.final, states, strict=True):
+            p, q = (exact_logits(head, each).double().log_softmax(-1) for each in (own, self._readout(served)))
             total += float((p.exp() * (p - q)).sum())
             count += len(own)
         return total / count
 
-    def _distance(self, served: Sequence[Tensor], read: Callable[[Tensor], Tensor], states: Sequence[Tensor]) -> float:
+    def _distance(self, served: Sequence[Tensor], states: Sequence[Tensor]) -> float:
         """Return the mean distance of log-probabilities of the rows' tokens from the server's own."""
-        ours = log_probabilities(self._readout, [read(each) for each in states], self._rows)
+        ours = log_probabilities(self._readout, [self._readout(each) for each in states], self._rows)
         return float((torch.cat(ours) - torch.cat([*served])).abs().mean())
 
-    def _require_layers(self, station: Station, states: Sequence[Tensor]) -> None:
+    def _require_layers(self, station: Station, states: Sequence[Tensor], reference: Reference) -> None:
         """Compare the outputs of layers that losses on hidden states will see."""
         ids = self._config.layer_ids(self._layers)
         for layer in self._config.layers:
-            distance = _relative([each[:, ids.index(layer + 1)] for each in states], self._outputs(layer))
+            distance = _relative([each[:, ids.index(layer + 1)] for each in states], reference.outputs[layer])
             if distance > sqrt(self.bound):
                 raise kdtool.UsageError(
                     f"layers: the server at {station.url} returns other states for layer {layer} than the model's "
                     f"(they differ by {distance:.0%}); start it with the command that `kdtool teacher serve RECIPE` prints"
                 )
-
-    def _other_layer(self, last: Sequence[Tensor]) -> str | None:
-        outputs = self._reference.outputs if self._reference else {}
-        for layer in outputs:
-            if layer != self._layers - 1 and _relative(last, self._outputs(layer)) <= sqrt(self.bound):
-                return (
-                    f"They are a layer off: those of layer {layer + 1} of {self._layers}, but the head needs the last. "
-                    f"Start the server with layer {self._layers}"
-                )
-        return None
-
-    def _outputs(self, layer: int) -> Sequence[Tensor]:
-        return self._reference.outputs[layer] if self._reference else ()
 
 
 class ScoreGate:
@@ -243,29 +211,6 @@ def log_probabilities(readout: Readout, final: Sequence[Tensor], rows: Sequence[
         logs = exact_logits(head, states[:-1]).double().log_softmax(-1)
         found.append(logs.gather(-1, torch.tensor(row[1:])[:, None])[:, 0])
     return found
-
-
-def _readings(readout: Readout) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
-    """Yield the known mistakes, as what would explain them, each with the reading that is right if it was made."""
-    yield "The final norm is missing: apply it to the states before the head", readout.norm
-    yield "The server's states are normed already, so the final norm is applied twice", lambda states: states
-    weight = getattr(readout.norm, "weight", None)
-    if weight is not None:
-        kind = "The final norm is of the kind that multiplies by {}, as that of {}"
-        yield kind.format("1 + w", "Gemma and Qwen3.5"), _norm(1 + weight, _epsilon(readout.norm))
-        yield kind.format("w", "Llama and Qwen2"), _norm(weight, _epsilon(readout.norm))
-
-
-def _norm(weight: Tensor, epsilon: float) -> Callable[[Tensor], Tensor]:
-    def read(states: Tensor) -> Tensor:
-        wide = states.float()
-        return (wide * (wide.square().mean(-1, keepdim=True) + epsilon).rsqrt() * weight.float()).to(states.dtype)
-
-    return read
-
-
-def _epsilon(norm: Any) -> float:
-    return float(getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", None) or 1e-6)
 
 
 def _relative(states: Sequence[Tensor], others: Sequence[Tensor]) -> float:

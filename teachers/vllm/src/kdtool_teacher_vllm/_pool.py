@@ -1,19 +1,13 @@
-"""Prompts shared among servers: each takes the next one when it is free, and those of a failed server go to the others.
-
-A stop signal ends the wait for servers that fail: a trainer only notes the first one until its step ends, which may be late.
-"""
+"""Prompts shared among servers: each takes the next one when it is free, and those of a failed server go to the others."""
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from random import random
 from threading import Condition, Thread
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import kdtool
 from torch import Tensor
@@ -22,7 +16,6 @@ from kdtool_teacher_vllm._station import LostError, Station
 
 T = TypeVar("T")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 15.0
-_REPORT_SECONDS = 60.0
 
 
 class Pool:
@@ -52,7 +45,6 @@ class Pool:
         self._say = say
         self._down: set[str] = set()
         self._seconds = 0.0
-        self._reported = time.monotonic()
 
     def ask(self, prompts: Sequence[T], ask: Callable[[Station, T], Tensor]) -> list[Tensor]:
         """Return the answer to each prompt, in order; each comes from one server, once.
@@ -64,16 +56,13 @@ class Pool:
         began = time.monotonic()
         job = _Job(prompts, ask, self._patience, self._last_answer)
         try:
-            with stop_signals_end(job.is_stalled):
-                for station in [*self.stations] * min(self._slots, len(prompts)):
-                    # As daemons: the end of the program does not wait for a server that does not answer.
-                    Thread(target=self._work, args=(job, station), name="vllm", daemon=True).start()
-                answers = job.wait()
+            for station in [*self.stations] * min(self._slots, len(prompts)):
+                # As daemons: the end of the program does not wait for a server that does not answer.
+                Thread(target=self._work, args=(job, station), name="vllm", daemon=True).start()
+            return job.wait()
         finally:
             job.stop()
             self._seconds += time.monotonic() - began
-        self._report()
-        return answers
 
     def close(self) -> None:
         """Close the connections."""
@@ -91,11 +80,6 @@ class Pool:
 
     def _last_answer(self) -> float:
         return max(station.answered for station in self.stations)
-
-    def _report(self) -> None:
-        if time.monotonic() - self._reported >= _REPORT_SECONDS:
-            self._reported = time.monotonic()
-            self._say(f"teacher: {self.summary()}")
 
     def _work(self, job: _Job[T], station: Station) -> None:
         """Answer prompts by one server until all are answered."""
@@ -195,10 +179,6 @@ class _Job(Generic[T]):
             self._stopped = True
             self._changed.notify_all()
 
-    def is_stalled(self) -> bool:
-        """Return whether a server failed and none has finished a prompt since."""
-        return self._last_error is not None
-
     def wait(self) -> list[Tensor]:
         """Return what was found, in order."""
         with self._changed:
@@ -216,35 +196,3 @@ class _Job(Generic[T]):
 
     def _is_over(self) -> bool:
         return self._stopped or self._failure is not None or len(self._found) == len(self.prompts)
-
-
-_STOPS = (signal.SIGINT, signal.SIGTERM)
-
-
-@contextmanager
-def stop_signals_end(is_stalled: Callable[[], bool]) -> Iterator[None]:
-    """Have the first stop signal end the block if `is_stalled()`, as the second one does.
-
-    A handler that only notes a signal, and restores the one before it, is followed by that one. Only the main thread has
-    handlers; elsewhere nothing changes.
-    """
-    before = {number: signal.getsignal(number) for number in _STOPS}
-
-    def stop(number: int, frame: Any) -> None:
-        first = before[signal.Signals(number)]
-        if callable(first):
-            first(number, frame)
-        if is_stalled() and signal.getsignal(number) is not stop:
-            signal.raise_signal(number)
-
-    replaced = []
-    if threading.current_thread() is threading.main_thread():
-        replaced = [number for number in _STOPS if callable(before[number])]
-    for number in replaced:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number in replaced:
-            if signal.getsignal(number) is stop:
-                signal.signal(number, before[number])

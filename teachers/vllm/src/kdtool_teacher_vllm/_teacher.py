@@ -314,9 +314,8 @@ class VLLM(LocatedWeights, kdtool.Teacher):
                 "teacher: its weights do not fit into memory here, so states are compared with the server's own figures"
             )
             return None
-        layers = {*config.layers, *range(max(0, facts.layers - 2), facts.layers)}
         try:
-            return reference_states(self.find_weights(), self._identity(None), config.dtype, rows, sorted(layers))
+            return reference_states(self.find_weights(), self._identity(None), config.dtype, rows, config.layers)
         except kdtool.UsageError as error:
             if wanted == "weights":
                 raise

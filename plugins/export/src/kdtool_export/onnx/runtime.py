@@ -142,10 +142,8 @@ class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             }
         caches = [tensor for name, tensor in self._reads.items() if name.startswith(self._before)]
         return {
-            tensor.name: np.zeros(
-                (texts, _fixed_dimension(tensor, 1), 0, _fixed_dimension(tensor, 3)), dtype=np.float32
-            )
-            for tensor in caches
+            tensor.name: np.zeros((texts, int(tensor.shape[1]), 0, int(tensor.shape[3])), dtype=np.float32)
+            for tensor in caches  # the exporter may give sizes as text
         }
 
 
@@ -153,8 +151,3 @@ def _beginning(names: Iterable[str]) -> str:
     """Return the beginning that the names of all keys and values have in common."""
     name = next(name for name in names if _LAYERS in name)
     return name[: name.index(_LAYERS) + len(_LAYERS)]
-
-
-def _fixed_dimension(described: Any, dimension: int) -> int:
-    """Return a fixed dimension of an input; the exporter may give it as text."""
-    return int(described.shape[dimension])

@@ -198,7 +198,7 @@ def scarcity(comparison: kdtool.Comparison) -> int:
 
 
 def _pair(comparison: kdtool.Comparison, unit: str, subjects: Subjects) -> PairRow:
-    share, seeds = "", "one seed" if comparison.seeds == 1 else f"{comparison.seeds} seeds"
+    share = ""
     if comparison.share is not None:
         ratio, low, high = comparison.share
         half = None if low is None or high is None else (high - low) / 2
@@ -208,7 +208,7 @@ def _pair(comparison: kdtool.Comparison, unit: str, subjects: Subjects) -> PairR
         )
     return PairRow(
         title(comparison.measurement), subjects.title(comparison.arm), subjects.title(comparison.against),
-        *figures(comparison, unit), comparison.verdict, share, f"{comparison.items} items, {seeds}",
+        *figures(comparison, unit), comparison.verdict, share, footing([comparison]),
     )  # fmt: skip
 
 

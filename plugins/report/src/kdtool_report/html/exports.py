@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import kdtool
 
 from kdtool_report.html.comparisons import aside_of, figures, has_few_items
-from kdtool_report.html.summary import COST_UNITS, plain_export
+from kdtool_report.html.summary import COST_UNITS, FROM_ZERO, plain_export
 from kdtool_report.html.wording import Grouped, Measured, Subjects, key_of, name, percent, quantity, times, title
 
 _COST_COLUMNS = ("decode-speed", "resident-memory")
 """Costs that get a column each, in addition to the size."""
-_POINT_UNITS = frozenset({"fraction", "%", "percent"})
-"""Units in which a loss is worth a sentence before all others."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +64,10 @@ def exports(results: kdtool.Results, subjects: Subjects) -> Exports:
 
 
 def _files(results: kdtool.Results) -> Iterator[_File]:
-    exported = results.exported_files()
-    labels = Counter(file.artifact.quantisation or file.artifact.format for file in exported)
-    for file in exported:
+    for file in results.exported_files():
         made = file.artifact
-        label = made.quantisation or made.format
         compared = {name: comparison for name, comparison in file.comparisons.items() if not aside_of(comparison)}
-        yield _File(label if labels[label] == 1 else made.path.name, file.arm, made, compared)
+        yield _File(made.quantisation or made.format, file.arm, made, compared)
 
 
 def _unit(arms: Mapping[str, Measured]) -> str:
@@ -126,7 +120,7 @@ def _sentence(file: _File, grouped: Grouped, subjects: Subjects) -> str:
     """Return a sentence on the file's cost, in the first score that it shares with the student, and on its saving."""
     units = {key: _unit(arms) for key, arms in grouped.items()}
     judged = [comparison for comparison in file.compared.values() if not has_few_items(comparison)]
-    ranked = sorted(judged, key=lambda comparison: units.get(comparison.measurement) not in _POINT_UNITS)
+    ranked = sorted(judged, key=lambda comparison: units.get(comparison.measurement) not in FROM_ZERO)
     saved = _state_saving(file, grouped, subjects)
     if not ranked:
         why = "compared on too few items to judge" if file.compared else "not compared with the student’s"
@@ -134,7 +128,7 @@ def _sentence(file: _File, grouped: Grouped, subjects: Subjects) -> str:
     comparison = ranked[0]
     unit, what = units.get(comparison.measurement, ""), name(comparison.measurement)
     what = re.sub(r"(?<=\w)\.(?=[^\W\d])", " ", what)  # "humaneval.pass@1" is "humaneval pass@1" in a sentence
-    score = unit in _POINT_UNITS and next(iter(grouped[comparison.measurement].values())).first.higher_is_better
+    score = unit in FROM_ZERO and next(iter(grouped[comparison.measurement].values())).first.higher_is_better
     if comparison.verdict == "no evidence of a difference":
         claim = f"no evidence that it {'costs' if score else 'changes'} {what} ({', '.join(figures(comparison, unit))})"
         return f"{file.label}: {claim}" + (f"; it {saved}." if saved else ".")

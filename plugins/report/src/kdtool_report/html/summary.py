@@ -11,7 +11,6 @@ import kdtool
 from kdtool_report.html.accounts import Money
 from kdtool_report.html.wording import (
     ARMS,
-    SAME_ROWS,
     Grouped,
     Measured,
     Subjects,
@@ -114,7 +113,7 @@ def tiles(results: kdtool.Results, subjects: Subjects, money: Money | None = Non
     made = [
         _size(results, grouped),
         *_against_teacher(grouped, subjects),
-        *_scores(grouped),
+        *_scores(grouped, subjects),
         Tile("Paid for answers", money.total, f"{money.a_row} an accepted row") if money and money.a_row else None,
         Tile("This run took", duration(results.seconds), "1 seed" if seeds == 1 else f"{seeds} seeds" if seeds else ""),
     ]
@@ -234,7 +233,7 @@ def _against_teacher(grouped: Grouped, subjects: Subjects) -> Iterable[Tile | No
             yield Tile(label, quantity(student, unit), f"at its peak, {percent(student / teacher)} {word}")
 
 
-def _scores(grouped: Grouped) -> Iterable[Tile]:
+def _scores(grouped: Grouped, subjects: Subjects) -> Iterable[Tile]:
     for name, arms in grouped.items():
         if "student" not in arms:
             continue
@@ -242,24 +241,15 @@ def _scores(grouped: Grouped) -> Iterable[Tile]:
         if first.unit in COST_UNITS or first.texts or own_name(name) == "bits-per-byte":
             continue
         others = [
-            f"{_short(arm)} {quantity(arms[arm].mean, first.unit)}" for arm in ARMS if arm != "student" and arm in arms
+            f"{subjects.title(arm).lower()} {quantity(arms[arm].mean, first.unit)}"
+            for arm in ARMS
+            if arm != "student" and arm in arms
         ]
         note = "; ".join(others) or f"over {count(first.n)} items"
         yield Tile(title(name), quantity(arms["student"].mean, first.unit), note)
 
 
-def _short(arm: str) -> str:
-    return {
-        "control": "control (tokens)",
-        SAME_ROWS: "control (rows)",
-        "control-time": "control (time)",
-        "control-self": "self-distilled (tokens)",
-        "control-self-time": "self-distilled (time)",
-        "base": "before training",
-    }.get(arm, arm)
-
-
-_FROM_ZERO = frozenset({"fraction", "%", "percent"})
+FROM_ZERO = frozenset({"fraction", "%", "percent"})
 """Ratio-scale units, in which a score can be divided."""
 
 
@@ -279,7 +269,7 @@ def per_parameter(measurements: Sequence[kdtool.Measurement], subjects: Subjects
     units = {
         measurement.name: measurement.unit
         for measurement in measurements
-        if measurement.higher_is_better and measurement.unit in _FROM_ZERO
+        if measurement.higher_is_better and measurement.unit in FROM_ZERO
     }
     known = {key: list(_score_points(grouped, key, subjects)) for key in grouped if key in units}
     rows = {key: points for key, points in known.items() if len({point.parameters for point in points}) > 1}

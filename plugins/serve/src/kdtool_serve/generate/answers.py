@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import kdtool
 from kdtool_transformers import FILL_ME
@@ -153,18 +153,8 @@ def answer(
                 answered.finish = answered.finish or STOPPED
                 break
     answered.memory = runtime.memory()
-    if isinstance(runtime, Drafted):
-        answered.tokens_per_step = runtime.tokens_per_step
+    answered.tokens_per_step = getattr(runtime, "tokens_per_step", None)  # where another model drafts
     return answered
-
-
-@runtime_checkable
-class Drafted(Protocol):
-    """A runtime whose latest answer another model drafted."""
-
-    @property
-    def tokens_per_step(self) -> float:
-        """New tokens of the latest answer for each forward pass."""
 
 
 _UNABLE: dict[str, str] = {

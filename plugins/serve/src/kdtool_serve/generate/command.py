@@ -102,7 +102,6 @@ def generate(
             raise kdtool.UsageError(
                 f"--draft {draft}: {draft} would draft for itself; name the model to draft for, such as --model teacher"
             )
-        _note_exports(models, chosen)
         if text is None or interactive:
             _converse(models, chosen, settings, language, text)
         elif as_json:
@@ -137,22 +136,6 @@ def _quantise(model: str, kind: str, names: tuple[str, ...], draft: str | None, 
     with kdtool.open_models(model, out=out, offline=offline) as models:
         name = names[0] if names else next(iter(models.subjects))
         return str(quantised_file(models, name, kind, lambda note: click.echo(note, err=True)))
-
-
-def _note_exports(models: kdtool.Models, chosen: list[str]) -> None:
-    """Print a line for each exported file that completed sample prompts of the run differently from the student."""
-    measured = () if models.results is None else models.results.measurements
-    texts = {samples.subject: samples.texts for samples in measured if samples.texts}
-    student = next((name for name, subject in models.subjects.items() if subject.role == "student"), "")
-    for name in chosen:
-        both = texts.get(student, {}).keys() & texts.get(name, {}).keys()
-        others = sum(texts[student][prompt] != texts[name][prompt] for prompt in both)
-        if others and name in models.subjects and models.subjects[name].role == "artifact":
-            click.echo(
-                f"{name} completed {others} of {len(both)} sample prompts differently from {student}: weights that are "
-                "rounded at export can change the most likely token",
-                err=True,
-            )
 
 
 def _prompt(prompt: str | None, file: str | None, *, interactive: bool) -> str | None:

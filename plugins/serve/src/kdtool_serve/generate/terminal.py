@@ -109,8 +109,6 @@ class Session(ExitStack):
     def open(self, name: str) -> kdtool.Runtime:
         """Return a model, opened at the first call."""
         if name not in self._opened:
-            if name not in self.models.subjects:
-                self.models.open(name)  # says which there are
             with self._console.status(f"opening {name} …"):
                 self._opened[name] = self.enter_context(self.models.open(name))
         return self._opened[name]

@@ -21,7 +21,7 @@ from typing import Any, NoReturn, Self
 
 import kdtool
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -36,7 +36,7 @@ from kdtool_torch.stats import overlaps_of_all, raise_nonfinite_gradient
 from kdtool_torch.trainer.checkpoint import Checkpointing, changing, checkpoint_step, restore_weights
 from kdtool_torch.trainer.on_policy import OnPolicySampler
 from kdtool_torch.trainer.optimizer import build_optimizer
-from kdtool_torch.trainer.parallel import Sharding, average_gradients
+from kdtool_torch.trainer.parallel import Sharding
 from kdtool_torch.trainer.progress import (
     HISTORY,
     EarlyVerdict,
@@ -47,7 +47,6 @@ from kdtool_torch.trainer.progress import (
     learning_rate_factor,
     report_overlap,
     report_terms,
-    set_learning_rate,
 )
 from kdtool_torch.trainer.settings import StandardTrainerConfig
 from kdtool_torch.trainer.validation import Validator
@@ -70,8 +69,9 @@ class TrainingLoop:
         self.sampler, self.validator = sampler, validator
         shards = config.sharding != "off" and run.world > 1
         self.sharding = Sharding(module, device, config.sharding) if shards else None
-        averages = run.world > 1 and not shards
-        self.model = average_gradients(module, device) if averages else module
+        self.model: torch.nn.Module = module
+        if run.world > 1 and not shards:
+            self.model = DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
         self.optimizer = build_optimizer(config, run, module)
         self.scaler = torch.amp.GradScaler(device.type, enabled=module.sizes.dtype == torch.float16)
         self.progress = Progress(
@@ -143,7 +143,8 @@ class TrainingLoop:
             self._weigh(micro_batches, tokens)
         self.begin_step(self.step)
         for number, micro_batch in enumerate(micro_batches, 1):
-            with micro_batch_sync(self.model, last=number == len(batches)):
+            last, model = number == len(batches), self.model  # gradients are exchanged once a step
+            with model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext():
                 self._backward(micro_batch, tokens)
         self._read_figures(batches, tokens)
         self._update()
@@ -240,7 +241,8 @@ class TrainingLoop:
         """Update the weights. float16 skips the update if the gradient overflowed."""
         # A skipped step is a step like any other for the schedule, counts and balance, whose figures come from forward.
         factor = learning_rate_factor(self.config, self.step, self.phase.steps)
-        set_learning_rate(self.optimizer, factor)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
         self._learning_rate = self.config.learning_rate * factor
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -364,10 +366,3 @@ class StopSignal:
         self.restore()  # the next one stops at once
         with suppress(OSError):
             os.write(2, _NOTE)  # a stream may be in the middle of a write
-
-
-def micro_batch_sync(model: nn.Module, last: bool) -> AbstractContextManager[None]:
-    """Return a context in which a step's gradients are exchanged in its `last` micro-batch only, where `model` is DDP."""
-    if isinstance(model, DistributedDataParallel) and not last:
-        return model.no_sync()
-    return nullcontext()

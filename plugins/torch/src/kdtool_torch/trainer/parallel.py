@@ -1,4 +1,4 @@
-"""Processes that train together: their group, averaged gradients, and weights divided among them (FSDP2).
+"""Processes that train together: their group, and weights divided among them (FSDP2).
 
 With sharding, weights, gradients and moments are divided among the ranks, and whole again afterwards. Each decoder
 layer is a separate group, gathered while it runs in the dtype of products; the module is the root, whose group holds
@@ -9,7 +9,6 @@ weights. Gradients are averaged in float32.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,9 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 
 from kdtool_torch.model import layers_among
 
@@ -32,10 +29,6 @@ if TYPE_CHECKING:
 
 PATIENCE = timedelta(days=1)
 """Time that ranks wait for rank 0, which may ask for and run thousands of programs while it validates."""
-_PRESENT = "kdtool/present"
-"""The key of the launcher's store that counts the processes which have opened it."""
-_GLIMPSE = 0.05
-"""Seconds between two looks at it."""
 
 
 def join_group(run: kdtool.RunInfo, device: torch.device) -> None:
@@ -50,9 +43,7 @@ def join_group(run: kdtool.RunInfo, device: torch.device) -> None:
         if device.type == "cuda":
             torch.cuda.set_device(device.index or 0)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
-        _wait_for_all(store, world)
-        dist.init_process_group(backend, timeout=PATIENCE, store=store, rank=rank, world_size=world)
+        dist.init_process_group(backend, timeout=PATIENCE)
     if dist.get_world_size() != run.world:
         raise kdtool.UsageError(
             f"{run.world} processes were expected, but torch.distributed has {dist.get_world_size()}; start them by torchrun"
@@ -74,23 +65,6 @@ def refuse_other_dtypes(run: kdtool.RunInfo, dtype: str) -> None:
             f"the processes would compute in {', '.join(dtypes)}, which `dtype: auto` chooses on their machines; set the "
             "trainer's dtype to one of these"
         )
-
-
-def _wait_for_all(store: Any, world: int) -> None:
-    """Wait until `world` processes have opened the launcher's store.
-
-    PyTorch waits for them, too, but no signal handler runs during its wait: torchrun needs 30 s to end a process that waits
-    for a lost one.
-    """
-    present = store.add(_PRESENT, 1)
-    while present < world:
-        time.sleep(_GLIMPSE)
-        present = store.add(_PRESENT, 0)
-
-
-def average_gradients(module: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """Return the module with gradients that are averaged over all ranks after backward (DDP)."""
-    return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
 
 
 class Sharding:

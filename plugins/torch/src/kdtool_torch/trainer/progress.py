@@ -114,12 +114,6 @@ def learning_rate_factor(config: StandardTrainerConfig, step: int, steps: int) -
     return 0.1 + 0.9 * ((1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set each group's learning rate to this fraction of its peak."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
-
-
 def begin_step(
     module: DistillationModule, run: kdtool.RunInfo, progress: Progress, step: int, steps: int, *, measure_norms: bool
 ) -> list[float]:

@@ -12,7 +12,7 @@ precision. Called once per phase, with the first batch; only its fullest row is 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import kdtool
@@ -55,7 +55,7 @@ def self_test(run: kdtool.RunInfo, module: DistillationModule, micro_batch: Micr
     with autocast():
         outputs = _passes(module, fullest.batch)
         for output in outputs:
-            check_initial_finite(output.last.detach(), module.sizes.dtype)
+            check_initial_finite(output.last.detach())
         head = module.sequence_head()
         for bound in module.terms:
             if not bound.per_token:
@@ -66,7 +66,7 @@ def self_test(run: kdtool.RunInfo, module: DistillationModule, micro_batch: Micr
     work.hidden = [states.detach() for states in work.hidden]
     chunk = work.chunk(slice(0, work.loss_chunk_size))
     for projected in chunk.logits:
-        check_initial_finite(projected, module.sizes.dtype, "logits")
+        check_initial_finite(projected, "logits")
     if work.loss.terms:
         _check_weightings(run, work)
         for index, bound in enumerate(work.loss.terms):
@@ -157,7 +157,7 @@ def _value_and_gradients(
         values = _expect_values(run, bound.term.name, "kdtool_token_loss", answer, (len(chunk.labels),))
         by_leaves: tuple[Tensor | None, ...] = (None,) * len(leaves)
         if values.requires_grad:
-            by_leaves = _differentiate(run, bound.term.name, values, leaves)
+            by_leaves = torch.autograd.grad(values.sum(), leaves, allow_unused=True)
     gradients = []
     for gradient, name in zip(by_leaves, ("student_logits", "second_logits"), strict=False):
         if gradient is None:
@@ -167,20 +167,6 @@ def _value_and_gradients(
             )
         gradients.append(gradient)
     return values.detach(), tuple(gradients)
-
-
-def _differentiate(
-    run: kdtool.RunInfo, name: str, values: Tensor, leaves: Sequence[Tensor]
-) -> tuple[Tensor | None, ...]:
-    try:
-        return torch.autograd.grad(values.sum(), leaves, allow_unused=True)
-    except RuntimeError as error:
-        if "inplace operation" not in str(error):
-            raise
-        raise kdtool.PluginError(
-            f"{_who(run, name)} changed a tensor in place that its gradient needs ({str(error).partition('. Hint')[0]}); "
-            "write `x = x * 2` instead of `x.mul_(2)` or `x *= 2`, or change a clone"
-        ) from error
 
 
 def _check_analytic_gradient(run: kdtool.RunInfo, index: int, bound: BoundTerm, loss: ChunkLoss, chunk: Chunk) -> None:

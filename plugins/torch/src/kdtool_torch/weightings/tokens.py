@@ -43,21 +43,11 @@ class TeacherEntropy(_Entropy):
     needs = "logits"
 
     def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
-        """Return the weight of each position, [C].
-
-        Raises:
-            UsageError: the teacher's signal is some tokens per position.
-        """
-        teacher = chunk.teacher
-        if teacher is None:
+        """Return the weight of each position, [C]."""
+        if chunk.teacher is None:
             return _ones(chunk)
-        if isinstance(teacher, kdtool.DenseTokens):
-            return self._weight(teacher.logits)
-        form = teacher.form if isinstance(teacher, kdtool.SparseTokens) else "chosen"
-        raise kdtool.UsageError(
-            f"teacher-entropy needs the teacher's logits, but its signal holds {form} tokens, whose entropy is far below "
-            "the teacher's: leave out `signals` or use `states`, which keep logits, or take `student-entropy`"
-        )
+        assert isinstance(chunk.teacher, kdtool.DenseTokens)  # noqa: S101 - it needs logits
+        return self._weight(chunk.teacher.logits)
 
 
 class StudentEntropy(_Entropy):
@@ -100,34 +90,22 @@ class Confidence(kdtool.Weighting):
         """Return the weight of each position, [C].
 
         Raises:
-            UsageError: the teacher's tokens were sampled, chosen by the student, or taken at another temperature.
+            UsageError: the teacher's tokens were taken at another temperature.
         """
         teacher, config = chunk.teacher, self.config
         if teacher is None:
             return _ones(chunk)
         if isinstance(teacher, kdtool.SparseTokens):
-            self._refuse_unless_it_serves(teacher)
+            if teacher.temperature != config.temperature:
+                raise kdtool.UsageError(
+                    f"confidence is of temperature {config.temperature}, but the teacher's tokens were taken at "
+                    f"{teacher.temperature}: give the weighting and the signals one temperature"
+                )
             probabilities = top_k_probability(teacher.ids, teacher.weights, chunk.labels, config.of)
-        elif isinstance(teacher, kdtool.ChosenTokens):
-            raise kdtool.UsageError(
-                "confidence needs logits or top-k tokens, but this signal holds the tokens that the student finds likely; "
-                "use another signal, or the weighting `student-entropy`"
-            )
         else:
+            assert isinstance(teacher, kdtool.DenseTokens)  # noqa: S101 - it needs logits or top-k tokens
             probabilities = probability(teacher.logits, chunk.labels, config.of, config.temperature)
         return confidence_weight(probabilities, config.prefer, config.power)
-
-    def _refuse_unless_it_serves(self, teacher: kdtool.SparseTokens) -> None:
-        if teacher.form == "sampled":  # weights of the same samples as the loss would make its mean another one
-            raise kdtool.UsageError(
-                "confidence needs logits or top-k tokens, not sampled ones: a weight from the loss's own samples would bias "
-                "it. Use another signal cache, or the weighting `student-entropy`"
-            )
-        if teacher.temperature != self.config.temperature:
-            raise kdtool.UsageError(
-                f"confidence is of temperature {self.config.temperature}, but the teacher's tokens were taken at "
-                f"{teacher.temperature}: give the weighting and the signals one temperature"
-            )
 
 
 class Position(kdtool.Weighting):
