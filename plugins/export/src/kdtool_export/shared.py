@@ -34,14 +34,15 @@ def deviation_of(logits: Tensor, expected: Tensor) -> float:
     return float((logits - expected).square().mean().sqrt() / expected.std())
 
 
-def transformers_code(folder: str, note: str = "") -> str:
-    """Return lines of Python that complete a piece of code with the model in `folder`."""
+def transformers_code(folder: str, note: str = "", dtype: str = "") -> str:
+    """Return lines of Python that complete a piece of code with the model in `folder`, opened in a dtype."""
+    first, options = ("import torch\n", f", dtype=torch.{dtype}") if dtype else ("", "")
     return f"""\
-from transformers import AutoModelForCausalLM, AutoTokenizer{note}
+{first}from transformers import AutoModelForCausalLM, AutoTokenizer{note}
 
 folder = {folder!r}
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder{options})
 inputs = tokenizer("def fibonacci(n):\\n", return_tensors="pt")
 outputs = model.generate(**inputs, max_new_tokens=64, do_sample=False)
 print(tokenizer.decode(outputs[0], skip_special_tokens=True))

@@ -8,7 +8,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool_export.safetensors import Safetensors, _compare
+from kdtool_export.safetensors import Safetensors
 from kdtool_export.shared import drawn_logits
 from kdtool_testing import ExporterConformance, make_run
 from kdtool_testing.tiny_models import save_tiny, tiny_model
@@ -103,17 +103,20 @@ def test_the_card_says_what_was_done_against_the_terms(tmp_path: Path) -> None:
     assert "\nlicense: llama2\n" in card.partition("\n---\n")[0]
 
 
-def compared(trained: TransformersModel, written: Path) -> str:
+def compared(folder: Path, trained: TransformersModel, written: Path, dtype: torch.dtype) -> tuple[str, str]:
+    exporter = Safetensors(Safetensors.Config())
     expected = drawn_logits(trained.model, trained.head.vocabulary)
-    return _compare(expected, written, trained.model.dtype, torch.float32)
+    return exporter._compare(make_run(folder), expected, written, trained.model.dtype, dtype)
 
 
 def test_an_export_that_deviates_is_refused(tmp_path: Path) -> None:
     trained = save_tiny(tmp_path / "trained")
     save_tiny(tmp_path / "other", seed=1)
     with pytest.raises(kdtool.PluginError, match="differs from the trained one"):
-        compared(trained, tmp_path / "other")
-    assert "by 0.0e+00 standard" in compared(trained, tmp_path / "trained")
+        compared(tmp_path, trained, tmp_path / "other", torch.float32)
+    said, open_in = compared(tmp_path, trained, tmp_path / "trained", torch.float32)
+    assert "by 0.0e+00 standard" in said
+    assert open_in == "float32"
 
 
 @pytest.mark.parametrize(("dtype", "written"), [("same", "bfloat16"), ("bfloat16", "bfloat16"), ("float32", "float32")])

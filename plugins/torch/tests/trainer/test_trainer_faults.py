@@ -53,6 +53,11 @@ class Wrong(kdtool.TokenLoss):
         return values
 
 
+def edit_in_place(right: Tensor, chunk: kdtool.TokenChunk) -> Tensor:
+    powers = chunk.student_logits.float().exp()
+    return right + powers.mul_(2).sum(-1)
+
+
 MISTAKES: dict[str, tuple[Any, str]] = {
     "mean": (lambda right, _: right.mean(), r"returned a tensor of shape \[\] .*expected.*shape \[\d+\]"),
     "detached": (lambda right, _: right.detach(), "do not depend on chunk.student_logits"),
@@ -60,6 +65,7 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         lambda right, _: (right - right.detach()).abs().sqrt() + right,
         "gradient of kdtool_token_loss is not",
     ),
+    "in place": (edit_in_place, "losses.mine.* changed a tensor in place that its gradient needs .*x = x"),
     "chunk": (lambda right, _: right / len(right), "depend on how positions are cut into chunks"),
 }
 

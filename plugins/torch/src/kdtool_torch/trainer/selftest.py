@@ -12,7 +12,7 @@ precision. Called once per phase, with the first batch; only its fullest row is 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import kdtool
@@ -157,7 +157,7 @@ def _value_and_gradients(
         values = _expect_values(run, bound.term.name, "kdtool_token_loss", answer, (len(chunk.labels),))
         by_leaves: tuple[Tensor | None, ...] = (None,) * len(leaves)
         if values.requires_grad:
-            by_leaves = torch.autograd.grad(values.sum(), leaves, allow_unused=True)
+            by_leaves = _differentiate(run, bound.term.name, values, leaves)
     gradients = []
     for gradient, name in zip(by_leaves, ("student_logits", "second_logits"), strict=False):
         if gradient is None:
@@ -167,6 +167,20 @@ def _value_and_gradients(
             )
         gradients.append(gradient)
     return values.detach(), tuple(gradients)
+
+
+def _differentiate(
+    run: kdtool.RunInfo, name: str, values: Tensor, leaves: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    try:
+        return torch.autograd.grad(values.sum(), leaves, allow_unused=True)
+    except RuntimeError as error:
+        if "inplace operation" not in str(error):
+            raise
+        raise kdtool.PluginError(
+            f"{_who(run, name)} changed a tensor in place that its gradient needs ({str(error).partition('. Hint')[0]}); "
+            "write `x = x * 2` instead of `x.mul_(2)` or `x *= 2`, or change a clone"
+        ) from error
 
 
 def _check_analytic_gradient(run: kdtool.RunInfo, index: int, bound: BoundTerm, loss: ChunkLoss, chunk: Chunk) -> None:
