@@ -181,15 +181,51 @@ def test_without_a_template_there_is_no_conversation(tmp_path: Path) -> None:
     assert tokenizer_of("chatml").chat_fingerprint != tokenizer_of("chatml", CHATML + " ").chat_fingerprint
 
 
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.last and '</think>' not in m.content %}<think>\n\n</think>\n\n{% endif %}"
+    "{% if loop.last %}{{ m.content }}{% else %}{{ m.content.split('</think>')[-1] | trim }}{% endif %}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+"""As those of Qwen3.5: reasoning is removed from earlier answers, and the prompt opens a block of it."""
+NEXT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""As those of GLM-4: the next turn's mark ends an answer."""
+
+
+@pytest.mark.parametrize(
+    ("template", "answers", "learned"),
+    [
+        (THINKING, ("one", "two"), ["one<|im_end|>", "\n</think>\n\ntwo<|im_end|>"]),
+        (
+            THINKING,
+            ("<think>\nhm\n</think>\n\none", "<think>\nso\n</think>\n\ntwo"),
+            ["one<|im_end|>", "so\n</think>\n\ntwo<|im_end|>"],
+        ),
+        (NEXT, ("one", "two"), ["one<|im_start|>", "two<|im_start|>"]),
+        (NEXT, ("e", "a"), ["e<|im_start|>", "a<|im_start|>"]),
+    ],
+)
+def test_what_the_model_writes_before_its_answer_is_learned(
+    template: str, answers: tuple[str, str], learned: list[str]
+) -> None:
+    tokenizer = tokenizer_of("chatml", template)
+    encoded = tokenizer.encode_chat(
+        [("user", "a"), ("assistant", answers[0]), ("user", "b"), ("assistant", answers[1])]
+    )
+    assert encoded is not None
+    assert [shown(tokenizer, run) for run in runs(*encoded)] == learned
+
+
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
         ("{{ messages | length }}" + CHATML, "changes with the turns that follow"),
-        (CHATML.replace("message['content']", "message['content'] | upper"), "does not follow the generation prompt"),
-        (
-            "{% for m in messages %}### {{ m.role }}\n{{ m.content }}\n{% endfor %}",
-            "does not follow the generation prompt",
-        ),
+        (CHATML.replace("message['content']", "message['content'] | upper"), "an answer is changed"),
+        (THINKING.replace("<think>\n\n</think>\n\n", ""), "opens <think>, but the last answer has no reasoning"),
         (
             "{% for m in messages %}### {{ m.role }}\n{{ m.content }}\n{% endfor %}"
             "{% if add_generation_prompt %}### assistant\n{% endif %}",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,3 +99,36 @@ def test_a_tokenizer_that_cannot_be_opened_as_stored_is_refused(
     monkeypatch.setattr("kdtool_transformers.opening._differing", lambda *_: ["normalizer"])
     with pytest.raises(kdtool.UsageError, match="transformers replaces its normalizer by others"):
         open_tokenizer(tmp_path)
+
+
+DATA = Path(os.environ.get("KDTOOL_SHARED_DATA") or Path(__file__).resolve().parents[4] / "shared" / "data")
+ENDS = {"qwen3": "<|im_end|>", "deepseek_v3": "<｜end▁of▁sentence｜>", "gptoss": "<|return|>"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENDS)
+def test_a_published_tokenizer_is_read_as_its_file_says(name: str, tmp_path: Path) -> None:
+    folder = DATA / "tokenizers" / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there: it holds published tokenizers, which are not part of the project")
+    (tmp_path / "tokenizer.json").write_bytes(gzip.decompress((folder / "tokenizer.json.gz").read_bytes()))
+    shutil.copy(folder / "tokenizer_config.json", tmp_path)
+    opened, stored = open_tokenizer(tmp_path), Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    lines = [f"{ODD[i % len(ODD)]}{chr(0x20 + 7 * i)}{ODD[(i // 7) % len(ODD)]} {i:x}" for i in range(2000)]
+    texts = [line.encode("utf-8", "ignore").decode() for line in lines]
+    assert opened.encode_batch(texts) == [each.ids for each in stored.encode_batch(texts, add_special_tokens=False)]
+    assert stored.token_to_id(ENDS[name]) in opened.end_ids
+    for turns in (
+        [("user", "Fix it."), ("assistant", "Done.")],
+        [("system", "Be brief."), ("user", "Fix it."), ("assistant", "Done."), ("user", "Go on."), ("assistant", "a")],
+    ):
+        encoded = opened.encode_chat(turns)
+        if encoded is None:
+            continue  # DeepSeek-V3's file is without its template
+        ids, labelled = encoded
+        messages = [{"role": role, "content": content} for role, content in turns]
+        if name != "gptoss":  # whose text has the date
+            whole = opened.inner.apply_chat_template(messages, tokenize=False)
+            assert stored.decode(ids, skip_special_tokens=False) == whole
+        learned = [index for index, is_learned in zip(ids, labelled, strict=True) if is_learned]
+        assert stored.decode(learned, skip_special_tokens=False).endswith(f"{turns[-1][1]}{ENDS[name]}")

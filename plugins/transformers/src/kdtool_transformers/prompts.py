@@ -1,18 +1,20 @@
 """Text in the form that models are trained on: conversations by a chat template, and code with a gap (infilling).
 
 A conversation is cut where answers begin and end. The template is rendered whole, and up to each answer with its generation
-prompt, as in a request to the model. An answer begins at the end of that prompt, and ends with the first special token
-after it. So the student learns exactly the tokens that the model has to write itself. `TransformersTokenizer` turns the
-pieces into tokens.
+prompt, as in a request to the model. An answer begins at the end of that prompt, and ends with the special token after its
+text. So the student learns exactly the tokens that the model has to write itself, with the reasoning block or the channel
+that the template puts before the text. `TransformersTokenizer` turns the pieces into tokens.
 
 An infilled answer loses an end that repeats the code after the gap. Light.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os.path import commonprefix
 from typing import Annotated
 
 import kdtool
@@ -41,30 +43,59 @@ def cut_turns(
     for number, (role, content) in enumerate(turns):
         if role == _ANSWERING:
             asked = render(turns[:number], True)
-            if not whole.startswith(asked) or len(asked) < done:
+            begin = len(commonprefix([asked, whole]))  # noqa: RUF071 - by characters
+            if begin < done or not _REASONING.fullmatch(asked[begin:]):
                 raise _refusal(owner, f"the text before turn {number + 1} changes with the turns that follow")
-            end = _end_of_answer(whole, len(asked), content, marks, f"{owner}: turn {number + 1}")
-            pieces += [(whole[done : len(asked)], False), (whole[len(asked) : end], True)]
+            if number + 1 == len(turns) and (opened := _OPENED.search(asked[begin:])):
+                raise _refusal(owner, f"its prompt opens {opened[0]}, but the last answer has no reasoning: add it")
+            end = _end_of_answer(whole, begin, content, marks, f"{owner}: turn {number + 1}")
+            pieces += [(whole[done:begin], False), (whole[begin:end], True)]
             done = end
+            if number + 1 == len(turns) and not any(whole[:end].endswith(mark) for mark in marks):
+                pieces.append((_mark_of_next(render, marks, owner), True))
     pieces.append((whole[done:], False))
     return [piece for piece in pieces if piece[0]]
 
 
+_REASONING = re.compile(r"(\s|</?\w+>)*")
+"""A prompt's end that an answer without reasoning may lack: a block that begins, or that is empty."""
+_OPENED = re.compile(r"<(\w+)>(?!.*</\1>)", re.DOTALL)
+_THOUGHT = "</think>"
+_NO_END = "no special token ends an answer, so the student would never learn to stop"
+
+
 def _end_of_answer(whole: str, begin: int, content: str, marks: Collection[str], owner: str) -> int:
-    """Return the end of the answer that begins at `begin`, including its end token."""
-    answer = content.strip()
-    start = whole.find(answer, begin)
-    if start < 0 or whole[begin:start].strip():
-        raise _refusal(owner, "an answer does not follow the generation prompt as it is")
-    after = start + len(answer)
-    end, mark = min(
-        ((end, mark) for mark in marks if (end := whole.find(mark, after)) >= 0),
-        key=lambda entry: (entry[0], -len(entry[1])),
-        default=(-1, ""),
-    )
-    if end < 0 or whole[after:end].strip():
-        raise _refusal(owner, "no special token ends an answer, so the student would never learn to stop")
-    return end + len(mark)
+    """Return the end of the answer that begins at `begin`, including its end token; the end of the text may be without.
+
+    Templates remove reasoning from answers that others follow.
+    """
+    answers = dict.fromkeys((content.strip(), content.rpartition(_THOUGHT)[2].strip()))
+    for answer in answers:
+        start = whole.find(answer, begin)
+        while start >= 0:
+            after = start + len(answer)
+            end, mark = min(
+                ((end, mark) for mark in marks if (end := whole.find(mark, after)) >= 0),
+                key=lambda entry: (entry[0], -len(entry[1])),
+                default=(len(whole), ""),
+            )
+            if not whole[after:end].strip():
+                return end + len(mark)
+            start = whole.find(answer, start + 1)
+    if all(answer not in whole[begin:] for answer in answers):
+        raise _refusal(owner, "an answer is changed, so it cannot be found in the text")
+    raise _refusal(owner, _NO_END)
+
+
+def _mark_of_next(render: Callable[[Turns, bool], str], marks: Collection[str], owner: str) -> str:
+    """Return the special token that begins a turn after an answer, for templates in which it ends the answer (GLM)."""
+    turns = [("user", "a"), (_ANSWERING, "b")]
+    answered, after = render(turns, False), render([*turns, turns[0]], False)
+    behind = after[len(answered) :].lstrip() if after.startswith(answered) else ""
+    mark = max((mark for mark in marks if behind.startswith(mark)), key=len, default="")
+    if not mark:
+        raise _refusal(owner, _NO_END)
+    return mark
 
 
 def _refusal(owner: str, reason: str) -> kdtool.UsageError:
