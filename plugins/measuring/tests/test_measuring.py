@@ -161,7 +161,7 @@ def test_the_choice_of_items_keeps_their_order_and_depends_on_ids_alone(numbers:
 
 
 def test_files_are_read_packed_or_not(tmp_path: Path) -> None:
-    content = '{"a": "x\u2028y"}\r\n\n{"a": 2, "b": 3}\n'.encode()
+    content = '\ufeff{"a": "x\u2028y"}\r\n\n{"a": 2, "b": 3}\n'.encode()
     plain, packed = tmp_path / "plain", tmp_path / "packed"
     plain.write_bytes(content)
     packed.write_bytes(gzip.compress(content))
@@ -178,6 +178,7 @@ def test_files_are_read_packed_or_not(tmp_path: Path) -> None:
         (b'{"a": "1"}\n{"a": 1}', "line 2: a is 1, not a text; expected a file"),
         (b"[" * 100_000, "line 1: not JSON"),
         (b"\x1f\x8b\x08", "key: .* cannot be read"),
+        ('{"a": "café"}'.encode("cp1252"), "key: .* is not UTF-8 .*; save it in UTF-8"),
     ],
 )
 def test_files_of_another_form_are_refused(tmp_path: Path, content: bytes, message: str) -> None:

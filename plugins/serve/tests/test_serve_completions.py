@@ -173,7 +173,7 @@ def test_fim_tokens_that_an_editor_writes_are_read(prompt: str) -> None:
 
 
 def test_other_prompts_stay_as_they_are() -> None:
-    for prompt in ("def f(", "<fim_prefix>def f(", "a <fim_suffix> b"):
+    for prompt in ("def f(", "<fim_prefix>def f(", "a <fim_suffix> b", "Usage: rename [SUFFIX] [PREFIX] FILE"):
         assert as_gap(kdtool.Request("0", prompt, 9), CONTINUES).suffix is None
 
 

@@ -45,6 +45,14 @@ def test_a_gap_is_filled_with_the_options_of_the_request(student: StreamingRunti
     assert {name: getattr(asked, name) for name in sampling} == {**sampling, "stop": ("X",)}
 
 
+def test_a_gap_at_the_end_of_a_file_is_code_and_no_conversation(
+    student: StreamingRuntime, client: ollama.Client
+) -> None:
+    client.generate("student", "def f(", suffix="")
+    (asked,) = student.asked
+    assert (asked.prompt, asked.turns) == ("def f(", ())
+
+
 def test_defaults_are_those_of_ollama_except_for_a_gap(student: StreamingRuntime, client: ollama.Client) -> None:
     client.generate("student", "x", raw=True)
     client.generate("student", "x", suffix="y")

@@ -26,6 +26,7 @@ def test_models_are_listed_with_role_and_memory(server: Running) -> None:
         "completions": {"asked": 0, "shown": 0, "accepted": 0},
     }  # fmt: skip
     client.completions.create(model="control", prompt="x")
+    client.completions.create(model="control:latest", prompt="x")  # as Ollama lists it
     found = client.models.retrieve("control").to_dict()["kdtool"]
     assert (found["loaded"], found["memory"]) == (True, 123_000_000)  # type: ignore[index]
 

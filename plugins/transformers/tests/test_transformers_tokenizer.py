@@ -286,3 +286,13 @@ def test_unused_tokens_become_fim_tokens_which_are_saved(tmp_path: Path) -> None
     for wrong in (["def", *spare[1:]], [spare[0], spare[0], spare[1]]):
         with pytest.raises(kdtool.UsageError, match=r"must be three special tokens .* without another purpose"):
             with_fim_tokens(bare, wrong)
+
+
+def test_a_prompt_that_an_editor_wrote_for_the_model_is_read_with_its_tokens(
+    tokenizers: dict[str, TransformersTokenizer],
+) -> None:
+    tokenizer = tokenizers["starcoder2"]
+    written = "<fim_prefix>def f(<fim_suffix>):\n<fim_middle>"
+    assert prompt_ids(tokenizer, kdtool.Request("0", written, 9)) == tokenizer.encode_infilling_prompt("def f(", "):\n")
+    for text in ("END = '<fim_middle>'", f"{written}\n# which is how a gap is written"):
+        assert tokenizer._marks.keys().isdisjoint(prompt_ids(tokenizer, kdtool.Request("0", text, 9)))

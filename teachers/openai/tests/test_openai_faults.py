@@ -253,6 +253,12 @@ def test_a_caller_that_stops_is_not_kept_waiting() -> None:
     assert time.monotonic() - start < 10
 
 
+def test_a_name_may_be_without_the_tag_that_ollama_lists() -> None:
+    listed = Reply(200, {"data": [{"id": "m:latest"}]})
+    with serving(lambda *_: chat("x"), listed) as served, teacher(served) as asked:
+        assert [answer.text for answer in asked.kdtool_answer(REQUESTS)] == ["x"] * len(REQUESTS)
+
+
 @pytest.mark.parametrize(
     ("models", "told"),
     [

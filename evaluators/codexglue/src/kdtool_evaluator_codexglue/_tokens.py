@@ -13,7 +13,7 @@ from pathlib import Path
 
 import kdtool
 import torch
-from kdtool_measuring import Item, choose, file_of, journal, make_measurement, open_for_measuring, read_and_hash
+from kdtool_measuring import Item, choose, file_of, journal, make_measurement, open_for_measuring, read_lines
 from kdtool_torch import eval_mode, exact_head, exact_logits, windows
 
 from kdtool_evaluator_codexglue._tasks import language_of
@@ -56,7 +56,7 @@ def codes_of(file: Path, most: int | None) -> Codes:
     Raises:
         kdtool.UsageError: the file cannot be read, or is in another form.
     """
-    lines = read_and_hash(file, _KEY)[0].decode("utf-8", "replace").split("\n")
+    lines = read_lines(file, _KEY)
     programs = []
     for number, line in enumerate(lines, 1):
         tokens = line.split()

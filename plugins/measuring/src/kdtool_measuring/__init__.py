@@ -26,6 +26,7 @@ from kdtool_measuring.benchmarks import Kind as Kind
 from kdtool_measuring.benchmarks import check_fields as check_fields
 from kdtool_measuring.benchmarks import choose as choose
 from kdtool_measuring.benchmarks import read_and_hash as read_and_hash
+from kdtool_measuring.benchmarks import read_lines as read_lines
 from kdtool_measuring.benchmarks import records_of as records_of
 from kdtool_measuring.journals import Journal as Journal
 from kdtool_measuring.journals import journal as journal

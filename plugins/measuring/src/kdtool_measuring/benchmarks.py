@@ -46,6 +46,18 @@ def read_and_hash(file: Path | Traversable, key: str) -> tuple[bytes, str]:
     return content, hashlib.sha256(content).hexdigest()
 
 
+def read_lines(file: Path | Traversable, key: str) -> list[str]:
+    """Return the lines of a text file in UTF-8, with or without a byte order mark. Arguments as for `read_and_hash`.
+
+    Raises:
+        kdtool.UsageError: the file cannot be read, or is in another encoding.
+    """
+    try:
+        return read_and_hash(file, key)[0].decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise kdtool.UsageError(f"{key}: {file} is not UTF-8 ({error}); save it in UTF-8") from error
+
+
 def records_of(
     file: Path | Traversable, key: str, needed: Mapping[str, Kind], expected: str
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -60,7 +72,7 @@ def records_of(
     Raises:
         kdtool.UsageError: the file cannot be read or is empty, or a line is not such a record.
     """
-    lines = read_and_hash(file, key)[0].decode("utf-8", "replace").split("\n")
+    lines = read_lines(file, key)
     if not any(map(str.strip, lines)):
         raise kdtool.UsageError(f"{key}: {file} contains no records; expected {expected}")
     for number, line in enumerate(lines, 1):

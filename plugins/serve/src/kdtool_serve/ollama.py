@@ -72,13 +72,13 @@ class _Endpoints:
             return await self._load(engine, given, GenerateForm)
         form = GenerateForm(given.model, began, logprobs=given.logprobs)
         runtime = await engine.load()
-        as_message = not given.raw and not given.suffix and "converse" in runtime.abilities
+        as_message = not given.raw and given.suffix is None and "converse" in runtime.abilities
         engine = engine if as_message else self._pool.draw(engine)
         if as_message:
             system = (("system", given.system),) if given.system else ()
             candidates = _conversations(given, (*system, ("user", given.prompt)), "")
         else:
-            texts = shorten(f"{given.system}\n\n{given.prompt}" if given.system else given.prompt, given.suffix)
+            texts = shorten(f"{given.system}\n\n{given.prompt}" if given.system else given.prompt, given.suffix or "")
             candidates = (
                 given.options.request(before, suffix=after or None, logprobs=given.likeliest) for before, after in texts
             )

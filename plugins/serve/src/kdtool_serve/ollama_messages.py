@@ -101,7 +101,7 @@ class Generate(_Request):
     """`/api/generate`. `raw`: the prompt is continued as it is, without the model's chat template."""
 
     prompt: str = ""
-    suffix: str = ""
+    suffix: str | None = None
     system: str = ""
     template: str = ""
     raw: bool = False

@@ -74,6 +74,7 @@ class Pool:
         """
         if name is None:
             return next(iter(self.engines.values()))
+        name = name if name in self.engines else name.removesuffix(":latest")  # as Ollama lists it
         if name not in self.engines:
             raise RequestError(
                 f"there is no model {name!r} here; ask for one of {', '.join(self.engines)}",

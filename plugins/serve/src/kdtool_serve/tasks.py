@@ -75,8 +75,9 @@ _TEMPLATES = [
         f".*?{re.escape(prefix)}(?P<prefix>.*){re.escape(suffix)}(?P<suffix>.*){re.escape(middle)}\\s*",
         f".*?{re.escape(suffix)}(?P<suffix>.*){re.escape(prefix)}(?P<prefix>.*){re.escape(middle)}(<\\|assistant\\|>)?\\s*",
     )
-] + [("[PREFIX]", re.compile(r".*?\[SUFFIX\](?P<suffix>.*)\[PREFIX\](?P<prefix>.*)", re.DOTALL))]
-"""The prefix's token and the pattern of prompts in both orders, and in that of Codestral, which has no last token."""
+] + [("[PREFIX]", re.compile(r"\[SUFFIX\](?P<suffix>.*)\[PREFIX\](?P<prefix>.*)", re.DOTALL))]
+"""The prefix's token and the pattern of prompts in both orders, and in that of Codestral, which has no last token. That one
+must be the whole prompt, since text may speak of [SUFFIX] and [PREFIX]."""
 
 
 def as_gap(request: kdtool.Request, runtime: kdtool.Runtime) -> kdtool.Request:

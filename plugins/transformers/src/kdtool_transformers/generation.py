@@ -210,7 +210,9 @@ def prompt_ids(tokenizer: TransformersTokenizer, request: kdtool.Request) -> lis
     if request.turns:
         return tokenizer.encode_prompt(request.turns, request.prompt)
     if request.suffix is None:
-        ids = tokenizer.encode(request.prompt)
+        fim = tokenizer.infilling
+        encode = tokenizer.encode_template if fim is not None and fim.writes(request.prompt) else tokenizer.encode
+        ids = encode(request.prompt)
     else:
         ids = tokenizer.encode_infilling_prompt(request.prompt, request.suffix)
     return [*tokenizer.missing_start(ids), *ids] or [tokenizer.end_of_text]

@@ -126,6 +126,10 @@ class Infilling:
         """The tokens that must be in the vocabulary."""
         return tuple(token for token in (self.prefix, self.suffix, self.middle, self.end) if token)
 
+    def writes(self, prompt: str) -> bool:
+        """Return whether a whole prompt is written with these tokens, as by editors that know the model."""
+        return all(mark in prompt for mark in self.tokens[:3]) and prompt.rstrip().endswith(self.middle)
+
     def pieces(self, before: str, middle: str, after: str, suffix_first: bool) -> list[tuple[str, str]]:
         """Return a whole text with its middle last, as (token or "", text after it): each is encoded separately.
 

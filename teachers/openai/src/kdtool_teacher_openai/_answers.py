@@ -83,7 +83,8 @@ def require_model(server: Server, model: str) -> None:
     if not isinstance(entries, list) or not entries:
         return
     known = [entry for entry in entries if isinstance(entry, Mapping)]
-    if not any(model in [entry.get("id"), *(entry.get("aliases") or [])] for entry in known):
+    served = [name for entry in known for name in (entry.get("id"), *(entry.get("aliases") or []))]
+    if model not in served and f"{model}:latest" not in served:  # Ollama takes the name without the tag
         names = ", ".join(sorted(str(entry.get("id")) for entry in known)[:10])
         raise kdtool.UsageError(
             f"the server does not serve the model {model!r}, but {names}; name one of these by `model`"

@@ -181,7 +181,9 @@ class GGUFRuntime(kdtool.Runtime):
         """Return the tokens of a prompt. Given text, llama.cpp would prepend a second start token."""
         if request.suffix is not None:
             return self._infilling(request, request.suffix)
-        ids = self.decoder.tokenize(_render(request, server), marked=bool(request.turns))
+        marks = self.decoder.infilling.values()
+        marked = bool(request.turns) or bool(marks and infilling_by(*marks).writes(request.prompt))
+        ids = self.decoder.tokenize(_render(request, server), marked=marked)
         start = self.decoder.start
         return (ids if ids[:1] == start else [*start, *ids]) or [self._end_of_text]
 
