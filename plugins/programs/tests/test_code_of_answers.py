@@ -22,6 +22,11 @@ ANSWERS = {
         '```python\ndef add(a, b):\n    """Add.\n\n    ```\n    add(1, 2)\n    ```\n    """\n    return a + b\n```',
         'def add(a, b):\n    """Add.\n\n    ```\n    add(1, 2)\n    ```\n    """\n    return a + b',
     ),
+    "a fence at the margin of the documentation": (
+        '```python\ndef add(a, b):\n    """Add.\n\n```\nadd(1, 2)\n```\n    """\n    return a + b\n```\nDone.',
+        'def add(a, b):\n    """Add.\n\n```\nadd(1, 2)\n```\n    """\n    return a + b',
+    ),
+    "a fence that nothing opened": (f"{ADD}\n```", ADD),
     "behind text on its line": (f"Like ```x``` here: ```python\n{ADD}\n```", ADD),
     "a shell before it": (f"```bash\npip install adder\n```\n{FENCED}", ADD),
     "a usage before it": (f"```python\nprint(add(1, 2))\n```\n{FENCED}", ADD),
@@ -88,6 +93,14 @@ def test_globals_of_functions_are_joined(use: str, definition: str) -> None:
     [
         ("```bash\npip install x\n```\n```java\nclass A {}\n```", "class A {}"),
         ("```\n```", ""),
+        ("```java\n```", ""),
+        ("class A {}\n```", "class A {}"),
+        ("n = int(input())\nprint(n)\n``` \n", "n = int(input())\nprint(n)"),
+        (
+            "Of\n```\n3 4\n```\nit is 7:\n```python\nprint(sum(map(int, input().split())))\n```",
+            "print(sum(map(int, input().split())))",
+        ),
+        ("Of\n```\n3\n```\nit is 4:\n```\nn = int(input())\nprint(n + 1)\n```", "n = int(input())\nprint(n + 1)"),
         ("class A {}", "class A {}"),
         ("<think>Maybe\n```java\nclass B {}\n```</think>```java\nclass A {}\n```", "class A {}"),
     ],

@@ -46,8 +46,8 @@ def code_of(answer: str, *, continues: bool, names: Sequence[str] = ()) -> str:
 
     - the first fences that define `names`, with the fences whose imports and functions they use
     - lines between prose that define `names`
-    - the first fence that is neither shell nor output
-    - the answer as it is
+    - the first fence that names a language, else is Python, else is neither shell nor output
+    - the answer as it is, up to a fence that nothing opened
 
     Reasoning between <think> and </think> is skipped.
 
@@ -64,29 +64,50 @@ def code_of(answer: str, *, continues: bool, names: Sequence[str] = ()) -> str:
         return code
     filled = [block for block in blocks if block.code.strip()]
     if not filled:
-        return "" if blocks else text
-    return next((block.code for block in filled if block.label not in _NOT_CODE), filled[0].code)
+        fences = [line for line in text.split("\n") if _OPENING.match(line)]
+        is_stray = len(fences) == 1 and text.rstrip().endswith(f"\n{fences[0].rstrip()}")
+        return text.rpartition(fences[0])[0].rstrip() if is_stray else "" if blocks else text
+    likely = [block for block in filled if block.label not in _NOT_CODE] or filled
+    labelled = [block for block in likely if block.label]
+    return next(iter(labelled or [block for block in likely if _is_program(block.code)] or likely)).code
+
+
+def _is_program(code: str) -> bool:
+    """Return whether a text is Python, and more than a value, as sample data may be."""
+    parsed = parse_python(code)
+    return parsed is not None and not all(isinstance(each, ast.Expr) for each in parsed.body)
 
 
 def _fences(text: str) -> Iterator[_Block]:
     """Yield the fences of a text; the last one may be unclosed."""
-    lines = iter(text.split("\n"))
-    for line in lines:
+    lines = text.split("\n")
+    number = 0
+    while number < len(lines):
+        line, number = lines[number], number + 1
         if one_line := _ONE_LINE.match(line):
             yield _block(one_line["info"], [])
             continue
         opening = _OPENING.match(line) or _OPENING_BEHIND_TEXT.match(line)
         if opening:
-            yield _block(opening["info"], [*_until(lines, opening["prefix"], opening["fence"])])
+            inner = [_inner(each, opening["prefix"]) for each in lines[number:]]
+            ends = [at for at, each in enumerate(inner) if each.startswith(opening["fence"])] or [len(inner)]
+            block, end = _block(opening["info"], inner[: ends[0]]), ends[0]
+            if block.label in _PYTHON and parse_python(block.code) is None:
+                # A fence within a string of the code ends no block: without it, the string is not closed.
+                longer = ((_block(opening["info"], inner[:later]), later) for later in ends[1:_NESTED])
+                block, end = next((each for each in longer if parse_python(each[0].code) is not None), (block, end))
+            yield block
+            number += end + 1
 
 
-def _until(lines: Iterator[str], prefix: str, fence: str) -> Iterator[str]:
-    """Yield the lines of a fence up to its end, without their common indentation or quote prefix."""
-    for line in lines:
-        inner = line.removeprefix(prefix) if line.startswith(prefix) else line.removeprefix(prefix.rstrip())
-        if inner.startswith(fence):
-            return
-        yield inner
+_NESTED = 8
+"""Fences that are tried as the end of a block."""
+_PYTHON = frozenset({"", "py", "python", "python3"})
+
+
+def _inner(line: str, prefix: str) -> str:
+    """Return a line of a fence without the common indentation or quote prefix."""
+    return line.removeprefix(prefix) if line.startswith(prefix) else line.removeprefix(prefix.rstrip())
 
 
 def _block(info: str, lines: Sequence[str]) -> _Block:
