@@ -100,6 +100,7 @@ def test_globals_of_functions_are_joined(use: str, definition: str) -> None:
             "Of\n```\n3 4\n```\nit is 7:\n```python\nprint(sum(map(int, input().split())))\n```",
             "print(sum(map(int, input().split())))",
         ),
+        ("Of\n```\n[3]\n```\nit is:\n```\nprint(int(input()) + 1)\n```", "print(int(input()) + 1)"),
         ("Of\n```\n3\n```\nit is 4:\n```\nn = int(input())\nprint(n + 1)\n```", "n = int(input())\nprint(n + 1)"),
         ("class A {}", "class A {}"),
         ("<think>Maybe\n```java\nclass B {}\n```</think>```java\nclass A {}\n```", "class A {}"),

@@ -75,7 +75,10 @@ def code_of(answer: str, *, continues: bool, names: Sequence[str] = ()) -> str:
 def _is_program(code: str) -> bool:
     """Return whether a text is Python, and more than a value, as sample data may be."""
     parsed = parse_python(code)
-    return parsed is not None and not all(isinstance(each, ast.Expr) for each in parsed.body)
+    values = (ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.Name, ast.UnaryOp, ast.BinOp)
+    return parsed is not None and any(
+        not isinstance(each, ast.Expr) or not isinstance(each.value, values) for each in parsed.body
+    )
 
 
 def _fences(text: str) -> Iterator[_Block]:
