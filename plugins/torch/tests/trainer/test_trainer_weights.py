@@ -5,12 +5,27 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import kdtool
 import pytest
+from kdtool_testing import make_run
 from kdtool_torch import WeightMeans, collate
 from kdtool_torch.inputs import RowsInOrder
 from safetensors.torch import load_file
 from torch import Tensor
-from trainer_models import first_batch, full_logits, make_model, make_rows, reports_of, worst_difference
+from trainer_models import (
+    ByEntropy,
+    One,
+    TinyTeacher,
+    first_batch,
+    full_logits,
+    make_model,
+    make_phase,
+    make_rows,
+    make_trainer,
+    mixture,
+    reports_of,
+    worst_difference,
+)
 from trainer_process import start_ranks, train_weighed
 
 SHARP, FLAT = 6.0, 0.05
@@ -46,6 +61,27 @@ def test_the_mean_weight_is_one_and_gradients_are_those_of_weights_divided_by_th
     assert weights[0] == pytest.approx(1, rel=1e-5)
     assert sum(weights) / 24 == pytest.approx(1, abs=0.1), "of some fifty tokens a step"
     assert worst_difference(load_file(tmp_path / "gradients.safetensors"), oracle(sharpness)) < 1e-5
+
+
+class Nothing(ByEntropy):
+    """No token counts, by a column of the rows."""
+
+    columns = frozenset({"kind"})
+
+    def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
+        return chunk.labels.float() * 0
+
+
+def test_a_phase_in_which_no_token_has_a_weight_is_refused(tmp_path: Path) -> None:
+    said: list[str] = []
+    parts = {**mixture(), "losses.one": One(One.Config()), "weightings.own": Nothing(Nothing.Config())}
+    run = make_run(tmp_path / "run", parts, say=said.append)
+    phase = make_phase(
+        tmp_path, [kdtool.LossTerm("losses.one", "one", 1.0)], {"teacher": TinyTeacher(make_model(99))}, 3
+    )
+    with pytest.raises(kdtool.UsageError, match=r"no token of phase .* had a weight, so nothing was learned"):
+        make_trainer(log_every=1).kdtool_train(run, phase, make_model(1))
+    assert [line for line in said if "no token of the first step has a weight" in line]
 
 
 @pytest.mark.slow

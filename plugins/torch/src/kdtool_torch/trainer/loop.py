@@ -123,6 +123,11 @@ class TrainingLoop:
                 over = self._is_over()  # a phase may be stopped while its last validation runs
                 while not over and self.step < self.phase.steps:
                     over = self.make_step(inputs)
+            if self._weighs and self.progress.token_weights == {}:
+                raise kdtool.UsageError(
+                    f"weightings: no token of phase {self.phase.name!r} had a weight, so nothing was learned; give some "
+                    "tokens a weight above 0"
+                )
             self.checkpoints.finish()
         finally:
             self.checkpoints.close()

@@ -137,6 +137,8 @@ def add_token_weights(module: DistillationModule, read: StepFigures, progress: P
     means = WeightMeans(progress.token_weights or {})
     weights = sum_over_ranks(read.weights, run.world)
     means.add(dict(zip(names, weights, strict=True)), dict(zip(names, read.seen, strict=True)))
+    if progress.token_weights is None and not means.state and run.rank == 0:
+        run.say("weightings: no token of the first step has a weight, so nothing is learned from it")
     progress.token_weights = means.state
 
 
