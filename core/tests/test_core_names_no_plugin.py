@@ -22,8 +22,9 @@ WORDS = {*get_args(kdtool.SignalKind), *OTHER.split()}
 ALLOWED = {
     *(("_cli/command_line.py", name) for name in ("init", "generate", "serve", "push", "sweep")),
     *(("_run/context.py", name) for name in ("kdtool-cloud", "remote")),
+    ("_contract/data.py", "gpt"),
 }
-"""The commands that `--help` sorts, and the package that an error about a remote store names."""
+"""The commands that `--help` sorts, the package that an error about a remote store names, and a role in ShareGPT's form."""
 
 
 def plugins() -> set[str]:
