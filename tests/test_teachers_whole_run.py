@@ -139,7 +139,7 @@ def longer_folder(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory
     """The small teacher with three marks behind its tokens, and an embedding that is padded to 528 rows."""
     folder = shutil.copytree(teacher_folder, tmp_path_factory.mktemp("longer") / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<pre>", "<suf>", "<mid>"]})
+    tokenizer.add_tokens(["<pre>", "<suf>", "<mid>"])
     tokenizer.save_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
     model.resize_token_embeddings(528)

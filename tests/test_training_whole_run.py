@@ -178,7 +178,7 @@ def test_measuring_changes_neither_weights_nor_what_is_told_of_steps(validated: 
     assert {step for step, report in told.items() if report.metrics} == {2, 4, 6}
     for report in plain.arms[0].histories["train"]:
         assert (report.loss, report.tokens) == (told[report.step].loss, told[report.step].tokens)
-    assert told[6].metrics[WATCHED] == pytest.approx(values(measured, "bits-per-byte")["student"], rel=1e-4)
+    assert told[6].metrics[WATCHED] == pytest.approx(values(measured, "bits-per-byte")["student"], rel=2e-3)
     for settings, action in (({}, "reuse"), ({"evaluators.perplexity.documents": 2}, "run")):
         (phase,) = (one.action for one in kdtool.plan(validated, settings) if one.name.startswith("phases/"))
         assert phase == action, "a phase depends on the evaluators that it asks"
@@ -196,7 +196,8 @@ def test_training_ends_when_the_student_gets_no_better_and_the_best_is_kept(
     best = min(found, key=lambda step: (found[step], step))
     assert trained.steps == max(found) == best + 2 < 40
     assert any(f"was best after step {best:,}" in note for note in trained.notes)
-    assert values(results, "bits-per-byte")["student"] == pytest.approx(found[best], rel=1e-4)
+    # The saved student is measured in bfloat16 where that is faster.
+    assert values(results, "bits-per-byte")["student"] == pytest.approx(found[best], rel=2e-3)
     assert "each until it got no better" in results.verdict
     assert "equally many tokens" not in results.verdict
 

@@ -41,7 +41,7 @@ def save_marked(folder: Path, template: str = "", **files: Mapping[str, Any]) ->
         file = folder / f"{name}.json"
         content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         file.write_text(json.dumps({**content, **changes}), encoding="utf-8")
-    return [tokenizer.token_to_id(mark) for mark in MARKS]
+    return [index for mark in MARKS if (index := tokenizer.token_to_id(mark)) is not None]
 
 
 def answer(folder: Path, says: Sequence[int]) -> kdtool.TextAnswer:

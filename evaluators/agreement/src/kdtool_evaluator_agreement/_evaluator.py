@@ -174,7 +174,7 @@ class Agreement(kdtool.Evaluator):
             "tokenizer": recorded.tokenizer.fingerprint[:12],
             "numbers": f"states computed in {both}, logits in float32",
             "context": "each document by itself, its first token predicted from the tokens that a model's tokenizer puts "
-            "before a text, or from the end-of-text token where it puts none",
+            "before a text, or from a line break where it puts none",
             "temperature": "1",
             **({"teacher": recorded.identity} if recorded.identity else {}),
         }

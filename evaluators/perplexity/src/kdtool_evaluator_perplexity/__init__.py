@@ -58,7 +58,7 @@ class Perplexity(DocumentEvaluator):
             "texts": f"{len(documents)} documents, each cut after {self.config.characters} characters, "
             "chosen by the hashes of their ids",
             "context": "each document by itself, its first token predicted from the tokens that the tokenizer puts before a "
-            "text, or from the end-of-text token where it puts none; documents longer than the model's window are scored in "
+            "text, or from a line break where it puts none; documents longer than the model's window are scored in "
             "overlapping windows",
         }
 

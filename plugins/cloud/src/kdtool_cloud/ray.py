@@ -110,7 +110,7 @@ class RayExecutor(kdtool.Executor):
         return {**options, "name": task.title, "max_retries": 0}
 
     def _warn_if_impossible(
-        self, run: kdtool.RunInfo, task: kdtool.Task, options: dict[str, Any], machines: int
+        self, run: kdtool.RunInfo, task: kdtool.Task, options: dict[str, Any], machines: int = 1
     ) -> None:
         """Show a line if the cluster has too few machines that are large enough; one that joins later may be."""
         wanted = {"CPU": options["num_cpus"], "GPU": options["num_gpus"], "memory": options.get("memory", 0)}
