@@ -28,6 +28,8 @@ def cut_turns(
 ) -> list[tuple[str, bool]]:
     """Return the conversation's text in pieces, which together are the template's whole text, and whether each is learned.
 
+    Where only the next turn's mark ends an answer, the last one gets it, too.
+
     Args:
         render: writes turns by the template, with or without a generation prompt after them.
         turns: roles and contents.
@@ -38,6 +40,7 @@ def cut_turns(
         UsageError: answers cannot be located in the conversation as the template writes it.
     """
     whole = render(turns, False)
+    there = [mark for mark in marks if mark in whole]
     pieces: list[tuple[str, bool]] = []
     done = 0
     for number, (role, content) in enumerate(turns):
@@ -48,10 +51,10 @@ def cut_turns(
                 raise _refusal(owner, f"the text before turn {number + 1} changes with the turns that follow")
             if number + 1 == len(turns) and (opened := _OPENED.search(asked[begin:])):
                 raise _refusal(owner, f"its prompt opens {opened[0]}, but the last answer has no reasoning: add it")
-            end = _end_of_answer(whole, begin, content, marks, f"{owner}: turn {number + 1}")
+            end = _end_of_answer(whole, begin, content, there, f"{owner}: turn {number + 1}")
             pieces += [(whole[done:begin], False), (whole[begin:end], True)]
             done = end
-            if number + 1 == len(turns) and not any(whole[:end].endswith(mark) for mark in marks):
+            if number + 1 == len(turns) and not any(whole[:end].endswith(mark) for mark in there):
                 pieces.append((_mark_of_next(render, marks, owner), True))
     pieces.append((whole[done:], False))
     return [piece for piece in pieces if piece[0]]
