@@ -216,7 +216,8 @@ def test_weights_that_teach_nothing_or_the_opposite_are_refused(tmp_path: Path, 
 def test_tokens_at_a_row_s_beginning_may_have_no_weight(tmp_path: Path) -> None:
     train_weighed(tmp_path, Constant(1.0, begin=20))
     with_columns = Constant(0.0)
-    with_columns.columns = frozenset({"twice"})  # a row whose columns hold nothing to learn may come first, but not be all
+    # A row whose columns hold nothing to learn may come first, but not be all.
+    with_columns.columns = frozenset({"twice"})
     with pytest.raises(kdtool.UsageError, match="no token of phase 'distil' had a weight"):
         train_weighed(tmp_path / "other", with_columns)
 
