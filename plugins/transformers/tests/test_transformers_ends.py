@@ -1,4 +1,4 @@
-"""Where answers end, and which matrices are one: by what a model's publisher wrote into its files."""
+"""Ends of answers, and matrices that are one, are taken from the files of a model's publisher."""
 
 from __future__ import annotations
 

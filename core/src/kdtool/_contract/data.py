@@ -69,7 +69,7 @@ class Messages:
 
 _ROLES = {"human": "user", "gpt": "assistant", "model": "assistant"}
 _TURN = {"role": ("role", "from"), "content": ("content", "value")}
-_LEARNED = {"weight": (1,), "train": (True,)}
+_LEARNED: Mapping[str, object] = {"weight": 1, "train": True}
 """Values that change nothing: the assistant's turns are learned."""
 
 
@@ -84,11 +84,14 @@ def _turn(number: int, message: object) -> tuple[str, str]:
             raise ValueError(f'message {number}: "{name}" {what}; leave the row out, or save it with text')  # noqa: TRY004
         texts.append(value)
     names = {key for keys in _TURN.values() for key in keys}
-    odd = [key for key, value in message.items() if key not in names and value and value not in _LEARNED.get(key, ())]
-    odd += [key for key, learned in _LEARNED.items() if message.get(key, learned[0]) not in (None, *learned)]
+    odd = [
+        key
+        for key, value in message.items()
+        if key not in names and value is not None and (value != _LEARNED[key] if key in _LEARNED else value)
+    ]
     if odd:
         raise ValueError(
-            f"message {number} has {', '.join(dict.fromkeys(odd))}, which kdtool does not follow: leave such rows out, or "
+            f"message {number} has {', '.join(odd)}, which kdtool does not follow: leave such rows out, or "
             "remove it from them"
         )
     role = texts[0].lower()

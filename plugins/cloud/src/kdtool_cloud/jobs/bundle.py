@@ -129,7 +129,9 @@ def write_wheel(package: Distribution, folder: Path) -> None:
         why = (done.stderr.strip().splitlines() or ["uv build failed"])[-1]
         raise kdtool.StorageError(f"{origin}: no wheel can be built: {why}; correct this, then run the command again")
     files = [each for each in package.files or () if ".." not in each.parts and each.suffix != ".pyc"]
-    about = next(each.parent for each in files if each.match("*.dist-info/WHEEL"))
+    about = next((each.parent for each in files if each.match("*.dist-info/WHEEL")), None)
+    if about is None:
+        raise kdtool.StorageError(f"{package.name}: its installed files have no WHEEL; install the package again")
     tag = re.search(r"^Tag: *(\S+)", (package.read_text("WHEEL") or ""), re.MULTILINE)
     record = [f"{about.as_posix()}/RECORD,,"]
     with ZipFile(folder / f"{about.stem}-{tag[1] if tag else 'py3-none-any'}.whl", "w", ZIP_DEFLATED) as wheel:

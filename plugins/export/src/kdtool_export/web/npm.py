@@ -140,5 +140,8 @@ def _unpack(package: _Package, archive: Path, folder: Path) -> None:
     with tarfile.open(archive) as opened:
         for file in package.files:
             member = opened.extractfile(f"package/{file}")
-            assert member is not None  # noqa: S101 - the archive has the pinned hash
+            if member is None:
+                raise kdtool.PluginError(
+                    f"web.runtime: {archive.name} lacks {file}; expected it: report this to the plugin web's authors"
+                )
             (folder / Path(file).name).write_bytes(member.read())
