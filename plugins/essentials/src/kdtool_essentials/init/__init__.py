@@ -14,7 +14,6 @@ from typing import Any
 
 import click
 import kdtool
-from kdtool._store.files import write_beside
 
 from kdtool_essentials.init.choices import (
     LIBRARY,
@@ -40,7 +39,14 @@ from kdtool_essentials.init.questions import (
     require_time,
     time_choices,
 )
-from kdtool_essentials.init.recipe import FEWEST_STEPS, check_recipe, draft_recipe, fit_recipe, recipe_text
+from kdtool_essentials.init.recipe import (
+    FEWEST_STEPS,
+    check_recipe,
+    draft_recipe,
+    fit_recipe,
+    recipe_text,
+    write_recipe,
+)
 
 __all__ = ["init"]
 
@@ -83,7 +89,7 @@ def init(file: Path, agree: bool, yes: bool, force: bool, **given: str | None) -
         click.echo(f"Nothing is written. The same answers again: {again}\n", err=True)
         raise
     _require_place(file, force=force)
-    write_beside(file, recipe_text(recipe, f"{again} --agree" if "terms_acknowledged" in recipe else again))
+    write_recipe(file, recipe_text(recipe, f"{again} --agree" if "terms_acknowledged" in recipe else again))
     click.echo(_verdict(file, check_recipe(file, answers), answers))
 
 

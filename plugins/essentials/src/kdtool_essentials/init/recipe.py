@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import kdtool
@@ -243,3 +244,17 @@ def recipe_text(recipe: Mapping[str, Any], command: str) -> str:
         options = {"sort_keys": False, "allow_unicode": True, "width": 100}
         lines.append(yaml.safe_dump({key: value}, default_flow_style=flow, **options).rstrip())
     return "\n".join([*lines, ""])
+
+
+def write_recipe(path: Path, text: str) -> None:
+    """Write a temporary file next to `path` and rename it, so that the recipe is complete or absent.
+
+    Raises:
+        StorageError: the folder takes no files.
+    """
+    beside = path.with_name(f"{path.name}.writing")
+    try:
+        beside.write_text(text, encoding="utf-8", newline="\n")
+        beside.replace(path)
+    except OSError as error:
+        raise kdtool.StorageError(f"{path} cannot be written: {error.strerror or error}") from error
