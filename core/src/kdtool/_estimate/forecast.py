@@ -24,10 +24,10 @@ from kdtool._contract.run_info import (
     RunInfo,
     bytes_of_weights,
 )
-from kdtool._contract.sources import Packer
 from kdtool._contract.training import Student, Transform
 from kdtool._errors import KdtoolError, ServiceError, UsageError
 from kdtool._recipe.model import PhaseSpec, of_kind
+from kdtool._run.comparability import row_length
 from kdtool._run.context import Context
 from kdtool._run.graph import Node
 from kdtool._run.plan import RunGraph, described_models
@@ -182,7 +182,7 @@ def _plan_phase(
         arm=node.arm,
         steps=phase.steps,
         terms=terms,
-        row_length=_row_length(context.assembly, phase),
+        row_length=row_length(context.assembly, phase),
         outline=outline,
         facts=None if outline is None else outline.facts,
         beside=(*beside, *taken_by(beside, context.assembly.shared)),
@@ -221,12 +221,6 @@ def _settings(assembly: Assembly, phase: PhaseSpec | None = None) -> str:
     )
 
 
-def _row_length(assembly: Assembly, phase: PhaseSpec) -> int:
-    (packer,) = of_kind(phase.sources, "packer")
-    component = assembly.shared[packer.path]
-    return component.row_length if isinstance(component, Packer) else 0
-
-
 def _plan_signals(context: Context, run: RunInfo, recordings: Mapping[str, Recording]) -> Iterator[PlannedSignals]:
     """Yield the signals that caches will record."""
     for name, recording in recordings.items():
@@ -238,7 +232,7 @@ def _plan_signals(context: Context, run: RunInfo, recordings: Mapping[str, Recor
             cache=recording.cache,
             teacher=recording.wanted.teacher,
             want=recording.wanted.request_ahead(),
-            row_length=_row_length(context.assembly, phase),
+            row_length=row_length(context.assembly, phase),
             tokens=tokens,
         )
 

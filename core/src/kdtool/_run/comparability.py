@@ -17,6 +17,7 @@ from kdtool._assembly.signals import on_policy_key, teachers_of
 from kdtool._contract.language_model import ModelFacts, Tokenizer
 from kdtool._contract.loss import Loss, SequenceLoss
 from kdtool._contract.run_info import RunInfo
+from kdtool._contract.sources import Packer
 from kdtool._contract.training import Trainer
 from kdtool._errors import Problem, RecipeError, ServiceError, UsageError
 from kdtool._recipe.layers import as_written
@@ -56,6 +57,13 @@ def compare_with_teachers(context: Context, run: RunInfo) -> dict[str, Vocabular
     return compared
 
 
+def row_length(assembly: Assembly, phase: PhaseSpec) -> int:
+    """Return the tokens in a row of a phase, 0 if unknown."""
+    (packer,) = of_kind(phase.sources, "packer")
+    component = assembly.shared[packer.path]
+    return component.row_length if isinstance(component, Packer) else 0
+
+
 def require_windows(assembly: Assembly, models: Mapping[str, ModelFacts]) -> None:
     """Refuse rows that are longer than what the student, or a teacher that it learns from, reads at once.
 
@@ -67,7 +75,7 @@ def require_windows(assembly: Assembly, models: Mapping[str, ModelFacts]) -> Non
     problems = []
     for phase, name in [*((phase, student) for phase in assembly.arms["student"]), *learning]:
         (packer,) = of_kind(phase.sources, "packer")
-        length = getattr(assembly.shared[packer.path], "row_length", 0)
+        length = row_length(assembly, phase)
         if name in models and 0 < models[name].context < length - 1:  # the last token is only predicted
             context = models[name].context
             message = f"makes rows of {length:,} tokens, but {name} reads {context:,} at most"
