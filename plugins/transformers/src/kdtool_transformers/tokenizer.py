@@ -91,12 +91,12 @@ class TransformersTokenizer(kdtool.Tokenizer):
         A stored id of ordinary text is left out: it is the default of a class of configurations.
         """
         named = (self._backend.token_to_id(token) for token in (*self.answer_ends, *_SEPARATORS))
-        stored = self._added & set(self.stored_ends)
+        stored = self._added_ids & set(self.stored_ends)
         known = {self.end_of_text, self.inner.eos_token_id, self.turn_end, *named, *stored} - {None}
         return tuple(sorted(known))
 
     @cached_property
-    def _added(self) -> frozenset[int]:
+    def _added_ids(self) -> frozenset[int]:
         return frozenset(self._backend.get_added_tokens_decoder())
 
     @cached_property
