@@ -1,8 +1,8 @@
 """The filter `secrets`: rejects texts with keys, tokens or passwords. `find_secret` also works outside of runs.
 
-Patterns match tokens that services mark with a prefix, private keys, and random values of names such as `api_key`. The
-services publish the prefixes so that secrets can be found. A rule is a pattern with the group `secret`. A match counts
-only if it is random: placeholders such as `ghp_xxxxxxxx` and documented examples are not secrets.
+The forms of keys follow gitleaks' rules (https://github.com/gitleaks/gitleaks, MIT), with minimum lengths, since services
+lengthen their keys. A match counts only if its group `secret` is random: words, placeholders and documented examples are
+not secrets.
 """
 
 from __future__ import annotations
@@ -34,92 +34,89 @@ class SecretsFilter(kdtool.Filter):
 
 
 class Rule(NamedTuple):
-    """A pattern of secrets. Every match contains one of the `hints`, in lower case.
-
-    Texts without a hint are not searched, which is most of them.
-    """
+    """A pattern of secrets. Every match contains one of the `hints`; texts without a hint are not searched."""
 
     name: str
     hints: tuple[str, ...]
     pattern: re.Pattern[str]
-    bits: float = 3.0
-    """Minimum entropy of the secret's characters, in bits per character."""
+    words: bool
+    """True if words match, too: matches with as many frequent pairs of letters as words have do not count."""
 
 
-def _rule(name: str, hints: str, pattern: str, bits: float = 3.0) -> Rule:
-    return Rule(name, tuple(hints.split()), re.compile(pattern), bits)
+def _rule(name: str, hints: str, pattern: str, words: bool = False) -> Rule:
+    return Rule(name, tuple(hints.split()), re.compile(pattern, re.ASCII), words)
 
 
-_WORD = r"(?<![A-Za-z0-9_-])"
-_END = r"(?![A-Za-z0-9_-])"
+def _prefix_rule(name: str, prefixes: str, rest: str, words: bool = False) -> Rule:
+    marks = "|".join(map(re.escape, prefixes.split()))
+    return _rule(name, prefixes, rf"(?<![\w-])(?:{marks})(?P<secret>{rest})", words)
+
+
+_PEM = r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----(?:(?!-----)[\s\S]){0,400}?(?P<secret>[A-Za-z0-9+/]{40,})"
+_URL = (
+    r"[a-z][a-z0-9+.-]{1,15}://[^\s:/@'\"]{1,60}:"
+    r"(?P<secret>(?=[^\s@]*\d)(?=[^\s@]*[A-Za-z])[^\s:/@'\"{}<>$%*]{8,100})@[\w.-]+"
+)
+_KEYS = "access account api app auth client consumer encryption jwt master private secret service sign signing storage"
+_VALUE = (
+    rf"(?:(?:key|Key|KEY)(?:{'|'.join(f'(?<=(?i:{word}{dash}key))' for word in _KEYS.split() for dash in ('', '[_-]'))})"
+    r"|(?:token|Token|TOKEN)(?<!(?i:keytoken))|secret|Secret|SECRET|passw(?:or)?d|Passw(?:or)?d|PASSW(?:OR)?D)"
+    r"(?:_base|_BASE)?['\"\])\\]*+(?:(?:[: \t][\w \t\[\]|.]*+(?==))?[ \t]*+(?:=>|[:.?]{0,3}=|[:>])\s*"
+    r"|(?<=['\"]),\s*(?=['\"][^'\"]*['\"]\s*\)))\\*+['\"`]?"
+    r"(?P<secret>(?![\w+/-]*(?i:public|private|passw|secret|token|_key))(?=[\d-]*[A-Za-z_+/])[\w+/-]{16,200}+={0,2})"
+    r"(?=['\"`\s;,)}<&\\]|$)"
+)
 RULES = (
-    _rule(
-        "private key",
-        "-----begin",
-        r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----(?:(?!-----)[\s\S]){0,400}?(?P<secret>[A-Za-z0-9+/]{40,})",
-        4.0,
+    _rule("private key", "-----BEGIN", _PEM),
+    _prefix_rule("AWS access key", "AKIA ASIA ABIA ACCA", r"[A-Z2-7]{16}(?![\w-])"),
+    _prefix_rule("GitHub token", "ghp_ gho_ ghu_ ghs_ ghr_ github_pat_", r"\w{36,}"),
+    _prefix_rule(
+        "GitLab token", "glpat- gldt- glrt- glptt- glcbt- glft- glimt- glagent- gloas- glsoat-", r"[\w-]{20,}"
     ),
-    _rule("AWS access key", "akia asia abia acca", rf"{_WORD}(?P<secret>(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{{16}}){_END}"),
-    _rule("GitHub token", "gh", rf"{_WORD}(?P<secret>gh[pousr]_[A-Za-z0-9]{{36,}}){_END}"),
-    _rule("GitHub token", "github_pat_", rf"{_WORD}(?P<secret>github_pat_[A-Za-z0-9_]{{50,}}){_END}"),
-    _rule("GitLab token", "glpat-", rf"{_WORD}(?P<secret>glpat-[A-Za-z0-9_-]{{20,}}){_END}"),
-    _rule("Slack token", "xox xapp", rf"{_WORD}(?P<secret>xox[abeoprs]-(?:[A-Za-z0-9]+-)*[A-Za-z0-9]{{10,}}){_END}"),
+    _prefix_rule("Slack token", "xoxa- xoxb- xoxe- xoxe. xoxo- xoxp- xoxr- xoxs- xapp-", r"[\w-]{20,}"),
     _rule("Slack webhook", "hooks.slack.com", r"hooks\.slack\.com/services/(?P<secret>T\w{8,}/B\w{8,}/\w{20,})"),
-    _rule("Stripe key", "k_live_", rf"{_WORD}(?P<secret>[rs]k_live_[A-Za-z0-9]{{20,}}){_END}"),
-    _rule("Google API key", "aiza", rf"{_WORD}(?P<secret>AIza[A-Za-z0-9_-]{{35}}){_END}"),
-    _rule("Google OAuth token", "ya29. gocspx-", rf"{_WORD}(?P<secret>(?:ya29\.|GOCSPX-)[A-Za-z0-9_-]{{28,}})"),
-    _rule("Anthropic key", "sk-ant-", rf"{_WORD}(?P<secret>sk-ant-[A-Za-z0-9]+-[A-Za-z0-9_-]{{20,}}){_END}"),
-    _rule(
-        "OpenAI key", "sk-", rf"{_WORD}(?P<secret>sk-(?:proj-|svcacct-)?[A-Za-z0-9]{{32,}}[A-Za-z0-9_-]*){_END}", 3.5
-    ),
-    _rule("Hugging Face token", "hf_", rf"{_WORD}(?P<secret>hf_[A-Za-z]{{34}}){_END}", 3.5),
-    _rule("npm token", "npm_", rf"{_WORD}(?P<secret>npm_[A-Za-z0-9]{{36}}){_END}"),
-    _rule("PyPI token", "pypi-", rf"{_WORD}(?P<secret>pypi-AgEIcHlwaS[A-Za-z0-9_-]{{50,}})"),
-    _rule("SendGrid key", "sg.", rf"{_WORD}(?P<secret>SG\.[A-Za-z0-9_-]{{22}}\.[A-Za-z0-9_-]{{43}}){_END}"),
-    _rule("Twilio key", "sk", rf"{_WORD}(?P<secret>SK[0-9a-f]{{32}}){_END}"),
-    _rule("Telegram token", ":aa", rf"{_WORD}(?P<secret>[0-9]{{8,10}}:AA[A-Za-z0-9_-]{{33}}){_END}"),
-    _rule(
-        "JSON web token",
-        "eyj",
-        rf"{_WORD}(?P<secret>eyJ[A-Za-z0-9_-]{{15,}}\.eyJ[A-Za-z0-9_-]{{15,}}\.[A-Za-z0-9_-]{{20,}})",
-        4.0,
-    ),
-    _rule(
-        "password in a URL",
-        "://",
-        r"[a-z][a-z0-9+.-]{1,15}://[^\s:/@'\"]{1,60}:"
-        r"(?P<secret>(?=[^@]*\d)(?=[^@]*[A-Za-z])[^\s:/@'\"{}<>$%*]{8,100})@[\w.-]+",
-        2.75,
-    ),
-    _rule(
-        "secret value",
-        "key token secret passw",
-        r"(?i:(?:api|access|auth|private|secret|client|encryption)[_-]?(?:key|token|secret)|passw(?:or)?d|secret)['\"]?\s*"
-        r"(?::\s*\w+\s*)?(?:=|:|=>|:=)\s*['\"](?P<secret>(?=[^'\"]*\d)(?=[^'\"]*[A-Za-z])[A-Za-z0-9+/_=-]{20,200})['\"]",
-        3.7,
-    ),
+    _prefix_rule("Stripe key", "sk_live_ rk_live_ sk_test_ rk_test_ whsec_", r"[A-Za-z0-9]{20,}"),
+    _prefix_rule("Google API key", "AIza", r"[\w-]{35}(?![\w-])"),
+    _prefix_rule("Google OAuth token", "ya29. GOCSPX-", r"[\w-]{28,}"),
+    _prefix_rule("Anthropic key", "sk-ant-", r"[\w-]{28,}"),
+    _prefix_rule("OpenAI key", "sk-", r"[\w-]{32,}", words=True),
+    _prefix_rule("key of a model service", "gsk_ pplx- xai- r8_ nvapi-", r"[\w-]{32,}", words=True),
+    _prefix_rule("Hugging Face token", "hf_ api_org_", r"[A-Za-z0-9]{34,}"),
+    _prefix_rule("npm token", "npm_", r"[A-Za-z0-9]{36,}"),
+    _prefix_rule("PyPI token", "pypi-AgE", r"[\w-]{50,}"),
+    _prefix_rule("SendGrid key", "SG.", r"[\w-]{22}\.[\w-]{43}"),
+    _prefix_rule("Twilio key", "SK", r"[0-9a-f]{32}(?![\w-])"),
+    _prefix_rule("cloud token", "dop_v1_ doo_v1_ dor_v1_ dapi", r"[0-9a-f]{32,}"),
+    _prefix_rule("Django key", "django-insecure-", r"[^\s'\"]{40,}"),
+    _rule("Telegram token", ":AA", r"(?<![\w-])[0-9]{8,10}:(?P<secret>AA[\w-]{33})(?![\w-])"),
+    _prefix_rule("JSON web token", "eyJ", r"[\w-]{15,}\.eyJ[\w-]{15,}\.[\w-]{20,}"),
+    _rule("password in a URL", "://", _URL),
+    _rule("bearer token", "earer EARER", r"(?:[Bb]earer|BEARER)\s+(?P<secret>[\w.~+/-]{20,}+)", words=True),
+    _rule("secret value", "ey oken ecret assw EY OKEN ECRET ASSW", _VALUE, words=True),
 )
 """In the order in which they are tried."""
 _PLACEHOLDER = re.compile(
     r"(?i)example|placeholder|your[_-]|changeme|dummy|sample|redacted|x{5}|0{8}|12345678|abcdefgh"
 )
+_PAIRS = (  # most frequent in words of Python's standard library
+    "ab ac ad ai al am an ap ar as at be ca ce ch cl co ct de di ea ec ed ee ef el em en ep er es et ex fi fo ge ha he ho "
+    "ic id ig il im in io is it ke la le li ll lo ly ma me mp na nc nd ne ng ni no ns nt od ol om on op or ot ou pa pe pl "
+    "po pr ra re ri ro rr rs rt se si so ss st su ta te th ti to tr ts tu ty ue ul un ur us ut va ve"
+)
 
 
 def find_secret(text: str) -> str | None:
     """Return the name of the first rule that finds a secret in a text, or None."""
-    lower = text.lower()
     for rule in RULES:
-        if any(hint in lower for hint in rule.hints):
+        if any(hint in text for hint in rule.hints):
             for match in rule.pattern.finditer(text):
-                if _is_random(match["secret"], rule.bits):
+                if _is_random(match["secret"], rule.words):
                     return rule.name
     return None
 
 
-def _is_random(secret: str, bits: float) -> bool:
-    return not _PLACEHOLDER.search(secret) and _entropy(secret) >= bits
-
-
-def _entropy(text: str) -> float:
-    """Return the Shannon entropy of the characters, in bits per character."""
-    return -sum(count / len(text) * math.log2(count / len(text)) for count in Counter(text).values())
+def _is_random(secret: str, words: bool) -> bool:
+    bits = -sum(count / len(secret) * math.log2(count / len(secret)) for count in Counter(secret).values())
+    pairs = re.findall(r"(?=([a-z0-9]{2}))", secret.lower()) if words else ()
+    is_text = 2 * sum(pair in _PAIRS for pair in pairs) > len(pairs)
+    return bits >= 2.7 and not is_text and not _PLACEHOLDER.search(secret)
