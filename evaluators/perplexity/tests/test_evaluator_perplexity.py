@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from math import exp, log
 from pathlib import Path
 from typing import Any
@@ -85,3 +87,23 @@ def test_a_real_model_agrees_with_its_own_loss(tmp_path: Path) -> None:
         tokens += ids.shape[1] - 1
     assert found["perplexity"].value == pytest.approx(exp(total / tokens), rel=1e-4)
     assert found["perplexity"].settings["tokenizer"] == wrapped.tokenizer.fingerprint[:12]
+
+
+@pytest.mark.parametrize("attends", [0.0, 4.0])
+def test_a_model_that_depends_on_what_precedes_a_text_is_named(tmp_path: Path, attends: float) -> None:
+    torch = pytest.importorskip("torch")
+    library = pytest.importorskip("kdtool_transformers")
+    wrapped = library.open_model(str(write_toy_model(tmp_path / "model")))
+    with torch.no_grad():
+        for layer in wrapped.model.model.layers:
+            layer.self_attn.o_proj.weight.mul_(attends)
+    examples = [kdtool.Example(f"d{i}", kdtool.Text(f"x = {i}; print(x) " * 4), split="test") for i in range(6)]
+    said: list[str] = []
+    run = replace(
+        make_run(tmp_path, {"any": OneRuntime(library.TransformersRuntime(wrapped))}, examples), say=said.append
+    )
+    evaluate(run)
+    expected = (
+        r"perplexity: student takes \d+\.\d{3} nats per token for 4 documents after 'Ċ', .* and \d+\.\d{3} without: .*"
+    )
+    assert [bool(re.fullmatch(expected, line)) for line in said] == [True] * (attends > 0)

@@ -7,15 +7,19 @@ import os
 import struct
 import warnings
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from shutil import copytree
 from typing import Any
 
+import gguf
 import kdtool
+import numpy as np
 import pytest
 import torch
+import transformers
 from kdtool_export.gguf.files import write_gguf
-from kdtool_testing.tiny_models import save_tiny
+from kdtool_testing.tiny_models import save_tiny, tiny_model
 from kdtool_transformers import (
     TransformersTokenizer,
     find_source,
@@ -24,6 +28,7 @@ from kdtool_transformers import (
     open_tokenizer,
     source_identity,
 )
+from kdtool_transformers.gguf import read_gguf
 from kdtool_transformers.weights import require_fit
 from safetensors.torch import load_file, save_file
 
@@ -353,8 +358,6 @@ GGUF: dict[str, bytes] = {
     "offset": _gguf([KIND], [_tensor(2, 2, offset=2**62)], b"\0" * 999),
     "type of a tensor": _gguf([KIND], [_tensor(2, 2, kind=999)], b"\0" * 999),
     "alignment": _gguf([KIND, _pair("general.alignment", 4, struct.pack("<I", 0))], []),
-    "layers": _gguf([KIND, _pair("llama.block_count", 4, struct.pack("<I", 10**9))], [_tensor(2, 2)], b"\0" * 99),
-    "width": _gguf([KIND, _pair("llama.embedding_length", 4, struct.pack("<I", 10**7))], [_tensor(2, 2)], b"\0" * 99),
 }
 
 
@@ -374,15 +377,104 @@ def test_a_gguf_file_that_lies_or_is_cut_short_is_refused(
             opener(str(file))
 
 
-def test_a_gguf_file_whose_weights_do_not_fit_is_refused(
-    sound_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def _rewrite_gguf(source: Path, target: Path, **changes: Any) -> Path:
+    """Copy a GGUF file with other metadata, and with other tensors or without some (None)."""
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
+    for key, field in reader.fields.items():
+        kind, value = field.types[0], changes.pop(key, field.contents())
+        if value is not None and not key.startswith(("GGUF.", "general.architecture")):
+            writer.add_key_value(key, value, kind, field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None)
+    tensors = {tensor.name: tensor.data for tensor in reader.tensors}
+    for name in [name for name in changes if name in tensors or name.endswith((".weight", ".bias"))]:
+        tensors[name] = changes.pop(name)
+    for name, data in tensors.items():
+        if data is not None:
+            writer.add_tensor(name, data)
+    for key, value in changes.items():
+        writer.add_key_value(key, value, gguf.GGUFValueType.STRING)
+    with closing(writer):
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    return target
+
+
+def _zeros(*shape: int) -> Any:
+    return np.zeros(shape, np.float32)
+
+
+LIES: list[tuple[dict[str, Any], str]] = [
+    ({"llama.block_count": 5}, "block_count is 5, but it has tensors of 4 blocks"),
+    ({"llama.block_count": 3}, "block_count is 3, but it has tensors of 4 blocks"),
+    ({"llama.block_count": 10**9}, "block_count is 1000000000, but it has tensors of 4 blocks"),
+    ({"llama.block_count": None}, "block_count is None, but"),
+    ({"llama.embedding_length": 128}, r"\[\d+, 64\], expected \[\d+, 128\]"),
+    ({"llama.embedding_length": 65}, "hidden size .65. is not a multiple of the number of attention heads .4."),
+    ({"llama.embedding_length": None}, r"\[\d+, 64\], expected \[\d+, 4096\]"),
+    ({"llama.feed_forward_length": 49}, "feed_forward_length is 49, expected 48"),
+    ({"llama.attention.head_count": 8}, "head_count is 8, expected 4"),
+    ({"llama.attention.head_count_kv": 4}, r"attn_k is \[32, 64\], expected \[64, 64\]"),
+    ({"llama.attention.key_length": 32}, "head_count is 4, expected 2"),
+    ({"llama.attention.value_length": 8}, "value_length is 8, expected 16"),
+    ({"llama.rope.dimension_count": 8}, "rope.dimension_count is 8, expected 16"),
+    ({"llama.rope.scaling.type": "yarn"}, "rope.scaling.type is yarn, expected none"),
+    ({"llama.vocab_size": 300}, "vocab_size is 300, expected 258"),
+    ({"tokenizer.ggml.tokens": [*map(str, range(260))]}, "it has 260 tokens, but token_embd has 258 rows"),
+    ({"token_embd.weight": None}, "token_embd"),
+    ({"output_norm.weight": None}, "output_norm is missing"),
+    ({"blk.3.ffn_down.weight": None}, r"blk\.3\.ffn_down is missing"),
+    ({"blk.0.attn_q.bias": _zeros(64)}, r"no place for blk\.0\.attn_q\.bias \[64\]"),
+    ({"rope_freqs.weight": _zeros(8)}, r"no place for rope_freqs \[8\]"),
+    ({"blk.1.ffn_down.weight": _zeros(48, 64)}, r"ffn_down is \[48, 64\], expected \[64, 48\] by the metadata"),
+    ({"output.weight": _zeros(260, 64)}, r"output is \[260, 64\], expected \[258, 64\]"),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"), LIES, ids=lambda value: ",".join(value) if isinstance(value, dict) else ""
+)
+def test_a_gguf_file_whose_metadata_and_tensors_disagree_is_refused(
+    sound_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], reason: str
 ) -> None:
     monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path / "cache")
-    file = tmp_path / "hostile.gguf"
-    key = _text("llama.attention.head_count_kv") + struct.pack("<I", 4)
-    whole = (sound_files / "model.gguf").read_bytes()
-    assert whole.count(key) == 1
-    at = whole.index(key) + len(key)
-    file.write_bytes(whole[:at] + struct.pack("<I", 4) + whole[at + 4 :])
-    with pytest.raises(kdtool.UsageError, match=r"hostile\.gguf cannot be converted"):
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", None)  # before weights are read
+    file = _rewrite_gguf(sound_files / "model.gguf", tmp_path / "hostile.gguf", **changes)
+    with pytest.raises(kdtool.UsageError, match=rf"hostile\.gguf cannot be converted: .*{reason}.*; download it again"):
         find_source(str(file))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
+def test_rows_that_pad_an_embedding_are_not_tokens(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path / "cache")
+    made = tiny_model(family, vocab_size=320)
+    made.model.get_output_embeddings().weight.data[made.tokenizer.vocabulary :] *= 100  # they would always be chosen
+    made.save(tmp_path / "folder")
+    file = write_gguf(made, tmp_path / "made.gguf", pre="smollm")
+    reads: list[Path] = []
+
+    def read(file: Path) -> gguf.GGUFReader:
+        reads.append(file)
+        return read_gguf(file)
+
+    monkeypatch.setattr("kdtool_transformers.gguf.read_gguf", read)
+    unnamed = _rewrite_gguf(
+        file,
+        tmp_path / "unnamed.gguf",
+        **{
+            f"tokenizer.ggml.{key}": gguf.GGUFReader(file).fields[f"tokenizer.ggml.{key}"].contents()[: 257 + 1]
+            for key in ("tokens", "token_type")
+        },
+    )
+    for source in (tmp_path / "folder", file, unnamed):
+        opened = open_model(find_source(str(source), say=lambda _: None).place, dtype=torch.float32)
+        assert opened.tokenizer.tokens() == made.tokenizer.tokens()
+        assert (opened.head.vocabulary, len(opened.head.weight)) == (257, 320)
+        prompts = [opened.tokenizer.encode("x = ")] * 2
+        for new in opened.generate(prompts, [8, 8], 1.0, [0, 1]) + opened.generate(prompts, [8, 8], 0.0, [0, 0]):
+            assert max(new) < 257
+        again = write_gguf(opened, tmp_path / "again.gguf", pre="smollm")
+        assert open_tokenizer(again).tokens() == made.tokenizer.tokens()
+    assert [read for read in reads if read != again] == [file, unnamed], "the header is read once in a conversion"

@@ -276,6 +276,7 @@ def test_the_head_of_a_model_that_waits_elsewhere_is_at_hand() -> None:
     want = kdtool.SignalRequest(frozenset({"hidden", "attentions", "projections"}), layers=(1,))
     found, expected = model.backbone(batch, want), plain.backbone(batch, want)
     torch.testing.assert_close(found.last, expected.last)
+    assert self_check(model) < 1e-4
     torch.testing.assert_close(found.attentions[1], expected.attentions[1])
     torch.testing.assert_close(tuple(found.projections[1]), tuple(expected.projections[1]))
 

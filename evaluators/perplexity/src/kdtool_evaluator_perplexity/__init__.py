@@ -14,6 +14,9 @@ from kdtool_measuring import Document, DocumentEvaluator
 
 __all__ = ["Perplexity"]
 
+_FEW, _SHORT, _MUCH = 4, 512, 0.05
+"""Documents, tokens of each, and the difference in nats per token, of the check for the tokens before a text."""
+
 
 class Perplexity(DocumentEvaluator):
     """Measures perplexity per token and bits per byte of every subject that can score texts."""
@@ -46,6 +49,8 @@ class Perplexity(DocumentEvaluator):
             with open_for_measuring(run, subject, self.name, unfit_to_score) as runtime:
                 if runtime is None:
                     continue
+                if runtime.model is not None and subject.open_runtime() is None:  # not of a student that still learns
+                    _check_context(run, subject, runtime.model, documents)
                 scores = list(_scores(run, runtime, documents))
                 settings = {**self._settings(documents), "documents": chosen}
                 known = runtime.tokenizer
@@ -61,6 +66,31 @@ class Perplexity(DocumentEvaluator):
             "text, or from a line break where it puts none; documents longer than the model's window are scored in "
             "overlapping windows",
         }
+
+
+def _check_context(
+    run: kdtool.RunInfo, subject: kdtool.Subject, model: kdtool.LanguageModel, documents: Sequence[Document]
+) -> None:
+    """Say so if the tokens that kdtool puts before a text change the loss of a few documents by much.
+
+    The first token of a document is not counted, since nothing precedes it without them.
+    """
+    from kdtool_torch import score_continuations
+
+    start, tokenizer = model.tokenizer.scoring_context, model.tokenizer
+    most = min(_SHORT, model.facts.context or _SHORT) - len(start)
+    texts = [ids[:most] for ids in (tokenizer.encode(each.text) for each in documents[:_FEW]) if len(ids) > 1]
+    losses, count = {start: 0.0, (): 0.0}, sum(len(ids) - 1 for ids in texts)
+    for before in losses:
+        pairs = [([*before, ids[0]], ids[1:]) for ids in texts]
+        losses[before] = -sum(score for _, score, _ in score_continuations(model, pairs)) / max(1, count)
+    if abs(losses[start] - losses[()]) > _MUCH:
+        names = tokenizer.tokens()
+        run.say(
+            f"perplexity: {subject.name} takes {losses[start]:.3f} nats per token for {len(texts)} documents after "
+            f"{' '.join(repr(names[index]) for index in start)}, which kdtool puts before a text, and {losses[()]:.3f} "
+            "without: compare its figures only with those of tools that put the same there"
+        )
 
 
 def _scores(

@@ -10,19 +10,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import numpy as np
-from gguf import GGUFReader, GGUFValueType
+from gguf import GGUFReader, GGUFValueType, TokenType
 from kdtool_torch import cache_folder, complete_folder, content_hash, give_usual_mode, isolated_rng
 
-from kdtool_transformers.model import no_progress_bar
+from kdtool_transformers.model import no_progress_bar, without_weights
+from kdtool_transformers.weights import require_complete
 
-_FORMAT = 2
+_FORMAT = 3
 """Increased whenever a conversion writes other files than before, so that old ones are not used."""
 _DIGITS_ALONE = {"smollm", "starcoder", "refact", "command-r"}
 """Values of tokenizer.ggml.pre whose pre-tokenizer takes digits one by one before the GPT-2 pattern. transformers leaves
@@ -36,60 +38,78 @@ def convert_gguf(file: Path, say: Callable[[str], None] = print) -> Path:
         UsageError: transformers cannot read the file, or knows no such architecture.
         StorageError: the cache cannot be written.
     """
-    read_gguf(file)
+    reader = read_gguf(file)
     target = cache_folder() / f"{file.stem}-{content_hash(file)[:16]}-{_FORMAT}"
     try:
         with complete_folder(target) as partial:
             if partial is not None:
                 megabytes = file.stat().st_size / 1e6
                 say(f"converting {file.name} ({megabytes:.0f} MB) to safetensors, once, into {target}")
-                convert_gguf_into(file, partial, say)
+                convert_gguf_into(file, partial, say, reader)
     except PermissionError as error:
         raise kdtool.StorageError(f"{target.parent} cannot be written: {error}") from error
     return target
 
 
-def save_gguf_tokenizer(file: Path, folder: Path) -> None:
+def save_gguf_tokenizer(file: Path, folder: Path, reader: GGUFReader | None = None) -> None:
     """Write the tokenizer of a GGUF file into a folder, as `convert_gguf` does; its weights are not read.
+
+    Unused tokens at the end of its list only fill rows of the embedding, and are left out.
 
     Raises:
         UsageError: transformers cannot read the file.
     """
-    from tokenizers import pre_tokenizers
+    from tokenizers import Tokenizer, pre_tokenizers
     from transformers import AutoTokenizer
 
-    field = read_gguf(file).get_field("tokenizer.ggml.pre")
+    about = _about(reader or read_gguf(file), "tokenizer.ggml.")
     try:
         with isolated_rng(), _quiet():
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
     except Exception as error:  # the tokenizers library raises Exception itself
         raise kdtool.UsageError(f"the tokenizer of {file} cannot be read: {_reason(error)}") from error
-    if field is not None and field.contents() in _DIGITS_ALONE:
+    if about.get("pre") in _DIGITS_ALONE:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Digits(individual_digits=True),
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
             ]
         )
+    kinds = about.get("token_type", [])
+    if unused := sum(1 for _ in takewhile(TokenType.UNUSED.__eq__, reversed(kinds))):
+        content = json.loads(tokenizer.backend_tokenizer.to_str())
+        model = content["model"]
+        model["vocab"] = {token: index for token, index in model["vocab"].items() if index < len(kinds) - unused}
+        model["merges"] = [merge for merge in model["merges"] if "".join(merge) in model["vocab"]]
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(content))
     tokenizer.save_pretrained(folder)
-    _save_ends(file, folder)
+    ends = sorted({about[key] for key in ("eos_token_id", "eot_token_id", "eom_token_id") if key in about})
+    target = folder / "generation_config.json"
+    content = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
+    target.write_text(json.dumps({**content, "eos_token_id": ends}, indent=1) + "\n", encoding="utf-8")
 
 
-def convert_gguf_into(file: Path, folder: Path, say: Callable[[str], None] = print) -> None:
+def convert_gguf_into(
+    file: Path, folder: Path, say: Callable[[str], None] = print, reader: GGUFReader | None = None
+) -> None:
     """Write a GGUF file's content into a folder as safetensors, configuration and tokenizer. Raises as `convert_gguf`."""
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
+    reader = reader or read_gguf(file)
     try:
         with isolated_rng(), _quiet():
-            loaded = AutoModelForCausalLM.from_pretrained(
+            loaded, missed = AutoModelForCausalLM.from_pretrained(
                 file.parent,
                 gguf_file=file.name,
+                config=_fitting_config(file, reader),
+                output_loading_info=True,
                 quantization_config=GgufConfig(dequantize=True),
                 dtype=torch.bfloat16,
                 local_files_only=True,
             )
-            _tie(loaded, file, say)
+            require_complete(file, loaded, missed)
+            _tie(loaded, file, reader, say)
             config = loaded.config
             if hasattr(config, "quantization_config"):
                 del config.quantization_config
@@ -104,17 +124,88 @@ def convert_gguf_into(file: Path, folder: Path, say: Callable[[str], None] = pri
     except Exception as error:  # transformers raises any kind
         if isinstance(error, OSError) and shutil.disk_usage(folder).free < 2 * file.stat().st_size:
             raise kdtool.StorageError(f"no room for the converted {file.name} in {folder.parent}: {error}") from error
-        raise kdtool.UsageError(f"{file} cannot be converted: {_reason(error)}") from error
-    save_gguf_tokenizer(file, folder)
+        raise kdtool.UsageError(
+            f"{file} cannot be converted: {_reason(error)}; download it again, or take the model as safetensors"
+        ) from error
+    save_gguf_tokenizer(file, folder, reader)
 
 
-def _tie(model: Any, file: Path, say: Callable[[str], None]) -> None:
+def _about(reader: GGUFReader, prefix: str) -> dict[str, Any]:
+    """Return the metadata below a prefix."""
+    return {k.removeprefix(prefix): field.contents() for k, field in reader.fields.items() if k.startswith(prefix)}
+
+
+def _fitting_config(file: Path, reader: GGUFReader) -> Any:
+    """Return the configuration of a GGUF file that has the tensors of the model that it describes, no more and no fewer.
+
+    transformers draws missing weights at random, and ignores tensors and scalings that it has no place for.
+
+    Raises:
+        ValueError: metadata and tensors disagree, or the file holds something that transformers ignores.
+    """
+    from transformers import AutoConfig
+    from transformers.integrations.gguf import is_gguf_arch_supported
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
+    kind = reader.fields["general.architecture"].contents()
+    about, tokens = _about(reader, f"{kind}."), len(_about(reader, "tokenizer.ggml.").get("tokens", ()))
+    stored = {tensor.name.removesuffix(".weight"): [*map(int, tensor.shape[::-1])] for tensor in reader.tensors}
+    blocks = len({name.split(".")[1] for name in stored if name.startswith("blk.")})
+    if about.get("block_count") != blocks:  # before they are built one by one
+        raise ValueError(f"block_count is {about.get('block_count')}, but it has tensors of {blocks} blocks")
+    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+    if is_gguf_arch_supported(kind):  # by the newer reader of transformers, which names tensors otherwise
+        return config
+    config.vocab_size, head = stored["token_embd"][0], about.get("attention.key_length")
+    if head and not hasattr(config, "global_head_dim"):
+        config.head_dim = head
+    if "position_embd" in stored:
+        config.max_position_embeddings = stored["position_embd"][0]
+    model = without_weights(config)
+    names, weights = get_gguf_hf_weights_map(model, TENSOR_PROCESSORS.get(kind, TensorProcessor)()), model.state_dict()
+    expected = {name.removesuffix(".weight"): [*weights[other].shape] for name, other in names.items()}
+    if config.tie_word_embeddings:
+        expected.pop("output", None)
+    turning = [2 * len(buffer) for name, buffer in model.named_buffers() if name.endswith("inv_freq")]
+    width, order = (
+        stored.get("blk.0.attn_output", [0])[-1],
+        sorted if kind == "gpt2" else list,
+    )  # GPT-2's are transposed
+    claims: dict[str, Sequence[Any]] = {
+        "vocab_size": [config.vocab_size],
+        "feed_forward_length": stored.get("blk.0.ffn_down", [])[-1:],
+        "attention.head_count": [width // head] if head and width and not hasattr(config, "global_head_dim") else [],
+        "attention.value_length": [head] if head else [],
+        "rope.dimension_count": turning,
+        "rope.scaling.type": ["none"],
+    }
+    problems = [
+        *(f"{name} is missing" for name in sorted(expected.keys() - stored)),
+        *(f"transformers has no place for {name} {stored[name]}" for name in sorted(stored.keys() - expected)),
+        *(
+            f"{key} is {about[key]}, expected {known[0]}"
+            for key, known in claims.items()
+            if known and isinstance(about.get(key), int | str) and about[key] not in known
+        ),
+        *(
+            f"{name} is {shape}, expected {right} by the metadata"
+            for name, shape, right in ((name, stored[name], expected[name]) for name in stored if name in expected)
+            if "_exps" not in name and order(n for n in shape if n > 1) != order(n for n in right if n > 1)
+        ),
+        *[f"it has {tokens} tokens, but token_embd has {config.vocab_size} rows"] * (tokens > config.vocab_size),
+    ]
+    if problems:
+        raise ValueError(problems[0])
+    return config
+
+
+def _tie(model: Any, file: Path, reader: GGUFReader, say: Callable[[str], None]) -> None:
     """Tie embedding and head if they are two roundings of one matrix, as llama.cpp stores tied ones; keep the better one.
 
     Roundings to b bits differ from normally distributed weights by about 2^(1-b) of their size, and matrices that were
     trained apart by more than their whole size.
     """
-    bits = {tensor.name: 8 * tensor.n_bytes / tensor.n_elements for tensor in read_gguf(file).tensors}
+    bits = {tensor.name: 8 * tensor.n_bytes / tensor.n_elements for tensor in reader.tensors}
     if "output.weight" not in bits:
         return
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
@@ -133,15 +224,6 @@ def _tie(model: Any, file: Path, say: Callable[[str], None]) -> None:
         f"{file.name} stores one matrix twice, as embedding and as head, in {bits['token_embd.weight']:.3g} and "
         f"{bits['output.weight']:.3g} bits a weight ({difference:.1%} apart): both use the one with more bits"
     )
-
-
-def _save_ends(file: Path, folder: Path) -> None:
-    """Write the ends of an answer that the file names into generation_config.json: of a text, a turn and a message."""
-    fields = (read_gguf(file).get_field(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
-    ends = sorted({int(field.contents()) for field in fields if field is not None})
-    target = folder / "generation_config.json"
-    content = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
-    target.write_text(json.dumps({**content, "eos_token_id": ends}, indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -167,12 +249,7 @@ def read_gguf(file: Path) -> GGUFReader:
     """
     try:
         reader = _Reader(file)
-        prefix = f"{reader.fields['general.architecture'].contents()}."
-        greatest = max(len(reader.tensors), *(int(tensor.shape.max()) for tensor in reader.tensors))
-        for key, field in reader.fields.items():
-            is_size = key.startswith(prefix) and key.endswith(("_count", "_length")) and "context" not in key
-            if is_size and np.max(field.contents()) > greatest:
-                raise ValueError(f"{key} is {field.contents()}, but no tensor has that size")
+        _ = reader.fields["general.architecture"].contents(), reader.tensors[0]
     except Exception as error:  # the library raises any kind
         raise kdtool.UsageError(
             f"{file} is cut short or damaged ({_reason(error)}); expected a whole GGUF file: download it again"

@@ -83,7 +83,10 @@ def open_model(
     with explain(source, where, offline), isolated_rng(), no_progress_bar():
         model = None
         if divided and adapter is None:
-            model = _read_part(where, config, dtype or config.dtype, torch.device(device), revision, offline)
+            from kdtool_transformers.divided import read_divided  # imports FSDP
+
+            folder = _folder_of(where, revision, offline)
+            model = read_divided(folder, config, dtype or config.dtype, torch.device(device))
         if model is None:
             settings = loading_settings(config, dtype, "cpu" if divided else device, quantise, device_map)
             model = _read_weights(where, config, dtype=dtype or "auto", revision=revision, offline=offline, **settings)
@@ -94,15 +97,6 @@ def open_model(
     opened = TransformersModel(model.eval(), tokenizer, origin.get("copied_layers", ()))
     opened.base = origin.get("built_from", "")
     return opened
-
-
-def _read_part(
-    where: Path | str, config: Any, dtype: torch.dtype, device: torch.device, revision: str | None, offline: bool
-) -> Any:
-    """Return the model with this process's part of each layer, or None if it can only be read whole."""
-    from kdtool_transformers.divided import read_divided  # imports FSDP
-
-    return read_divided(_folder_of(where, revision, offline), config, dtype, device)
 
 
 def _finish_whole(
