@@ -52,7 +52,13 @@ def test_a_whole_program_passes_with_the_helpers_of_the_prompt(tmp_path: Path) -
         "        if poly(xs, middle) * poly(xs, low) > 0:\n            low = middle\n        else:\n"
         "            high = middle\n    return low\n"
     )
-    assert find_failures({"whole": whole}) == set()
+    code = "from __future__ import annotations\n\ndef has_close_elements(numbers: List[float], threshold: float) -> bool:\n"
+    code += "    return any(abs(a - b) < threshold for at, a in enumerate(numbers) for b in numbers[:at])\n"
+    works = {"whole": whole, "__future__": by_id["HumanEval/0"].whole(code)}
+    works["__future__ in text"] = by_id["HumanEval/0"].continued(
+        code.partition("\n\n")[2].partition("\n")[2] + "# __future__"
+    )
+    assert find_failures(works) == set()
 
 
 @pytest.mark.skipif(not PLUS.is_file(), reason="HumanEval+ is not here")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import kdtool
 import pytest
-from kdtool_evaluator_infilling import Infilling
+from kdtool_evaluator_infilling import Infilling, problems_of
 from kdtool_programs import Module, Problem, Program
 from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run
 from kdtool_testing.sandbox import find_failures, sandbox_is_there
@@ -91,6 +91,20 @@ def test_an_answer_to_a_gap_of_a_line_ends_with_the_line(tmp_path: Path) -> None
     work = several.continued("x = 1\ny = 2\n")
     assert isinstance(work, Module)
     assert "x = 1\ny = 2\n" in work.source
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_where_the_parser_ends_them(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [f"    x = '\x0c\x1c\x85\u2028'{end}", f"    return x{end}"]
+    record = {
+        "task_id": "a",
+        "prompt": "def f():\n",
+        "entry_point": "f",
+        "test": "",
+        "canonical_solution": "".join(lines),
+    }
+    monkeypatch.setattr("kdtool_evaluator_infilling._human_eval", lambda: {"a": record})
+    assert [one.solution for one in problems_of("single-line", None)] == lines
 
 
 @needs_sandbox

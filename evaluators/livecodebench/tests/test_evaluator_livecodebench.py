@@ -89,6 +89,65 @@ for x in sys.stdin.buffer.read().split()[1:]:
     sys.stdout.buffer.write(b'%g ' % (int(x) / 2))
 sys.stdout.close()
 """
+_READS_AS = {
+    "input()": "print(int(input()) + int(input()))",
+    "sys.stdin": "import sys\nprint(sum(map(int, sys.stdin)))",
+    "sys.stdin.buffer": "import sys\nprint(sum(map(int, sys.stdin.buffer.read().split())))",
+    "open(0)": "print(sum(map(int, open(0))))",
+    "open('/dev/stdin')": "print(sum(map(int, open('/dev/stdin').read().split())))",
+    "a path": "from pathlib import Path\nprint(sum(map(int, Path('/dev/stdin').read_text().split())))",
+    "/proc": "print(sum(map(int, open('/proc/self/fd/0').read().split())))",
+    "os.open": "import os\nprint(sum(map(int, os.read(os.open('/dev/stdin', os.O_RDONLY), 99).split())))",
+    "os.read(0)": "import os\nprint(sum(map(int, os.read(0, os.fstat(0).st_size).split())))",
+    "fileno": "import os, sys\nprint(sum(map(int, os.fdopen(sys.stdin.fileno()).read().split())))",
+    "FileIO": "import io\nprint(sum(map(int, io.FileIO(0).read().split())))",
+    "mmap": "import mmap\nprint(sum(map(int, mmap.mmap(0, 0, access=mmap.ACCESS_READ).read().split())))",
+    "fileinput": "import fileinput\nprint(sum(map(int, fileinput.input())))",
+}
+_ADDS = "import atexit, os, sys, threading, time\nx = int(input()) + int(input())\n"
+_PRINTS_AS = {
+    "write": "sys.stdout.write(str(x))",
+    "buffer": "sys.stdout.buffer.write(b'%d' % x)",
+    "os.write(1)": "os.write(1, b'%d' % x)",
+    "the first stdout": "import io\nsys.stdout = io.StringIO()\nsys.__stdout__.write(str(x))",
+    "an open file": "out = open(1, 'w')\nout.write(str(x))",
+    "/dev/stdout": "print(x, file=open('/dev/stdout', 'w'))",
+    "FastIO": """
+from io import BytesIO, IOBase
+class FastIO(IOBase):
+    def __init__(self, file):
+        self._fd, self.buffer = file.fileno(), BytesIO()
+        self.writable = "x" in file.mode or "r" not in file.mode
+        self.write = self.buffer.write if self.writable else None
+    def flush(self):
+        os.write(self._fd, self.buffer.getvalue())
+        self.buffer.truncate(0), self.buffer.seek(0)
+class IOWrapper(IOBase):
+    def __init__(self, file):
+        self.buffer = FastIO(file)
+        self.flush = self.buffer.flush
+        self.write = lambda s: self.buffer.write(s.encode("ascii"))
+sys.stdout = IOWrapper(sys.stdout)
+print(x)""",
+    "atexit": "atexit.register(lambda: print(x))",
+    "a thread": "threading.Thread(target=lambda: (time.sleep(0.05), print(x))).start()",
+    "a pool": "from concurrent.futures import ThreadPoolExecutor\nThreadPoolExecutor().submit(print, x)",
+    "a destructor": "class A:\n    def __del__(self): print(x)\na = A()",
+    "__main__": "import __main__\nprint(__main__.x)",
+    "sys.exit": "print(x)\nsys.exit(0)",
+    "quit": "print(x)\nquit()",
+    "os._exit": "print(x, flush=True)\nos._exit(0)",
+    "a process of its own": "assert not hasattr(os, 'seen')\nos.seen = print(x)",
+    "much to stderr": "print('x' * 10**6, file=sys.stderr)\nprint(x)",
+}
+_FAIL = {
+    "an exception": ("print(x)\n1 / 0", "RuntimeError: ZeroDivisionError: division by zero"),
+    "an exit code": ("print(x, flush=True)\nos._exit(3)", "RuntimeError: the program ended with 3"),
+    "output without end": ("while True: print('x' * 10**6)", "RuntimeError: the program ended with -25"),
+    "its judge": ("import signal\nos.kill(os.getppid(), signal.SIGKILL)", "the program ended while it was tested"),
+    "a daemon": ("threading.Thread(target=lambda: (time.sleep(9), print(x)), daemon=True).start()", "wrong answer"),
+    "a missing module": ("import no_such\nprint(x)", "ModuleNotFoundError: No module named 'no_such'"),
+}
 _TWICE = "class Solution:\n    def twice(self, words: List[str], n: int) -> List[str]:\n        return {}\n"
 _EQUALS_ALL = """\
 class Any(list):
@@ -112,6 +171,7 @@ PROGRAMS = {
         _TWICE.format("[word * n for word in words]"): True,
         _TWICE.format("tuple(word * n for word in words)"): True,
         "def twice(words, n):\n    return [word * n for word in words]\n": True,
+        "from __future__ import annotations\n" + _TWICE.format("[word * n for word in words]"): True,
         _TWICE.format("words"): False,
         _EQUALS_ALL: False,
         "": False,
@@ -133,6 +193,21 @@ def test_programs_are_judged_by_all_tests(tmp_path: Path) -> None:
         )
     assert len(verdicts) == len(works)
     assert {verdict.id for verdict in verdicts if verdict.has_passed} == expected
+
+
+@needs_sandbox
+def test_programs_read_print_and_end_as_on_a_judge(tmp_path: Path) -> None:
+    private = packed(cases("stdin", ("4\n5\n", "9\n")))
+    record = READS | {"public_test_cases": cases("stdin", ("1\n2\n", "3\n")), "private_test_cases": private}
+    problem = problems(write(tmp_path, [record]))["abc1_a"]
+    right = _READS_AS | {name: _ADDS + code for name, code in _PRINTS_AS.items()}
+    right |= {"__future__": f"from __future__ import annotations\n{right['input()']}"}
+    programs = right | {name: _ADDS + code for name, (code, _) in _FAIL.items()}
+    with Sandbox() as sandbox:
+        tasks = [Task(name, problem.whole(code), 20.0, 2**30) for name, code in programs.items()]
+        verdicts = {verdict.id: verdict for verdict in sandbox.run(tasks)}
+    assert {name: verdict.reason for name, verdict in verdicts.items() if verdict.has_passed != (name in right)} == {}
+    assert [name for name, (_, reason) in _FAIL.items() if reason not in verdicts[name].reason] == []
 
 
 @pytest.mark.parametrize(

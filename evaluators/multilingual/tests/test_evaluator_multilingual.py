@@ -239,7 +239,7 @@ def test_missing_toolchains_are_named_before_anything_is_asked(tmp_path: Path, m
     file = own.written(tmp_path, *own.MULTIPL_E.values())
     monkeypatch.setenv("PATH", "/nowhere")
     said = "\n".join(evaluator(file).kdtool_check(make_run(tmp_path), "start"))
-    for name, programs in {"go": "go and gofmt", "java": "java and javac", "rust": "rustc and gcc"}.items():
+    for name, programs in {"go": "go", "java": "java and javac", "rust": "rustc and gcc"}.items():
         assert f"programs in {name} cannot be run: {programs} not found" in said
 
 

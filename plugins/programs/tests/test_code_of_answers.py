@@ -16,6 +16,13 @@ HELPED = "def add(a, b):\n    return plus(a, b)"
 ANSWERS = {
     "label in capitals": (f"```Python\n{ADD}\n```", ADD),
     "carriage returns": (FENCED.replace("\n", "\r\n"), ADD),
+    "ends of lines of old Macs": (f"Sure:\r{FENCED}\rDone.".replace("\n", "\r"), ADD),
+    "other breaks within lines": (f"```python\n{ADD}  # \x0c \x1c \u2028 x\n```", f"{ADD}  # \x0c \x1c \u2028 x"),
+    "no fence, ends of lines of old Macs": (f"Sure:\r\r{ADD}\r\rDone it is.".replace("\n", "\r"), ADD),
+    "__future__ in the second fence": (
+        f"```python\ndef plus(a, b):\n    return a + b\n```\n```python\nfrom __future__ import annotations\n{HELPED}\n```",
+        f"from __future__ import annotations\ndef plus(a, b):\n    return a + b\n{HELPED}",
+    ),
     "no end, and cut off": ("```python\ndef add(a, b):\n    return (a +", "def add(a, b):\n    return (a +"),
     "attributes": (f'```python title="a.py"\n{ADD}\n```', ADD),
     "a fence in the documentation": (

@@ -80,6 +80,8 @@ def test_a_function_that_cannot_continue_the_prompt_is_refused(code: str) -> Non
 def test_shapes_of_functions() -> None:
     assert continuation_of(PROMPT, "def area(r): return r") == "    return r\n"
     assert continuation_of(PROMPT, "class Solution:\n\tdef area(self, r):\n\t\treturn r\n") == ""
+    code = "# \x0c\rdef area(r):\r    x = r\r    return x\r"  # lines end as for Python's parser
+    assert continuation_of(PROMPT, code) == "    x = r\n    return x\n"
     method = 'def area(self):\n    """Return it."""'
     assert continuation_of(
         method, "class A:\n    def area(self):\n        @cache\n        def f(): return 1\n        return f()"

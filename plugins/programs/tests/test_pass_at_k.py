@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -148,6 +149,7 @@ def test_the_settings_tell_problems_from_others_with_their_ids(tmp_path: Path) -
     plain = settings([add(), add("plus")])
     assert plain == settings([add(), add("plus")])
     assert plain[0] == plain[1]
+    assert plain[0]["packages"] == "none"
     assert plain[0]["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
     asked = replace(add(), forms={"base": Form((), "def add(c, d):\n", ("\ndef",))})
     others = [
@@ -212,6 +214,42 @@ def test_prompts_without_an_answer_fail_and_are_counted_beside_the_score(
     assert score.items is not None
     shown = [json.loads(line)["shown"] for line in score.items.read_text("utf-8").splitlines()]
     assert shown[0] == {"answer": "", "verdict": "no answer"}
+
+
+@pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
+@pytest.mark.parametrize(
+    ("usual", "packages", "shown", "missing"),
+    [
+        ((), None, "none", "numpy (3), pluggy (3)"),
+        (("numpy", "not-installed"), None, "numpy", "pluggy (3)"),
+        (("numpy",), (), "none", "numpy (3), pluggy (3)"),
+        (("numpy",), ("pluggy", "numpy"), "pluggy numpy", ""),
+    ],
+)
+def test_packages_are_shown_and_programs_that_lack_one_are_counted(
+    tmp_path: Path, usual: tuple[str, ...], packages: tuple[str, ...] | None, shown: str, missing: str
+) -> None:
+    class Using(Adding):
+        harness_packages = usual
+
+    def answer(request: kdtool.Request) -> str:
+        name = "numpy" if int(request.id.partition("#")[2]) % 2 else "pluggy"
+        return f"    import {name}\n    return a + b\n"
+
+    said: list[str] = []
+    evaluator = Using(Using.Config(samples=2, temperature=0.5, packages=packages))
+    assert list(evaluator.kdtool_check(run_with(tmp_path, answering()), "start")) == []
+    score, *beside = evaluator.kdtool_evaluate(run_with(tmp_path, ScriptedRuntime(answer), said), [SUBJECT])
+    versions = re.sub(r" [\d.]+(?:, )?", " ", score.settings["packages"]).strip()
+    assert versions == shown
+    assert [dict(one.texts) for one in beside] == ([{"modules": missing}] if missing else [])
+    assert all(one.name == "adding.missing-modules" and one.value == missing.count("3") / 2 for one in beside)
+    assert [missing in line for line in said if "missing module" in line] == [True] * bool(missing)
+
+
+def test_a_package_that_is_not_installed_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(kdtool.UsageError, match="packages: no-such: not installed"):
+        adding(packages=("no-such",)).kdtool_check(run_with(tmp_path, answering()), "start")
 
 
 class Templated(kdtool.Student):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from kdtool_programs import Language, Module, Program, Sandbox, Step, Task, Verdict
@@ -20,6 +21,14 @@ def f(x):
     return 2
 """
 _SLEEPS = "import time\ndef f(x):\n    time.sleep({seconds})\n    return 2\n"
+_WORKS_IN_A_CHILD = f"import os\n{_WORKS}".replace("return 2", "os._exit(0)").replace(
+    "def f(x):",
+    """\
+def f(x):
+    if child := os.fork():
+        os.waitpid(child, 0)
+        return 2""",
+)
 _WORKS_IN_A_SHELL = "i=0; while [ $i -lt 150000 ]; do i=$((i + 1)); done"
 
 
@@ -51,10 +60,12 @@ def busy() -> Iterator[None]:
 
 def test_waiting_for_a_processor_is_not_charged(needs_bubblewrap: None, shell: Language, busy: None) -> None:
     program = Program({}, (Step(("/bin/sh", "-c", _WORKS_IN_A_SHELL), "tests"),))
+    forking = replace(_module(_WORKS_IN_A_CHILD.format(seconds=0.6)), forks=True)
     tasks = [Task("module", _module(_WORKS.format(seconds=0.6)), 1.0), Task("program", program, 1.0)]
+    tasks.append(Task("forking", forking, 1.0))
     with Sandbox(languages=[shell]) as sandbox:
         verdicts = list(sandbox.run(tasks))
-    assert [verdict.status for verdict in verdicts] == ["passed", "passed"], verdicts
+    assert [verdict.status for verdict in verdicts] == ["passed"] * 3, verdicts
     assert [verdict for verdict in verdicts if verdict.wall_seconds > 1.0], "nothing waited, so nothing was tested"
 
 

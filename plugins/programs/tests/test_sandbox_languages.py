@@ -1,10 +1,9 @@
-"""Languages: each is found without being imported, parses, runs, and says what is missing."""
+"""Languages: each is found without being imported, runs, and says what is missing."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import kdtool
 import pytest
 from kdtool_programs import (
     Language,
-    Module,
     Program,
     Sandbox,
     SandboxError,
@@ -48,13 +46,6 @@ PROGRAMS = {
         'func TestF(t *testing.T) { if f(1) != 2 { t.Fatal("wrong") } }',
         'func TestF(t *testing.T) { if f(1) != 3 { t.Fatal("wrong") } }',
     ),
-}
-BROKEN = {
-    "python": "def f(:",
-    "javascript": "function f( {",
-    "cpp": "int f( {",
-    "java": "class S { int f( {",
-    "rust": "fn f( {",
 }
 
 
@@ -168,49 +159,31 @@ def test_every_language_is_tried_here() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_language_parses_and_runs(needs_bubblewrap: None, name: str) -> None:
+def test_language_runs(needs_bubblewrap: None, name: str) -> None:
     try:
         spoken = language(name)
     except SandboxError as missing:
         pytest.skip(str(missing))
     source, right, wrong = PROGRAMS[name]
     works = {"right": spoken.run(source, right, ("f",)), "wrong": spoken.run(source, wrong, ("f",))}
-    works |= {"parses": spoken.parse(source), "broken": spoken.parse(BROKEN.get(name, "func f( {"))}
     with Sandbox(languages=[spoken]) as sandbox:
         verdicts = {
             verdict.id: verdict for verdict in sandbox.run(Task(key, work, 60.0, 2**30) for key, work in works.items())
         }
-    expected = {"right": "passed", "wrong": "failed", "parses": "passed", "broken": "failed"}
-    assert {key: verdict.status for key, verdict in verdicts.items()} == expected, verdicts
+    assert {key: verdict.status for key, verdict in verdicts.items()} == {"right": "passed", "wrong": "failed"}, (
+        verdicts
+    )
     assert {verdict.isolation for verdict in verdicts.values()} == {
         "isolated" if name == "python" else "isolated, verdict forgeable"
     }
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_language_knows_its_files_and_where_answers_end(name: str) -> None:
-    made = installed_languages()[name].load()()
-    assert made.name == name
-    assert made.stops
-    assert all(made.detect(f"folder/file{suffix}", "") for suffix in made.suffixes)
-    assert not made.detect("file.txt", "")
-    others = [point.load()() for point in installed_languages().values() if point.name != name]
-    assert not any(other.detect(f"file{suffix}", "") for other in others for suffix in made.suffixes)
-
-
-def test_scripts_are_known_by_their_first_line() -> None:
-    points = installed_languages()
-    assert points["python"].load()().detect("tool", "#!/usr/bin/env python3\nprint()")
-    assert points["javascript"].load()().detect("tool", "#!/usr/bin/env node\n")
-    assert not points["javascript"].load()().detect("tool", "#!/bin/sh\nnode x")
-
-
 def test_missing_toolchain_and_unknown_language_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(SandboxError, match=r"programs in go cannot be run: go and gofmt not found") as caught:
+    with pytest.raises(SandboxError, match=r"programs in go cannot be run: go not found") as caught:
         language("go")
     assert caught.value.exit_code == 10
-    with pytest.raises(kdtool.UsageError, match="'kotlin'; installed: cpp, go, java"):
+    with pytest.raises(kdtool.UsageError, match="'kotlin'; installed languages: cpp, go, java"):
         language("kotlin")
 
 
@@ -259,9 +232,7 @@ def test_folder_where_a_user_keeps_other_things_is_not_shown(
 def test_language_of_another_package_needs_nothing_here(
     needs_bubblewrap: None, shell: Language, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    points = {"shell": EntryPoint("shell", "package:Shell", "kdtool_programs.languages")}
-    monkeypatch.setattr("kdtool_programs.languages.installed_languages", lambda: points)
-    monkeypatch.setattr(EntryPoint, "load", lambda self: type(shell))
+    monkeypatch.setattr(kdtool, "load_plugin", lambda group, name: type(shell))
     shell = language("shell")
     attempts = {
         "passed": shell.run("f() { echo $(($1 + 1)); }", '[ "$(f 1)" = 2 ]'),
@@ -274,14 +245,3 @@ def test_language_of_another_package_needs_nothing_here(
     assert {verdict.id: verdict.status for verdict in verdicts} == {name: name.strip() for name in attempts}
     failed = next(verdict for verdict in verdicts if verdict.id == "failed")
     assert (failed.reason, failed.stderr) == ("tests: exit code 3", "why\n")
-
-
-def test_parsing_python_runs_no_line_of_it(needs_bubblewrap: None) -> None:
-    work = language("python").parse("import sys\nsys.exit(1)\n'''quotes'''\n")
-    assert isinstance(work, Module)
-    deep = language("python").parse("(" * 100_000)
-    with Sandbox() as sandbox:
-        assert {v.id: v.status for v in sandbox.run([Task("a", work, 60.0), Task("b", deep, 60.0)])} == {
-            "a": "passed",
-            "b": "failed",
-        }

@@ -11,8 +11,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import kdtool
 import pytest
-from kdtool_programs import Language, Module, Program, Sandbox, SandboxError, Step, Task
+from kdtool_programs import Language, Module, Program, Sandbox, SandboxError, Step, Task, find_packages
 
 MARK = "benchmark_with_solutions"
 SEEN = f"""
@@ -131,6 +132,41 @@ def test_packages_of_toolchains_and_of_the_system_are_not_shown(
         with Sandbox(languages=[shell]) as sandbox:
             (verdict,) = sandbox.run([Task("a", Program({}, (step,)), 60.0)])
     assert verdict.has_passed, verdict
+
+
+_INSTALLED = "import os\ndef f():\n    return sorted(os.listdir('/python/packages'))\n"
+_OF_NUMPY = """\
+import numpy as np
+def f(): return [np.sum([1, 2]), np.bool_(1), np.float64(0.5), np.float32(0.5)], np.linalg.det(np.eye(2)), {np.int64(1): 2}
+"""
+
+
+def test_only_packages_that_are_named_are_shown(needs_bubblewrap: None) -> None:
+    named = Module(
+        f"import pluggy\n{_INSTALLED}",
+        "assert [n for n in f() if '-' not in n] == ['numpy', 'numpy.libs', 'pluggy']",
+        ("f",),
+    )
+    numbers = Module(_OF_NUMPY, "assert f() == ([3, True, 0.5, 0.5], 1.0, {1: 2})", ("f",))
+    written = Module("open('/python/packages/pluggy/x', 'w')", "")
+    works = {"named": named, "numbers": numbers, "written": written, "pytest": Module("import pytest", "")}
+    with Sandbox(packages=find_packages(["numpy", "pluggy"])) as sandbox:
+        verdicts = {found.id: found for found in sandbox.run(Task(name, work, 60.0) for name, work in works.items())}
+    assert verdicts["named"].has_passed, verdicts
+    assert verdicts["numbers"].has_passed, verdicts
+    assert "Read-only" in verdicts["written"].reason
+    assert verdicts["pytest"].reason == "ModuleNotFoundError: No module named 'pytest'"
+
+
+@pytest.mark.parametrize("names", [("no-such",), ("numpy", "no-such"), ("kdtool-programs",)])
+def test_a_package_that_is_not_installed_is_refused_by_name(names: tuple[str, ...]) -> None:
+    with pytest.raises(kdtool.UsageError, match=f"packages: {names[-1]}: not installed next to kdtool"):
+        find_packages(names)
+
+
+def test_a_package_without_those_that_it_needs_is_refused(needs_bubblewrap: None) -> None:
+    with pytest.raises(SandboxError, match=r"python with pytest(.|\n)*No module named(.|\n)*all that it needs"):
+        Sandbox(packages=find_packages(["pytest"])).__enter__()
 
 
 def test_a_toolchain_below_tmp_is_refused_with_the_reason(

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import kdtool
 from kdtool_measuring import Kind, read_and_hash, records_of
-from kdtool_programs import EVALPLUS, EVALPLUS_NUMPY, Form, Module, PassAtK, Problem
+from kdtool_programs import EVALPLUS, EVALPLUS_NUMPY, Form, Module, PassAtK, Problem, after
 
 __all__ = ["HumanEval"]
 
@@ -45,6 +45,7 @@ class HumanEval(PassAtK):
         if config.plus is not None:
             self.benchmark = "humaneval+"  # type: ignore[misc] # of this instance
             self.limits = EVALPLUS
+            self.harness_packages = ("numpy",)
         super().__init__(config)
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
@@ -114,4 +115,4 @@ def _module(record: Mapping[str, Any], before: str, code: str) -> Module:
     tests = f"{record['test'].replace(*_ERRATUM)}\ncheck({record['entry_point']})\n"
     # Some tests use helper functions of the prompt; the function that is asked for has no body there but its documentation.
     helpers = (EVALPLUS_NUMPY if "numpy" in record["test"] else "") + record["prompt"] + "\n"
-    return Module(before + code, tests, (record["entry_point"],), helpers)
+    return Module(after(before, code), tests, (record["entry_point"],), helpers)

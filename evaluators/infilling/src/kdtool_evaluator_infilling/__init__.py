@@ -8,6 +8,7 @@ files have the tests of HumanEval.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property, partial
 from importlib.resources import files
@@ -144,7 +145,7 @@ def _spans_in_lines(span: str, whole: Mapping[str, Any]) -> Iterator[_Span]:
     A span at the beginning has one more empty line before it, as published.
     """
     single = span == "single-line"
-    lines = whole["canonical_solution"].splitlines(keepends=True)
+    lines = io.StringIO(whole["canonical_solution"], newline="").readlines()  # as Python's parser ends lines
     for first in range(len(lines)):
         for last in range(first, first + 1 if single else len(lines)):
             if lines[first].strip() and lines[last].strip():

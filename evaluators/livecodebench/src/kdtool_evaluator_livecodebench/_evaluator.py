@@ -27,6 +27,7 @@ class LiveCodeBench(PassAtK):
     }
     limits = Limits(60.0, 2**30)
     """For all tests of a problem together; LiveCodeBench allows 6 s for each."""
+    harness_packages = ("numpy",)
 
     class Config(PassAtK.Config):
         """Settings of `livecodebench`."""
@@ -76,18 +77,8 @@ class LiveCodeBench(PassAtK):
 
 _KEY = "livecodebench.file"
 _EXPECTED = "test.jsonl of livecodebench/code_generation_lite"
-_NEEDED: Mapping[str, Kind] = dict.fromkeys(
-    (
-        "question_id",
-        "question_content",
-        "contest_date",
-        "starter_code",
-        "public_test_cases",
-        "private_test_cases",
-        "metadata",
-    ),
-    "text",
-)
+_FIELDS = "question_id question_content contest_date starter_code public_test_cases private_test_cases metadata"
+_NEEDED: Mapping[str, Kind] = dict.fromkeys(_FIELDS.split(), "text")
 _STOP = ("###",)
 _SYSTEM = (
     "You are an expert Python programmer. You will be given a question (problem specification) and will generate a correct "

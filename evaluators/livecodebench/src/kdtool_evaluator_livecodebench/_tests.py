@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import kdtool
-from kdtool_programs import Module
+from kdtool_programs import Module, after
 
 LARGEST = 48 * 2**20
 """Characters of all tests of a problem together that fit into the sandbox."""
@@ -127,31 +127,62 @@ for given, expected in {cases!r}:
     assert (list(found) if isinstance(found, tuple) else found) == json.loads(expected), "wrong answer"
 """
 _TEXT = """\
-import builtins
-import io
-import sys
+import atexit, builtins, contextlib, gc, io, os, re, sys, tempfile, threading, types
 
-_program = compile({code!r}, "<answer>", "exec", dont_inherit=True)
-
-
-class _Kept(io.BytesIO):
-    def close(self):
-        pass
+_named = {{"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}}
+_named |= {{f"/{{place}}/fd/{{n}}": n for n in range(3) for place in ("dev", "proc/self")}}
+_open, _low = io.open, os.open
+os.open = lambda file, *rest, **more: os.dup(_named[str(file)]) if str(file) in _named else _low(file, *rest, **more)
+io.open = builtins.open = lambda file, *rest, **more: _open(os.open(file, 0) if str(file) in _named else file, *rest, **more)
+builtins.exit = builtins.quit = sys.exit
+_prelude, _program = (compile(text, "<answer>", "exec", dont_inherit=True) for text in ({prelude!r}, {code!r}))
+exec(_prelude, {{}})
+for line in re.findall(r"^(?:import|from)[ \\t][^;\\n]*$", {code!r}, re.MULTILINE):  # once, and not in each process
+    with contextlib.suppress(BaseException):
+        exec(line, {{}})
+gc.freeze()
 
 
 def {name}(text):
-    printed, real = _Kept(), (sys.stdin, sys.stdout, builtins.open)
-    sys.stdin = io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8")
-    sys.stdout = io.TextIOWrapper(printed, "utf-8", write_through=True)
-    builtins.open = lambda file, *rest, **named: sys.stdin if file == 0 else real[2](file, *rest, **named)
+    with tempfile.TemporaryFile(dir=".") as given, tempfile.TemporaryFile(dir=".") as printed:
+        given.write(text.encode())
+        given.seek(0)
+        process = os.fork() or _become_program(given.fileno(), printed.fileno())
+        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        printed.seek(0)
+        found = printed.read().decode("utf-8", "replace")
+    if status:
+        raise RuntimeError(found[-2000:] if status == 1 else f"the program ended with {{status}}")
+    return found
+
+
+def _become_program(given, printed):
     try:
-        exec(_program, {{"__name__": "__main__"}})
-    except SystemExit:
-        pass
+        os.dup2(given, 0)
+        os.dup2(printed, 1)
+        os.closerange(3, printed)
+        sys.stdin = sys.__stdin__ = _open(0, encoding="utf-8", closefd=False)
+        sys.stdout = sys.__stdout__ = _open(1, "w", encoding="utf-8", closefd=False)
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(_prelude, vars(main))
+        with contextlib.suppress(SystemExit):
+            exec(_program, vars(main))
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        sys.stdout.closed or sys.stdout.flush()
+        sys.stdout = sys.__stdout__
+        del main, sys.modules["__main__"]
+        gc.collect()
+        sys.stdout.closed or sys.stdout.flush()
+        os._exit(0)
+    except BaseException as error:
+        os.ftruncate(printed, 0)
+        os.pwrite(printed, f"{{type(error).__name__}}: {{error}}".encode("utf-8", "replace"), 0)
     finally:
-        sys.stdin, sys.stdout, builtins.open = real
-    return printed.getvalue().decode("utf-8", "replace")
+        os._exit(1)
 """
+"""Each test has a new process, with files as standard input and output. It ends as Python does: with its threads,
+`atexit`, and what is not written yet. The sandbox has no /dev/stdin, so names of streams open their descriptors."""
 _TEXT_TESTS = """\
 from decimal import Decimal
 
@@ -180,15 +211,11 @@ for given, expected in {cases!r}:
 
 def method_program(code: str, method: str, cases: Sequence[Case]) -> Module:
     """Return a program that calls a method of the answer's `Solution`, or a function, with the arguments of each test."""
-    source = f"{_PRELUDE}\n{code}\n{_METHOD.format(name=_NAME, method=method)}"
-    return Module(source, _METHOD_TESTS.format(name=_NAME, cases=_pairs(cases)), (_NAME,))
+    source = f"{after(_PRELUDE, code)}\n{_METHOD.format(name=_NAME, method=method)}"
+    return Module(source, _METHOD_TESTS.format(name=_NAME, cases=[case[:2] for case in cases]), (_NAME,))
 
 
 def text_program(code: str, cases: Sequence[Case]) -> Module:
     """Return a program that runs the answer with the input of each test, and compares what it prints."""
-    source = _TEXT.format(name=_NAME, code=_PRELUDE + code)
-    return Module(source, _TEXT_TESTS.format(name=_NAME, cases=_pairs(cases)), (_NAME,))
-
-
-def _pairs(cases: Sequence[Case]) -> list[tuple[str, str]]:
-    return [(case.input, case.output) for case in cases]
+    source = _TEXT.format(name=_NAME, prelude=_PRELUDE, code=code)
+    return Module(source, _TEXT_TESTS.format(name=_NAME, cases=[case[:2] for case in cases]), (_NAME,), forks=True)

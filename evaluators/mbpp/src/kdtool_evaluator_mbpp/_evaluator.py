@@ -49,6 +49,7 @@ class MbppEvaluator(PassAtK):
         if config.plus is not None:
             self.benchmark = "mbpp+"  # type: ignore[misc] # of this instance
             self.limits = EVALPLUS
+            self.harness_packages = ("numpy",)
         super().__init__(config)
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:

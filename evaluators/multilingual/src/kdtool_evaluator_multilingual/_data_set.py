@@ -97,7 +97,7 @@ def go_program(setup: str, prompt: str, code: str) -> str:
         code: an answer, with or without imports.
     """
     imported = [
-        spec.strip() for match in _GO_IMPORT.findall(code) for spec in "".join(match).splitlines() if spec.strip()
+        spec.strip() for match in _GO_IMPORT.findall(code) for spec in "".join(match).split("\n") if spec.strip()
     ]
     code = _GO_IMPORT.sub("", _GO_PACKAGE.sub("", code))
     used = _GO_COMMENT.sub("", code)

@@ -80,7 +80,7 @@ class Multilingual(PassAtK):
         Raises:
             kdtool.UsageError: a file cannot be read, or is in another form.
         """
-        return missing(list(dict.fromkeys(problem.language for problem in self._problem_set.problems)))
+        return missing(list(dict.fromkeys(problem.language for problem in self._problem_set.problems)), self.packages)
 
     def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
         """Return the problems of all files, without those that this evaluator cannot judge.

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import kdtool
-from kdtool_programs import Form, Module, PassAtKConfig, Problem, Program, Sample, collect_samples, language
+from kdtool_programs import Form, Module, PassAtKConfig, Problem, Program, Sample, after, collect_samples, language
 
 from kdtool_evaluator_multilingual._data_set import (
     DataSet,
@@ -116,7 +116,7 @@ def _work(name: str, record: Record, before: str, code: str, headers: Sequence[s
     tests = record["test"]
     if name == "python":
         called = re.findall(r"^check\((\w+)\)", tests, re.MULTILINE)
-        return language(name).run(_PYTHON + before + code, tests, tuple(called), _PYTHON + record["prompt"])
+        return language(name).run(after(_PYTHON + before, code), tests, tuple(called), _PYTHON + record["prompt"])
     if name == "go":
         setup = record["test_setup"].replace(_TESTIFY, "reflect")
         source, tests = go_program(setup, before.replace(record["import"], ""), code), tests + _GO_ASSERT

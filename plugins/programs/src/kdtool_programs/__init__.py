@@ -27,6 +27,7 @@ from kdtool_programs.problems import Form as Form
 from kdtool_programs.problems import Limits as Limits
 from kdtool_programs.problems import Problem as Problem
 from kdtool_programs.problems import ProblemWithTests as ProblemWithTests
+from kdtool_programs.problems import after as after
 from kdtool_programs.problems import against_reference as against_reference
 from kdtool_programs.problems import module_like as module_like
 from kdtool_programs.problems import problem_with_tests as problem_with_tests
@@ -48,3 +49,4 @@ from kdtool_programs.tasks import Step as Step
 from kdtool_programs.tasks import Task as Task
 from kdtool_programs.tasks import Verdict as Verdict
 from kdtool_programs.tasks import slowness as slowness
+from kdtool_programs.view import find_packages as find_packages

@@ -17,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from kdtool_programs.tasks import SandboxError
-from kdtool_programs.view import EXECUTABLE, LIBRARIES, base_executable, system_parts, view_of
+from kdtool_programs.view import EXECUTABLE, LIBRARIES, Package, base_executable, system_parts, view_of
 
 NAME = "NAME"
 """Stands for a worker's own name in its commands."""
@@ -46,12 +46,13 @@ _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 _INSTALL = "install it (Debian, Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)"
 
 
-def bubblewrap(toolchains: Sequence[Path] | None) -> list[str]:
+def bubblewrap(toolchains: Sequence[Path] | None, packages: Sequence[Package] = ()) -> list[str]:
     """Return a worker's command in bubblewrap.
 
     Args:
         toolchains: folders that are read-only inside, besides Python and the programs of /usr; None shows only Python.
             /proc exists only with toolchains: they may find their libraries by /proc/self/exe.
+        packages: of Python, read-only inside.
 
     Raises:
         SandboxError: bubblewrap is missing, or too old, or there is something that it cannot show.
@@ -60,7 +61,7 @@ def bubblewrap(toolchains: Sequence[Path] | None) -> list[str]:
     if program is None:
         raise SandboxError(f"generated code runs only in a sandbox, and bubblewrap (bwrap) is not here; {_INSTALL}")
     _check_version(program)
-    view = view_of(toolchains)
+    view = view_of(toolchains, packages)
     command = [program, *(f"--unshare-{name}" for name in _NAMESPACES), "--disable-userns", "--die-with-parent"]
     command += ["--new-session", "--as-pid-1", "--cap-drop", "ALL", "--uid", _NOBODY, "--gid", _NOBODY]
     command += ["--hostname", "sandbox", "--clearenv"]
@@ -86,21 +87,9 @@ def container(program: str, image: str) -> list[str]:
     Raises:
         SandboxError: the program is missing.
     """
-    command = [
-        _engine(program),
-        "run",
-        "--name",
-        NAME,
-        "--rm",
-        "--interactive",
-        "--pull",
-        "never",
-        "--network",
-        "none",
-        "--read-only",
-    ]
-    command += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", USER]
-    command += ["--pids-limit", "256", "--hostname", "sandbox", *_UNWRITTEN[program]]
+    command = [_engine(program), "run", "--name", NAME, "--rm", "--interactive", "--pull", "never"]
+    command += ["--network", "none", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+    command += ["--user", USER, "--pids-limit", "256", "--hostname", "sandbox", *_UNWRITTEN[program]]
     command += ["--oom-score-adj", str(_FIRST_TO_GO), *_BYTES_OF_ALL]
     command += ["--tmpfs", f"{_FOLDER}:rw,exec,nosuid,nodev,size={TMP_BYTES},mode=1777"]
     command += [part for name in _PROXIES for case in (name, name.upper()) for part in ("--env", f"{case}=")]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import ClassVar
@@ -13,6 +15,7 @@ from kdtool_measuring import Item, bytes_to_answer, choose, file_of, make_measur
 from kdtool_programs.problems import Limits, Problem, digest_of
 from kdtool_programs.samples import Judged, PassAtKConfig, Sample, collect_samples, judge_samples
 from kdtool_programs.sandbox import missing
+from kdtool_programs.view import Package, find_package, find_packages
 
 
 class PassAtK(kdtool.Evaluator):
@@ -28,6 +31,8 @@ class PassAtK(kdtool.Evaluator):
 
     limits: Limits = Limits(3.0, 512 * 2**20)
     """Resource limits of a program, unless the config overrides them; may depend on the config."""
+    harness_packages: tuple[str, ...] = ()
+    """Packages that programs find in the benchmark's own harness; may depend on the config."""
     config: Config
     reads_text = False
     needs_sandbox = True
@@ -39,12 +44,18 @@ class PassAtK(kdtool.Evaluator):
 
     def measurements_of(self, part: str) -> tuple[str, ...]:
         """Return the names of a part's measurements; the part is one of `parts`, or a pattern of them."""
-        return (*(f"{part}.pass@{k}" for k in self.config.k), f"{part}.unanswered")
+        return (*(f"{part}.pass@{k}" for k in self.config.k), f"{part}.unanswered", f"{part}.missing-modules")
 
     @property
     def seconds(self) -> float:
         """The time limit of a program."""
         return self.limits.seconds if self.config.seconds is None else self.config.seconds
+
+    @property
+    def packages(self) -> list[Package]:
+        """The packages that programs in Python may import. Raises as `find_packages`."""
+        given = self.config.packages
+        return find_packages(filter(find_package, self.harness_packages) if given is None else given)
 
     def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
         """Return all problems of the benchmark, in its order."""
@@ -78,7 +89,8 @@ class PassAtK(kdtool.Evaluator):
         """Return what the sandbox lacks; once there is text, check the problems and the student's chat template.
 
         Raises:
-            kdtool.UsageError: there are no problems, or `form` is `chat` and the student lacks a chat template.
+            kdtool.UsageError: there are no problems, `form` is `chat` and the student lacks a chat template, or a package
+                cannot be shown.
         """
         if when == "start":
             return self.missing()
@@ -94,7 +106,7 @@ class PassAtK(kdtool.Evaluator):
 
     def missing(self) -> Sequence[str]:
         """Return what the sandbox lacks to run programs safely here."""
-        return missing()
+        return missing(packages=self.packages)
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         student = ahead.models.get(ahead.student)
@@ -117,7 +129,7 @@ class PassAtK(kdtool.Evaluator):
             samples = None if asked is None else collect_samples(run, subject, asked, self.config, self.benchmark)
             if asked is not None and samples is not None:
                 file = file_of(run, self.benchmark, subject, "verdicts")
-                verdicts = judge_samples(run, file, asked, samples, limits, self.config.workers)
+                verdicts = judge_samples(run, file, asked, samples, limits, self.config.workers, self.packages)
                 for name, part in parts.items():
                     yield from self._measurements(run, subject, name, part, samples, verdicts, settings[name])
 
@@ -157,6 +169,9 @@ class PassAtK(kdtool.Evaluator):
                 settings={**settings, "sandbox": ", ".join(sorted(isolation))},
             )  # fmt: skip
         yield from measure_missing_answers(part, subject, [sample for pairs in judged.values() for sample, _ in pairs])
+        yield from _measure_missing_modules(
+            run, part, subject, [verdict for pairs in judged.values() for _, verdict in pairs]
+        )
 
     def _settings(self, part: str, problems: Sequence[Problem]) -> dict[str, str]:
         config = self.config
@@ -164,6 +179,7 @@ class PassAtK(kdtool.Evaluator):
             self._digests[part] = digest_of(problems, config.form)
         form = problems[0].forms[config.form]
         decoding = f"temperature {config.temperature}" if config.temperature else "greedy"
+        packages = ", ".join(f"{package.name} {package.version}" for package in self.packages)
         # The sandbox runs the Python that runs this; versions judge some programs differently.
         python = any(problem.language == "python" for problem in problems)
         return {
@@ -176,9 +192,27 @@ class PassAtK(kdtool.Evaluator):
             "form": config.form,
             "stops": " ".join(repr(stop) for stop in form.stop),
             "time limit": f"{self.seconds:g} s",
-            **({"python": ".".join(map(str, sys.version_info[:2]))} if python else {}),
+            **({"python": ".".join(map(str, sys.version_info[:2])), "packages": packages or "none"} if python else {}),
             **self.benchmark_settings(problems),
         }
+
+
+_MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([^'.]+)")
+
+
+def _measure_missing_modules(
+    run: kdtool.RunInfo, part: str, subject: kdtool.Subject, verdicts: Sequence[Judged]
+) -> Iterator[kdtool.Measurement]:
+    """Yield the share of programs that failed for a missing module; nothing if there are none."""
+    lacking = Counter(match[1] for verdict in verdicts if (match := _MISSING_MODULE.search(verdict.reason)))
+    if count := lacking.total():
+        modules = ", ".join(f"{name} ({times:,})" for name, times in sorted(lacking.items()))
+        share = f"{count:,} of {len(verdicts):,} programs of {subject.name} failed for a missing module"
+        run.say(f"{part}: {share}: {modules}; the evaluator's `packages` shows installed packages to programs")
+        yield kdtool.Measurement(
+            f"{part}.missing-modules", subject.name, "fraction", count / len(verdicts), len(verdicts),
+            higher_is_better=False, texts={"modules": modules},
+        )  # fmt: skip
 
 
 def _describe_samples(pairs: Sequence[tuple[Sample, Judged]]) -> dict[str, str]:

@@ -25,8 +25,10 @@ _ONE_LINE = re.compile(r"^[ \t>]*```(?P<info>[^`]+)```[ \t]*$")
 _BEGINS = r"(?:async[ \t]+def|def|class)[ \t]+\w|import[ \t]+\w|from[ \t]+[\w.]+[ \t]+import\b|@\w"
 _CODE_BEHIND_LABEL = re.compile(rf"^(?:[\w+-]+[ \t]+)??(?P<code>(?:{_BEGINS}).*)$", re.DOTALL)
 _FIRST_LINE = re.compile(rf"^(?:{_BEGINS})")
+_LINE_END = re.compile("\r\n?")  # for Python's parser and in Markdown, besides LF
 _TAGGED = re.compile(r"\[PYTHON\][ \t]*\n?(?P<code>.*?)(?:\[/PYTHON\]|\Z)", re.DOTALL | re.IGNORECASE)
 _DEFINED = re.compile(r"^(?:(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)|(\w+)[ \t]*(?::[^=\n]*)?=)", re.MULTILINE)
+_FUTURE = re.compile(r"^from[ \t]+__future__[ \t]+import\b.*\n", re.MULTILINE)
 _NOT_CODE = frozenset(
     {"bash", "console", "markdown", "md", "output", "plain", "plaintext", "sh", "shell", "text", "txt", "zsh"}
 )
@@ -57,8 +59,8 @@ def code_of(answer: str, *, continues: bool, names: Sequence[str] = ()) -> str:
         names: requested Python functions and classes; empty for other languages.
     """
     if continues:
-        return answer.partition("\n```")[0]
-    text = _THOUGHT.sub("", answer.replace("\r\n", "\n"))
+        return _LINE_END.sub("\n", answer).partition("\n```")[0]
+    text = _THOUGHT.sub("", _LINE_END.sub("\n", answer))
     blocks = [*_fences(text)] or [_Block("python", match["code"].rstrip("\n")) for match in _TAGGED.finditer(text)]
     if names and (code := _join_blocks(blocks, names) or _between_prose(text, names)):
         return code
@@ -138,7 +140,8 @@ def _join_blocks(blocks: Sequence[_Block], names: Sequence[str]) -> str:
         taken |= used
         more_wanted, more_bound = _names_of(blocks[position].code for position in used)
         wanted, bound = wanted | more_wanted, bound | more_bound
-    return "\n".join(blocks[position].code for position in sorted(taken))
+    code = "\n".join(blocks[position].code for position in sorted(taken))
+    return "".join([*dict.fromkeys(_FUTURE.findall(code)), _FUTURE.sub("", code)]) if len(taken) > 1 else code
 
 
 def _only_defines(code: str, names: Sequence[str]) -> bool:
@@ -261,6 +264,7 @@ def continuation_of(prompt: str, code: str, language: str = "python") -> str:
         code: a whole program, or what continues the prompt.
         language: of both, in lower case.
     """
+    prompt, code = (_LINE_END.sub("\n", text) for text in (prompt, code))
     if language != "python":
         return _join(prompt, _rest(prompt, code))
     code = _TABS.sub(lambda tabs: " " * _INDENTATION * len(tabs.group()), code)

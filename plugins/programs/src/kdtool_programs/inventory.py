@@ -1,7 +1,7 @@
 """Started in the Python that programs will run in: prints, as JSON, the files that its standard library consists of.
 
 Run as a script, with -I and -S, so that `sys.path` contains only the standard library. Every extension module in it is
-imported, and the loader is asked which shared libraries that took.
+imported, those of the packages in the arguments are loaded, and the loader is asked which shared libraries that took.
 """
 
 import ctypes
@@ -24,8 +24,10 @@ def main() -> None:
     for folder in sys.path:
         if os.path.isdir(folder):  # noqa: PTH112 (pathlib is not needed)
             _import_extensions(folder)
-    with suppress(OSError):
-        ctypes.CDLL(_WHEN_THREADS_END)
+    of_packages = [f"{folder}/{file}" for root in sys.argv[1:] for folder, _, files in os.walk(root) for file in files]
+    for library in [_WHEN_THREADS_END, *(file for file in [*sys.argv[1:], *of_packages] if file.endswith(".so"))]:
+        with suppress(OSError):
+            ctypes.CDLL(library)
     inventory = {
         "path": [folder for folder in sys.path if os.path.exists(folder)],  # noqa: PTH110
         "libraries": _libraries(),

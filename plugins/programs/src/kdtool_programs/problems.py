@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import kdtool
 
+from kdtool_programs.extraction import parse_python
 from kdtool_programs.tasks import Module, Program
 
 
@@ -135,6 +136,13 @@ def _tests_of(key: str, example: kdtool.Example) -> list[str]:
 
 def _refusal(key: str, example: kdtool.Example, why: str) -> kdtool.UsageError:
     return kdtool.UsageError(f"{key}: {example.id!r} of {example.source or 'the corpus'} {why}; {_EXPECTED_EXAMPLE}")
+
+
+def after(before: str, code: str) -> str:
+    """Return one module of two parts; if the second is complete by itself, `from __future__` may begin it, too."""
+    if "__future__" not in code or parse_python(code) is None:
+        return before + code
+    return f"{before}\nexec(compile({code!r}, '<candidate>', 'exec', dont_inherit=True))\n"
 
 
 def module_like(solution: str, tests: str, helpers: str = "") -> Callable[[str], Module]:

@@ -21,6 +21,7 @@ from kdtool_programs.languages import language
 from kdtool_programs.problems import Limits, Problem
 from kdtool_programs.sandbox import Sandbox
 from kdtool_programs.tasks import Module, Program, Task, slowness
+from kdtool_programs.view import Package
 
 
 class PassAtKConfig(kdtool.Config):
@@ -43,6 +44,9 @@ class PassAtKConfig(kdtool.Config):
     """Time limit per program, which fails if it exceeds it; null uses that of the benchmark's own harness."""
     seed: int = kdtool.Field(default=0, ge=0)
     """Seed for sampling at a temperature above 0."""
+    packages: tuple[str, ...] | None = None
+    """Installed packages that programs in Python may import, such as [numpy]; null shows those of the benchmark's own
+    harness that are installed."""
     workers: int = kdtool.Field(default=2, ge=1, le=256, json_schema_extra=kdtool.does_not_affect_results())
     """Programs run in parallel."""
 
@@ -134,36 +138,39 @@ def judge_samples(
     samples: Sequence[Sample],
     limits: Limits,
     workers: int,
+    packages: Sequence[Package],
 ) -> Mapping[str, Judged]:
-    """Return the verdict of every sample, by its id; `file`, `workers` and errors as in `verdicts_of`."""
+    """Return the verdict of every sample, by its id; `file`, `workers`, `packages` and errors as in `verdicts_of`."""
     by_id = {problem.id: problem for problem in problems}
     tasks: dict[str, list[Task]] = {}
     for sample in samples:
         problem = by_id[sample.problem]
         task = Task(sample.id, program_of(problem, sample), limits.seconds, limits.memory)
         tasks.setdefault(problem.language, []).append(task)
-    return verdicts_of(run, file, tasks, workers)
+    return verdicts_of(run, file, tasks, workers, packages)
 
 
 def verdicts_of(
-    run: kdtool.RunInfo, file: Path, tasks: Mapping[str, Sequence[Task]], workers: int
+    run: kdtool.RunInfo, file: Path, tasks: Mapping[str, Sequence[Task]], workers: int, packages: Sequence[Package] = ()
 ) -> Mapping[str, Judged]:
     """Return the verdict of every task by its id, running equal programs once and those in the file not at all.
 
-    A stored verdict is ignored if the task's program has changed, since its sample was requested again.
+    A stored verdict is ignored if the task's program or the packages have changed, since its sample was requested again.
 
     Args:
         run: the run, for messages.
         file: journal of the verdicts.
         tasks: by the sandbox's name for their language; ids are unique.
         workers: programs run in parallel.
+        packages: installed ones that programs in Python may import.
 
     Raises:
         SandboxError: programs cannot be run safely here, or a language's toolchain is missing.
         PluginError: the sandbox does not support a language.
     """
     every = chain.from_iterable(tasks.values())
-    programs = {task.id: sha256(repr(task.work).encode("utf-8", "surrogatepass")).hexdigest() for task in every}
+    hashes = ((task.id, sha256(repr((task.work, packages)).encode("utf-8", "surrogatepass"))) for task in every)
+    programs = {name: program.hexdigest() for name, program in hashes}
     with journal(file, Judged, run.say) as kept:
 
         def is_kept(task: Task) -> bool:
@@ -178,7 +185,7 @@ def verdicts_of(
             if slowness() > 1:
                 run.say(f"time limits are multiplied by {slowness():g}: this machine runs Python more slowly")
             languages = [language(name) for name, spoken in missing.items() if spoken]
-            with Sandbox(workers=workers, languages=languages) as sandbox:
+            with Sandbox(workers=workers, languages=languages, packages=packages) as sandbox:
                 for verdict in sandbox.run(same[0] for same in first.values()):
                     about = verdict.status, verdict.isolation, verdict.reason, verdict.stderr
                     for task in first[verdict.id]:

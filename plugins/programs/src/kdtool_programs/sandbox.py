@@ -23,6 +23,7 @@ from kdtool_programs.languages import Language, language
 from kdtool_programs.processes import pipes_are_short
 from kdtool_programs.seccomp import seccomp_filter, task_filter
 from kdtool_programs.tasks import Isolation, Module, Program, SandboxError, Task, Verdict, frames_of
+from kdtool_programs.view import Package
 from kdtool_programs.worker import Ended, Worker
 
 Engine = Literal["bubblewrap", "docker", "podman"]
@@ -65,6 +66,7 @@ class Sandbox:
         engine: bubblewrap, or docker or podman if bubblewrap is not available; a container starts ten times slower.
         image: for docker and podman, a local image that has Python 3.11 or newer as `python3`.
         languages: those of the programs to come; their toolchains are read-only inside. Python needs not be named.
+        packages: installed ones that programs in Python may import, in bubblewrap.
         unsafe_run_without_isolation: run programs with the rights of this process; every verdict records it.
 
     Raises:
@@ -79,6 +81,7 @@ class Sandbox:
         engine: Engine = "bubblewrap",
         image: str = "python:3.11-slim",
         languages: Sequence[Language] = (),
+        packages: Sequence[Package] = (),
         unsafe_run_without_isolation: bool = False,
     ) -> None:
         if workers < 1:
@@ -86,7 +89,8 @@ class Sandbox:
         self._count = workers
         self._engine = engine
         self._languages = languages
-        self._kind = (engine, image, unsafe_run_without_isolation)
+        self._packages = packages
+        self._kind = (engine, image, unsafe_run_without_isolation, *packages)
         self._unsafe = unsafe_run_without_isolation
         self._ending: list[str] = []
         if self._unsafe:
@@ -98,7 +102,7 @@ class Sandbox:
             )
         self._filters = seccomp_filter(), task_filter()
         if engine == "bubblewrap":
-            self._command = bubblewrap(_toolchains(languages))
+            self._command = bubblewrap(_toolchains(languages), packages)
         else:
             self._command, self._ending = container(engine, image), container_ending(engine)
 
@@ -262,16 +266,20 @@ class Sandbox:
 
     def _try_languages(self) -> None:
         works = {spoken.name: spoken.run(spoken.trial, "") for spoken in self._languages}
-        keys = {name: repr((*self._kind, work)) for name, work in works.items() if isinstance(work, Program)}
+        works |= {
+            f"python with {each.name}": Module(f"import {', '.join(each.modules)}", "") for each in self._packages
+        }
+        keys = {name: repr((*self._kind, work)) for name, work in works.items() if work != Module("", "")}
         tasks = [
             Task(name, works[name], _TRIAL_SECONDS, _TRIAL_MEMORY) for name, key in keys.items() if key not in _TRIED
         ]
         for verdict in self.run(tasks):
             if not verdict.has_passed:
                 raise SandboxError(
-                    f"programs in {verdict.id} cannot be run: one that does nothing was tried in the sandbox, and "
+                    f"programs in {verdict.id} cannot be run: one that does nothing else was tried in the sandbox, and "
                     f"{verdict.status}: {verdict.reason}\n{verdict.stderr.strip()}\n"
-                    "a toolchain must be in /usr or in a separate folder, and need no files elsewhere"
+                    "a toolchain must be in /usr or in a separate folder, and need no files elsewhere; of a package, name "
+                    "in `packages` all that it needs, or remove it"
                 )
             _TRIED.add(keys[verdict.id])
 
@@ -295,7 +303,7 @@ def _toolchains(languages: Sequence[Language]) -> list[Path] | None:
     return [folder for spoken in others for folder in spoken.folders()] if others else None
 
 
-def missing(languages: Sequence[str] = ()) -> tuple[str, ...]:
+def missing(languages: Sequence[str] = (), packages: Sequence[Package] = ()) -> tuple[str, ...]:
     """Return the reasons why programs cannot be run safely on this machine, with remedies; empty if they can.
 
     For `kdtool_check` of components that run programs: a sandbox is started and tried, and a program of each language.
@@ -303,7 +311,7 @@ def missing(languages: Sequence[str] = ()) -> tuple[str, ...]:
     reasons = []
     for spoken in ([], *([name] for name in languages)):
         try:
-            with Sandbox(languages=[language(name) for name in spoken]):
+            with Sandbox(languages=[language(name) for name in spoken], packages=packages):
                 pass
         except SandboxError as error:
             reasons.append(str(error))

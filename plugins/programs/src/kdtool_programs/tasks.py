@@ -39,6 +39,8 @@ class Module:
     """Names of the module that the tests use, such as its entry point."""
     helpers: str = ""
     """Further code that the tests use, from the dataset (for HumanEval the prompt); it does not see the module."""
+    forks: bool = False
+    """True if its functions run in processes that they start: time for which these wait for a processor is not charged."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def frames_of(task: Task) -> tuple[list[bytes], list[Limit]]:
     """
     work, times = task.work, slowness()
     if isinstance(work, Module):
-        limit = Limit(times * task.seconds, 1, f"no verdict within {task.seconds:g} s", starts_others=False)
+        limit = Limit(times * task.seconds, 1, f"no verdict within {task.seconds:g} s", starts_others=work.forks)
         inside = _limits_inside(limit, f"no verdict within {WAITING * task.seconds:g} s")
         limits = {"memory": task.memory, "processes": _MODULE_PROCESSES, "files": _MODULE_FILES, **inside}
         tests = {"helpers": work.helpers, "tests": work.tests, "names": list(work.names)}

@@ -1,8 +1,8 @@
 """The files of this machine that a sandbox shows: only those on a list.
 
 Programs see Python's standard library and the shared libraries that it loads. For other languages they also see programs,
-libraries and headers of /usr, and the folders of the toolchains. Installed packages are in none of it: some carry benchmarks
-with their solutions.
+libraries and headers of /usr, and the folders of the toolchains. Installed packages are in none of it, except those that are
+named: some carry benchmarks with their solutions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path, PurePosixPath
+
+import kdtool
 
 from kdtool_programs.tasks import SandboxError
 
@@ -23,6 +26,7 @@ _ROOT = PurePosixPath("/python")
 """The place of Python inside, wherever it is installed: below /tmp, a home, or /usr."""
 EXECUTABLE = _ROOT / "bin" / "python3"
 LIBRARIES = _ROOT / "shared"
+PACKAGES = _ROOT / "packages"
 _DATA = ("/usr/share/zoneinfo", "/usr/lib/locale/C.utf8")
 _PARTS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "libexec", "include")
 _PACKAGES = frozenset(("site-packages", "dist-packages", "node_modules", "site-library", "gems"))
@@ -64,13 +68,56 @@ def base_executable() -> Path:
     return Path(getattr(sys, "_base_executable", sys.executable)).resolve()
 
 
-def view_of(toolchains: Sequence[Path] | None) -> View:
+@dataclass(frozen=True)
+class Package:
+    """An installed package, with the entries that it has in the folder of packages."""
+
+    name: str
+    version: str
+    entries: tuple[Path, ...]
+
+    @property
+    def modules(self) -> list[str]:
+        """The modules that programs import."""
+        return sorted({name for entry in self.entries if (name := entry.name.partition(".")[0]).isidentifier()})
+
+
+@cache
+def find_package(name: str) -> Package | None:
+    """Return the package that is installed under a name next to kdtool; None if there is none, or only a link to one."""
+    try:
+        found = distribution(name)
+    except (PackageNotFoundError, ValueError):
+        return None
+    tops = {file.parts[0] for file in found.files or () if file.suffix != ".pth"} - {"..", "__pycache__"}
+    package = Package(name, found.version, tuple(Path(str(found.locate_file(top))) for top in sorted(tops)))
+    return package if package.modules else None
+
+
+def find_packages(names: Iterable[str]) -> list[Package]:
+    """Return the packages of these names.
+
+    Raises:
+        UsageError: one of them is not installed next to kdtool.
+    """
+    packages = {name: find_package(name) for name in names}
+    if unknown := [name for name, package in packages.items() if package is None]:
+        raise kdtool.UsageError(
+            f"packages: {', '.join(unknown)}: not installed next to kdtool; expected names of packages as pip lists them: "
+            "install it there, or remove it from packages"
+        )
+    return [package for package in packages.values() if package]
+
+
+def view_of(toolchains: Sequence[Path] | None, packages: Sequence[Package] = ()) -> View:
     """Return the files for Python and, unless `toolchains` is None, for programs in other languages.
 
     Raises:
         SandboxError: Python does not report its files, or a toolchain is in a folder that cannot be shown.
     """
-    python = _python(base_executable())
+    python = _python(
+        base_executable(), tuple(dict.fromkeys(entry for package in packages for entry in package.entries))
+    )
     if toolchains is None:
         return python
     places = [Path("/usr") / part for part in _PARTS] + [Path("/usr/local") / part for part in _PARTS]
@@ -94,15 +141,16 @@ def system_parts() -> list[str]:
 
 
 @cache
-def _python(executable: Path) -> View:
-    inventory = _inventory(executable)
+def _python(executable: Path, packages: tuple[Path, ...]) -> View:
+    inventory = _inventory(executable, packages)
     prefixes, modules = [Path(prefix) for prefix in inventory["prefixes"]], frozenset(inventory["modules"])
     folders = _outer(Path(folder) for folder in inventory["path"])
     library = [(folder.resolve(), _place(folder, prefixes)) for folder in folders]
-    shared = [Path(path) for path in inventory["libraries"] if not _is_below(Path(path), folders)]
+    shared = [Path(path) for path in inventory["libraries"] if not _is_below(Path(path), [*folders, *packages])]
     loaders = [path for path in shared if _LOADER.match(path.name)]
     shown = [(executable, EXECUTABLE), *library]
     shown += [(path.resolve(), PurePosixPath(path) if path in loaders else LIBRARIES / path.name) for path in shared]
+    shown += [(entry.resolve(), PACKAGES / entry.name) for entry in packages]
     shown += [(Path(data), PurePosixPath(data)) for data in _DATA if Path(data).is_dir()]
     covered = [
         (path, shown_as / path.relative_to(folder))
@@ -113,8 +161,9 @@ def _python(executable: Path) -> View:
     return View(tuple(shown), tuple(covered))
 
 
-def _inventory(executable: Path) -> dict[str, list[str]]:
+def _inventory(executable: Path, packages: Iterable[Path]) -> dict[str, list[str]]:
     command = [str(executable), "-I", "-S", "-B", "-W", "ignore", str(Path(__file__).with_name("inventory.py"))]
+    command += map(str, packages)
     try:
         completed = subprocess.run(command, capture_output=True, check=True, text=True, timeout=_SECONDS)  # noqa: S603 (Python)
         inventory: dict[str, list[str]] = json.loads(completed.stdout.splitlines()[-1])

@@ -24,6 +24,7 @@ from kdtool_programs.commands import NAME, USER
 from kdtool_programs.inside import messages
 from kdtool_programs.processes import calm, children, descendants, memory_of
 from kdtool_programs.tasks import WAITING, Clock, Limit
+from kdtool_programs.view import PACKAGES
 
 _ENDING = 5.0
 _KILLING = 30.0
@@ -91,7 +92,7 @@ class Worker:
         Raises:
             Ended: it does not take them.
         """
-        greeting = {"modules": _modules(self._compiled), "number": self.number}
+        greeting = {"modules": _modules(self._compiled), "number": self.number, "packages": str(PACKAGES)}
         self._hand(marshal.dumps({**greeting, "filter": filter_, "of tasks": of_tasks}, _FORMAT))
 
     def ready(self, seconds: float) -> dict[str, Any]:

@@ -245,7 +245,7 @@ def _look_up(module: ModuleType, name: str) -> Any:
 _NO_NEW_PRIVILEGES, _SECCOMP, _FILTER, _DUMPABLE, _ADOPT = 38, 22, 2, 4, 36
 _HEAPS = -8
 _STACK = 64 * 2**20
-_FILE = 32 * 2**20
+_FILE = 64 * 2**20
 _SIGNALS = 64
 """Pending signals, among which timers count."""
 _NO_CORE = 1

@@ -45,6 +45,7 @@ def serve(greeting: dict[str, Any]) -> None:
         hide()
         forbid_calls(greeting["filter"])
     share_heaps()
+    sys.path.append(greeting["packages"])
     everywhere = os.sched_getaffinity(0)
     # Tester and candidate take turns: to wake another processor for each turn is dear.
     stay_on({sorted(everywhere)[greeting["number"] % len(everywhere)]})

@@ -17,23 +17,8 @@ Each = Callable[[Any], Any]
 
 _LARGEST_NUMBER = 2**63
 _TYPES = (
-    int,
-    float,
-    str,
-    bool,
-    list,
-    tuple,
-    dict,
-    set,
-    frozenset,
-    bytes,
-    bytearray,
-    complex,
-    range,
-    object,
-    reversed,
-    zip,
-)
+    int, float, str, bool, list, tuple, dict, set, frozenset, bytes, bytearray, complex, range, object, reversed, zip,
+)  # fmt: skip
 _FUNCTIONS = (abs, all, any, chr, divmod, len, max, min, ord, pow, round, sorted, sum)
 _BY_NAME: dict[str, Any] = {
     **{kind.__name__: kind for kind in (*_TYPES, *_FUNCTIONS, type, type(None))},
@@ -126,6 +111,8 @@ def to_plain(value: Any, opaque: Callable[[Any], Any]) -> Any:
         for base in _BASES:
             if issubclass(kind, base):
                 return each(base(value))
+        if kind.__module__ == "numpy" and getattr(value, "shape", None) == ():  # np.int64 and the like
+            return each(value.item())
         return opaque(value)
 
     return each(value)

@@ -1,4 +1,4 @@
-"""Interface of programming languages: how to recognise, check and run source.
+"""Interface of programming languages: how to run source.
 
 A language is a plugin of this library: a class that extends `Language`, named in the entry-point group
 `kdtool_programs.languages`. The modules next to this one contain those that come with the library. To add another one,
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import ClassVar
 
 import kdtool
@@ -26,20 +24,10 @@ class Language(ABC):
 
     name: ClassVar[str]
     """As the entry point calls it, in lower case."""
-    suffixes: ClassVar[tuple[str, ...]]
-    """Ends of file names, with the dot."""
-    stops: ClassVar[tuple[str, ...]]
-    """Texts that end an answer to a function's prompt."""
     programs: ClassVar[tuple[str, ...]] = ()
     """Programs that must be installed."""
     trial: ClassVar[str] = ""
     """A program that does nothing and passes without tests: `Sandbox` runs it before others in the language."""
-
-    def detect(self, path: str, text: str) -> bool:
-        """Return whether a file is in this language, by its name, or by its first line if it has no suffix."""
-        suffix = PurePath(path).suffix
-        first = text.partition("\n")[0]
-        return suffix.lower() in self.suffixes if suffix else first.startswith("#!") and self.name in first
 
     def missing(self) -> tuple[str, ...]:
         """Return the programs that are needed and not found."""
@@ -54,18 +42,13 @@ class Language(ABC):
         return tuple(dict.fromkeys(part for program in self.programs for part in _own_parts(locate(program))))
 
     @abstractmethod
-    def parse(self, source: str) -> Module | Program:
-        """Return work that passes if, and only if, the source can be parsed."""
-
-    @abstractmethod
     def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Module | Program:
         """Return work that passes if, and only if, the tests do. Names and helpers are as in `Module`."""
 
 
-@cache
-def installed_languages() -> dict[str, EntryPoint]:
-    """Return the entry points of all installed languages by name; nothing is imported."""
-    return {point.name: point for point in sorted(entry_points(group=GROUP))}
+def installed_languages() -> list[str]:
+    """Return the names of all installed languages; nothing is imported."""
+    return kdtool.list_plugins(GROUP)
 
 
 def language(name: str) -> Language:
@@ -73,14 +56,12 @@ def language(name: str) -> Language:
 
     Raises:
         UsageError: no installed package brings it.
+        PluginError: several do, or it cannot be imported.
         SandboxError: its toolchain is not on this machine.
     """
-    points = installed_languages()
-    if name not in points:
-        raise kdtool.UsageError(f"no language is called {name!r}; installed: {', '.join(points)}")
-    made = points[name].load()()
+    made = kdtool.load_plugin(GROUP, name)()
     if not isinstance(made, Language):
-        raise kdtool.PluginError(f"language {name!r} ({points[name].value}) is not a kdtool_programs.Language")
+        raise kdtool.PluginError(f"language {name!r} is not a kdtool_programs.Language, but {type(made).__name__}")
     if missing := made.missing():
         raise SandboxError(
             f"programs in {name} cannot be run: {' and '.join(missing)} not found; install the toolchain"

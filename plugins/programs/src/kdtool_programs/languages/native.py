@@ -50,14 +50,8 @@ class Cpp(Language):
     """
 
     name = "cpp"
-    suffixes = (".cpp", ".cc", ".cxx", ".hpp", ".hh")
-    stops = ("\n}\n", "\nint main", "\n#include", "\n//", "\n```")
     programs = ("g++",)
     trial = "int main() {}"
-
-    def parse(self, source: str) -> Program:
-        command = (str(locate("g++")), "-std=c++17", "-fsyntax-only", "program.cpp")
-        return Program({"program.cpp": source}, (Step(command, "syntax", _CPP_COMPILING),))
 
     def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
         build = (str(locate("g++")), "-std=c++17", "-w", "-Wl,--wrap=main", "program.cpp", "end.cpp", "-o", "program")
@@ -110,18 +104,13 @@ class Go(Language):
     """Go. Functions of the tests called `Test…` are run if there are some, `main` otherwise."""
 
     name = "go"
-    suffixes = (".go",)
-    stops = ("\n}\n", "\nfunc ", "\nstruct", "\n//", "\n```")
-    programs = ("go", "gofmt")
+    programs = ("go",)
     trial = "package main\nfunc main() {}"
 
     def folders(self) -> tuple[Path, ...]:
         """Return the toolchain's folder, and the parts of it that a distribution keeps elsewhere."""
         home = locate("go").parent.parent
         return tuple(dict.fromkeys(part.resolve() for part in (home, home / "src", home / "pkg" / "include")))
-
-    def parse(self, source: str) -> Program:
-        return Program({"program.go": source}, (Step((str(locate("gofmt")), "-e", "program.go"), "syntax"),))
 
     def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
         text = f"{source}\n{tests}\n"
@@ -181,19 +170,11 @@ class Rust(Language):
     """
 
     name = "rust"
-    suffixes = (".rs",)
-    stops = ("\n}\n", "\nfn ", "\nstruct ", "\nimpl ", "\n//", "\n```")
     programs = ("rustc", "gcc")
     trial = "fn main() {}"
 
     def folders(self) -> tuple[Path, ...]:
         return (self._toolchain(),)
-
-    def parse(self, source: str) -> Program:
-        """Parse without resolving names: what a condition leaves out is only parsed."""
-        wrapped = f"#[cfg(any())]\nmod source {{\n{source}\n}}\n"
-        command = (*self._compiler(), "--crate-type=lib", "--emit=metadata", "program.rs")
-        return Program({"program.rs": wrapped}, (Step(command, "syntax", _RUST_COMPILING),))
 
     def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
         # Macros such as `assert!` are written `::std::assert!`.

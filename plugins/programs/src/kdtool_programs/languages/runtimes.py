@@ -19,12 +19,6 @@ class Python(Language):
     """Python, of the interpreter that runs kdtool."""
 
     name = "python"
-    suffixes = (".py", ".pyi")
-    stops = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```")
-
-    def parse(self, source: str) -> Module:
-        """Parse within the tests' process; no line of the source is executed."""
-        return Module("", f"import ast\nast.parse({source!r})\n")
 
     def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Module:
         return Module(source, tests, names, helpers)
@@ -79,19 +73,11 @@ class JavaScript(Language):
     """JavaScript."""
 
     name = "javascript"
-    suffixes = (".js", ".mjs", ".cjs")
-    stops = ("\n}\n", "\nfunction ", "\n/*", "\n//", "\nconsole.log", "\nconst ", "\n```")
     programs = ("node",)
-
-    def detect(self, path: str, text: str) -> bool:
-        return super().detect(path, text) or (text.startswith("#!") and "node" in text.partition("\n")[0])
 
     def folders(self) -> tuple[Path, ...]:
         """Return the toolchain's folders, and those of Node's bundled modules if a distribution keeps them elsewhere."""
         return (*super().folders(), *_shared_node_modules(str(locate("node"))))
-
-    def parse(self, source: str) -> Program:
-        return Program({"program.js": source}, (Step((str(locate("node")), "--check", "program.js"), "syntax"),))
 
     def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
         command = (str(locate("node")), "--require", "./before.js", "program.js")
@@ -114,24 +100,6 @@ _JAVA_FRUGAL = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "
 _JAVA_LOADER = "-Djava.system.class.loader=TestsWithEnd"
 _JAVA_OUTER = re.compile(r"^(?:(?:public|final|abstract)\s+)*class\s+(\w+)", re.MULTILINE)
 """A class that is in no other one, by its indentation."""
-_JAVA_PARSER = """\
-import com.sun.source.util.JavacTask;
-import javax.tools.*;
-
-public class Parse {
-    public static void main(String[] names) throws Exception {
-        var compiler = ToolProvider.getSystemJavaCompiler();
-        var found = new DiagnosticCollector<JavaFileObject>();
-        var files = compiler.getStandardFileManager(found, null, null);
-        var task = (JavacTask) compiler.getTask(null, files, found, null, null, files.getJavaFileObjects(names));
-        task.parse();
-        for (var one : found.getDiagnostics()) {
-            System.err.println(one);
-            if (one.getKind() == Diagnostic.Kind.ERROR) System.exit(1);
-        }
-    }
-}
-"""
 _JAVA_END = """\
 public class TestsWithEnd extends java.lang.ClassLoader {
     public TestsWithEnd(java.lang.ClassLoader parent) {
@@ -182,8 +150,6 @@ class Java(Language):
     """
 
     name = "java"
-    suffixes = (".java",)
-    stops = ("\n    }\n}", "\n    public ", "\n    private ", "\nclass ", "\nimport ", "\n```")
     programs = ("java", "javac")
     trial = "class Main { public static void main(String[] a) {} }"
 
@@ -193,10 +159,6 @@ class Java(Language):
         settings = (home / "conf" / "security" / "java.security", home / "lib" / "security" / "default.policy")
         linked = [path.resolve() for path in settings if path.exists()]
         return (home, *{Path(*path.parts[:3]) for path in linked if path.is_relative_to("/etc")})
-
-    def parse(self, source: str) -> Program:
-        command = (str(locate("java")), *_JAVA_FRUGAL, "Parse.java", "Source.java")
-        return Program({"Parse.java": _JAVA_PARSER, "Source.java": source}, (Step(command, "syntax", _JAVA_COMPILING),))
 
     def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
         # Calls such as `Objects.equals` are written `java.util.Objects.equals`.
