@@ -15,11 +15,8 @@ import pytest
 from aiohttp import web
 from claude_asking import Ask, requests
 from kdtool_teacher_claude import _messages
-from kdtool_teacher_claude._client import counting
-from kdtool_teacher_claude._config import ClaudeConfig
-from kdtool_teacher_claude._requests import prepare
 from kdtool_testing.servers.claude import serve
-from kdtool_testing.servers.claude_api import KEY, Faults, MessagesServer
+from kdtool_testing.servers.claude_api import Faults, MessagesServer
 from kdtool_testing.servers.claude_replies import MODEL
 
 PAGE = "<html><body><h1>Bad gateway</h1></body></html>"
@@ -127,9 +124,7 @@ def test_a_redirection_is_not_followed_so_that_the_key_stays_here(ask: Ask, serv
 
     def redirect(request: web.Request) -> web.Response | None:
         seen.append(request.path)
-        return (
-            web.Response(status=307, headers={"location": "/v1/messages/count_tokens"}) if of_message(request) else None
-        )
+        return web.Response(status=307, headers={"location": "/v1/messages/elsewhere"}) if of_message(request) else None
 
     replace_answers(server, redirect)
     with pytest.raises(kdtool.ServiceError, match=r"answers 307 .*not as the API does"):
@@ -249,18 +244,6 @@ def test_a_key_that_no_header_holds_is_refused_at_once(ask: Ask, monkeypatch: py
         ask(1)
     assert "sk-" not in str(stopped.value)
     assert time.monotonic() - begun < 5
-
-
-@pytest.mark.parametrize("answer", [page(200), page(502), web.json_response({"error": {}}, status=429)])
-def test_tokens_that_cannot_be_counted_are_a_sentence(server: MessagesServer, answer: web.Response) -> None:
-    config = ClaudeConfig.model_validate({"url": server.url, "model": MODEL, "budget_usd": 1})
-    replace_answers(server, lambda request: answer)
-    with (
-        counting(config, offline=False) as count_tokens,
-        pytest.raises(kdtool.ServiceError, match=r"count_tokens: .*count_tokens: false") as stopped,
-    ):
-        count_tokens(prepare(config, requests(1)[0], "key", "text"))
-    assert KEY not in str(stopped.value)
 
 
 def test_a_stored_answer_that_was_changed_is_named_and_bought_again(

@@ -17,11 +17,11 @@ from kdtool_testing.servers.claude_api import Faults, MessagesServer
 KILLS = 30 if os.environ.get("KDTOOL_FULL_FAULTS") else 5
 
 
-def test_batches_cost_half_and_auto_takes_them_for_many(ask: Ask, server: MessagesServer) -> None:
-    with ask.opened(mode="auto", batch_from=20, batch_size=25) as teacher:
-        few = list(teacher.kdtool_answer(requests(19)))
-        assert (len(few), server.bill.batches) == (19, 0)
-        paid = server.bill.picodollars
+def test_batches_cost_half_and_hold_only_what_is_missing(ask: Ask, server: MessagesServer) -> None:
+    few = ask(19)
+    assert (len(few), server.bill.batches) == (19, 0)
+    paid = server.bill.picodollars
+    with ask.opened(mode="batches", batch_size=25) as teacher:
         many = {one.id: one for one in teacher.kdtool_answer(requests(60))}
     assert server.bill.batches == 2, "41 were missing"
     assert {one.id: one for one in few}.items() <= many.items()

@@ -112,7 +112,10 @@ class Batches:
         items = [{"custom_id": f"{name}-{attempt.id}", "params": dict(query.body)} for query, attempt in reserved]
         await asyncio.wrap_future(self._ledger.write_batch(name, attempts))
         try:
-            remote = await self._create(items)
+            # Only after a failure that certainly created none is a batch submitted again.
+            remote = await self._retry(
+                lambda: self._client.create_batch(items), (LimitedError, UnreachedError), "no batch can be submitted"
+            )
         except DoubtfulError:
             return  # looked for among the service's batches
         except (RefusedError, kdtool.KdtoolError) as error:
@@ -123,19 +126,6 @@ class Batches:
                 f"a batch is refused ({error}); lower batch_size, or take `mode: messages`"
             ) from None
         await asyncio.wrap_future(self._ledger.write_submitted(name, remote))
-
-    async def _create(self, items: list[dict[str, Any]]) -> str:
-        """Submit a batch; wait and try again only if the service certainly created none."""
-        for number in range(1 + self._config.retries):
-            try:
-                return await self._client.create_batch(items)
-            except LimitedError as error:
-                pause = retry_after(error.headers) or min(60.0, 2.0**number)
-                reason = str(error)
-            except UnreachedError as error:
-                pause, reason = min(60.0, 0.25 * 2**number), str(error)
-            await asyncio.sleep(pause)
-        raise kdtool.ServiceError(f"no batch can be submitted: {reason}; run again later. Answers so far are kept")
 
     async def _give_up(self, batch: Batch, reason: str) -> None:
         """Record that a batch was never made."""
@@ -235,8 +225,13 @@ class Batches:
             if shown.get("type") == "invalid_request_error":
                 self._wrong[attempt.key] = reason
 
-    async def _retry(self, ask: Callable[[], Any]) -> Any:
-        """Repeat a question that is free.
+    async def _retry(
+        self,
+        ask: Callable[[], Any],
+        failures: tuple[type[Exception], ...] = (RefusedError, LimitedError, UnreachedError, DoubtfulError),
+        problem: str = "batches cannot be collected",
+    ) -> Any:
+        """Repeat a question that costs nothing if it ends with one of `failures`.
 
         Raises:
             GoneError: what it asks for is not there.
@@ -245,11 +240,11 @@ class Batches:
         for number in range(1 + self._config.retries):
             try:
                 return await ask()
-            except (RefusedError, LimitedError, UnreachedError, DoubtfulError) as error:
+            except failures as error:
                 reason = str(error)
                 pause = retry_after(error.headers) if isinstance(error, LimitedError) else 0.0
-            await asyncio.sleep(pause or min(30.0, 0.25 * 2**number))
-        raise kdtool.ServiceError(f"batches cannot be collected: {reason}; run again later. Nothing is lost")
+            await asyncio.sleep(pause or min(60.0, 0.25 * 2**number))
+        raise kdtool.ServiceError(f"{problem}: {reason}; run again later. Nothing is lost")
 
 
 def _parts(asked: Sequence[Asked], most: int) -> Iterator[list[Asked]]:

@@ -1,7 +1,6 @@
 """The API, by Anthropic's SDK: each POST is sent once, and each failure is one of few kinds.
 
 The SDK's own retries are off for everything that costs money: they would send a request again that may have been charged.
-The service counts tokens for free.
 """
 
 from __future__ import annotations
@@ -9,8 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -18,10 +16,8 @@ import aiohttp
 import anthropic
 import httpx2
 import kdtool
-from anyio.from_thread import start_blocking_portal
 
 from kdtool_teacher_claude._config import ClaudeConfig, is_loopback
-from kdtool_teacher_claude._requests import Asked
 
 _STREAM_FROM = 8192
 """Answers with at least this number of tokens are streamed: a proxy would cut a silent connection."""
@@ -96,12 +92,6 @@ class Client:
         except (RefusedError, LimitedError, UnreachedError, DoubtfulError) as error:
             raise kdtool.ServiceError(f"url: {error}; look at the address and the network, and run again") from None
 
-    async def count(self, body: Mapping[str, Any]) -> int:
-        """Return the number of input tokens of a request, which is free. Raises as `send`."""
-        content = {name: body[name] for name in ("model", "messages", "system") if name in body}
-        found: int = self._read(await self._post("/v1/messages/count_tokens", content), "input_tokens")["input_tokens"]
-        return found
-
     async def send(self, body: Mapping[str, Any]) -> tuple[Any, Mapping[str, str]]:
         """Send a request once; return its message and the response's headers.
 
@@ -166,16 +156,15 @@ class Client:
         raise failure
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> httpx2.Response:
-        try:
-            return await self._client.post(path, body=body, cast_to=httpx2.Response)
-        except Exception as error:
-            failure = self._translate(error)
-        raise failure  # outside of the handler: the SDK's error holds the request, and that the key
+        return await self._ask(self._client.post(path, body=body, cast_to=httpx2.Response))
 
     async def _get(self, path: str) -> httpx2.Response:
+        client = self._client.with_options(max_retries=self._config.retries)
+        return await self._ask(client.get(path, cast_to=httpx2.Response))
+
+    async def _ask(self, response: Awaitable[httpx2.Response]) -> httpx2.Response:
         try:
-            client = self._client.with_options(max_retries=self._config.retries)
-            return await client.get(path, cast_to=httpx2.Response)
+            return await response
         except Exception as error:
             failure = self._translate(error)
         raise failure  # outside of the handler: the SDK's error holds the request, and that the key
@@ -306,24 +295,3 @@ def _add_event(message: dict[str, Any], event: Mapping[str, Any]) -> bool:
         counts = {name: value for name, value in (event.get("usage") or {}).items() if value is not None}
         message["usage"] = {**message.get("usage", {}), **counts}
     return kind == "message_stop"
-
-
-@contextmanager
-def counting(config: ClaudeConfig, *, offline: bool) -> Iterator[Callable[[Asked], int]]:
-    """Give a function that counts the input tokens of a request; it raises a ServiceError if that fails."""
-    with start_blocking_portal() as portal:
-        client = portal.call(lambda: Client(config, offline=offline))
-
-        def count(asked: Asked) -> int:
-            try:
-                tokens: int = portal.call(client.count, asked.body)
-            except (RefusedError, LimitedError, UnreachedError, DoubtfulError) as error:
-                raise kdtool.ServiceError(
-                    f"count_tokens: {error}; run again later, or let tokens be estimated: count_tokens: false"
-                ) from None
-            return tokens
-
-        try:
-            yield count
-        finally:
-            portal.call(client.close)

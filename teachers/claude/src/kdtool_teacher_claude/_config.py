@@ -54,10 +54,8 @@ class ClaudeConfig(kdtool.Config):
     """Effort of thinking and answer; null is the model's default: medium for Opus 5.5 and Haiku 5.5, high for others."""
     system: str = ""
     """Text that comes before every request, such as instructions with examples. It is cached if it is long enough."""
-    mode: Literal["messages", "batches", "auto"] = kdtool.Field(default="messages", json_schema_extra=_FREE)
-    """`messages` answers at once; `batches` costs half and takes up to a day; `auto` takes batches from `batch_from` on."""
-    batch_from: int = kdtool.Field(default=1000, ge=1, le=100_000, json_schema_extra=_FREE)
-    """Number of requests from which `auto` sends batches."""
+    mode: Literal["messages", "batches"] = kdtool.Field(default="messages", json_schema_extra=_FREE)
+    """`messages` answers at once; `batches` costs half and takes up to a day."""
     batch_size: int = kdtool.Field(default=10_000, ge=1, le=100_000, json_schema_extra=_FREE)
     """Largest number of requests in a batch."""
     orphan_wait: float = kdtool.Field(default=900, ge=0, le=86400, json_schema_extra=_FREE)
@@ -85,8 +83,6 @@ class ClaudeConfig(kdtool.Config):
     """Seconds without a part of an answer after which a request counts as unanswered."""
     retries: int = kdtool.Field(default=8, ge=0, le=100, json_schema_extra=_FREE)
     """Number of times that a request without an answer is sent again."""
-    count_tokens: bool = kdtool.Field(default=False, json_schema_extra=_FREE)
-    """Let `kdtool check` count tokens by the service, which is free, instead of estimating them here. Needs the key."""
 
     @pydantic.model_validator(mode="after")
     def _is_taken(self) -> ClaudeConfig:

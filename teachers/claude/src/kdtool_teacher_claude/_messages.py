@@ -119,12 +119,11 @@ class Messages:
         )
 
     async def _attempt(self, asked: Asked) -> str:
-        lock = self._warming.setdefault(asked.prefix, asyncio.Lock()) if self._is_cold(asked) else None
-        if lock is None:
-            return await self._send(asked)
-        async with lock:  # one request writes the prefix into the cache, and the others read it
-            if self._is_cold(asked):
-                return await self._send(asked)
+        if self._is_cold(asked):
+            # One request writes the prefix into the cache, and the others read it.
+            async with self._warming.setdefault(asked.prefix, asyncio.Lock()):
+                if self._is_cold(asked):
+                    return await self._send(asked)
         return await self._send(asked)
 
     def _is_cold(self, asked: Asked) -> bool:

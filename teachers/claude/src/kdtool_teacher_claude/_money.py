@@ -1,37 +1,26 @@
 """Money and time of a run: the forecast for `kdtool check`, and a line every half minute while the run asks.
 
-A forecast sends nothing, unless the service shall count tokens. Each evaluator is given a teacher that notes its requests
-and answers nothing, so that their price is known before the run.
+A forecast sends nothing. Each evaluator is given a teacher that notes its requests and answers nothing, so that their price
+is known before the run.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import kdtool
 from kdtool_measuring import Ledger, has_answer, read_summary
 
 from kdtool_teacher_claude._config import ClaudeConfig, cache_minimum, thinks
-from kdtool_teacher_claude._requests import (
-    Asked,
-    Prices,
-    Rates,
-    Usage,
-    dollars,
-    estimate_tokens,
-    picodollars,
-    prices_of,
-    refusal,
-)
+from kdtool_teacher_claude._requests import Asked, Usage, dollars, estimate_tokens, picodollars, prices_of
 
-_COUNTED = 20
-"""Requests that the service counts; the others are scaled by them."""
 _PUBLISHED = {"requests": 1_000, "tokens in": 500_000, "tokens out": 100_000}
 """Limits a minute that Anthropic publishes for its first tier, as an example: they differ by account and model."""
 
@@ -51,7 +40,7 @@ class Purpose:
 
 
 def estimate(
-    config: ClaudeConfig, requests: Iterable[Asked], purpose: Purpose, file: Path, count: Callable[[Asked], int] | None
+    config: ClaudeConfig, requests: Iterable[Asked], purpose: Purpose, file: Path
 ) -> Iterator[kdtool.Estimate]:
     """Yield what the answers cost, if each is as long as it may be.
 
@@ -60,7 +49,6 @@ def estimate(
         requests: what will be asked, or a sample of it.
         purpose: the use of the answers.
         file: the ledger, which may not exist yet.
-        count: counts input tokens by the service; None estimates them here.
     """
     prices, times = prices_of(config), purpose.times
     all_asked = {asked.key: asked for asked in requests}
@@ -72,82 +60,38 @@ def estimate(
             note = f"{purpose.name}: all {stored:,} answers are stored, and cost nothing"
             yield kdtool.Estimate("answers of claude", note=note)
         return
-    parts = _tokens_by_rates(prices, missing, times, count)
-    tokens, hour = _sum_tokens(parts.values()), config.cache == "1h"
-    whole, by_batch = (
-        sum(rates.price(part.plain, batched=batched) for rates, part in parts.items()) for batched in (False, True)
-    )
-    by_cache = sum(rates.price(part.with_cache(hour=hour), batched=False) for rates, part in parts.items())
-    uses_batches = config.mode == "batches" or (config.mode == "auto" and number >= config.batch_from)
-    expected = by_batch if uses_batches else by_cache
+    plain, cached, writes = list[Usage](), list[Usage](), dict[str, int]()
+    for asked in missing:
+        asked_in, shared = estimate_parts(asked)
+        plain.append(Usage(asked_in + shared, asked.most_out))
+        cached.append(Usage(asked_in, asked.most_out, cache_read=shared) if asked.prefix else plain[-1])
+        if asked.prefix:  # is written to the cache once, and read by the other requests
+            kind = "cache_write_hour" if config.cache == "1h" else "cache_write"
+            write = prices.price(Usage(asked_in, asked.most_out, **{kind: shared}), batched=False)
+            writes[asked.prefix] = write - prices.price(cached[-1], batched=False)
+
+    def price(usages: Iterable[Usage], *, batched: bool = False) -> int:
+        return round(times * sum(prices.price(usage, batched=batched) for usage in usages))
+
+    whole, by_batch, by_cache = price(plain), price(plain, batched=True), price(cached) + sum(writes.values())
+    tokens_in = round(times * sum(usage.input for usage in plain))
+    tokens_out = round(times * sum(usage.output for usage in plain))
+    expected = by_batch if config.mode == "batches" else by_cache
     notes = [
-        f"{purpose.name}: {dollars(expected)} for {number:,} requests, {tokens.own + tokens.shared:,} tokens in, "
-        f"{tokens.out:,} out at most",
+        f"{purpose.name}: {dollars(expected)} for {number:,} requests, {tokens_in:,} tokens in, {tokens_out:,} out "
+        "at most",
         f"{dollars(whole)} plain, {dollars(by_cache)} cached, {dollars(by_batch)} batched",
         *([f"{stored:,} answers are stored already"] if stored else []),
-        *_notes_on_cache(config, tokens),
+        *_notes_on_cache(config, is_marked=bool(writes)),
         *_notes_on_thinking(config),
-        _note_on_time(config, number, tokens, uses_batches=uses_batches),
+        _note_on_time(config, number, round(times * sum(usage.input for usage in cached)), tokens_out),
         _note_on_budget(config, file, purpose, number, expected),
     ]
     yield kdtool.Estimate("answers of claude", picodollars=expected, note="; ".join(notes))
 
 
-@dataclass(frozen=True)
-class _Tokens:
-    """Tokens of requests: of their messages, of the system texts that they share, out, and of different cached prefixes."""
-
-    own: int
-    shared: int
-    out: int
-    prefix: int
-
-    @property
-    def plain(self) -> Usage:
-        """Tokens if each request reads everything again."""
-        return Usage(self.own + self.shared, self.out)
-
-    def with_cache(self, *, hour: bool) -> Usage:
-        """Each prefix written to the cache once, for an hour or for five minutes, and read by the others."""
-        if not self.prefix:
-            return self.plain
-        return Usage(
-            self.own,
-            self.out,
-            cache_read=max(0, self.shared - self.prefix),
-            cache_write=0 if hour else self.prefix,
-            cache_write_hour=self.prefix if hour else 0,
-        )
-
-
-def _tokens_by_rates(
-    prices: Prices, missing: Sequence[Asked], times: float, count: Callable[[Asked], int] | None
-) -> dict[Rates, _Tokens]:
-    """Return the tokens of all requests by their rates, which depend on the length of each."""
-    scale = 1.0
-    if count is not None:
-        counted = missing[:_COUNTED]
-        scale = sum(map(count, counted)) / sum(sum(estimate_parts(asked)) for asked in counted)
-    by_rates: dict[Rates, list[Asked]] = {}
-    for asked in missing:
-        by_rates.setdefault(prices.rates(round(scale * sum(estimate_parts(asked)))), []).append(asked)
-    return {rates: _tokens_of(some, times, scale) for rates, some in by_rates.items()}
-
-
-def _sum_tokens(parts: Iterable[_Tokens]) -> _Tokens:
-    return _Tokens(*(sum(values) for values in zip(*((p.own, p.shared, p.out, p.prefix) for p in parts), strict=True)))
-
-
-def _tokens_of(missing: Sequence[Asked], times: float, scale: float) -> _Tokens:
-    own, shared = zip(*(estimate_parts(asked) for asked in missing), strict=True)
-    prefixes = {asked.prefix: tokens for asked, tokens in zip(missing, shared, strict=True) if asked.prefix}
-    out = round(times * sum(asked.most_out for asked in missing))
-    prefix = round(scale * sum(prefixes.values()))
-    return _Tokens(round(times * scale * sum(own)), round(times * scale * sum(shared)), out, prefix)
-
-
-def _notes_on_cache(config: ClaudeConfig, tokens: _Tokens) -> Iterator[str]:
-    if config.system and not tokens.prefix and config.cache != "off":
+def _notes_on_cache(config: ClaudeConfig, *, is_marked: bool) -> Iterator[str]:
+    if config.system and not is_marked and config.cache != "off":
         yield (
             f"`system` has about {estimate_tokens(config.system):,} tokens, below the {cache_minimum(config.model):,} from "
             "which this model caches: priced uncached"
@@ -162,16 +106,15 @@ def _notes_on_thinking(config: ClaudeConfig) -> Iterator[str]:
         )
 
 
-def _note_on_time(config: ClaudeConfig, number: int, tokens: _Tokens, *, uses_batches: bool) -> str:
-    if uses_batches:
+def _note_on_time(config: ClaudeConfig, number: int, tokens_in: int, tokens_out: int) -> str:
+    if config.mode == "batches":
         return "up to 24 hours by batches"
     if config.requests_per_minute:
         return (
             f"{ceil(number / config.requests_per_minute):,} min at {config.requests_per_minute:,} requests per minute"
         )
-    # Input that is read from the cache counts towards no limit.
-    read = tokens.own + (tokens.prefix or tokens.shared)
-    needed = {"requests": number, "tokens in": read, "tokens out": tokens.out}
+    # Input that is read from the cache counts towards no limit, and is not in `tokens_in`.
+    needed = {"requests": number, "tokens in": tokens_in, "tokens out": tokens_out}
     minutes = max(needed[name] / limit for name, limit in _PUBLISHED.items())
     limits = ", ".join(f"{limit:,} {name}" for name, limit in _PUBLISHED.items())
     return (
@@ -207,46 +150,33 @@ def estimate_parts(asked: Asked) -> tuple[int, int]:
 _TEXT = "def increment(number):\n    return number + 1\n\n\n" * 40
 
 
-class NotingRuntime(kdtool.Runtime):
-    """Notes requests, and refuses each."""
-
-    abilities: frozenset[kdtool.Ability] = frozenset({"converse"})
-
-    def __init__(self) -> None:
-        self.noted: list[kdtool.Request] = []
-
-    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        """Yield a refusal of each request."""
-        for request in requests:
-            self.noted.append(request)
-            yield refusal(request, "nothing is asked before the run")
-
-
 def requests_of(
-    run: kdtool.RunInfo, evaluator: str, teacher: str, runtime: NotingRuntime
+    run: kdtool.RunInfo, evaluator: str, teacher: str, noted: list[kdtool.Request]
 ) -> list[kdtool.Request] | str:
     """Return what an evaluator asks a teacher, or why that is not known.
 
     Args:
         run: the run that is checked.
         evaluator: its name in the recipe.
-        teacher: name of the teacher, which opens `runtime` meanwhile.
-        runtime: notes the requests.
+        teacher: name of the teacher, which meanwhile puts its requests into `noted` and refuses them.
+        noted: is overwritten.
     """
     component = run.component(evaluator, kdtool.Evaluator)
     if component.asks:
         return "it asks other teachers, too"
-    runtime.noted.clear()
+    noted.clear()
+    example = kdtool.Example("text", kdtool.Text(_TEXT), "test", language="python")
+    texts: Any = SimpleNamespace(examples=lambda split: iter([replace(example, split=split)]))
     try:
         with TemporaryDirectory() as folder:
             hooks: Any = _Quiet(run.hook)
-            quiet = replace(run, hook=hooks, texts=_OneText(), folder=Path(folder), say=lambda _: None, stage="scores")
+            quiet = replace(run, hook=hooks, texts=texts, folder=Path(folder), say=lambda _: None, stage="scores")
             list(component.kdtool_evaluate(quiet, [kdtool.Subject(teacher, "teacher")]))
     except Exception as error:  # what the evaluator lacks here may exist in the run
         return f"it fails before the run ({type(error).__name__})"
-    if runtime.noted and (component.reads_text or component.measures_jointly):
+    if noted and (component.reads_text or component.measures_jointly):
         return "its number depends on the run's text or speed"
-    return list(runtime.noted)
+    return list(noted)
 
 
 class _Quiet:
@@ -257,14 +187,6 @@ class _Quiet:
 
     def __getattr__(self, name: str) -> Any:
         return (lambda *_: None) if name == "kdtool_progress" else getattr(self._hooks, name)
-
-
-class _OneText:
-    """Text that shows whether an evaluator of text would ask at all."""
-
-    def examples(self, split: kdtool.Split) -> Iterator[kdtool.Example]:
-        """Yield a document."""
-        yield kdtool.Example("text", kdtool.Text(_TEXT), split, language="python")
 
 
 _SECONDS = 30.0

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 import kdtool
-from kdtool_measuring import About
+from kdtool_measuring import About, cut_at_stops, readable
 
 from kdtool_teacher_claude._config import ClaudeConfig, PricesConfig, cache_minimum, fields_of, thinks
 
@@ -24,7 +23,6 @@ _OVERHEAD, _OVERHEAD_OF_TURN = 64, 16
 _CHARACTERS_PER_TOKEN = 3.5
 _ENDED = {"end_turn", "stop_sequence"}
 _CUT_OFF = {"max_tokens", "model_context_window_exceeded", "pause_turn"}
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class UnreadableError(Exception):
@@ -76,13 +74,13 @@ def prepare(config: ClaudeConfig, request: kdtool.Request, key: str, purpose: st
         "model": config.model,
         **fields_of(config.model, config.thinking, config.effort),
         "max_tokens": request.max_tokens + room,
-        "messages": [{"role": role, "content": _readable(text)} for role, text in turns],
+        "messages": [{"role": role, "content": readable(text)} for role, text in turns],
     }
     if stops := [
-        _readable(stop) for stop in request.stop if stop.strip()
+        readable(stop) for stop in request.stop if stop.strip()
     ]:  # others are refused; answers are cut at them
         content["stop_sequences"] = stops
-    text = _readable("\n\n".join(system))
+    text = readable("\n\n".join(system))
     marked = bool(text) and config.cache != "off" and estimate_tokens(text) >= cache_minimum(config.model)
     if marked:
         control = {"type": "ephemeral"} if config.cache == "5m" else {"type": "ephemeral", "ttl": "1h"}
@@ -114,7 +112,7 @@ def read_message(message: object, prices: Prices, *, batched: bool) -> tuple[str
     if not isinstance(reason, str):
         raise UnreadableError("the answer was cut off")
     blocks = [block for block in message["content"] if isinstance(block, Mapping) and block.get("type") == "text"]
-    text = _readable("".join(str(block.get("text", "")) for block in blocks))
+    text = readable("".join(str(block.get("text", "")) for block in blocks))
     price = prices.price(usage, batched=batched)
     finish = _finish(reason)
     why = f"stop_reason is {reason[:60]!r}" if finish == "refused" and reason != "refusal" else ""
@@ -125,8 +123,8 @@ def read_message(message: object, prices: Prices, *, batched: bool) -> tuple[str
 def restore(stored: str, request: kdtool.Request) -> kdtool.TextAnswer:
     """Return a stored answer to a request, cut at its stops."""
     answer = replace(kdtool.TextAnswer(**json.loads(stored)), id=request.id)
-    stops = [at for stop in request.stop if (at := answer.text.find(stop)) >= 0]
-    return replace(answer, text=answer.text[: min(stops)], finish="stop", reason="") if stops else answer
+    text = cut_at_stops(answer.text, request)
+    return answer if text == answer.text else replace(answer, text=text, finish="stop", reason="")
 
 
 def refusal(request: kdtool.Request, reason: str) -> kdtool.TextAnswer:
@@ -136,11 +134,6 @@ def refusal(request: kdtool.Request, reason: str) -> kdtool.TextAnswer:
 
 def _finish(reason: str) -> Literal["stop", "length", "refused"]:
     return "stop" if reason in _ENDED else "length" if reason in _CUT_OFF else "refused"
-
-
-def _readable(text: str) -> str:
-    """Return a text that can be sent and stored: half a character is U+FFFD."""
-    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 _PER_DOLLAR = 10**12

@@ -62,15 +62,15 @@ class Service:
 
     def _ask(self, asked: Iterator[Asked], progress: Progress) -> Iterator[kdtool.TextAnswer]:
         self._connect()
-        first: list[Asked] = []
-        batched = self._config.mode == "batches"
-        if self._config.mode == "auto":
-            first = list(islice(asked, self._config.batch_from))
-            batched = len(first) == self._config.batch_from
-        asked = chain(first, asked)
         batches = Batches(self._config, self._client, self._ledger, self._prices, progress, self._say)
         self._portal.call(batches.collect_open)  # also of a run in another mode: what they hold is paid for
-        yield from self._by_batches(asked, batches) if batched else self._by_messages(asked, progress)
+        if self._config.mode == "messages":
+            yield from self._by_messages(asked, progress)
+            return
+        while wave := list(islice(asked, _WAVE)):
+            answers: list[kdtool.TextAnswer] = []
+            self._portal.call(batches.answer_all, wave, answers.append)
+            yield from answers
 
     def _by_messages(self, asked: Iterator[Asked], progress: Progress) -> Iterator[kdtool.TextAnswer]:
         """Keep as many requests under way as allowed. After a failure no more are begun, and those under way are kept."""
@@ -112,12 +112,6 @@ class Service:
         finally:
             messages.stop()
             self._portal.call(_finish, tasks)
-
-    def _by_batches(self, asked: Iterator[Asked], batches: Batches) -> Iterator[kdtool.TextAnswer]:
-        while wave := list(islice(asked, _WAVE)):
-            found: list[kdtool.TextAnswer] = []
-            self._portal.call(batches.answer_all, wave, found.append)
-            yield from found
 
     def _connect(self) -> None:
         if self._connected:

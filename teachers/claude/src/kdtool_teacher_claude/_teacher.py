@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kdtool
-from kdtool_measuring import Priced
+from kdtool_measuring import AnsweringRuntime, Priced
 
 from kdtool_teacher_claude._config import ClaudeConfig
 
@@ -48,7 +47,7 @@ class Claude(kdtool.Teacher, Priced):
         self._offline = False
         self._say: Callable[[str], None] = print
         self._service: Service | None = None
-        self._opened: kdtool.Runtime | None = None
+        self._noted: list[kdtool.Request] | None = None
         self._planned = 0
 
     @property
@@ -73,14 +72,14 @@ class Claude(kdtool.Teacher, Priced):
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
         """Refuse a model whose price is unknown, and a damaged ledger."""
-        from kdtool_measuring import check_ledger
+        from kdtool_measuring import read_summary
 
         from kdtool_teacher_claude._requests import prices_of
 
         self._remember(run)
         prices_of(self.config)
-        if self._ledger is not None:
-            check_ledger(self._ledger)
+        if self._ledger is not None and self._ledger.exists():
+            read_summary(self._ledger)
         return ()
 
     def estimate_answers(
@@ -90,21 +89,21 @@ class Claude(kdtool.Teacher, Priced):
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         """Yield what the answers to evaluators will cost; those for text are asked for by corpora."""
-        from kdtool_teacher_claude._money import NotingRuntime, requests_of
+        from kdtool_teacher_claude._money import requests_of
 
         answering = run.implementing("kdtool_answer")
         names = [name for name in answering if run.component(name, kdtool.Teacher).config is self.config]
-        self._opened = runtime = NotingRuntime()
+        self._noted = []
         try:
             for evaluator in run.implementing("kdtool_evaluate") if names else ():
                 what = evaluator.rpartition(".")[2]
-                requests = requests_of(run, evaluator, names[0], runtime)
+                requests = requests_of(run, evaluator, names[0], self._noted)
                 if isinstance(requests, str):
                     yield kdtool.Estimate(f"requests of evaluator {what}", note=f"{requests}; they cost money, too")
                 elif requests:
                     yield from self._forecast(run, requests, f"evaluator {what}")
         finally:
-            self._opened = None
+            self._noted = None
 
     def _forecast(
         self, run: kdtool.RunInfo, requests: Iterable[kdtool.Request], purpose: str, times: float = 1, most: float = 1
@@ -112,16 +111,10 @@ class Claude(kdtool.Teacher, Priced):
         from kdtool_teacher_claude._money import Purpose, estimate
 
         self._remember(run)
-        count: AbstractContextManager[Callable[[Asked], int] | None] = nullcontext()
-        if self.config.count_tokens:
-            from kdtool_teacher_claude._client import counting
-
-            count = counting(self.config, offline=run.offline)
-        with count as counted:
-            what = Purpose(purpose, times, most, self._planned, run.say)
-            for part in estimate(self.config, self._prepare(requests, purpose), what, self._file(), counted):
-                self._planned += part.picodollars
-                yield part
+        what = Purpose(purpose, times, most, self._planned, run.say)
+        for part in estimate(self.config, self._prepare(requests, purpose), what, self._file()):
+            self._planned += part.picodollars
+            yield part
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         return self._answer(requests, "text")
@@ -133,7 +126,7 @@ class Claude(kdtool.Teacher, Priced):
             return None
         evaluator = run.label.removesuffix(f"-{subject.name}")
         purpose = f"evaluator {evaluator}" if run.stage == "scores" else run.stage
-        return self._opened or AnsweringRuntime(partial(self._answer, purpose=purpose))
+        return AnsweringRuntime(partial(self._answer, purpose=purpose), frozenset({"converse"}))
 
     def kdtool_account(self, run: kdtool.RunInfo) -> Mapping[str, Any] | None:
         """Return the money in the ledger, that of all its runs, by use, and charges that may be missing there."""
@@ -164,7 +157,17 @@ class Claude(kdtool.Teacher, Priced):
             self._ledger = run.store / _ANSWERS
 
     def _answer(self, requests: Iterable[kdtool.Request], purpose: str) -> Iterator[kdtool.TextAnswer]:
+        if self._noted is not None:
+            return self._note(requests, self._noted)
         return self._open().answer(self._prepare(requests, purpose))
+
+    def _note(self, requests: Iterable[kdtool.Request], noted: list[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        """Refuse each request, and note it for the forecast."""
+        from kdtool_teacher_claude._requests import refusal
+
+        for request in requests:
+            noted.append(request)
+            yield refusal(request, "nothing is asked before the run")
 
     def _prepare(self, requests: Iterable[kdtool.Request], purpose: str) -> Iterator[Asked]:
         """Return requests as they are sent; a prompt is a conversation of one turn."""
@@ -185,16 +188,3 @@ class Claude(kdtool.Teacher, Priced):
 
             self._service = Service(self.config, self._file(), offline=self._offline, say=self._say)
         return self._service
-
-
-class AnsweringRuntime(kdtool.Runtime):
-    """Asks as the teacher itself does, so that stored answers are not paid for again."""
-
-    abilities: frozenset[kdtool.Ability] = frozenset({"converse"})
-
-    def __init__(self, answer: Callable[[Iterable[kdtool.Request]], Iterator[kdtool.TextAnswer]]) -> None:
-        self._answer = answer
-
-    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        """Yield answers as they come. Raises as `kdtool_answer`."""
-        return self._answer(requests)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import kdtool
+from kdtool_measuring import cut_at_stops, readable
 
 from kdtool_teacher_openai.client import (
     SAMPLES,
@@ -28,7 +29,6 @@ from kdtool_teacher_openai.client import (
     choice_of,
     compare_tokenizers,
     documents_of,
-    readable,
 )
 
 if TYPE_CHECKING:
@@ -123,21 +123,17 @@ def _answer(request: kdtool.Request, answer: Any, *, chat: bool) -> kdtool.TextA
     message = choice.get("message") if chat else choice
     said = message.get("content" if chat else "text") if isinstance(message, Mapping) else None
     text = readable(said) if isinstance(said, str) else ""
-    stops = [at for stop in request.stop if (at := text.find(stop)) >= 0]
+    cut = cut_at_stops(text, request)
     usage = answer.get("usage")
     tokens_out = _read_count(usage, "completion_tokens")
     finish = choice.get("finish_reason")
     if finish is None:  # some servers leave it out
         finish = "length" if tokens_out >= request.max_tokens else "stop"
-    ended = "stop" if stops else _finish(finish)
+    ended = "stop" if cut != text else _finish(finish)
     if ended == "stop" and not isinstance(said, str):  # a server that keeps it elsewhere, or in parts, can be mended
         raise RefusedError("the answer contains no text")
     return kdtool.TextAnswer(
-        id=request.id,
-        text=text[: min(stops)] if stops else text,
-        finish=ended,
-        tokens_in=_read_count(usage, "prompt_tokens"),
-        tokens_out=tokens_out,
+        id=request.id, text=cut, finish=ended, tokens_in=_read_count(usage, "prompt_tokens"), tokens_out=tokens_out
     )
 
 

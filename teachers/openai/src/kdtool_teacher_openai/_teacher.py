@@ -78,17 +78,14 @@ class OpenAI(kdtool.Teacher):
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         """Give the server to evaluators of text; nothing is asked before they ask."""
-        from kdtool_teacher_openai.client import AnsweringRuntime
+        from kdtool_measuring import AnsweringRuntime
 
         self._remember(run)
         if subject.role != "teacher":
             return None
         # By `chat` a prompt is a user's message, which is answered, not continued.
-        able: dict[str, frozenset[kdtool.Ability]] = {
-            "chat": frozenset({"converse"}),
-            "completions": frozenset({"continue", "infill"}),
-        }
-        return AnsweringRuntime(self.kdtool_answer, able[self.config.api])
+        able: frozenset[kdtool.Ability] = frozenset({"converse"} if self.converses else {"continue", "infill"})
+        return AnsweringRuntime(self.kdtool_answer, able)
 
     def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         sparse = self._top_tokens().of(batch, want.temperature) if "top-k" in want.kinds else None

@@ -11,7 +11,6 @@ Documents of a batch are separate requests. The server's tokenizer is compared w
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, suppress
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import kdtool
 import openai
 from anyio.from_thread import start_blocking_portal
+from kdtool_measuring import readable
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from kdtool_teacher_openai._config import OpenAIConfig, local_addresses
@@ -36,16 +36,10 @@ _NO_MONEY = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_ac
 _LONGEST_WAIT = 600.0
 _SHOWN = 300
 _MARK = "***"
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class RefusedError(Exception):
     """The server refuses this one request, or its answer cannot be read; others may fare better."""
-
-
-def readable(text: str) -> str:
-    """Return a text that files can store: each lone surrogate, which JSON can name, becomes U+FFFD."""
-    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 class Server:
@@ -319,19 +313,3 @@ def documents_of(batch: kdtool.Batch) -> Iterator[Piece]:
                 target += 1
         if piece is not None and piece.places:
             yield piece
-
-
-class AnsweringRuntime(kdtool.Runtime):
-    """Asks the server as the teacher itself does; closing it leaves the teacher's connection open."""
-
-    def __init__(
-        self,
-        answer: Callable[[Iterable[kdtool.Request]], Iterator[kdtool.TextAnswer]],
-        abilities: frozenset[kdtool.Ability],
-    ) -> None:
-        self._answer = answer
-        self.abilities = abilities
-
-    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        """Yield answers as they come. Raises as `kdtool_answer`."""
-        return self._answer(requests)

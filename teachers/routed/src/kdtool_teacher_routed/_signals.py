@@ -49,14 +49,10 @@ def count_tokens(rows: Iterable[kdtool.Row], teachers: int) -> list[int]:
     """Return how many of the rows' labelled tokens each teacher teaches, in their order."""
     counts, left = torch.zeros(teachers, dtype=torch.int64), iter(rows)
     while some := list(islice(left, _ROWS_AT_ONCE)):
-        counts += _count_numbers(some, teachers)
+        batch = collate(some)
+        numbers = _numbers(batch.columns[COLUMN], batch.document)[batch.labels != NO_LABEL]
+        counts += torch.bincount(numbers, minlength=teachers + 1)[1:]
     return [int(count) for count in counts]
-
-
-def _count_numbers(rows: Sequence[kdtool.Row], teachers: int) -> Tensor:
-    batch = collate(rows)
-    numbers = _numbers(batch.columns[COLUMN], batch.document)[batch.labels != NO_LABEL]
-    return torch.bincount(numbers, minlength=teachers + 1)[1:]
 
 
 def _find_part(

@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import kdtool
-from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source
+from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source, find_source
 
 __all__ = ["SmolLM2"]
 
@@ -29,11 +28,11 @@ class SmolLM2(CausalTeacher):
     licence_terms = kdtool.LicenceTerms("Apache-2.0", url="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct")
 
     def locate(self, run: kdtool.RunInfo | None) -> Source:
-        from kdtool_teacher_smollm2._fetch import find_weights, own_weights
+        from kdtool_teacher_smollm2._fetch import find_weights
 
         say = print if run is None else run.say
         if self.config.weights != "auto":
-            return Source(own_weights(Path(self.config.weights).expanduser(), say))
+            return find_source(self.config.weights, say=say)
         return Source(find_weights(say, offline=self._offline))
 
     def absent(self) -> Mapping[str, Any] | None:

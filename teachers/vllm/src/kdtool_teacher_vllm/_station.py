@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import httpx
 import kdtool
+import numpy as np
 import torch
 from kdtool_teacher_openai import OpenAI, local_addresses
 from kdtool_teacher_openai.client import RefusedError, Server, documents_of
@@ -113,7 +114,8 @@ class Station:
             ) from None
         self.answered = time.monotonic()
         try:
-            scores = decode_array(answer["prompt_token_id_logprobs"])
+            file = io.BytesIO(base64.b64decode(answer["prompt_token_id_logprobs"]))
+            scores = torch.from_numpy(np.load(file, allow_pickle=False)).float()
         except (EOFError, KeyError, TypeError, ValueError):
             scores = torch.zeros(0)
         if scores.dim() != 2 or len(scores) != len(question.rows) or scores.shape[1] != max(map(len, question.rows)):
@@ -274,14 +276,3 @@ def join_scores(asked: Sequence[Question], answers: Sequence[Tensor], ids: Tenso
     kept = [answer[[bool(row) for row in question.rows]] for question, answer in pairs]
     scores = torch.cat([torch.zeros(0, ids.shape[1]), *kept]).to(ids.device)
     return scores.clamp(max=0).masked_fill(ids < 0, 0)
-
-
-def decode_array(text: str) -> Tensor:
-    """Return the array of an answer: base64 of a .npy file.
-
-    Raises:
-        EOFError, TypeError, ValueError: it is something else.
-    """
-    import numpy as np
-
-    return torch.from_numpy(np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False)).float()

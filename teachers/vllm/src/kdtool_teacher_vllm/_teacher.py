@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import kdtool
@@ -99,13 +100,9 @@ class VLLM(LocatedWeights, kdtool.Teacher):
             hidden=outputs.hidden,
         )
 
-    def count_layers(self) -> int:
-        """Return the number of the model's decoder layers, by its configuration."""
-        return self._shapes(None).facts.layers
-
-    def count_context(self) -> int | None:
-        """Return the greatest number of tokens that the model reads at once, by its configuration, or None."""
-        return self._shapes(None).facts.context
+    def read_facts(self) -> kdtool.ModelFacts:
+        """Return the shapes of the model, by its configuration."""
+        return self._shapes(None).facts
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         return self._open_text().kdtool_answer(requests)
@@ -129,21 +126,18 @@ class VLLM(LocatedWeights, kdtool.Teacher):
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         """Give the servers to evaluators, and the weights on this machine to those who need the layers."""
-        from kdtool_teacher_openai.client import AnsweringRuntime
+        from kdtool_measuring import AnsweringRuntime
 
         from kdtool_teacher_vllm._served import ServedModel, ServedRuntime
 
         self._remember(run)
         if subject.role != "teacher":
             return None
-        able: dict[str, frozenset[kdtool.Ability]] = {
-            "chat": frozenset({"converse"}),
-            "completions": frozenset({"continue"}),
-        }
+        able: frozenset[kdtool.Ability] = frozenset({"converse" if self.converses else "continue"})
         if self._scores:
-            return AnsweringRuntime(self.kdtool_answer, able[self.config.api])
+            return AnsweringRuntime(self.kdtool_answer, able)
         served = ServedModel(self._readout(), self.open_tokenizer(run), self.kdtool_describe(run), self._states)
-        return ServedRuntime(served, self.kdtool_answer, able[self.config.api], self._open_model, self._longest)
+        return ServedRuntime(served, self.kdtool_answer, able, self._open_model, self._longest)
 
     def kdtool_close(self) -> None:
         if self._text is not None:
@@ -212,13 +206,13 @@ class VLLM(LocatedWeights, kdtool.Teacher):
                 f"layers: losses need the outputs of the teacher's layers {missing}, too; set layers: "
                 f"{sorted({*layers, *self.config.layers})}, and start the server by `kdtool teacher serve` again"
             )
-        ids = self.config.layer_ids(self.count_layers())
+        ids = self.config.layer_ids(self.read_facts().layers)
         columns = [len(ids) - 1, *(ids.index(layer + 1) for layer in layers)]
         pieces = list(documents_of(batch))
         prompts = [piece.tokens[: piece.places[-1] + 1] for piece in pieces]
         whole = self._open_pool().ask(prompts, lambda station, prompt: station.ask(prompt))
         kept = [states[piece.places][:, columns] for piece, states in zip(pieces, whole, strict=True)]
-        width = self._shapes(None).facts.hidden
+        width = self.read_facts().hidden
         empty = torch.zeros(0, len(columns), width, dtype=self._dtype())
         states = torch.cat([empty, *kept]).to(batch.labels.device)  # documents come in the order of the labels
         hidden = {layer: states[:, column].contiguous() for column, layer in enumerate(layers, 1)}
@@ -275,25 +269,25 @@ class VLLM(LocatedWeights, kdtool.Teacher):
         """Return the comparison of a server with the model."""
         from kdtool_teacher_openai.client import compare_tokenizers
 
-        from kdtool_teacher_vllm._gate import Gate, ScoreGate, gate_rows, log_probabilities
+        from kdtool_teacher_vllm._gate import Gate, gate_rows, log_probabilities, require_scores
 
-        facts, tokenizer = self._shapes(None).facts, self.open_tokenizer()
+        facts, tokenizer = self.read_facts(), self.open_tokenizer()
         rows = gate_rows(tokenizer, facts.context - 2 if facts.context else 128)
         reference = self._reference(rows)
-        gate: Gate | ScoreGate
+        compare: Callable[[Station], None]
         if self._scores:
             expected = None if reference is None else log_probabilities(self._readout(), reference.final, rows)
             self._readouts.clear()
-            gate = ScoreGate(self.config, rows, expected, self._say)
+            compare = partial(require_scores, self.config, rows, expected, self._say)
         else:
-            gate = Gate(self.config, self._readout(), facts.layers, rows, reference, self._say)
+            compare = Gate(self.config, self._readout(), facts.layers, rows, reference, self._say).require_model
 
         def check(station: Station) -> None:
             settings = station.settings.model_copy(update={"model": station.name()})
             compare_tokenizers(
                 station.server, settings, tokenizer, self.config.model, "serve the model that the recipe names"
             )
-            gate.require_model(station)
+            compare(station)
 
         return check
 
@@ -303,13 +297,15 @@ class VLLM(LocatedWeights, kdtool.Teacher):
         Raises:
             UsageError: the settings require them, and the weights cannot be opened.
         """
-        from kdtool_teacher_vllm._reference import fits_into_memory, reference_states
+        import psutil
 
-        wanted, config, facts = self.config.reference, self.config, self._shapes(None).facts
+        from kdtool_teacher_vllm._reference import reference_states
+
+        wanted, config, facts = self.config.reference, self.config, self.read_facts()
         changed = config.quantisation is not None or config.lora is not None
         if wanted == "server" or (wanted == "auto" and changed):
             return None
-        if wanted == "auto" and not fits_into_memory(facts.parameters, self._dtype().itemsize):
+        if wanted == "auto" and 1.5 * facts.parameters * self._dtype().itemsize > psutil.virtual_memory().available:
             self._say(
                 "teacher: its weights do not fit into memory here, so states are compared with the server's own figures"
             )
@@ -326,7 +322,7 @@ class VLLM(LocatedWeights, kdtool.Teacher):
         """Return how many requests may be under way at a server, so that their states fit on its disk."""
         if self._scores:
             return self.config.concurrency
-        facts = self._shapes(None).facts
+        facts = self.read_facts()
         longest = min(facts.context or 8192, 8192)
         size = longest * facts.hidden * self._dtype().itemsize * (1 + len(self.config.layers))
         return max(1, min(self.config.concurrency, int(self.config.disk_gib * 2**30 // size)))

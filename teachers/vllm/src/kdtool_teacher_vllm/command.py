@@ -69,7 +69,9 @@ def serve(
     folder = states or config.folder or Path(f"/dev/shm/kdtool-states-{port}")  # noqa: S108 - mode 0700, by the connector
     server = server_command(config, layers, longest, number, folder, python)
     needs_companion = config.folder is None and config.chosen == "states"
-    companion = companion_command(config, number, folder, python)
+    parts = urlsplit(config.companions[number])
+    address = ["--host", parts.hostname or "127.0.0.1", "--port", str(parts.port or 8001)]
+    companion = [python or sys.executable, str(SERVER / "kdtool_companion.py"), str(folder), *address]
     # vLLM's second model runner is the one that scores chosen tokens.
     environment = {"PYTHONPATH": str(SERVER)} if config.chosen == "states" else {"VLLM_USE_V2_MODEL_RUNNER": "1"}
     if not is_run:
@@ -112,8 +114,20 @@ def server_command(
     `layers` is the number of decoder layers, `longest` the tokens to read at once (None: what the model allows), `number`
     the server among `url`, `folder` where it writes states, `python` that of vLLM's environment ("": the `vllm` on PATH).
     """
+    parts = urlsplit(config.urls[number])
+    command = [
+        str(Path(python).with_name("vllm")) if python else "vllm",
+        "serve",
+        config.model,
+        *(["--revision", config.revision] if config.revision else []),
+        *(["--quantization", config.quantisation] if config.quantisation else []),
+        *(["--max-model-len", str(longest)] if longest else []),
+        *["--dtype", config.dtype, "--host", parts.hostname or "127.0.0.1", "--port", str(parts.port or 8000)],
+        # A row is read once, and cached prefixes would round otherwise.
+        "--no-enable-prefix-caching",
+    ]
     if config.chosen == "server":
-        return [*_begin(config, longest, number, python), "--enable-scale-out", "--max-logprobs", str(_CHOSEN)]
+        return [*command, "--enable-scale-out", "--max-logprobs", str(_CHOSEN)]
     speculative: dict[str, Any] = {
         "method": "extract_hidden_states",
         "num_speculative_tokens": 1,
@@ -126,33 +140,10 @@ def server_command(
         "kv_connector_extra_config": {"shared_storage_path": str(folder), "disk_bytes": int(config.disk_gib * 2**30)},
     }
     return [
-        *_begin(config, longest, number, python),
+        *command,
         *["--speculative-config", json.dumps(speculative, separators=(",", ":"))],
         *["--kv-transfer-config", json.dumps(transfer, separators=(",", ":"))],
     ]
-
-
-def _begin(config: VLLMConfig, longest: int | None, number: int, python: str) -> list[str]:
-    """Return the part of the command that all servers of a model have."""
-    parts = urlsplit(config.urls[number])
-    return [
-        str(Path(python).with_name("vllm")) if python else "vllm",
-        "serve",
-        config.model,
-        *(["--revision", config.revision] if config.revision else []),
-        *(["--quantization", config.quantisation] if config.quantisation else []),
-        *(["--max-model-len", str(longest)] if longest else []),
-        *["--dtype", config.dtype, "--host", parts.hostname or "127.0.0.1", "--port", str(parts.port or 8000)],
-        # A row is read once, and cached prefixes would round otherwise.
-        "--no-enable-prefix-caching",
-    ]
-
-
-def companion_command(config: VLLMConfig, number: int, folder: Path, python: str = "") -> list[str]:
-    """Return the command that sends the files of a server."""
-    parts = urlsplit(config.companions[number])
-    place = ["--host", parts.hostname or "127.0.0.1", "--port", str(parts.port or 8001)]
-    return [python or sys.executable, str(SERVER / "kdtool_companion.py"), str(folder), *place]
 
 
 def _find_teacher(recipe: Path, settings: dict[str, str], name: str) -> tuple[VLLMConfig, int, int | None]:
@@ -180,5 +171,5 @@ def _find_teacher(recipe: Path, settings: dict[str, str], name: str) -> tuple[VL
         rows = [
             item.component.row_length for item in assembly.built.values() if isinstance(item.component, kdtool.Packer)
         ]
-        context = each.count_context()
-        return each.config, each.count_layers(), context and min(context, max(_TEXT, *rows))
+        facts = each.read_facts()
+        return each.config, facts.layers, facts.context and min(facts.context, max(_TEXT, *rows))

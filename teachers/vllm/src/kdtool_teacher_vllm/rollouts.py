@@ -77,7 +77,11 @@ class RolloutServer:
 
     def log_probabilities(self, ids: Sequence[int]) -> list[float]:
         """Return the log-probability of each token but the first, in nats. Raises as `generate`."""
-        answer = self._complete(ids, {"max_tokens": 1, "temperature": 0, "prompt_logprobs": 0})
+        body = self._body(ids, {"max_tokens": 1, "temperature": 0, "prompt_logprobs": 0})
+        try:
+            answer = self._server.post("/completions", body)
+        except RefusedError as error:
+            raise self._explain_refusal(ids, error) from None
         return prompt_log_probabilities(answer, ids, self._config.url)
 
     def generate(
@@ -127,13 +131,6 @@ class RolloutServer:
         """Close the connections."""
         self._server.close()
         self._first.close()
-
-    def _complete(self, ids: Sequence[int], more: Mapping[str, Any]) -> Mapping[str, Any]:
-        try:
-            answer: Mapping[str, Any] = self._server.post("/completions", self._body(ids, more))
-        except RefusedError as error:
-            raise self._explain_refusal(ids, error) from None
-        return answer
 
     def _body(self, ids: Sequence[int], more: Mapping[str, Any]) -> dict[str, Any]:
         salt = {"cache_salt": self.salt} if self.salt else {}

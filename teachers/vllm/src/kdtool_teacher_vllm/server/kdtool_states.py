@@ -10,6 +10,7 @@ import json
 import os
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -43,24 +44,14 @@ class KdtoolStates(example.ExampleHiddenStatesConnector):  # type: ignore[misc]
         slots = (torch.tensor(pending.block_ids)[:, None] * self._block_size + torch.arange(self._block_size)).flatten()
         states = example.extract_from_kv_cache(self._kv_cache, slots, len(pending.token_ids)).contiguous()
         tensors = {"hidden_states": states, "token_ids": pending.token_ids.clone()}
-        done = _Done()
+        # In place of a CUDA event: on a CPU a copy is complete when it returns.
+        done = SimpleNamespace(synchronize=lambda: None, query=lambda: True)
         future = self._executor.submit(
             self._write_tensors, tensors, done, pending.filename, self._lock_fds.pop(pending.req_id, None)
         )
         self._req_copy_events[pending.req_id] = done
         self._req_futures[pending.req_id] = future
         future.add_done_callback(lambda ended: self._on_write_done(pending.req_id, ended))
-
-
-class _Done:
-    """A CUDA event's place on a CPU, where a copy is complete when it returns."""
-
-    def synchronize(self) -> None:
-        """Return at once."""
-
-    def query(self) -> bool:
-        """Return true."""
-        return True
 
 
 def _description(config: Any) -> dict[str, Any]:
