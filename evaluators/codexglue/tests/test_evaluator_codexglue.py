@@ -152,9 +152,9 @@ def test_each_language_has_measurements_of_its_own(tmp_path: Path) -> None:
     assert found == [
         f"codexglue.{name}.line.{what}" for name in ("python", "java") for what in ("exact-match", "edit-similarity")
     ]
-    assert codes_of(Path(written(tmp_path / "files")["token_completion"]), None).language == "python"
+    assert codes_of(Path(written(tmp_path / "files")["token_completion"]), None)[0] == "python"
     (tmp_path / "java.txt").write_text("<s> int x ; </s>\n", encoding="utf-8")
-    assert codes_of(tmp_path / "java.txt", None).language == "java"
+    assert codes_of(tmp_path / "java.txt", None)[0] == "java"
     mixed = tmp_path / "mixed.jsonl"
     mixed.write_text("\n".join(json.dumps({**SUMMARIES[0], "language": name}) for name in ("python", "go")))
     with pytest.raises(kdtool.UsageError, match=r"functions in go, python: give a file of one language"):

@@ -11,7 +11,7 @@ import kdtool
 import psutil
 import pytest
 import torch
-from kdtool_evaluator_efficiency import BreakEven, Efficiency, _energy, _timed
+from kdtool_evaluator_efficiency import Efficiency, _energy, _timed
 from kdtool_evaluator_efficiency._energy import Meter
 from kdtool_evaluator_efficiency._timed import Answering
 from kdtool_evaluator_efficiency._turns import Amount, UnmeasurableError
@@ -128,11 +128,11 @@ def test_a_server_that_counts_no_tokens_is_not_timed(machine: Machine, monkeypat
 
 
 def measured(
-    folder: Path, machine: Machine, subject: kdtool.Subject, prices: BreakEven | None = None
+    folder: Path, machine: Machine, subject: kdtool.Subject
 ) -> tuple[dict[str, kdtool.Measurement], list[str]]:
     heard: list[str] = []
     run = make_run(folder, {"exporters.own": OneRuntime(machine)}, say=heard.append)
-    evaluator = Efficiency(Efficiency.Config(turns=3, prompt=100, generated=32, break_even=prices))
+    evaluator = Efficiency(Efficiency.Config(turns=3, prompt=100, generated=32))
     return {found.name: found for found in evaluator.kdtool_evaluate(run, [subject])}, heard
 
 
@@ -218,28 +218,8 @@ def test_a_file_of_any_format_is_measured_through_who_opens_it(
 
 @pytest.mark.usefixtures("counted")
 def test_a_teacher_behind_a_server_is_timed_and_its_energy_is_not_known(tmp_path: Path, machine: Machine) -> None:
-    found, _ = measured(tmp_path, machine, kdtool.Subject("teacher", "teacher"), BreakEven(
-        api_price=1, machine_price=0, training_cost=1
-    ))  # fmt: skip
+    found, _ = measured(tmp_path, machine, kdtool.Subject("teacher", "teacher"))
     assert list(found) == ["time-to-first-token", "prefill-speed", "decode-speed"]
-
-
-def test_break_even_is_where_both_have_cost_the_same(tmp_path: Path, machine: Machine, file: kdtool.Subject) -> None:
-    prices = BreakEven(api_price=2, machine_price=0.36, training_cost=5)
-    found, _ = measured(tmp_path, machine, file, prices)
-    tokens = found["break-even"].value
-    own = prices.training_cost + tokens / 100 / 3600 * prices.machine_price  # 100 tokens a second
-    assert own == pytest.approx(tokens / 1e6 * prices.api_price)
-    assert tokens == pytest.approx(5_000_000)
-
-
-def test_a_machine_that_is_dearer_than_the_api_never_pays(
-    tmp_path: Path, machine: Machine, file: kdtool.Subject
-) -> None:
-    found, heard = measured(tmp_path, machine, file, BreakEven(api_price=1, machine_price=0.36, training_cost=0))
-    assert "break-even" not in found
-    expected = "student-own never costs less than the API: a million tokens cost 1 here at 100 tokens/s"
-    assert any(expected in line for line in heard)
 
 
 def test_a_teacher_that_stores_answers_is_not_timed(machine: Machine, tmp_path: Path) -> None:

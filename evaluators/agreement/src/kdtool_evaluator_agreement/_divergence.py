@@ -161,35 +161,29 @@ class Found:
     same_first: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Heads:
-    """The heads of a student and its teacher over the tokens that both have, in float32."""
-
-    student: kdtool.Head
-    teacher: kdtool.Head
+def heads_of(student: kdtool.LanguageModel, teacher: TeacherFiles, shared: int) -> tuple[kdtool.Head, kdtool.Head]:
+    """Return the heads of student and teacher in float32, over the first `shared` tokens, for all documents."""
+    own, other = student.head, move(teacher.head, student.head.weight.device)
+    return exact_head(replace(own, vocabulary=shared)), exact_head(replace(other, vocabulary=shared))
 
 
-def heads_of(student: kdtool.LanguageModel, teacher: TeacherFiles, shared: int) -> Heads:
-    """Return both heads for all documents of a comparison, over the first `shared` tokens."""
-    other = move(teacher.head, student.head.weight.device)
-    return Heads(*(exact_head(replace(each, vocabulary=shared)) for each in (student.head, other)))
-
-
-def agreement(student: kdtool.LanguageModel, document: Encoded, teacher: TeacherFiles, heads: Heads) -> Found:
+def agreement(
+    student: kdtool.LanguageModel, document: Encoded, teacher: TeacherFiles, heads: tuple[kdtool.Head, kdtool.Head]
+) -> Found:
     """Compare a student with its teacher's states on one document.
 
     KL = Σ_v t(v) (log t(v) − log s(v)) at temperature 1, in float32, over the tokens of `heads`, which are the true
     vocabulary if both have the same; 0 when both agree. Later tokens change nothing at a token, so
     the teacher's states may cover more tokens than the document has here.
     """
-    divergence, same_first = [], []
+    divergence, same_first, (student_head, teacher_head) = [], [], heads
     student_states = final_states(student, document)
-    teacher_states = teacher.states(document, heads.student.weight.device)[: len(document.ids)]
+    teacher_states = teacher.states(document, student_head.weight.device)[: len(document.ids)]
     for start in range(0, len(document.ids), _ROWS):
         rows = slice(start, start + _ROWS)
         with torch.inference_mode():
-            student_log = exact_logits(heads.student, student_states[rows]).log_softmax(-1)
-            teacher_log = exact_logits(heads.teacher, teacher_states[rows]).log_softmax(-1)
+            student_log = exact_logits(student_head, student_states[rows]).log_softmax(-1)
+            teacher_log = exact_logits(teacher_head, teacher_states[rows]).log_softmax(-1)
             divergence.append((teacher_log.exp() * (teacher_log - student_log)).sum(-1).cpu())
             same_first.append((teacher_log.argmax(-1) == student_log.argmax(-1)).cpu())
     return Found(torch.cat(divergence), torch.cat(same_first))

@@ -200,25 +200,18 @@ def _measurements(
 ) -> Iterator[kdtool.Measurement]:
     from kdtool_measuring import Item, make_measurement
 
-    divergences, same_first = [], []
-    for name, agreed in agreements.items():
-        divergences.append(Item(name, float(agreed.divergence.double().sum()), len(agreed.divergence)))
-        same_first.append(Item(name, float(agreed.same_first.double().sum()), len(agreed.same_first)))
-    yield make_measurement(
-        divergences,
-        run,
-        learner,
-        name=f"kl-to-{teacher.name}",
-        unit="nats per token",
-        higher_is_better=False,
-        settings=settings,
-    )
-    yield make_measurement(
-        same_first,
-        run,
-        learner,
-        name=f"top-1-agreement-with-{teacher.name}",
-        unit="fraction",
-        higher_is_better=True,
-        settings=settings,
-    )
+    for measure, name, unit in (
+        ("divergence", f"kl-to-{teacher.name}", "nats per token"),
+        ("same_first", f"top-1-agreement-with-{teacher.name}", "fraction"),
+    ):
+        values = {document: getattr(agreed, measure).double() for document, agreed in agreements.items()}
+        yield make_measurement(
+            [Item(document, float(each.sum()), len(each)) for document, each in values.items()],
+            run,
+            learner,
+            name=name,
+            unit=unit,
+            higher_is_better=measure == "same_first",
+            settings=settings,
+            aside="likeness to the teacher",
+        )

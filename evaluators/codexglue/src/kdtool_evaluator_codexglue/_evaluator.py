@@ -11,7 +11,7 @@ from pydantic import model_validator
 
 if TYPE_CHECKING:
     from kdtool_evaluator_codexglue._tasks import Task
-    from kdtool_evaluator_codexglue._tokens import Codes
+    from kdtool_evaluator_codexglue._tokens import Code
 
 _MEASUREMENTS = {
     "line_completion": ("*.line.exact-match", "*.line.edit-similarity", "*.line.unanswered"),
@@ -109,7 +109,7 @@ class CodeXGlue(kdtool.Evaluator):
             if codes is not None:
                 from kdtool_evaluator_codexglue._tokens import accuracy
 
-                yield from accuracy(run, subject, codes, self._settings(run, "token_completion"))
+                yield from accuracy(run, subject, *codes, self._settings(run, "token_completion"))
 
     def _tasks(self, run: kdtool.RunInfo) -> Iterator[Task]:
         from kdtool_evaluator_codexglue._tasks import line_task, program_task, summary_task
@@ -119,7 +119,7 @@ class CodeXGlue(kdtool.Evaluator):
             if name in self.config.files:
                 yield make(self.config.files[name], self.config.examples, self._settings(run, name))
 
-    def _codes(self) -> Codes | None:
+    def _codes(self) -> tuple[str, Sequence[Code]] | None:
         from kdtool_evaluator_codexglue._tokens import codes_of
 
         file = self.config.token_completion

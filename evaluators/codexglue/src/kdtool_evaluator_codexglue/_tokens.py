@@ -34,14 +34,6 @@ class Code:
 
 
 @dataclass(frozen=True)
-class Codes:
-    """Programs in one language."""
-
-    language: str
-    programs: Sequence[Code]
-
-
-@dataclass(frozen=True)
 class _Counted:
     """Number of tokens of a program, and of those where the model's likeliest token is right."""
 
@@ -50,8 +42,8 @@ class _Counted:
     counted: int
 
 
-def codes_of(file: Path, most: int | None) -> Codes:
-    """Return the programs of test.txt of py150 or javaCorpus, one per line, that have a token to predict.
+def codes_of(file: Path, most: int | None) -> tuple[str, Sequence[Code]]:
+    """Return the language and the programs of test.txt of py150 or javaCorpus, one per line, that have a token to predict.
 
     Raises:
         kdtool.UsageError: the file cannot be read, or is in another form.
@@ -71,16 +63,16 @@ def codes_of(file: Path, most: int | None) -> Codes:
         raise kdtool.UsageError(
             f"{_KEY}: {file} contains no tokens to predict; give test.txt of CodeXGLUE's token completion"
         )
-    return Codes(language_of(code.text for code in programs), choose(programs, most))
+    return language_of(code.text for code in programs), choose(programs, most)
 
 
 def accuracy(
-    run: kdtool.RunInfo, subject: kdtool.Subject, codes: Codes, settings: Mapping[str, str]
+    run: kdtool.RunInfo, subject: kdtool.Subject, language: str, programs: Sequence[Code], settings: Mapping[str, str]
 ) -> Iterator[kdtool.Measurement]:
     """Yield token accuracy; nothing, with a message, if the subject gives no access to its model."""
-    name = f"codexglue.{codes.language}.token"
+    name = f"codexglue.{language}.token"
     with journal(file_of(run, name, subject, "counts"), _Counted, run.say) as kept:
-        missing = [code for code in codes.programs if code.id not in kept]
+        missing = [code for code in programs if code.id not in kept]
         if missing:
             with open_for_measuring(run, subject, name, _unfit) as runtime:
                 if runtime is None or runtime.model is None:
@@ -89,7 +81,7 @@ def accuracy(
                 for code in missing:
                     kept.add(_Counted(code.id, *_counts(runtime.model, head, code)))
                     run.hook.kdtool_progress(run, len(kept))
-        counts = [kept[code.id] for code in codes.programs]
+        counts = [kept[code.id] for code in programs]
     yield make_measurement(
         [Item(count.id, count.correct, count.counted) for count in counts],
         run,

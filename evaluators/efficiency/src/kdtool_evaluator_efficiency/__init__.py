@@ -1,4 +1,4 @@
-"""The evaluator `efficiency`: what a model costs its user in size, time, memory, energy and money.
+"""The evaluator `efficiency`: what a model costs its user in size, time, memory and energy.
 
 The engine calls it once with all subjects. `_evaluator` chooses whom to measure and has them timed in turns (`_turns`):
 folders that transformers opens in a process each, others by their answers (both `_timed`). `_energy` reads the machine's
@@ -8,6 +8,5 @@ counters, `_measurements` turns all of it into measurements. `_worker` and `_alo
 from __future__ import annotations
 
 from kdtool_evaluator_efficiency._evaluator import Efficiency
-from kdtool_evaluator_efficiency._turns import BreakEven
 
-__all__ = ["BreakEven", "Efficiency"]
+__all__ = ["Efficiency"]

@@ -17,8 +17,6 @@ from kdtool_evaluator_efficiency._turns import EfficiencyConfig
 if TYPE_CHECKING:
     from kdtool_evaluator_efficiency._measurements import Ready
 
-_ALWAYS = ("file-size", "parameters", "time-to-first-token", "prefill-speed", "decode-speed", "peak-memory")
-_SOME_MACHINES = ("energy-per-token", "peak-device-memory", "resident-memory")
 _PROCESS_BYTES = 400_000_000
 """Memory of a process that imported torch and transformers."""
 _CONTEXT_BYTES = 500_000_000
@@ -29,15 +27,15 @@ class Efficiency(kdtool.Evaluator):
     """Measures parameters, file size, speed of reading and writing, memory and energy, subjects in turns."""
 
     class Config(EfficiencyConfig):
-        """Amounts to time, and prices."""
+        """Amounts to time."""
 
     config: Config
+    measurements = (
+        "file-size", "parameters", "time-to-first-token", "prefill-speed", "decode-speed", "peak-memory",
+        "energy-per-token", "peak-device-memory", "resident-memory",
+    )  # fmt: skip
     reads_text = False
     measures_jointly = True
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.measurements = (*_ALWAYS, *_SOME_MACHINES, *(["break-even"] if config.break_even else []))
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_evaluator_efficiency._timed import place
@@ -87,7 +85,7 @@ class Efficiency(kdtool.Evaluator):
                 return
             ready = self._ready(run, stack, folders, answering)
             work = OtherWork(own_seconds)
-            turns = in_turns({subject.name: each.timed for subject, each in ready.items()}, self.config.turns, run)
+            turns = in_turns({subject.name: each.timed.turn for subject, each in ready.items()}, self.config.turns, run)
             ready = beside_other_work(run, ready, work)
             for subject, each in ready.items():
                 if subject.name in turns:

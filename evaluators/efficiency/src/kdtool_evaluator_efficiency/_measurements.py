@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import kdtool
 
 from kdtool_evaluator_efficiency._alone import read_alone
-from kdtool_evaluator_efficiency._timed import Worker
-from kdtool_evaluator_efficiency._turns import NoProcessError, OtherWork, Resident, Timed, Turn, UnmeasurableError
+from kdtool_evaluator_efficiency._timed import Answering, Worker
+from kdtool_evaluator_efficiency._turns import NoProcessError, OtherWork, Turn, UnmeasurableError
 
 if TYPE_CHECKING:
-    from kdtool_evaluator_efficiency._turns import BreakEven, EfficiencyConfig
+    from kdtool_evaluator_efficiency._turns import EfficiencyConfig
 
 _WEIGHTS = frozenset({".safetensors", ".gguf", ".bin", ".onnx", ".data", ".pt"})
 """Endings of files with weights; `.data` is for weights that an ONNX graph keeps in a second file, `model.onnx.data`."""
@@ -30,7 +30,7 @@ class Ready:
     `program` names the program that runs it, and the number format if it is known.
     """
 
-    timed: Timed
+    timed: Worker | Answering
     settings: Mapping[str, str]
     counted: str
     program: str
@@ -97,8 +97,6 @@ def measurements(
         yield from _of_process(name, ready.timed, once)
     if config.context and (subject.path is not None or isinstance(ready.timed, Worker)):  # servers answer for money
         yield from _resident(run, subject, ready, config.context)
-    if config.break_even is not None and speeds and subject.role in ("student", "artifact"):
-        yield from _break_even(run, name, config.break_even, speeds)
 
 
 def _of_process(name: str, worker: Worker, settings: Mapping[str, str]) -> Iterator[kdtool.Measurement]:
@@ -110,8 +108,14 @@ def _of_process(name: str, worker: Worker, settings: Mapping[str, str]) -> Itera
 
 
 def _resident(run: kdtool.RunInfo, subject: kdtool.Subject, ready: Ready, context: int) -> Iterator[kdtool.Measurement]:
+    extra: dict[str, str] = {}
     try:
-        memory, extra = _read(subject, ready, context)
+        try:
+            memory = ready.timed.read(context)
+        except NoProcessError:  # kdtool itself runs the file
+            if subject.path is None:
+                raise
+            memory, extra = read_alone(subject.path, context), {"held": "the most while it read, in a separate process"}
     except UnmeasurableError as error:
         run.say(f"efficiency: the resident memory of {subject.name} is not measured: {error}")
         return
@@ -122,38 +126,6 @@ def _resident(run: kdtool.RunInfo, subject: kdtool.Subject, ready: Ready, contex
         "program": ready.program,
     }
     yield _single(subject.name, "resident-memory", "bytes", memory.size, settings)
-
-
-def _read(subject: kdtool.Subject, ready: Ready, context: int) -> tuple[Resident, dict[str, str]]:
-    """Return the memory after reading, or the peak of a new process, and a setting to tell them apart."""
-    try:
-        return ready.timed.read(context), {}
-    except NoProcessError:
-        if subject.path is None:
-            raise
-        return read_alone(subject.path, context), {"held": "the most while it read, in a separate process"}
-
-
-def _break_even(
-    run: kdtool.RunInfo, name: str, prices: BreakEven, speeds: Sequence[float]
-) -> Iterator[kdtool.Measurement]:
-    speed = median(speeds)
-    tokens = prices.tokens(speed)
-    if tokens is None:
-        price_here = prices.machine_price / 3600 / speed * 1e6
-        run.say(
-            f"efficiency: {name} never costs less than the API: a million tokens cost {price_here:.3g} here at {speed:.3g} "
-            f"tokens/s, one at a time, and {prices.api_price:g} there"
-        )
-        return
-    settings = {
-        "formula": "training cost / (API price / 1,000,000 - machine price / 3,600 / decode speed)",
-        "API price": f"{prices.api_price:g} for a million generated tokens",
-        "machine price": f"{prices.machine_price:g} an hour",
-        "training cost": f"{prices.training_cost:g}",
-        "decode speed": f"{speed:.3g} tokens/s, one answer at a time; prompts are free on both sides",
-    }
-    yield _single(name, "break-even", "tokens", tokens, settings)
 
 
 def _single(subject: str, name: str, unit: str, value: float, settings: Mapping[str, str]) -> kdtool.Measurement:

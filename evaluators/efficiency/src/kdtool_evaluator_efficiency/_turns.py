@@ -1,4 +1,4 @@
-"""Amounts to time, prices, and subjects in turns on a machine that may do other work.
+"""Amounts to time, and subjects in turns on a machine that may do other work.
 
 Turns are round robin, so that a machine that slows down affects all subjects alike. Processor time of other programs, which
 makes the figures too low, is measured meanwhile.
@@ -11,35 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Protocol
 
 import kdtool
 
 
-class BreakEven(kdtool.Config):
-    """Prices in one currency, to compute the break-even point of a model."""
-
-    api_price: float = kdtool.Field(gt=0)
-    """Price of a million generated tokens from an API."""
-    machine_price: float = kdtool.Field(ge=0)
-    """Cost of an hour of this machine while it generates: its rent, or its power and wear."""
-    training_cost: float = kdtool.Field(ge=0)
-    """Cost of making the student. A run's report lists the hours it took."""
-
-    def tokens(self, speed: float) -> float | None:
-        """Return the generated tokens after which your own model has cost less than the API; None if it never does.
-
-        training_cost / (api_price / 1,000,000 - machine_price / 3,600 / speed)
-
-        Args:
-            speed: tokens per second that this machine generates.
-        """
-        saved = self.api_price / 1e6 - self.machine_price / 3600 / speed
-        return self.training_cost / saved if saved > 0 else None
-
-
 class EfficiencyConfig(kdtool.Config):
-    """Amounts to time, and prices."""
+    """Amounts to time."""
 
     turns: int = kdtool.Field(default=5, ge=1, le=1000)
     """Timed turns of each subject; the median is reported, with the least and the most as its bounds."""
@@ -51,8 +28,6 @@ class EfficiencyConfig(kdtool.Config):
     """Longest time that a turn generates, even if fewer tokens were generated."""
     context: int | None = kdtool.Field(default=4096, ge=16, le=10_000_000)
     """Tokens read before resident memory is measured; fewer if a model's context ends before. null leaves that out."""
-    break_even: BreakEven | None = None
-    """Prices, to report the tokens after which a student has cost less than an API; null leaves that out."""
 
 
 class UnmeasurableError(Exception):
@@ -99,23 +74,13 @@ class Resident:
     size: int
 
 
-class Timed(Protocol):
-    """A subject that is ready to generate."""
-
-    def turn(self) -> Turn:
-        """Generate once."""
-
-    def read(self, context: int) -> Resident:
-        """Read `context` tokens, or as many as fit into the model's context."""
-
-
-def in_turns(timed: Mapping[str, Timed], turns: int, run: kdtool.RunInfo) -> dict[str, list[Turn]]:
+def in_turns(timed: Mapping[str, Callable[[], Turn]], turns: int, run: kdtool.RunInfo) -> dict[str, list[Turn]]:
     """Return what each subject did in each turn; a first turn is not counted. Failing subjects are left out, with a line."""
     results: dict[str, list[Turn]] = {name: [] for name in timed}
     for number in range(turns + 1):
         for name in list(results):
             try:
-                timing = timed[name].turn()
+                timing = timed[name]()
             except UnmeasurableError as error:
                 run.say(f"efficiency: {name} is not timed: {error}")
                 del results[name]

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import kdtool
 
 if TYPE_CHECKING:
+    from lm_eval.api.task import Task
     from lm_eval.tasks import TaskManager
-
-    from kdtool_evaluator_lm_eval._tasks import Tasks
 
 _LONGEST = 2048
 """Tokens of a request with its reply, about: most tasks have shorter ones."""
@@ -45,7 +44,7 @@ class LMEval(kdtool.Evaluator):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._manager: TaskManager | None = None
-        self._loaded: Tasks | None = None
+        self._loaded: Mapping[str, Task] | None = None
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         """Return the harness's version and a digest of the tasks with their documents.
@@ -55,7 +54,9 @@ class LMEval(kdtool.Evaluator):
         """
         from importlib.metadata import version
 
-        return {"harness": version("lm_eval"), "tasks": self._tasks(run).digest(self.config.documents)}
+        from kdtool_evaluator_lm_eval._tasks import digest
+
+        return {"harness": version("lm_eval"), "tasks": digest(self._tasks(run), self.config.documents)}
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
         """Find the tasks by name at the start; once there is text, load their documents.
@@ -82,7 +83,9 @@ class LMEval(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: a task is unknown, cannot be loaded or cannot be measured here.
         """
-        return list(self._tasks(run).problems())
+        from kdtool_evaluator_lm_eval._tasks import problems
+
+        return list(problems(self._tasks(run)))
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield the metrics of each task; items are its documents.
@@ -94,7 +97,7 @@ class LMEval(kdtool.Evaluator):
 
         tasks = self._tasks(run)
         for subject in subjects:
-            for name, task in tasks.by_name.items():
+            for name, task in tasks.items():
                 model = SubjectModel(run, subject, task, name, self.config.form, self.config.seed)
                 yield from measure_task(run, subject, task, name, model, self.config.documents)
 
@@ -105,7 +108,7 @@ class LMEval(kdtool.Evaluator):
             self._manager = find_tasks(self.config.tasks, self.config.include)
         return self._manager
 
-    def _tasks(self, run: kdtool.RunInfo) -> Tasks:
+    def _tasks(self, run: kdtool.RunInfo) -> Mapping[str, Task]:
         from kdtool_evaluator_lm_eval._tasks import load_tasks
 
         if self._loaded is None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from math import log
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import kdtool
 from kdtool_measuring import (
@@ -219,13 +219,6 @@ _FRACTIONS = frozenset({"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exac
 _UNITS: Mapping[str, str] = {"word_perplexity": "per word", "byte_perplexity": "per byte", "perplexity": "per target"}
 
 
-class _Scale(NamedTuple):
-    """Conversion of scores of documents to a figure: transform(Σ sum / Σ weight)."""
-
-    unit: str
-    transform: Literal["identity", "exp"] = "identity"
-
-
 def measure_task(
     run: kdtool.RunInfo, subject: kdtool.Subject, task: Task, name: str, model: SubjectModel, most: int | None
 ) -> Iterator[kdtool.Measurement]:
@@ -265,19 +258,21 @@ def _measurement(
         value = float(aggregate([sample[metric] for sample in samples]))
         known = {**settings, "interval": "none: the metric exists only for all documents together"}
         return kdtool.Measurement(name, subject.name, "score", value, len(samples), higher, settings=known)
+    unit, transform = scale
     items = [Item(str(sample["doc_id"]), *_parts(sample[metric], aggregate), _texts_of(sample)) for sample in samples]
     return make_measurement(
         items, run, subject,
-        name=name, unit=scale.unit, higher_is_better=higher, settings=settings, transform=scale.transform,
+        name=name, unit=unit, higher_is_better=higher, settings=settings, transform=transform,
     )  # fmt: skip
 
 
-def _scale(metric: str, aggregate: Any) -> _Scale | None:
+def _scale(metric: str, aggregate: Any) -> tuple[str, Literal["identity", "exp"]] | None:
+    """Return a metric's unit and the transform of the mean of its documents' scores; None if it has no such scores."""
     if aggregate is mean:
-        return _Scale("fraction" if metric in _FRACTIONS else "score")
+        return "fraction" if metric in _FRACTIONS else "score", "identity"
     if aggregate is bits_per_byte:
-        return _Scale("bits per byte")
-    return _Scale(_UNITS.get(metric, metric), "exp") if aggregate in (perplexity, weighted_perplexity) else None
+        return "bits per byte", "identity"
+    return (_UNITS.get(metric, metric), "exp") if aggregate in (perplexity, weighted_perplexity) else None
 
 
 def _parts(value: Any, aggregate: Any) -> tuple[float, float]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager, nullcontext, redirect_stderr
-from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import sha256
 from importlib.metadata import version
@@ -33,29 +32,24 @@ _NEUTRAL: Mapping[str, Any] = {
 _KNOWN = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k"}
 
 
-@dataclass(frozen=True)
-class Tasks:
-    """Loaded tasks of the harness, by name."""
+def digest(tasks: Mapping[str, Task], most: int | None) -> str:
+    """Return a digest of settings and documents: 12 hex digits. `most` documents of each task count."""
+    hash_ = sha256()
+    for name, task in tasks.items():
+        settings = {key: value for key, value in task.dump_config().items() if key != "metadata"}
+        hash_.update(json.dumps([name, str(task.VERSION), settings], default=_describe, sort_keys=True).encode())
+        for _, document in task.doc_iterator(limit=most):
+            hash_.update(json.dumps(document, default=_describe, sort_keys=True).encode())
+    return hash_.hexdigest()[:12]
 
-    by_name: Mapping[str, Task]
 
-    def digest(self, most: int | None) -> str:
-        """Return a digest of settings and documents: 12 hex digits. `most` documents of each task count."""
-        hash_ = sha256()
-        for name, task in self.by_name.items():
-            settings = {key: value for key, value in task.dump_config().items() if key != "metadata"}
-            hash_.update(json.dumps([name, str(task.VERSION), settings], default=_describe, sort_keys=True).encode())
-            for _, document in task.doc_iterator(limit=most):
-                hash_.update(json.dumps(document, default=_describe, sort_keys=True).encode())
-        return hash_.hexdigest()[:12]
-
-    def problems(self) -> Iterator[kdtool.Example]:
-        """Yield each document as prompt and target, without documents that are blank."""
-        for name, task in self.by_name.items():
-            for number, document in enumerate(task.eval_docs):
-                prompt, target = _texts(task, document)
-                if (prompt + target).strip():
-                    yield kdtool.Example(f"{name}/{number}", kdtool.Completion(prompt, target), "test")
+def problems(tasks: Mapping[str, Task]) -> Iterator[kdtool.Example]:
+    """Yield each document as prompt and target, without documents that are blank."""
+    for name, task in tasks.items():
+        for number, document in enumerate(task.eval_docs):
+            prompt, target = _texts(task, document)
+            if (prompt + target).strip():
+                yield kdtool.Example(f"{name}/{number}", kdtool.Completion(prompt, target), "test")
 
 
 def find_tasks(names: Sequence[str], include: Sequence[Path]) -> TaskManager:
@@ -90,8 +84,8 @@ def load_tasks(
     form: str,
     *,
     is_offline: bool = False,
-) -> Tasks:
-    """Return the tasks with their documents, by the manager of `find_tasks`; groups and tags are replaced by their tasks.
+) -> dict[str, Task]:
+    """Return the tasks by name, with their documents, by the manager of `find_tasks`. Groups and tags become their tasks.
 
     Raises:
         kdtool.UsageError: documents are not available, or a task cannot be measured in this form.
@@ -110,7 +104,7 @@ def load_tasks(
         elif fewshot is not None and task.get_config("num_fewshot"):
             task.set_config("num_fewshot", fewshot)
         task.set_fewshot_seed(seed)
-    return Tasks(tasks)
+    return tasks
 
 
 def generation_of(settings: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -22,6 +22,14 @@ _TOGETHER = 100
 """Documents that are searched between two reports of progress."""
 
 
+class _NGrams(kdtool.Config):
+    """Settings of both components."""
+
+    n: int = kdtool.Field(default=10, ge=3, le=100)
+    """Words per n-gram: names, keywords and numbers, ignoring punctuation. DeepSeek-Coder's filter uses 10
+    (arXiv 2401.14196), GPT-3's 13, PaLM's 8."""
+
+
 class Contamination(kdtool.Evaluator):
     """Measures how many of each benchmark's problems share an n-gram of words, or renamed code, with the training text.
 
@@ -34,12 +42,8 @@ class Contamination(kdtool.Evaluator):
     needs_hook = "kdtool_problems"
     measures_jointly = True
 
-    class Config(kdtool.Config):
+    class Config(_NGrams):
         """Settings of `contamination`."""
-
-        n: int = kdtool.Field(default=10, ge=3, le=100)
-        """Words per n-gram: names, keywords and numbers, ignoring punctuation. DeepSeek-Coder's filter uses 10
-        (arXiv 2401.14196), GPT-3's 13, PaLM's 8."""
 
     config: Config
 
@@ -67,7 +71,11 @@ class Contamination(kdtool.Evaluator):
 
         benchmarks = Benchmarks(problems_of(run, "contamination"), self.config.n)
         for benchmark in benchmarks.each:
-            _refuse_unfindable(benchmark, self.config.n)
+            if len(benchmark.hidden) == len(benchmark.problems):  # a share of 0 would look like clean text
+                raise kdtool.UsageError(
+                    f"contamination.n: no problem of {benchmark.name} has {self.config.n} distinctive words in a row; lower "
+                    "`n`"
+                )
         if next(iter(run.texts.examples("train")), None) is None:
             raise kdtool.UsageError(
                 "contamination: the split 'train' holds no documents, so there is nothing to search; add a corpus to the "
@@ -144,18 +152,6 @@ class _Found:
         )
 
 
-def _refuse_unfindable(benchmark: Benchmark, n: int) -> None:
-    """Refuse a benchmark without any problem that can be found: a share of 0 would look like clean text.
-
-    Raises:
-        kdtool.UsageError: no problem has a distinctive n-gram.
-    """
-    if len(benchmark.hidden) == len(benchmark.problems):
-        raise kdtool.UsageError(
-            f"contamination.n: no problem of {benchmark.name} has {n} distinctive words in a row; lower `n`"
-        )
-
-
 def _search(run: kdtool.RunInfo, benchmarks: Benchmarks, results: Mapping[str, _Found]) -> int:
     """Search every document of the training text, and return the number of documents."""
     from kdtool_evaluator_overlap._ngrams import whole_text_of
@@ -181,12 +177,8 @@ class Decontamination(kdtool.Filter):
 
     needs_hook = "kdtool_problems"
 
-    class Config(kdtool.Config):
+    class Config(_NGrams):
         """Settings of `decontamination`."""
-
-        n: int = kdtool.Field(default=10, ge=3, le=100)
-        """Words per n-gram: names, keywords and numbers, ignoring punctuation. DeepSeek-Coder's filter uses 10
-        (arXiv 2401.14196), GPT-3's 13, PaLM's 8."""
 
     config: Config
 

@@ -97,29 +97,25 @@ class Memorisation(kdtool.Evaluator):
 
         from kdtool_evaluator_overlap._ngrams import longest_copies, words_of, words_of_example
 
-        settings = self._settings(asked)
         verbatim = [float(_repeats(answers[passage.id], passage.continuation)) for passage in asked]
-        yield make_measurement(
-            _by_document(asked, verbatim),
-            run,
-            subject,
-            name="memorised",
-            unit="fraction",
-            higher_is_better=False,
-            settings=settings,
-        )
         written = [words_of(answers[passage.id])[: self.config.continuation] for passage in asked]
         lengths = longest_copies(written, map(words_of_example, run.texts.examples("train")), self.config.n)
-        settings["copies"] = f"runs of {self.config.n} words and more that occur in any document of the split train"
-        yield make_measurement(
-            _by_document(asked, lengths),
-            run,
-            subject,
-            name="longest-copy",
-            unit="words",
-            higher_is_better=False,
-            settings=settings,
-        )
+        settings = self._settings(asked)
+        copies = {"copies": f"runs of {self.config.n} words and more that occur in any document of the split train"}
+        for name, unit, values, further in (
+            ("memorised", "fraction", verbatim, {}),
+            ("longest-copy", "words", lengths, copies),
+        ):
+            yield make_measurement(
+                _by_document(asked, values),
+                run,
+                subject,
+                name=name,
+                unit=unit,
+                higher_is_better=False,
+                settings={**settings, **further},
+                aside="repetition of training text",
+            )
 
     def _settings(self, asked: Sequence[Passage]) -> dict[str, str]:
         from kdtool_measuring import Document, digest

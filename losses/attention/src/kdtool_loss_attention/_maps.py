@@ -6,9 +6,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import kdtool
-from kdtool_torch import at_least_float32, is_labelled, pair_layers
+from kdtool_torch import PairedLayers, at_least_float32, is_labelled, pair_layers
 
-from kdtool_loss_attention._pairs import Block, PairedLayers, by_block
+from kdtool_loss_attention._pairs import Block, by_block
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +51,7 @@ class AttentionMaps(PairedLayers):
     The mean over pairs of layers, 0 for equal maps, at most 2. Not softened: no temperature.
     """
 
+    divergence = True
     needs = "attentions"
     config: Config
 

@@ -1,4 +1,4 @@
-"""Paired layers of student and teacher, compared in blocks of bounded size: the base of both losses.
+"""Layers of student and teacher, compared in blocks of bounded size.
 
 A block holds some labelled positions of a row and the positions that each of them sees.
 """
@@ -8,37 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-import kdtool
 from kdtool_torch import at_least_float32, compute_on_host
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-class PairedLayers(kdtool.SequenceLoss):
-    """A loss that is a mean over pairs of layers; subclasses define `kdtool_layers` and `compare`.
-
-    0, with zero gradient, if both models agree. Not softened: no temperature.
-    """
-
-    divergence = True
-
-    def compare(self, view: kdtool.StepView, teacher: kdtool.Signal, student_layer: int, teacher_layer: int) -> Tensor:
-        """Return the value of one pair of layers for each of the N labelled positions."""
-        raise NotImplementedError
-
-    def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
-        """Return the mean over the pairs for each of the N labelled positions."""
-        if view.teacher is None or not view.layers:
-            raise kdtool.PluginError(
-                f"{type(self).__name__} compares paired layers with a teacher's: the trainer must give each step the term's "
-                "`layers` and a teacher's signal"
-            )
-        values = [
-            self.compare(view, view.teacher, student_layer, teacher_layer)
-            for student_layer, teacher_layer in view.layers
-        ]
-        return kdtool.PerToken(sum(values[1:], values[0]) / len(values))
 
 
 BLOCK_VALUES = {"cpu": 2**22, "cuda": 2**24}

@@ -7,9 +7,9 @@ from math import gcd
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import kdtool
-from kdtool_torch import at_least_float32, is_labelled, pair_layers
+from kdtool_torch import PairedLayers, at_least_float32, is_labelled, pair_layers
 
-from kdtool_loss_attention._pairs import Block, PairedLayers, by_block
+from kdtool_loss_attention._pairs import Block, by_block
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +55,7 @@ class Relations(PairedLayers):
     are as attention multiplies them, after rotary positions. Not softened: no temperature.
     """
 
+    divergence = True
     needs = "projections"
     config: Config
 

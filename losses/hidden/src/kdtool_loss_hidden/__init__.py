@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import kdtool
-from kdtool_torch import at_least_float32, pair_layers
+from kdtool_torch import PairedLayers, at_least_float32, pair_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ def state_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return (_normalise(student) - _normalise(teacher)).square().mean(-1)
 
 
-class HiddenStates(kdtool.SequenceLoss):
+class HiddenStates(PairedLayers):
     """Mean over pairs of layers of the squared error between RMS-normalised hidden states.
 
     The student learns to keep the teacher's inner representations. Not softened: no temperature. 0 if all paired states
@@ -74,18 +74,10 @@ class HiddenStates(kdtool.SequenceLoss):
         pairs = self.kdtool_layers(student, teacher)
         return ModuleDict({str(layer): Linear(student.hidden, teacher.hidden, bias=False) for layer, _ in pairs})
 
-    def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
-        """Return the mean distance over the pairs for each of the N labelled positions."""
-        if view.teacher is None or not view.layers:
-            raise kdtool.PluginError(
-                "hidden compares paired layers with a teacher's: the trainer must give each step the term's `layers`, the "
-                "`module` that kdtool_modules returned, and a teacher's signal"
-            )
-        distances = [
-            state_distance(_project(view.module, layer, view.student.hidden[layer]), view.teacher.hidden[teacher_layer])
-            for layer, teacher_layer in view.layers
-        ]
-        return kdtool.PerToken(sum(distances[1:], distances[0]) / len(distances))
+    def compare(self, view: kdtool.StepView, teacher: kdtool.Signal, student_layer: int, teacher_layer: int) -> Tensor:
+        """Return `state_distance` of two layers' states."""
+        projected = _project(view.module, student_layer, view.student.hidden[student_layer])
+        return state_distance(projected, teacher.hidden[teacher_layer])
 
 
 def _project(projectors: Module | None, layer: int, states: Tensor) -> Tensor:

@@ -166,7 +166,7 @@ class Hub(kdtool.Corpus):
                 if config.licences and not is_allowed(licence, config.licences):
                     foreign += 1
                     continue
-                content = content_hash(body)
+                content = hashlib.sha256(repr(body).encode("utf-8", "replace")).hexdigest()[:32]
                 if bytes.fromhex(content) in contents:
                     copies += 1
                     continue
@@ -202,19 +202,26 @@ class Hub(kdtool.Corpus):
 
     def _id_of(self, record: Record, known: set[bytes]) -> str:
         """Return the id in a record's column; add its digest to `known`; raise if it is there already."""
-        identifier = id_of(record, str(self.config.id_column))
+        column = str(self.config.id_column)
+        value = _value(record, column)
+        if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
+            raise _wrong(record, column, "an id: text or a whole number")
+        identifier = str(value)
         digest = hashlib.sha256(identifier.encode("utf-8", "replace")).digest()[:16]
         if digest in known:
             raise kdtool.UsageError(
-                f"hub.id_column: the id {identifier!r} is not unique in column {self.config.id_column!r}; name another "
+                f"hub.id_column: the id {identifier!r} is not unique in column {column!r}; name another "
                 "column, or remove id_column: examples then get hashes of their content as ids"
             )
         known.add(digest)
         return identifier
 
     def _split_of(self, record: Record, split: kdtool.Split, content: str) -> kdtool.Split:
-        if self.config.split_column is not None:
-            return split_of(record, self.config.split_column)
+        if (column := self.config.split_column) is not None:
+            named: kdtool.Split = _value(record, column)
+            if named not in get_args(kdtool.Split):
+                raise _wrong(record, column, "train, validation or test")
+            return named
         if split != "train":
             return split
         fraction = int.from_bytes(hashlib.sha256(f"split {content}".encode()).digest()[:8], "big") / 2**64
@@ -245,28 +252,6 @@ def body_of(record: Record, config: HubConfig) -> Body | str:
     return kdtool.Completion(texts[0], "".join(texts[1:]))
 
 
-def content_hash(body: Body) -> str:
-    """Return a hash of a record's body: equal only for copies."""
-    return hashlib.sha256(repr(body).encode("utf-8", "replace")).hexdigest()[:32]
-
-
-def id_of(record: Record, column: str) -> str:
-    """Return the id in a record's column."""
-    value = _value(record, column)
-    if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
-        raise _wrong(record, column, "an id: text or a whole number")
-    return str(value)
-
-
-def split_of(record: Record, column: str) -> kdtool.Split:
-    """Return the split in a record's column."""
-    value = _value(record, column)
-    if value not in get_args(kdtool.Split):
-        raise _wrong(record, column, "train, validation or test")
-    split: kdtool.Split = value
-    return split
-
-
 def text_of(record: Record, column: str | None) -> str:
     """Return a column's text; "" without a column, or if the record has no value in it."""
     value = None if column is None else _value(record, column)
@@ -289,9 +274,17 @@ def _messages(record: Record, column: str) -> kdtool.Messages | None:
     """Return a record's conversation; None if it has no value."""
     value = _value(record, column)
     try:
-        return kdtool.Messages.of(value, record.get("system"), record.get("tools")) if value not in (None, []) else None
+        found = [_without_nulls(each) for each in (value, record.get("system"), record.get("tools"))]
+        return kdtool.Messages.of(*found) if value not in (None, []) else None
     except ValueError as error:
         raise kdtool.UsageError(f"hub: {record.place}: column {column!r} cannot be used: {error}") from None
+
+
+def _without_nulls(data: Any) -> Any:
+    """Return nested data without its null fields: tables give every record of a column the fields of all."""
+    if isinstance(data, Mapping):
+        return {name: _without_nulls(value) for name, value in data.items() if value is not None}
+    return [_without_nulls(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def _value(record: Record, column: str) -> Any:

@@ -84,8 +84,8 @@ def code_of(example: kdtool.Example) -> Iterator[Code]:
     """
     body = example.body
     if isinstance(body, kdtool.Messages):
-        for role, content in body.turns:
-            if role == "assistant":
+        for (_, content), learned in zip(body.turns, body.targets, strict=True):
+            if learned:
                 yield from fenced_code(content, example.language)
     elif isinstance(body, kdtool.Completion):
         if not body.completion:  # a prompt without an answer

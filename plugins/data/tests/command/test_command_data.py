@@ -13,7 +13,7 @@ import pytest
 import torch
 from kdtool._cli import call
 from kdtool_data.command import data
-from kdtool_data.command.sample import WIDTH, sample_lines, take_sample
+from kdtool_data.command.recorded import sample_lines, take_sample
 from kdtool_testing import ByteTokenizer, CommandConformance
 from kdtool_testing.tiny_models import save_tiny
 from kdtool_torch.shards import save
@@ -221,7 +221,7 @@ def test_states_are_shown_as_what_the_teacher_says(inspect: Inspect, folder: Pat
 
 
 @pytest.mark.parametrize("cache", ["sampled", "states"])
-def test_people_get_a_table_of_100_columns(inspect: Inspect, cache: str) -> None:
+def test_people_get_a_table(inspect: Inspect, cache: str) -> None:
     code, out, _ = inspect("recipe.yaml", "--set", f"signals.use={cache}", "--positions", "40")
     assert code == 0
     overview, _, table = out.partition("\n\n")
@@ -230,10 +230,7 @@ def test_people_get_a_table_of_100_columns(inspect: Inspect, cache: str) -> None
     assert f"{ROWS} of {LENGTH} tokens, all recorded" in overview
     assert "all sizes match" in overview
     lines = table.splitlines()
-    assert all(len(line) <= WIDTH for line in lines)
-    assert all(len(line) <= WIDTH or "/" in line for line in overview.splitlines())  # paths are not divided
-    assert sum(line[:8].strip().isdigit() for line in lines) == 40
-    assert len(lines) > 42, "eight tokens a position take more than a line"
+    assert [line[:8].strip().isdigit() for line in lines] == [False] * 3 + [True] * 40
 
 
 def test_a_finished_run_s_folder_stands_for_its_recipe_and_store(

@@ -1,4 +1,4 @@
-"""`kdtool data plan, status, export, recover, quarantine` on a small generation: planned, killed, and complete."""
+"""`kdtool data status, export, recover, quarantine` on a small generation: killed, and complete."""
 
 from __future__ import annotations
 
@@ -104,13 +104,9 @@ def say(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return run
 
 
-def test_a_generation_is_planned_looked_at_recovered_and_exported(
+def test_a_generation_is_looked_at_recovered_and_exported(
     recipe: Path, say: Callable[..., str], tmp_path: Path
 ) -> None:
-    said = say("plan", "recipe.json")
-    assert "text: run" in said
-    assert "corpora.instruct: 6 rows in 3 cells; 6 to 24 requests to teachers.writer" in said
-    assert not (tmp_path / "store").exists()
     assert "is not begun yet" in say("status", "recipe.json", code=2)
 
     (tmp_path / "stop").touch()

@@ -76,6 +76,15 @@ def test_each_form_is_made_of_its_columns(tmp_path: Path) -> None:
     assert bodies({"talk": shared}, name="a.jsonl", messages_column="talk") == [turns]
 
 
+def test_tables_do_not_add_null_arguments_to_calls(tmp_path: Path) -> None:
+    """Parquet gives every call of a column the arguments of all."""
+    calls = [{"name": "f", "arguments": {"x": "1"}}, {"name": "g", "arguments": {"y": "2"}}]
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": calls}]
+    (found,) = examples(tmp_path, [{"talk": talk, "tools": "[]"}], "data.parquet", messages_column="talk")
+    nested = [{"type": "function", "function": call} for call in calls]
+    assert found.body == kdtool.DetailedMessages((("user", "a"), ("assistant", "")), ({}, {"tool_calls": nested}))
+
+
 TEXTS = [
     "None",
     "NA",

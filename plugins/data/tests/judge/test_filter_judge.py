@@ -130,6 +130,15 @@ def test_a_verdict_s_request_depends_on_the_text_alone(tmp_path: Path) -> None:
     assert user == "<task>\nDo it.\n</task>\n<answer>\ndone\n</answer>"
 
 
+def test_calls_of_tools_are_judged_with_their_turns(tmp_path: Path) -> None:
+    critic, call = Critic(), {"tool_calls": [{"function": {"name": "f"}}]}
+    body = kdtool.DetailedMessages((("user", "Do it."), ("assistant", "")), ({}, call), ({"name": "f"},))
+    judge().kdtool_filter(run_in(tmp_path, critic), [kdtool.Example("a", body)])
+    ((_, (_, user)),) = [request.turns for request in critic.asked]
+    assert user.startswith('<task>\ntools: [{"name": "f"}]\n\nuser: Do it.')
+    assert user.endswith(f"<answer>\n{json.dumps(call)}\n</answer>")
+
+
 def test_each_verdict_is_recorded_with_its_provenance(tmp_path: Path) -> None:
     critic = Critic()
     judge().kdtool_filter(run_in(tmp_path, critic), [example("fine"), example("wrong"), example("refuse")])

@@ -166,7 +166,8 @@ def _rows(
     pending: list[int] = []
     made = 0
     for example in examples:
-        ids = [*tokenizer.encode(_text(example)), tokenizer.end_of_text]
+        gap = "\n" if isinstance(example.body, kdtool.Messages) else ""
+        ids = [*tokenizer.encode(gap.join(kdtool.parts_of(example.body))), tokenizer.end_of_text]
         pending += [*tokenizer.missing_start(ids), *ids]
         while len(pending) >= length:
             yield pending[:length]
@@ -176,15 +177,6 @@ def _rows(
                 return
     if pending and not made:
         yield pending
-
-
-def _text(example: kdtool.Example) -> str:
-    body = example.body
-    if isinstance(body, kdtool.Text):
-        return body.text
-    if isinstance(body, kdtool.Completion):
-        return body.prompt + body.completion
-    return "\n".join(content for _, content in body.turns)
 
 
 def _batch(ids: Tensor, end_of_text: int) -> kdtool.Batch:

@@ -6,7 +6,7 @@ Light: torch and transformers load in hooks.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import kdtool
 from kdtool_transformers import CausalStudent
@@ -49,8 +49,12 @@ class Pruned(CausalStudent):
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         from kdtool_transformers import TransformersModel, TransformersTokenizer, outline_of, without_weights
 
+        from kdtool_student_pruned._anatomy import smaller_config
+
         plan, kept = self._plan(run), self.config.keep or ()
-        smaller = self._smaller(plan)
+        layers = kept or range(plan.shape.layers)  # as many as there will be, whichever they are
+        shape = plan.shape if plan.cuts_width else None
+        smaller = smaller_config(plan.facts.configuration, layers, shape, self.config.context)
         if not plan.facts.tokenizer_fingerprint:  # the source is not on this machine yet
             outline = outline_of(smaller)
             outline.copied_layers = kept
@@ -71,6 +75,8 @@ class Pruned(CausalStudent):
             yield kdtool.Estimate("calibration", ("students",), compute_bytes=size)
 
     def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        from kdtool_transformers import TransformersModel
+
         from kdtool_student_pruned._cut import cut
 
         plan = self._plan(run)
@@ -78,18 +84,13 @@ class Pruned(CausalStudent):
         if opened is None:
             raise self._cannot_be_cut()
         with opened as runtime:
-            model = self._transformers_model(runtime)
+            model = runtime.model
+            if not isinstance(model, TransformersModel):
+                raise self._cannot_be_cut()
             kept = self._choose(run, model, plan)
             layers = ", ".join(map(str, kept.layers))
             run.say(f"student: layers {layers} of the {plan.source.shape.layers} of {self.config.source}")
             return cut(model, kept, self.config.context)
-
-    def _smaller(self, plan: _Plan) -> Any:
-        from kdtool_student_pruned._anatomy import smaller_config
-
-        layers = self.config.keep or range(plan.shape.layers)  # as many as there will be, whichever they are
-        shape = plan.shape if plan.cuts_width else None
-        return smaller_config(plan.facts.configuration, layers, shape, self.config.context)
 
     def _plan(self, run: kdtool.RunInfo) -> _Plan:
         """Find the shape from the source's configuration; say it, once."""
@@ -145,13 +146,6 @@ class Pruned(CausalStudent):
                 "name one that opens weights by transformers"
             )
         return run.component(self.config.source, kdtool.Teacher)
-
-    def _transformers_model(self, runtime: kdtool.Runtime) -> TransformersModel:
-        from kdtool_transformers import TransformersModel
-
-        if not isinstance(runtime.model, TransformersModel):
-            raise self._cannot_be_cut()
-        return runtime.model
 
     def _cannot_be_cut(self) -> kdtool.UsageError:
         return kdtool.UsageError(

@@ -221,7 +221,8 @@ class Answers(kdtool.Corpus):
         )
 
     def _read_examples(self, run: kdtool.RunInfo, journals: _Answered) -> Iterator[kdtool.Example]:
-        licences = {teacher: self._licence(run, teacher) for teacher in self._teachers}
+        terms = {teacher: run.component(teacher, kdtool.Component).licence_terms for teacher in self._teachers}
+        licences = {teacher: "" if each is None else each.licence for teacher, each in terms.items()}
         account = Account()
         taken: Counter[str] = Counter()
         refusal = ""
@@ -261,10 +262,6 @@ class Answers(kdtool.Corpus):
         price = account.picodollars / 1e12
         paid = f", for ${price:,.4f}: ${price / account.rows:.6f} each" if price else ""
         run.say(counts + paid + _note_on_cut(account) + (f"; left out: {reasons}" if reasons else ""))
-
-    def _licence(self, run: kdtool.RunInfo, teacher: str) -> str:
-        terms = run.component(teacher, kdtool.Component).licence_terms
-        return "" if terms is None else terms.licence
 
     def _useless(self, answer: kdtool.TextAnswer, completion: str) -> str:
         """Return the reason for leaving an answer out, "" if it is kept."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,39 +43,6 @@ def _of_text(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@set_option
-@store_option
-@json_option
-def plan(recipe: Path, settings: Mapping[str, str], store: str | None, as_json: bool) -> None:
-    """Show what the text of RECIPE would take: rows, requests, tokens, dollars. Nothing is sent.
-
-    \b
-    Example:  kdtool data plan recipe.yaml
-    """  # noqa: D301 - click reads backspaces
-    stages = [stage for stage in kdtool.plan(recipe, settings, store=store) if stage.name.partition("/")[0] == "text"]
-    forecast = kdtool.check(recipe, settings, store=store)["forecast"]
-    parts = {part["of"]: part["note"] for part in forecast["disk"] if part["what"] == "instruction data"}
-    texts = {stage.name: stage.action for stage in stages}
-    prices = forecast["prices"] or [
-        line for line in forecast["unknown"] if any(f" of {name}: " in line for name in parts)
-    ]
-    if as_json:
-        report = {"texts": texts, "generations": parts, "prices": prices, "picodollars": forecast["picodollars"]}
-        click.echo(json.dumps(report, indent=1))
-        return
-    for name, action in texts.items():
-        click.echo(f"{name}: {action}")
-    for name, note in parts.items():
-        click.echo(f"  {name}: {note}")
-    for line in prices:
-        click.echo(f"  {line}")
-    dollars = forecast["picodollars"]
-    unknown = "" if prices else "unknown, since no teacher states a price"
-    click.echo(f"  dollars: {unknown or f'{dollars / 1e12:,.2f}'}")
-
-
-@click.command()
 @_of_text
 @click.option("--cells", is_flag=True, help="Show each cell of the quota.")
 @click.option("--unknown", is_flag=True, help="List requests that were sent and have no answer instead.")
@@ -93,17 +59,14 @@ def status(text: FoundText, cells: bool, unknown: bool, ledger: Path | None, as_
     Example:  kdtool data status recipe.yaml --cells
               kdtool data status recipe.yaml --unknown
     """  # noqa: D301 - click reads backspaces
-    from kdtool_data.command.progress import (
-        status_lines,
-        unanswered_counts,
-        unanswered_in,
-        unanswered_lines,
-        unanswered_records,
-    )
+    from kdtool_measuring import read_summary
 
-    attempts = unanswered_in(ledger or text.answers)
+    from kdtool_data.command.progress import status_lines, unanswered_counts, unanswered_lines, unanswered_records
+
+    ledger = ledger or text.answers
+    attempts = read_summary(ledger).unanswered if ledger.exists() else ()
     if unknown:
-        click.echo(
+        kdtool.say(
             json.dumps(unanswered_records(attempts), indent=1) if as_json else "\n".join(unanswered_lines(attempts))
         )
         return
@@ -112,7 +75,7 @@ def status(text: FoundText, cells: bool, unknown: bool, ledger: Path | None, as_
             click.echo(json.dumps({**generation.status, "unanswered": unanswered_records(attempts)}))
         else:
             counts = [f"  unknown   {line} (--unknown lists them)" for line in unanswered_counts(attempts)]
-            click.echo("\n".join([*status_lines(generation, cells=cells), *counts]))
+            kdtool.say("\n".join([*status_lines(generation, cells=cells), *counts]))
 
 
 @click.command()
@@ -133,7 +96,7 @@ def export(text: FoundText, target: Path, form: str, force: bool) -> None:
     from kdtool_data.command.formats import export as write
 
     count = write(text, target, form, force=force)
-    click.echo(f"{count:,} examples are in {target}")
+    kdtool.say(f"{count:,} examples are in {target}")
 
 
 @click.command()
@@ -154,7 +117,7 @@ def recover(text: FoundText, target: Path) -> None:
     rows = (record_of(line) for generation in text.generations() for line in generation.lines("rows.jsonl"))
     with writing(target) as made:
         count = write_lines(rows, made)
-    click.echo(f"{count:,} rows are in {target}; kdtool run continues the generation")
+    kdtool.say(f"{count:,} rows are in {target}; kdtool run continues the generation")
 
 
 @click.command()
@@ -175,7 +138,7 @@ def quarantine(text: FoundText, reason: str | None, samples: int, as_json: bool)
     for generation in _generations_of(text):
         rejected = [line for line in generation.lines("rejected.jsonl") if not reason or reason in line["reason"]]
         lines = map(json.dumps, rejected) if as_json else rejection_lines(rejected, generation, samples)
-        click.echo("\n".join(lines))
+        kdtool.say("\n".join(lines))
 
 
 def _generations_of(text: FoundText) -> list[Generated]:
@@ -192,7 +155,7 @@ def data() -> None:
     """Inspect and export data stored by runs."""
 
 
-for _subcommand in (plan, status, export, recover, quarantine):
+for _subcommand in (status, export, recover, quarantine):
     data.add_command(_subcommand)
 
 
@@ -228,23 +191,24 @@ def inspect(
     Example:  kdtool data signals inspect recipe.yaml --row 3 --verify
     """  # noqa: D301 - click reads backspaces
     from kdtool_data.command.lookup import find_signals
-    from kdtool_data.command.recording import read_recording
-    from kdtool_data.command.sample import recording_lines, sample_lines, take_sample
+    from kdtool_data.command.recorded import read_recording, recording_lines, sample_lines, take_sample
 
-    stage, recorded = find_signals(recipe, settings, store, name)
-    with recorded.open() as (rows, tokenizer, source):
-        recording = read_recording(stage, recorded, rows, verify=verify)
-        recording.require_row(row)
+    stage, signals_of_stage = find_signals(recipe, settings, store, name)
+    with signals_of_stage.open() as (rows, tokenizer, source):
+        recording = read_recording(stage, signals_of_stage, rows, verify=verify)
+        recorded = recording["recorded"] or len(rows)
+        if row >= recorded:
+            problem = "not recorded yet" if row < len(rows) else "out of range"
+            raise kdtool.UsageError(f"--row {row} is {problem}; choose from 0 to {recorded - 1}")
         if not as_json:
-            click.echo("\n".join(recording_lines(recording)))
-        good = not recording.damaged and recording.recorded != 0
+            kdtool.say("\n".join(recording_lines(recording)))
+        good = not recording["damaged"] and recording["recorded"] != 0
         sample = take_sample(rows[row], row, positions, tokenizer, source) if good else None
     if as_json:
-        plain = {**asdict(recording), "sample": None if sample is None else asdict(sample)}
-        click.echo(json.dumps(plain, indent=1))
+        click.echo(json.dumps({**recording, "sample": sample}, indent=1))
     elif good:
-        click.echo("\n".join(["", *sample_lines(sample)]))
-    if recording.damaged:
-        files = "; ".join(f"{damage.file} {damage.problem}" for damage in recording.damaged)
-        remedy = f"delete the folder {recording.folder} and run again to record the signals"
+        kdtool.say("\n".join(["", *sample_lines(sample)]))
+    if recording["damaged"]:
+        files = "; ".join(f"{damage['file']} {damage['problem']}" for damage in recording["damaged"])
+        remedy = f"delete the folder {recording['folder']} and run again to record the signals"
         raise kdtool.StorageError(f"recorded signals are damaged: {files}; {remedy}")

@@ -114,7 +114,6 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-_TOTALS = ("accepted", "asked", "tokens_in", "tokens_out", "picodollars")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -175,16 +174,15 @@ def _count_rejections(text: FoundText, counts: Mapping[str, Any]) -> dict[str, i
     for filter_, reasons in counts["rejected"].items():
         rejections.update({f"{filter_.rpartition('.')[2]}: {why}": count for why, count in reasons.items()})
     for generation in text.generations():
-        for cell in generation.status["cells"]:
-            rejections.update(cell["rejected"])
+        rejections.update(generation.rejections)
     return dict(rejections.most_common())
 
 
 def _card_generations(text: FoundText) -> Iterator[str]:
     for generation in text.generations():
-        total = {key: sum(cell[key] for cell in generation.status["cells"]) for key in _TOTALS}
+        total = generation.total
         yield (
-            f"A teacher wrote {total['accepted']:,} of the rows in {total['asked']:,} requests: {total['tokens_in']:,} "
-            f"tokens in, {total['tokens_out']:,} tokens out, ${total['picodollars'] / 1e12:,.2f}."
+            f"A teacher wrote {total('accepted'):,} of the rows in {total('asked'):,} requests: {total('tokens_in'):,} "
+            f"tokens in, {total('tokens_out'):,} tokens out, ${total('picodollars') / 1e12:,.2f}."
         )
         yield ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,14 +47,21 @@ def find_signals(
     Raises:
         UsageError: the recipe records none, they are not recorded yet, or several match.
     """
-    recipe, store = _recipe_of_run(source, store) if source.is_dir() else (source, store)
+    recipe: Path | Mapping[str, Any] = source
+    if source.is_dir():
+        recipe, made = read_results(source)
+        store = store or next((stage.path.parents[1] for stage in made if stage.name.startswith(_SIGNALS)), None)
     stages = kdtool.plan(recipe, settings, store=store)
     recorded = {stage.name: stage.signals for stage in stages if stage.signals is not None}
     if not recorded:
         raise kdtool.UsageError(
             f"{source} records no signals: {_BESIDE}; set `signals: {{use: states}}` to record them"
         )
-    chosen = _choose_signals(source, list(recorded), name)
+    wanted = [known for known in recorded if name in {known, known.removeprefix(_SIGNALS)}]
+    if not wanted and (name is not None or len(recorded) > 1):
+        problem = "several signals" if name is None else f"no signals called {name!r}"
+        raise kdtool.UsageError(f"{source} records {problem}; choose with --signals: {', '.join(recorded)}")
+    chosen = wanted[0] if wanted else next(iter(recorded))
     if not recorded[chosen].folder.is_dir():
         words = [
             "kdtool",
@@ -67,23 +75,6 @@ def find_signals(
     return chosen, recorded[chosen]
 
 
-def _choose_signals(source: Path, names: list[str], name: str | None) -> str:
-    if name is None and len(names) == 1:
-        return names[0]
-    wanted = [known for known in names if name in {known, known.removeprefix(_SIGNALS)}]
-    if wanted:
-        return wanted[0]
-    problem = f"{source} records several signals" if name is None else f"{source} records no signals called {name!r}"
-    raise kdtool.UsageError(f"{problem}; choose with --signals: {', '.join(names)}")
-
-
-def _recipe_of_run(folder: Path, store: Path | str | None) -> tuple[Mapping[str, Any], Path | str | None]:
-    """Return the recipe of a finished run, and its store if none is given."""
-    recipe, stages = read_results(folder)
-    stores = [stage.path.parents[1] for stage in stages if stage.name.startswith(_SIGNALS)]
-    return recipe, store or next(iter(stores), None)
-
-
 _SPLITS = ("train", "validation", "test")
 
 
@@ -93,6 +84,15 @@ class Generated:
 
     folder: Path
     status: Mapping[str, Any]
+
+    def total(self, key: str) -> int:
+        """Return the sum of a count over all cells."""
+        return sum(cell[key] for cell in self.status["cells"])
+
+    @property
+    def rejections(self) -> Counter[str]:
+        """Rejected candidates of all cells, by reason."""
+        return sum((Counter(cell["rejected"]) for cell in self.status["cells"]), Counter[str]())
 
     def lines(self, name: str) -> Iterator[dict[str, Any]]:
         """Yield the lines of `rows.jsonl` or `rejected.jsonl`; a last line that is not finished is left out."""

@@ -11,10 +11,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdtool_measuring import Unanswered, read_summary
+from kdtool_measuring import Unanswered
 
 if TYPE_CHECKING:
     from kdtool_data.command.lookup import Generated
@@ -24,23 +23,24 @@ _SHOWN = 10
 
 def status_lines(generation: Generated, *, cells: bool) -> Iterator[str]:
     """Yield the status, one fact per line; `cells` adds a line for each cell."""
-    status, each = generation.status, generation.status["cells"]
-    total = _total(each)
+    status, each, total = generation.status, generation.status["cells"], generation.total
+    accepted, picodollars, rejected = total("accepted"), total("picodollars"), generation.rejections
+    judged = accepted + rejected.total()
     age = max(0.0, time.time() - status["written"])  # a clock may have been set back
     yield f"{status['state']}, {age:,.0f} seconds ago: {generation.folder}"
-    yield f"  rows      {total['accepted']:,} of {total['wanted']:,} accepted"
-    share = f", {total['accepted'] / total['judged']:.0%} of judged ones accepted" if total["judged"] else ""
-    yield f"  requests  {total['asked']:,}{share}"
-    yield f"  tokens    {total['tokens_in']:,} in, {total['tokens_out']:,} out"
-    if total["picodollars"]:
-        a_row = f", ${total['picodollars'] / 1e12 / total['accepted']:.4f} per row" if total["accepted"] else ""
-        yield f"  dollars   {total['picodollars'] / 1e12:,.2f}{a_row}"
+    yield f"  rows      {accepted:,} of {total('wanted'):,} accepted"
+    share = f", {accepted / judged:.0%} of judged ones accepted" if judged else ""
+    yield f"  requests  {total('asked'):,}{share}"
+    yield f"  tokens    {total('tokens_in'):,} in, {total('tokens_out'):,} out"
+    if picodollars:
+        a_row = f", ${picodollars / 1e12 / accepted:.4f} per row" if accepted else ""
+        yield f"  dollars   {picodollars / 1e12:,.2f}{a_row}"
     full = sum(cell["accepted"] == cell["wanted"] for cell in each)
     closed = [f"{cell['cell']} ({cell['closed']})" for cell in each if cell["closed"]]
     yield f"  cells     {full:,} of {len(each):,} full" + (
         f"; at a limit: {', '.join(closed[:_SHOWN])}" if closed else ""
     )
-    for reason, count in _count_rejections(each).most_common(_SHOWN):
+    for reason, count in rejected.most_common(_SHOWN):
         yield f"  rejected  {count:,} {reason}"
     for cell in each if cells else ():
         yield f"  {cell['cell']:<32} {cell['accepted']:>7,} of {cell['wanted']:<7,} {cell['asked']:>7,} requests"
@@ -49,7 +49,7 @@ def status_lines(generation: Generated, *, cells: bool) -> Iterator[str]:
 def rejection_lines(rejected: Sequence[Mapping[str, Any]], generation: Generated, most: int) -> Iterator[str]:
     """Yield the counts of all rejections, and `most` samples of each reason."""
     shown: Counter[str] = Counter()
-    for reason, count in _count_rejections(generation.status["cells"]).most_common():
+    for reason, count in generation.rejections.most_common():
         yield f"{count:,} {reason}"
     for candidate in rejected:
         shown[candidate["reason"]] += 1
@@ -61,27 +61,7 @@ def rejection_lines(rejected: Sequence[Mapping[str, Any]], generation: Generated
             yield from (f"    {line}" for line in candidate["answer"].splitlines())
 
 
-def _total(cells: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    keys = ("wanted", "accepted", "asked", "tokens_in", "tokens_out", "picodollars")
-    total = {key: sum(cell[key] for cell in cells) for key in keys}
-    return {**total, "judged": total["accepted"] + _count_rejections(cells).total()}
-
-
-def _count_rejections(cells: Sequence[Mapping[str, Any]]) -> Counter[str]:
-    return sum((Counter(cell["rejected"]) for cell in cells), Counter[str]())
-
-
 _OPEN = "under way, or its run was killed"
-
-
-def unanswered_in(ledger: Path) -> tuple[Unanswered, ...]:
-    """Return the attempts in a ledger that have no answer, also while a run writes it; none if there is no file.
-
-    Raises:
-        StorageError: it cannot be read.
-        UsageError: another version of kdtool wrote it.
-    """
-    return read_summary(ledger).unanswered if ledger.exists() else ()
 
 
 def unanswered_records(attempts: Sequence[Unanswered]) -> list[dict[str, Any]]:

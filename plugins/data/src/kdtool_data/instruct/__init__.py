@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import kdtool
 
-from kdtool_data.instruct.settings import REPAIR, InstructConfig
+from kdtool_data.instruct.settings import REPAIR, VARIABLES, InstructConfig
 
 if TYPE_CHECKING:
     from kdtool_measuring import Templates
@@ -55,9 +55,10 @@ class Instruct(kdtool.Corpus):
 
     @cached_property
     def _templates(self) -> Templates:
-        from kdtool_data.instruct.requests import templates_of
+        from kdtool_measuring import Templates
 
-        return templates_of(self.config)
+        shipped, declared = Path(__file__).with_name("templates"), VARIABLES.union(self.config.variables)
+        return Templates(shipped, self.config.templates, declared, further={REPAIR: {"error"}})
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         """Return the templates' versions, and that of the Python that runs tests.
@@ -173,9 +174,6 @@ class Instruct(kdtool.Corpus):
         summary += f"; {record.given:,} of them are pairs" if self.config.give == "pairs" else ""
         run.say(summary + (f"; rejected: {_reasons(rejected)}" if rejected else ""))
         short = {cell: tally for cell, tally in record.cells.items() if tally.accepted < tally.wanted}
-        if not short:
-            self._require_pairs(record)
-            return
         first = "; ".join(
             f"{cell} has {tally.accepted} of {tally.wanted} rows after {tally.asked} requests, its limit of {tally.closed} "
             f"({_reasons(tally.rejected)})"
@@ -183,15 +181,13 @@ class Instruct(kdtool.Corpus):
         )
         others = f"; and {len(short) - _CELLS} more" if len(short) > _CELLS else ""
         message = f"{len(short)} of {len(record.cells)} cells cannot be filled: {first}{others}"
-        if not self.config.fewer:
+        if short and not self.config.fewer:
             remedy = (
                 "raise candidates or dollars, ease the filters, or set fewer: true; stored answers are not asked again"
             )
             raise kdtool.UsageError(f"instruct.candidates: {message}; {remedy}")
-        run.say(f"instruct: {message}")
-        self._require_pairs(record)
-
-    def _require_pairs(self, record: Record) -> None:
+        if short:
+            run.say(f"instruct: {message}")
         if self.config.give == "pairs" and not record.given:
             raise kdtool.UsageError(
                 "instruct.give: no accepted row repairs a failed answer to the same task by the same tests, so there are no "

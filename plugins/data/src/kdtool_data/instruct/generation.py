@@ -66,7 +66,9 @@ class Generation:
         model = str(getattr(teacher.config, "model", "") or (owner.use if owner else ""))
         licences = [each.terms.licence for each in run.licences if each.component == config.ask]
         self._rows = Rows(config, teacher.answer_key, model, licences[0] if licences else "", versions)
-        self._filters = filters_of(run)
+        filters = run.implementing("kdtool_filter")  # the phase's own if it has any, else the recipe's
+        of_phase = [name for name in filters if name.startswith(f"train.{run.label}.")]
+        self._filters = of_phase or [name for name in filters if not name.startswith("train.")]
 
     def rows(self) -> Iterator[kdtool.Example]:
         """Yield accepted rows until every cell is full or closed.
@@ -205,13 +207,6 @@ class Generation:
                     judged[key] = judged[key].reject(f"{short}: {verdict}", error)
                     del rows[key]
         return [(candidate, rows.get(key)) for key, candidate in judged.items()]
-
-
-def filters_of(run: kdtool.RunInfo) -> list[str]:
-    """Return the names of the filters to apply, in order: the phase's own if it has any, else the recipe's."""
-    names = run.implementing("kdtool_filter")
-    own = [name for name in names if name.startswith(f"train.{run.label}.")]
-    return own or [name for name in names if not name.startswith("train.")]
 
 
 _STATUS_SECONDS = 1.0

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import kdtool
-from kdtool_measuring import Templates, seed_of
+from kdtool_measuring import seed_of
 
 from kdtool_data.instruct.candidates import Candidate, Failure, Slot
-from kdtool_data.instruct.settings import REPAIR, VARIABLES, InstructConfig
+from kdtool_data.instruct.settings import REPAIR, InstructConfig
 from kdtool_data.lines import split_lines
 
 if TYPE_CHECKING:
+    from kdtool_measuring import Templates
+
     from kdtool_data.instruct.settings import Cell
 
 NAMES = {"python": "Python", "javascript": "JavaScript", "java": "Java", "cpp": "C++", "go": "Go", "rust": "Rust"}
@@ -103,12 +105,6 @@ def _some_lines(text: str, drawn: random.Random) -> str:
     lines = split_lines(text)
     first = drawn.randrange(max(1, len(lines) - _LINES + 1))
     return "\n".join(line.rstrip("\r\n") for line in lines[first : first + _LINES])[:_CHARACTERS]
-
-
-def templates_of(config: InstructConfig) -> Templates:
-    """Return this package's templates and the recipe's own."""
-    shipped, declared = Path(__file__).with_name("templates"), VARIABLES.union(config.variables)
-    return Templates(shipped, config.templates, declared, further={REPAIR: {"error"}})
 
 
 def request_of(

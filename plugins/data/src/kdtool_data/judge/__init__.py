@@ -72,7 +72,9 @@ class JudgeFilter(kdtool.Filter):
 
     @cached_property
     def _templates(self) -> Templates:
-        return templates_of(self.config.template, self.config.variables)
+        files = {} if self.config.template is None else {TEMPLATE: self.config.template}
+        shipped, declared = Path(__file__).with_name("templates"), VARIABLES.union(self.config.variables)
+        return Templates(shipped, files, declared, key="judge.")
 
     @cached_property
     def _version(self) -> str:
@@ -124,7 +126,10 @@ class JudgeFilter(kdtool.Filter):
         answers = self._ask(run, list(asked.values()))
         by_request = {request.id: example for request, example in zip(requests, examples, strict=True)}
         verdicts = {name: self._judge(run, by_request[name], asked[name], answers[name]) for name in asked}
-        record_verdicts(self._file(run), verdicts.values(), is_new=is_new)
+        file = self._file(run)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("w" if is_new else "a", encoding="utf-8", newline="\n") as lines:
+            lines.writelines(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in verdicts.values())
         readable = [verdict for verdict in verdicts.values() if verdict.rejected != UNREADABLE]
         if not self._recent and len(verdicts) >= _ENOUGH and not readable:
             raise kdtool.UsageError(
@@ -136,8 +141,13 @@ class JudgeFilter(kdtool.Filter):
         return [reasons[request.id] or None for request in requests]
 
     def _request(self, example: kdtool.Example) -> kdtool.Request:
-        config = self.config
-        return request_for(example, self._templates, config.criteria, config.variables, config.max_tokens)
+        """Return the request for a verdict on an example. Equal texts have equal requests."""
+        task, answer = _task_and_answer(example.body)
+        criteria = tuple(self.config.criteria)
+        values = {"answer": answer, "criteria": criteria, "language": example.language, "task": task}
+        turns = self._templates.render(TEMPLATE, {**self.config.variables, **values})
+        name = hashlib.sha256(json.dumps(turns).encode()).hexdigest()
+        return kdtool.Request(name, "", self.config.max_tokens, turns=turns)
 
     def _ask(self, run: kdtool.RunInfo, requests: Sequence[kdtool.Request]) -> Mapping[str, kdtool.TextAnswer]:
         """Return the answers by the requests' ids; all requests are sent together."""
@@ -191,33 +201,18 @@ TEMPLATE = "template"
 VARIABLES = frozenset({"answer", "criteria", "language", "task"})
 
 
-def templates_of(own: Path | None, variables: Mapping[str, str]) -> Templates:
-    """Return this package's templates and the recipe's own."""
-    shipped, files = Path(__file__).with_name("templates"), {} if own is None else {TEMPLATE: own}
-    return Templates(shipped, files, VARIABLES.union(variables), key="judge.")
-
-
-def request_for(
-    example: kdtool.Example, templates: Templates, criteria: Mapping[str, int], variables: Mapping[str, str], most: int
-) -> kdtool.Request:
-    """Return the request for a verdict of at most `most` tokens on an example. Equal texts have equal requests.
-
-    Raises:
-        UsageError: the template fails on this example.
-    """
-    task, answer = _task_and_answer(example.body)
-    values = {**variables, "answer": answer, "criteria": tuple(criteria), "language": example.language, "task": task}
-    turns = templates.render(TEMPLATE, values)
-    return kdtool.Request(hashlib.sha256(json.dumps(turns).encode()).hexdigest(), "", most, turns=turns)
-
-
 def _task_and_answer(body: kdtool.Text | kdtool.Completion | kdtool.Messages) -> tuple[str, str]:
     """Return an example's task and the answer to learn, without white space at the ends; a text has no task."""
     if isinstance(body, kdtool.Text):
         return "", body.text.strip()
     if isinstance(body, kdtool.Completion):
         return body.prompt.strip(), body.completion.strip()
-    *before, (_, last) = body.turns or (("", ""),)
+    turns = list(body.turns or (("", ""),))
+    if isinstance(body, kdtool.DetailedMessages):
+        said = (json.dumps(detail, ensure_ascii=False) if detail else "" for detail in body.details)
+        turns = [(role, f"{text}\n{shown}") for (role, text), shown in zip(turns, said, strict=True)]
+        turns[:0] = [("tools", json.dumps(body.tools, ensure_ascii=False))] if body.tools else []
+    *before, (_, last) = turns
     task = before[0][1] if len(before) == 1 else "\n\n".join(f"{role}: {content}" for role, content in before)
     return task.strip(), last.strip()
 
@@ -260,10 +255,3 @@ def reason_to_reject(scores: Mapping[str, int], criteria: Mapping[str, int]) -> 
     if not scores:
         return UNREADABLE
     return next((f"{name} below {least}" for name, least in criteria.items() if scores[name] < least), "")
-
-
-def record_verdicts(file: Path, verdicts: Iterable[Verdict], *, is_new: bool) -> None:
-    """Append verdicts to a file of JSON Lines; with `is_new` replace the file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w" if is_new else "a", encoding="utf-8", newline="\n") as lines:
-        lines.writelines(json.dumps(asdict(verdict), ensure_ascii=False) + "\n" for verdict in verdicts)
