@@ -66,6 +66,10 @@ class StreamingRuntime(kdtool.Runtime):
             logprobs = () if request.logprobs is None else (found,)
             yield kdtool.TextPiece(token, count, number, finish, logprobs=logprobs)  # type: ignore[arg-type]
 
+    def count(self, text: str) -> int:
+        """Return the number of words."""
+        return len(text.split())
+
     def memory(self) -> int:
         """Return a constant."""
         return 123_000_000

@@ -126,15 +126,9 @@ class _Priced(kdtool.Teacher, Priced):
     pass
 
 
-class _Point:
-    name = "priced"
-
-    def load(self) -> type[kdtool.Teacher]:
-        return _Priced
-
-
 def _choose(names: Sequence[str], monkeypatch: pytest.MonkeyPatch, *, paid: bool) -> list[str]:
-    monkeypatch.setattr("kdtool_serve.pool.entry_points", lambda group: [_Point()])
+    monkeypatch.setattr(kdtool, "list_plugins", lambda group: ["priced"])
+    monkeypatch.setattr(kdtool, "load_plugin", lambda group, name: _Priced)
     models = ScriptedModels({"student": StreamingRuntime(), "teacher": StreamingRuntime()})
     record = kdtool.ComponentRecord("teacher", "teacher", "priced", "dist", "1", {})
     models.results = type("Results", (), {"components": [record]})()
@@ -162,17 +156,18 @@ def test_a_draft_is_for_teachers_on_offer() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of Windows end the process at once")
-def test_it_serves_the_page_until_ctrl_c(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_it_serves_the_page_until_ctrl_c(host: str, shown: str, tmp_path: Path) -> None:
     (tmp_path / "runtime").mkdir()
     (tmp_path / "index.html").write_text("<title>student</title>", encoding="utf-8")
     (tmp_path / "runtime" / "ort.mjs").write_text("export {};", encoding="utf-8")
     (tmp_path / "runtime" / "ort.wasm").write_bytes(b"\0asm")
-    command = [sys.executable, "-m", "kdtool", "serve", "--static", str(tmp_path), "--port", "0"]
+    command = [sys.executable, "-m", "kdtool", "serve", "--static", str(tmp_path), "--port", "0", "--host", host]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout
         url = process.stdout.readline().removeprefix("page  ").split()[0]
-        assert url.startswith("http://127.0.0.1:")
+        assert url.startswith(f"http://{shown}:")
         page = httpx.get(url, timeout=60)
         assert page.text == "<title>student</title>"
         kinds = {"": "text/html", "runtime/ort.mjs": "text/javascript", "runtime/ort.wasm": "application/wasm"}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import kdtool
 import pytest
@@ -40,6 +41,12 @@ UNITS = [
         ("    x = f(", "1, 2\n    y = 3\n", ")\n", "1, 2"),
         ("x = ", "1\ny = 2\n", "\n", "1\ny = 2\n"),
         ("    ", "x = 1\n\n    y = 2", "\n", "x = 1\n\n    y = 2"),
+        ("    ", 'x = """\ntext\n"""\n    y\nz', "\n", 'x = """\ntext\n"""\n    y'),
+        ("    ", "x = '''\ntext", "\n", "x = '''\ntext"),
+        ("    x = f(", '"""\ntext\n"""\ny', ")\n", '"""\ntext\n"""'),
+        ('    """Doc\n    ', 'more.\n    """\n    x = 1\ny', "\n", 'more.\n    """\n    x = 1'),
+        ("    ", "a();\n#ifdef X\n    b();\n#endif\n}\n", "\n", "a();\n#ifdef X\n    b();\n#endif"),
+        ("    ", "x\n# note\n    y", "\n", "x"),
     ]
 ]
 GAPS = [
@@ -208,6 +215,68 @@ def test_all_three_protocols_fill_a_gap_and_say_how(
     assert {(asked.prompt, asked.suffix) for asked in control.asked} == {(before, None)}
     assert capsys.readouterr().err.count("control has no FIM tokens") == 1
     assert without_fim.post("/api/show", model="control").json()["capabilities"] == ["completion", "insert"]
+
+
+WINDOWS = {"prompt": "def f():\r\n    ", "suffix": "\r\n\r\nf()\r\n"}
+UNIX = {"prompt": "def f():\n    ", "suffix": "\n\nf()\n"}
+
+
+@pytest.mark.parametrize("abilities", [{"continue"}, {"continue", "infill"}])
+@pytest.mark.parametrize("written", ["x = 1\n    return x\n", "x = 1\r\n    return x\r\n"])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "given", "newline", "read"),
+    [
+        ("/v1/completions", WINDOWS, "\r\n", UNIX["prompt"]),
+        ("/v1/completions", UNIX, "\n", UNIX["prompt"]),
+        ("/v1/completions", {"prompt": WINDOWS["prompt"], "stop": ["\r\n\r\n"]}, "\r\n", UNIX["prompt"]),
+        ("/v1/completions", {**WINDOWS, "logprobs": 0}, None, WINDOWS["prompt"]),
+        ("/infill", {"input_prefix": WINDOWS["prompt"], "input_suffix": WINDOWS["suffix"]}, "\r\n", UNIX["prompt"]),
+        ("/api/generate", WINDOWS, "\r\n", UNIX["prompt"]),
+    ],
+)
+def test_line_ends_of_the_request_come_back_and_the_model_reads_lf(
+    abilities: set[kdtool.Ability],
+    written: str,
+    stream: bool,
+    path: str,
+    given: dict[str, Any],
+    newline: str | None,
+    read: str,
+) -> None:
+    student = StreamingRuntime(lambda _: written, abilities=frozenset(abilities))
+    with running(ScriptedModels({"student": student})) as server:
+        response = server.post(path, **{"model": "student", "stream": stream, **given})
+    lines = (
+        [line.removeprefix("data: ") for line in response.text.split("\n") if "{" in line]
+        if stream
+        else [response.text]
+    )
+    events = [json.loads(line) for line in lines]
+    parts = [event["choices"][0] if "choices" in event else event for event in events]
+    text = "".join(part.get("text", part.get("content", part.get("response"))) for part in parts)
+    expected = written if newline is None else written.replace("\r", "").replace("\n", newline)
+    assert text.rstrip("\r\n") == expected.rstrip("\r\n")
+    assert text == text.rstrip("\r\n") or newline is None or text.endswith(newline)
+    assert (student.asked[0].prompt, "\r" in "".join(student.asked[0].stop)) == (read, False)
+
+
+@pytest.mark.parametrize("abilities", [{"continue"}, {"continue", "infill"}])
+@pytest.mark.parametrize("after", ["", ")\n" + "late " * 300, "\nword", "r" * 900])
+@pytest.mark.parametrize(("limit", "room"), [({}, 256), ({"n_predict": 300}, 300), ({"n_predict": 9000}, 500)])
+def test_a_long_prompt_leaves_room_for_its_answer_and_is_never_an_empty_one(
+    abilities: set[kdtool.Ability], after: str, limit: dict[str, int], room: int
+) -> None:
+    student = StreamingRuntime(lambda _: "return " * 9, abilities=frozenset(abilities))
+    with running(ScriptedModels({"student": student})) as server:
+        found = server.post("/infill", input_prefix="early " * 2000, input_suffix=after, **limit).json()
+        refused = server.post("/v1/completions", prompt="early " * 2000, suffix=after or "x")
+    assert found["content"].startswith("return")
+    (asked,) = student.asked[:1]
+    assert asked.max_tokens == limit.get("n_predict", 256)
+    assert 100 < len(f"{asked.prompt} {asked.suffix or ''}".split()) <= 1000 - room
+    assert found["truncated"]
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
 
 
 @pytest.mark.parametrize("name", ["zed", "zed-ollama", "continue-autocomplete"])

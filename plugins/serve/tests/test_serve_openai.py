@@ -10,7 +10,6 @@ import httpx
 import kdtool
 import openai
 import pytest
-from kdtool_serve.forms import describe_token
 from running import Running, running
 from scripted import ScriptedModels, StreamingRuntime
 
@@ -89,7 +88,7 @@ def test_logprobs_of_completions(server: Running) -> None:
     assert found.tokens == ["return ", "width "]
     assert found.token_logprobs == [-0.5, -0.5]
     assert found.top_logprobs == [{"return ": -0.5, "other": -1.5}, {"width ": -0.5, "other": -1.5}]
-    assert found.text_offset == [0, 7]
+    assert found.text_offset == [1, 8]
 
 
 def test_a_chat_has_turns_logprobs_and_an_answer_that_the_last_message_may_begin(
@@ -129,10 +128,12 @@ IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
     [
         ({"logit_bias": {"50256": -100}}, "logit_bias", ""),
         ({"guided_json": {}}, "guided_json", ""),
-        ({"echo": True, "logprobs": 1}, "echo", ""),
-        ({"prompt": [1, 2, 3]}, "prompt", "must be a text or a list of texts; lists of token ids are not"),
+        ({"echo": True, "logprobs": 1}, "prompt", "only models of transformers that answer without --draft"),
+        ({"prompt": [1, 2, 3]}, "prompt", "student reads no token ids"),
+        ({"prompt": [[True]]}, "prompt", "must be a text, a list of token ids, or a list of these"),
+        ({"max_tokens": 0}, "max_tokens", "0 needs echo"),
         ({"prompt": "x " * 1200}, "prompt", "1200 tokens, leaves no room in the model's context of 1000 tokens"),
-        ({"model": "gpt-9"}, "model", "no model 'gpt-9' here; ask for one of student, control"),
+        ({"model": "gpt-9"}, "model", "model 'gpt-9' not found; this server has student, control"),
         ({"model": "control", **CHAT}, "messages", NO_TEMPLATE),
         ({"messages": [{"role": "assistant", "content": "def f("}]}, "messages", ""),
         ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages.0.content.0.type", "input should be 'text'"),
@@ -216,11 +217,6 @@ def test_an_error_of_the_model_has_its_code_and_no_token_is_none(
         assert (found.status_code, found.json().get("error", {}).get("code")) == (status, code)
         times = found.json().get("timings", {})
         assert {times.get(name, 0) for name in ("predicted_n", "predicted_ms", "predicted_per_second")} == {0}
-
-
-def test_a_part_of_a_character_has_no_bytes() -> None:
-    assert describe_token("\N{REPLACEMENT CHARACTER}", -1.0)["bytes"] is None
-    assert describe_token("é", -1.0)["bytes"] == [0xC3, 0xA9]
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,9 @@ from kdtool_serve.guard import Guard
 from kdtool_serve.metrics import Metrics
 from kdtool_serve.ollama import ollama_routes
 from kdtool_serve.pool import Openable, Pool
-from kdtool_serve.requests import LONGEST, Chat, Completion, Infill, parse, shorten
+from kdtool_serve.requests import LONGEST, USUAL, Chat, Completion, Infill, make_request, parse, shorten
 from kdtool_serve.responses import respond, respond_within_context
+from kdtool_serve.tasks import does_continue, read_ids
 
 
 @dataclass(frozen=True)
@@ -134,14 +135,21 @@ class _Endpoints:
         given = parse(Completion, await request.body())
         engine = self._pool.find(given.model)
         engine = engine if given.natural_end else self._pool.draw(engine)
-        if given.echo and given.logprobs is not None:
-            raise RequestError("echo: log-probabilities of a prompt are not supported; remove one", param="echo")
+        echo = given.echo and (given.logprobs is not None or not given.max_tokens)
+        if not given.max_tokens and not echo:
+            raise RequestError("max_tokens: 0 needs echo; ask for a token, or for echo", param="max_tokens")
+        listed = [tuple(prompt) if isinstance(prompt, list) else () for prompt in given.prompt]
+        if given.suffix is not None and (echo or any(listed)):
+            raise RequestError("suffix: needs text, and no echo with logprobs; leave one out", param="suffix")
+        tokenizer = (await engine.load()).tokenizer if any(listed) else None
+        texts = [each if isinstance(each, str) else read_ids(engine.name, tokenizer, each) for each in given.prompt]
+        further = {"suffix": given.suffix, "logprobs": given.ranked_by, "echo": echo}
         requests = [
-            given.request(prompt, given.max_tokens, number, suffix=given.suffix, logprobs=given.ranked_by)
-            for prompt in given.prompt
+            make_request(given, text, given.max_tokens, number, ids=ids, **further)
+            for text, ids in zip(texts, listed, strict=True)
             for number in range(given.n)
         ]
-        form = CompletionForm(engine.name, given)
+        form = CompletionForm(engine.name, given, texts)
         return await respond(engine, requests, form, stream=given.stream, seconds=self._seconds)
 
     async def chat(self, request: Request) -> Response:
@@ -152,10 +160,11 @@ class _Endpoints:
         begun = turns.pop()[1] if turns[-1][0] == "assistant" else ""
         if not turns:
             raise RequestError("messages: no turn is left to answer; begin with the user's", param="messages")
-        limit = given.max_completion_tokens or _limit(given.max_tokens)
+        limit = given.max_completion_tokens or (LONGEST if given.max_tokens < 0 else max(1, given.max_tokens))
         logprobs = given.top_logprobs if given.logprobs else None
         requests = [
-            given.request(begun, limit, number, turns=tuple(turns), logprobs=logprobs) for number in range(given.n)
+            make_request(given, begun, limit, number, turns=tuple(turns), logprobs=logprobs)
+            for number in range(given.n)
         ]
         form = ChatForm(engine.name, given)
         return await respond(engine, requests, form, stream=given.stream, seconds=self._seconds)
@@ -164,18 +173,16 @@ class _Endpoints:
         """Answer `/infill`."""
         given = parse(Infill, await request.body())
         engine = self._pool.draw(self._pool.find(given.model))
-        texts = shorten(
-            given.input_prefix + given.prompt, given.input_suffix, [extra.text for extra in given.input_extra]
-        )
+        limit = USUAL if given.n_predict < 0 else max(1, given.n_predict)  # 0 warms the prompt's cache
+        reads_after = not does_continue(await engine.load())
+        others = [extra.text for extra in given.input_extra]
+        texts = shorten(given.input_prefix + given.prompt, given.input_suffix, others, reads_after=reads_after)
         answers = (
-            (
-                given.request(before, _limit(given.n_predict), suffix=after),
-                InfillForm(engine.name, given, truncated=number > 0),
-            )
+            (make_request(given, before, limit, suffix=after), InfillForm(engine.name, given, truncated=number > 0))
             for number, (before, after) in enumerate(texts)
         )
         try:
-            return await respond_within_context(engine, answers, stream=given.stream, seconds=self._seconds)
+            return await respond_within_context(engine, answers, room=limit, stream=given.stream, seconds=self._seconds)
         except RequestError as error:
             raise (error.about("input_suffix") if error.param == "suffix" else error) from error
 
@@ -190,11 +197,6 @@ class _Endpoints:
             "completions": asdict(self._metrics.acceptance.count(name)),
         }
         return {"id": name, "object": "model", "created": 0, "owned_by": "kdtool", "kdtool": shown}
-
-
-def _limit(tokens: int) -> int:
-    """Return the number of tokens to ask for; -1 is the longest answer, and 0, which warms the prompt's cache, one token."""
-    return LONGEST if tokens < 0 else max(1, tokens)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

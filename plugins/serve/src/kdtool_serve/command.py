@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import kdtool
@@ -32,7 +33,7 @@ KEY_VARIABLE = "KDTOOL_SERVE_KEY"
 )
 @click.option("--timeout", default=300.0, show_default=True, type=click.FloatRange(1), help="Seconds for an answer.")
 @click.option(
-    "--body-limit", default=1_000_000, show_default=True, type=click.IntRange(1000), help="Bytes of a request."
+    "--body-limit", "body", default=1_000_000, show_default=True, type=click.IntRange(1000), help="Bytes of a request."
 )
 @click.option("--static", is_flag=True, help="Serve the page in a folder of the exporter web; loads no model.")
 @click.option("--keep", default=0, type=click.IntRange(0), help="Models in memory at most [default: no limit].")
@@ -61,19 +62,12 @@ def serve(
     host: str,
     key_variable: str | None,
     origins: tuple[str, ...],
-    queue: int,
-    timeout: float,
-    body_limit: int,
     static: bool,
-    keep: int,
-    healing: bool,
-    units: bool,
-    syntax: bool,
-    best_of: int,
     shares: tuple[str, ...],
     no_browser: bool,
     offline: bool,
     out: str,
+    **settings: Any,
 ) -> None:
     """Serve a student to browsers and editors.
 
@@ -105,11 +99,11 @@ def serve(
         app = create_app(
             models,
             offered=offered,
-            limits=Limits(queue=queue, timeout=timeout, body=body_limit, keep=keep),
+            limits=Limits(**{name: settings.pop(name) for name in ("queue", "timeout", "body", "keep")}),
             key=key,
             hosts=("*",) if is_open else ("127.0.0.1", "localhost", "[::1]", name),
             origins=origins,
-            devices=Devices(healing, units, syntax, best_of),
+            devices=Devices(**settings),
             shares=shared,
         )
         click.echo(f"loading {offered[0]} …", err=True)

@@ -74,6 +74,9 @@ def end_where(
     text, shown = "", 0
     with closing(pieces):  # type: ignore[type-var]  # generators, which can be closed
         for piece in pieces:
+            if piece.finish == "refused":
+                yield piece
+                return
             text += piece.text
             end = find_end(text, piece.finish is not None)
             finish = piece.finish if end is None else "stop"
@@ -95,29 +98,43 @@ def end_at_unit(pieces: Iterator[kdtool.TextPiece], before: str, after: str) -> 
     line = before.rpartition("\n")[2]
     indent = len(line) - len(line.lstrip())
     in_line = bool(after.partition("\n")[0].strip())
-    return end_where(
-        pieces,
-        lambda text, _: _find_line_end(text) if in_line else find_outdent(text, indent),
-        lambda text: len(text.rstrip()),
-    )
+    quotes = next((string[1] for string in _STRING.finditer(before) if not string[2]), "")
+
+    def find_end(text: str, is_whole: bool) -> int | None:
+        if in_line:
+            return next(_line_ends(text, quotes), None)
+        return find_outdent(text, indent, quotes, is_whole=is_whole)
+
+    return end_where(pieces, find_end, lambda text: len(_OPEN_LINE.sub("", text).rstrip()))
 
 
-def find_outdent(text: str, indent: int) -> int | None:
-    """Return where the first line begins that is indented less; the rest of the cursor's line does not count."""
-    end = text.find("\n") if indent else -1
-    while end >= 0:
-        line = text[end + 1 :].partition("\n")[0]
-        if line.strip() and len(line) - len(line.lstrip()) < indent:
+def find_outdent(text: str, indent: int, quotes: str = "", *, is_whole: bool = False) -> int | None:
+    """Return where the first line begins that is indented less; the rest of the cursor's line does not count.
+
+    Lines in a string and C's directives do not count either. `quotes` are those that the text before left open, `is_whole`:
+    no more text follows.
+    """
+    for end in _line_ends(text, quotes) if indent else ():
+        line, newline, _ = text[end + 1 :].partition("\n")
+        is_open = not (newline or is_whole) and line.startswith("#")
+        if line.strip() and len(line) - len(line.lstrip()) < indent and not is_open and not _DIRECTIVE.match(line):
             return len(text[:end].rstrip())
-        end = text.find("\n", end + 1)
     return None
 
 
-def _find_line_end(text: str) -> int | None:
-    end = text.find("\n")
-    return end if end >= 0 else None
+def _line_ends(text: str, quotes: str) -> Iterator[int]:
+    """Yield the line ends of a text that are not in a triple-quoted string which it begins; `quotes` end one before it."""
+    begin = text.find(quotes) + len(quotes) if quotes in text else len(text)
+    strings = [found.span() for found in _STRING.finditer(text, begin)]
+    for found in re.finditer("\n", text):
+        if not any(start < found.start() < end for start, end in strings):
+            yield found.start()
 
 
+_STRING = re.compile(r"""(\"{3}|'{3}).*?(?:(\1)|\Z)""", re.DOTALL)
+_DIRECTIVE = re.compile(r"#(if|ifdef|ifndef|elif|else|endif|define|undef|include|pragma|error|line)\b")
+_OPEN_LINE = re.compile(r"\n#[^\n]*\Z")
+"""A last line that may become a directive."""
 _LANGUAGES = ("python", "javascript", "java", "cpp", "go", "rust")
 _AROUND = 2000
 """Characters before and after the cursor that are parsed."""

@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 import traceback
+from codecs import getincrementaldecoder
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +34,7 @@ class Answer:
     """An answer that waits or is generated: iterate over its pieces once.
 
     Times are of `time.perf_counter`, 0: not yet. `end` is the finish of the last piece, "failed" or "cancelled", `text`
-    what was generated, and `error` the exception of the model.
+    what was generated, `echoed` the number of the prompt's tokens in `logprobs`, and `error` the exception of the model.
 
     Args:
         task: the request to answer, and how.
@@ -53,6 +54,7 @@ class Answer:
         self.cancelled = False
         self.end = "cancelled"
         self.text = ""
+        self.echoed = 0
         self.error: BaseException | None = None
         self._find_end = find_end
         self._whole = whole
@@ -85,22 +87,31 @@ class Answer:
         call_loop(self._loop, self._pieces.put_nowait, piece)
 
     def _pass_on(self, pieces: Iterator[kdtool.TextPiece]) -> None:
-        text = ""
-        logprobs: tuple[kdtool.TokenLogprob, ...] = ()
+        text, shown = "", ""
+        offsets = Offsets()
+        held: list[tuple[int, kdtool.TokenLogprob]] = []
+        logprobs: list[kdtool.TokenLogprob] = []
         for piece in pieces:
             if self.cancelled:
                 return
             before, text = len(text), text + piece.text
-            logprobs += piece.logprobs
             finish = piece.finish
             if (kept := self._find_end(text)) is not None:
                 text, finish = text[:kept], "stop"
             self.text = text
             self._note(piece, finish)
-            if not self._whole:
-                self.put(replace(piece, text=text[before:], finish=finish))
-            elif finish:
-                self.put(replace(piece, text=text, finish=finish, logprobs=logprobs))
+            if piece.tokens_out:  # those of a text that is cut are left out
+                held += [(offsets.place(token), token) for token in piece.logprobs]
+                ready = [at < len(text) + (not token.shown) or finish == "length" for at, token in held]
+                logprobs += [token for (_, token), is_ready in zip(held, ready, strict=True) if is_ready]
+                held = [each for each, is_ready in zip(held, ready, strict=True) if not is_ready]
+            else:
+                logprobs += piece.logprobs
+                self.echoed += len(piece.logprobs)
+            shown += self.task.restore(text[before:])
+            if finish or not self._whole:
+                self.put(replace(piece, text=shown, finish=finish, logprobs=tuple(logprobs)))
+                shown, logprobs = "", []
             if finish:
                 return
 
@@ -110,6 +121,24 @@ class Answer:
             self.first, self.tokens_at_first = self.last, piece.tokens_out
         self.tokens_in, self.tokens_out = piece.tokens_in, piece.tokens_out
         self.end = finish or self.end
+
+
+class Offsets:
+    """Positions of tokens in a text, in characters; those within a character have its position. `at`: the next one's."""
+
+    def __init__(self, at: int = 0) -> None:
+        self.at = at
+        self._decoder = _DECODER("replace")
+
+    def place(self, token: kdtool.TokenLogprob) -> int:
+        """Return the position of the next token."""
+        written = token.token.encode("utf-8", "surrogateescape") if token.shown else b""
+        begin, new = self.at, len(self._decoder.decode(written))
+        self.at += new
+        return begin + max(0, new - len(_DECODER("replace").decode(written)))  # earlier bytes that make no character
+
+
+_DECODER = getincrementaldecoder("utf-8")
 
 
 class Workers:
@@ -202,11 +231,11 @@ class Engine:
         return self.admitted - len(self.running)
 
     async def start(
-        self, requests: Sequence[kdtool.Request], find_end: FindEnd, *, whole: bool, natural_end: bool = False
+        self, requests: Sequence[kdtool.Request], find_end: FindEnd, *, whole: bool, **shape: bool
     ) -> list[Answer]:
         """Admit requests together, load the model if it is not, and return their answers, which begin when slots are free.
 
-        For `find_end` and `whole` see `Answer`, for `natural_end` see `kdtool_transformers.streaming.end_naturally`.
+        For `find_end` and `whole` see `Answer`, for `shape` see `Task.of`.
 
         Raises:
             RequestError: the queue has no room now or at all, or the model is not able to answer the requests.
@@ -229,7 +258,7 @@ class Engine:
         self.admitted += len(requests)
         try:
             runtime = await self.load()
-            tasks = [Task.of(each, runtime, self.devices, natural_end=natural_end) for each in requests]
+            tasks = [Task.of(each, runtime, self.devices, **shape) for each in requests]
             self._warn(tasks[0])
             require_abilities(self.name, runtime, tasks[0].request)
         except BaseException:

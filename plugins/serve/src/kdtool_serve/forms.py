@@ -7,11 +7,14 @@ import uuid
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, count
+from math import isnan
 from typing import Any
 
 import kdtool
 
 from kdtool_serve.devices import find_outdent, likelihood
+from kdtool_serve.engine import Offsets
 from kdtool_serve.requests import Chat, Completion, Infill
 from kdtool_serve.responses import Form, Generated
 
@@ -26,7 +29,7 @@ class _OpenAiForm(Form):
 
     def __init__(self, model: str, given: Completion | Chat) -> None:
         self.natural_end = given.natural_end
-        self._logprobs = given.logprobs is not None and given.logprobs is not False
+        self.lists_tokens = given.logprobs is not None and given.logprobs is not False
         self._usage = given.stream_options.include_usage
         self._per_prompt = given.n
         self._base = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
@@ -77,7 +80,7 @@ class _OpenAiForm(Form):
         return {
             "index": generated.number,
             **content,
-            "logprobs": self.describe_logprobs(generated.number, logprobs) if self._logprobs else None,
+            "logprobs": self.describe_logprobs(generated.number, logprobs) if self.lists_tokens else None,
             "finish_reason": finish,
             **({"stop_reason": generated.reason} if generated.reason else {}),
         }
@@ -86,7 +89,7 @@ class _OpenAiForm(Form):
         """Yield the answers to each prompt, the likeliest first; those without log-probabilities keep their order."""
         for first in range(0, len(all_generated), self._per_prompt):
             answers = all_generated[first : first + self._per_prompt]
-            ranked = sorted(answers, key=lambda each: -likelihood(each.logprobs))
+            ranked = sorted(answers, key=lambda each: -likelihood(each.logprobs[each.answer.echoed :]))
             yield from (replace(each, number=number) for number, each in enumerate(ranked, first))
 
     def _count(self, all_generated: Sequence[Generated]) -> dict[str, int]:
@@ -101,10 +104,11 @@ class CompletionForm(_OpenAiForm):
     prefix = "cmpl"
     whole_object = piece_object = "text_completion"
 
-    def __init__(self, model: str, given: Completion) -> None:
+    def __init__(self, model: str, given: Completion, prompts: Sequence[str]) -> None:
         super().__init__(model, given)
-        self._echoed = [prompt for prompt in given.prompt for _ in range(given.n)] if given.echo else []
-        self._offsets: dict[int, int] = {}
+        repeated = [prompt for prompt in prompts for _ in range(given.n)]
+        self._echoed = repeated if given.echo else []
+        self._offsets = [Offsets(0 if given.echo else len(prompt)) for prompt in repeated]
 
     def content(self, generated: Generated) -> dict[str, Any]:
         """Return the text."""
@@ -121,14 +125,11 @@ class CompletionForm(_OpenAiForm):
 
     def describe_logprobs(self, number: int, logprobs: Sequence[kdtool.TokenLogprob]) -> dict[str, Any]:
         """Return lists with an entry for each token."""
-        offsets = []
-        for token in logprobs:
-            offsets.append(self._offsets.get(number, 0))
-            self._offsets[number] = offsets[-1] + len(token.token)
+        offsets = [self._offsets[number].place(token) for token in logprobs]
         return {
-            "tokens": [token.token for token in logprobs],
-            "token_logprobs": [token.logprob for token in logprobs],
-            "top_logprobs": [dict(token.top) for token in logprobs],
+            "tokens": [_name(token.token) for token in logprobs],
+            "token_logprobs": [None if isnan(token.logprob) else token.logprob for token in logprobs],
+            "top_logprobs": [None if isnan(token.logprob) else _name_each(token) for token in logprobs],
             "text_offset": offsets,
         }
 
@@ -224,6 +225,24 @@ def _select(body: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
 
 
 def describe_token(token: str, logprob: float) -> dict[str, Any]:
-    """Return a token with its bytes, if it has whole characters."""
-    known = "\N{REPLACEMENT CHARACTER}" not in token  # else it is part of a character
-    return {"token": token, "logprob": logprob, "bytes": [*token.encode()] if known else None}
+    """Return a token with its bytes, which may be part of a character."""
+    written = token.encode("utf-8", "surrogateescape")
+    return {"token": written.decode("utf-8", "replace"), "logprob": logprob, "bytes": [*written]}
+
+
+def _name(token: str, *, by_bytes: bool = False) -> str:
+    """Return a token's text, or its bytes as OpenAI writes those of incomplete characters."""
+    written = token.encode("utf-8", "surrogateescape")
+    if written.decode("utf-8", "replace") == token and not by_bytes:
+        return token
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in written)
+
+
+def _name_each(token: kdtool.TokenLogprob) -> dict[str, float]:
+    """Return the likeliest tokens instead of one, each under another name; that of the token itself is only its own."""
+    named: dict[str, float] = {}
+    for text, logprob in token.top:
+        taken = {*named, *([_name(token.token)] if logprob != token.logprob else [])}
+        names = chain([_name(text)], (_name(text, by_bytes=True) + " " * number for number in count()))
+        named[next(name for name in names if name not in taken)] = logprob
+    return named

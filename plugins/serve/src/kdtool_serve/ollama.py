@@ -19,7 +19,8 @@ from kdtool_serve.errors import RequestError
 from kdtool_serve.ollama_messages import Chat, ChatForm, Generate, GenerateForm, Show, empty_answer
 from kdtool_serve.pool import Pool, weights
 from kdtool_serve.requests import parse, shorten
-from kdtool_serve.responses import respond_within_context
+from kdtool_serve.responses import Form, respond_within_context
+from kdtool_serve.tasks import does_continue
 
 _Turns = Sequence[tuple[str, str]]
 
@@ -59,37 +60,36 @@ class _Endpoints:
 
     async def show(self, request: Request) -> Response:
         """Describe one model."""
-        engine = self._find(parse(Show, await request.body()).model)
+        engine = self._pool.find(parse(Show, await request.body()).model)
         return JSONResponse(describe_model(engine, self._pool.subjects[engine.name]))
 
     async def generate(self, request: Request) -> Response:
         """Continue a prompt, fill a gap, or answer the prompt as a user's message if the model has a chat template."""
         began = time.perf_counter()
         given = parse(Generate, await request.body())
-        engine = self._find(given.model)
+        engine = self._pool.find(given.model)
         _refuse_unsupported(given)
         if not given.prompt and not given.suffix:
             return await self._load(engine, given, GenerateForm)
         form = GenerateForm(given.model, began, logprobs=given.logprobs)
-        runtime = await engine.load()
-        as_message = not given.raw and given.suffix is None and "converse" in runtime.abilities
+        as_message = not given.raw and given.suffix is None and "converse" in (await engine.load()).abilities
         engine = engine if as_message else self._pool.draw(engine)
         if as_message:
             system = (("system", given.system),) if given.system else ()
             candidates = _conversations(given, (*system, ("user", given.prompt)), "")
         else:
-            texts = shorten(f"{given.system}\n\n{given.prompt}" if given.system else given.prompt, given.suffix or "")
+            before = f"{given.system}\n\n{given.prompt}" if given.system else given.prompt
+            texts = shorten(before, given.suffix or "", reads_after=not does_continue(await engine.load()))
             candidates = (
                 given.options.request(before, suffix=after or None, logprobs=given.likeliest) for before, after in texts
             )
-        answers = ((each, form) for each in candidates)
-        return await respond_within_context(engine, answers, stream=given.stream, seconds=self._seconds)
+        return await self._respond(engine, candidates, given, form)
 
     async def chat(self, request: Request) -> Response:
         """Answer the last message of a conversation, or continue it if it is the assistant's."""
         began = time.perf_counter()
         given = parse(Chat, await request.body())
-        engine = self._find(given.model)
+        engine = self._pool.find(given.model)
         _refuse_unsupported(given)
         if not given.messages:
             return await self._load(engine, given, ChatForm)
@@ -98,8 +98,13 @@ class _Endpoints:
         begun = turns.pop()[1] if turns[-1][0] == "assistant" else ""
         if not turns:
             raise RequestError("messages: no turn is left to answer; begin with the user's", param="messages")
-        answers = ((each, form) for each in _conversations(given, turns, begun))
-        return await respond_within_context(engine, answers, stream=given.stream, seconds=self._seconds)
+        return await self._respond(engine, _conversations(given, turns, begun), given, form)
+
+    async def _respond(
+        self, engine: Engine, candidates: Iterator[kdtool.Request], given: Generate | Chat, form: Form
+    ) -> Response:
+        room, answers = given.options.room, ((each, form) for each in candidates)
+        return await respond_within_context(engine, answers, room=room, stream=given.stream, seconds=self._seconds)
 
     async def _load(self, engine: Engine, given: Generate | Chat, form: type[GenerateForm | ChatForm]) -> Response:
         """Load the model, or close it if nobody uses it."""
@@ -108,15 +113,6 @@ class _Endpoints:
         elif not engine.admitted:
             engine.unload()
         return JSONResponse(empty_answer(form, given.model, "unload" if given.is_unload else "load"))
-
-    def _find(self, name: str) -> Engine:
-        known = self._pool.engines
-        short = name.removesuffix(":latest")
-        if name not in known and short not in known:
-            raise RequestError(
-                f"model '{name}' not found; this server has {', '.join(known)}", status=404, code="model_not_found"
-            )
-        return known[name if name in known else short]
 
 
 def _conversations(given: Generate | Chat, turns: _Turns, begun: str) -> Iterator[kdtool.Request]:

@@ -6,7 +6,6 @@ the last is `done`.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ import pydantic
 from pydantic import AliasChoices, Field
 
 from kdtool_serve.forms import describe_token
-from kdtool_serve.requests import LONGEST, Stop
+from kdtool_serve.requests import LONGEST, USUAL, Stop, make_request
 from kdtool_serve.responses import Form, Generated
 
 
@@ -48,21 +47,17 @@ class Options(_WithoutNull):
         stops = [given] if isinstance(given, str) else given
         return [stop for stop in stops if stop] if isinstance(stops, list) else stops
 
+    @property
+    def room(self) -> int:
+        """Tokens of the context that a prompt leaves to the answer."""
+        return self.num_predict if self.num_predict > 0 else USUAL
+
     def request(self, prompt: str, **further: Any) -> kdtool.Request:
         """Return the request to a model."""
-        gap = further.get("suffix") is not None
-        temperature = (0.0 if gap else 0.8) if self.temperature is None else self.temperature
-        return kdtool.Request(
-            "0",
-            prompt,
-            self.num_predict if self.num_predict > 0 else LONGEST,
-            tuple(self.stop),
-            temperature=temperature,
-            seed=secrets.randbits(31) if self.seed is None else abs(self.seed),
-            top_p=self.top_p,
-            top_k=self.top_k,
-            **further,
-        )
+        usual = 0.0 if further.get("suffix") is not None else 0.8
+        temperature = usual if self.temperature is None else self.temperature
+        limit = self.num_predict if self.num_predict > 0 else LONGEST
+        return make_request(self, prompt, limit, temperature=temperature, **further)
 
 
 class _Request(_WithoutNull):
@@ -166,7 +161,7 @@ class _OllamaForm(Form):
     def __init__(self, model: str, began: float, *, logprobs: bool) -> None:
         self._model = model
         self._began = began
-        self._logprobs = logprobs
+        self.lists_tokens = logprobs
 
     @staticmethod
     def shape(text: str) -> dict[str, Any]:
@@ -180,7 +175,7 @@ class _OllamaForm(Form):
 
     def piece(self, generated: Generated, piece: kdtool.TextPiece) -> Iterator[dict[str, Any]]:
         """Yield a piece's text."""
-        if piece.text or (piece.logprobs and self._logprobs):
+        if piece.text or (piece.logprobs and self.lists_tokens):
             yield self._line(piece.text, piece.logprobs)
 
     def end(self, all_generated: Sequence[Generated]) -> Iterator[dict[str, Any]]:
@@ -188,7 +183,7 @@ class _OllamaForm(Form):
         yield self._last(all_generated[0], "", ())
 
     def _line(self, text: str, logprobs: Sequence[kdtool.TokenLogprob], *, done: bool = False) -> dict[str, Any]:
-        shown = {"logprobs": [_logprob(token) for token in logprobs]} if self._logprobs and logprobs else {}
+        shown = {"logprobs": [_logprob(token) for token in logprobs]} if self.lists_tokens and logprobs else {}
         return {"model": self._model, "created_at": now(), **self.shape(text), "done": done, **shown}
 
     def _last(self, generated: Generated, text: str, logprobs: Sequence[kdtool.TokenLogprob]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import contextlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
@@ -77,7 +76,7 @@ class Pool:
         name = name if name in self.engines else name.removesuffix(":latest")  # as Ollama lists it
         if name not in self.engines:
             raise RequestError(
-                f"there is no model {name!r} here; ask for one of {', '.join(self.engines)}",
+                f"model '{name}' not found; this server has {', '.join(self.engines)}",
                 status=404,
                 code="model_not_found",
                 param="model",
@@ -154,10 +153,10 @@ def weights(path: Path | None) -> int:
 def paid_teachers(models: kdtool.Models) -> set[str]:
     """Return the names of a run's teachers whose answers cost money."""
     uses = {} if models.results is None else {component.name: component.use for component in models.results.components}
-    installed = {point.name: point for point in entry_points(group="kdtool.teachers")}
+    group = "kdtool.teachers"
     paid = set()
     for name in (name for name, subject in models.subjects.items() if subject.role == "teacher"):
-        point = installed.get(uses.get(name, ""))
-        if point and issubclass(point.load(), Priced):
+        use = uses.get(name, "")
+        if use in kdtool.list_plugins(group) and issubclass(kdtool.load_plugin(group, use), Priced):
             paid.add(name)
     return paid

@@ -17,6 +17,8 @@ from kdtool_serve.errors import RequestError
 
 LONGEST = 4096
 """Tokens of an answer to requests that name no limit; the model's context may end it before."""
+USUAL = 256
+"""Tokens of a gap without a limit, and room in the context for other answers without one."""
 Stop = Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=64)]
 _IGNORED = frozenset({"user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"})
 """Parameters that change no answer, regardless of their value."""
@@ -103,28 +105,20 @@ class Parameters(_Strict):
     def _list(cls, given: Any) -> Any:
         return [given] if isinstance(given, str) else given
 
-    def request(self, prompt: str, max_tokens: int, number: int = 0, **further: Any) -> kdtool.Request:
-        """Return the request of the choice `number`: each has a different seed."""
-        seed = secrets.randbits(31) if self.seed is None else (self.seed + number) % 2**63
-        return kdtool.Request(
-            str(number),
-            prompt,
-            max_tokens,
-            tuple(self.stop),
-            temperature=self.temperature,
-            seed=seed,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            **further,
-        )
+
+def make_request(given: Any, prompt: str, max_tokens: int, number: int = 0, **further: Any) -> kdtool.Request:
+    """Return the request of the choice `number`, each with another seed, by the sampling settings of any protocol."""
+    settings = {name: getattr(given, name) for name in ("temperature", "top_p", "top_k")}
+    seed = secrets.randbits(31) if given.seed is None else (abs(given.seed) + number) % 2**63
+    return kdtool.Request(str(number), prompt, max_tokens, tuple(given.stop), seed=seed, **{**settings, **further})
 
 
 class Completion(Parameters):
     """`/v1/completions`."""
 
-    prompt: Annotated[list[str], Field(min_length=1, max_length=128)]
+    prompt: Annotated[list[str | list[int]], Field(min_length=1, max_length=128)]
     suffix: str | None = None
-    max_tokens: int = Field(16, ge=1)
+    max_tokens: int = Field(16, ge=0)
     echo: bool = False
     natural_end: bool = False
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -137,10 +131,14 @@ class Completion(Parameters):
     @pydantic.field_validator("prompt", mode="before")
     @classmethod
     def _one_prompt(cls, given: Any) -> Any:
-        prompts = [given] if isinstance(given, str) else given
-        if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
-            raise ValueError("must be a text or a list of texts; lists of token ids are not supported")
+        prompts = given if isinstance(given, list) and not _is_ids(given) else [given]
+        if not all(isinstance(prompt, str) or _is_ids(prompt) for prompt in prompts):
+            raise ValueError("must be a text, a list of token ids, or a list of these")
         return prompts
+
+
+def _is_ids(given: Any) -> bool:
+    return isinstance(given, list) and bool(given) and all(type(each) is int and each >= 0 for each in given)
 
 
 class TextPart(_Strict):
@@ -225,15 +223,20 @@ def parse(kind: type[P], body: bytes) -> P:
     raise RequestError(f"{path or 'body'}: {message[:1].lower()}{message[1:]}", param=path or None)
 
 
-_LEAST_AROUND = 64
+_LEAST_AROUND = 8
 """Characters around the cursor that are not shortened further."""
 
 
-def shorten(before: str, after: str, others: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
-    """Yield the text before and after the cursor: whole, without the text of `others`, then ever nearer to it."""
+def shorten(
+    before: str, after: str, others: Sequence[str] = (), *, reads_after: bool = True
+) -> Iterator[tuple[str, str]]:
+    """Yield the text before and after the cursor: whole, without the text of `others`, then ever nearer to it.
+
+    Text after it stays whole unless the model `reads_after` the cursor.
+    """
     if others:
         yield "".join(f"{other}\n\n" for other in others) + before, after
     yield before, after
-    while len(before) + len(after) > _LEAST_AROUND:
-        before, after = before[(len(before) + 1) // 2 :], after[: len(after) // 2]
+    while len(before) + reads_after * len(after) > _LEAST_AROUND:
+        before, after = before[(len(before) + 1) // 2 :], after[: len(after) // 2] if reads_after else after
         yield before, after

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import kdtool
+from kdtool_measuring import fit_prompt
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from kdtool_serve.engine import Answer, Engine
 from kdtool_serve.errors import TOO_LONG, RequestError, as_request_error
-from kdtool_serve.tasks import HEADER
+from kdtool_serve.tasks import HEADER, does_continue
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
@@ -72,6 +73,8 @@ class Form(ABC):
     """The last event's data; "" if there is none."""
     natural_end: bool = False
     """True if answers end at their natural end."""
+    lists_tokens: bool = False
+    """True if responses list the tokens of answers."""
     json_lines: bool = False
     """True if events are JSON lines as Ollama's, False if they are server-sent events."""
 
@@ -131,19 +134,29 @@ async def respond(
 
 
 async def respond_within_context(
-    engine: Engine, candidates: Iterable[tuple[kdtool.Request, Form]], *, stream: bool, seconds: float
+    engine: Engine, candidates: Iterable[tuple[kdtool.Request, Form]], *, room: int, stream: bool, seconds: float
 ) -> Response:
-    """Generate the answer to the first of ever shorter requests that fits into the model's context, each with its form."""
+    """Generate the answer to the first of ever shorter requests that fits into the model's context, each with its form.
+
+    It leaves `room` for the answer, or half of the context.
+    """
+    runtime = await engine.load()
     shorter = iter(candidates)
     request, form = next(shorter)
     while True:
+        following = next(shorter, None)
         try:
-            return await respond(engine, [request], form, stream=stream, seconds=seconds)
+            if following is None or await asyncio.to_thread(_fits, request, runtime, room):
+                return await respond(engine, [request], form, stream=stream, seconds=seconds)
         except RequestError as error:
-            following = next(shorter, None)
             if error.code != TOO_LONG or following is None:
                 raise
-            request, form = following
+        request, form = following
+
+
+def _fits(request: kdtool.Request, runtime: kdtool.Runtime, room: int) -> bool:
+    text = "\n".join([*(content for _, content in request.turns), request.prompt])
+    return fit_prompt(text, runtime, room, "" if does_continue(runtime) else request.suffix or "") == text
 
 
 class _Events(StreamingResponse):
@@ -225,7 +238,9 @@ async def _start(
 ) -> list[Answer]:
     try:
         async with asyncio.timeout_at(deadline):
-            return await engine.start(requests, form.find_end, whole=whole, natural_end=form.natural_end)
+            return await engine.start(
+                requests, form.find_end, whole=whole, natural_end=form.natural_end, exact=form.lists_tokens
+            )
     except TimeoutError:
         raise _lateness(seconds) from None
 

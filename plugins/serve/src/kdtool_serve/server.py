@@ -246,7 +246,7 @@ def serve_static(folder: Path, host: str, port: int | None, *, browser: bool) ->
         )
     app = create_static_app(folder)
     with listen(host, port) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
 
         def ready() -> None:
             click.echo(f"page  {url}  (Ctrl-C ends it)")

@@ -6,7 +6,7 @@ A model without FIM tokens continues the text before a gap, up to where the text
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import kdtool
@@ -20,7 +20,8 @@ from kdtool_serve.errors import RequestError
 class Task:
     """A request as a model is asked it, and the text after the gap that its answer fills: None if there is no gap.
 
-    The answer to a gap ends where `suffix` begins if it is `continued`, because the model does not read the suffix.
+    The answer to a gap ends where `suffix` begins if it is `continued`, because the model does not read the suffix. Models
+    read and write LF; the client gets the `newline` of its text, and in a gap no stray CR. None: the text as it is.
     """
 
     request: kdtool.Request
@@ -28,15 +29,29 @@ class Task:
     continued: bool = False
     natural_end: bool = False
     devices: Devices = field(default_factory=Devices)
+    newline: str | None = None
 
     @classmethod
-    def of(cls, request: kdtool.Request, runtime: kdtool.Runtime, devices: Devices, *, natural_end: bool) -> Task:
-        """Return the task for a request to an opened model."""
+    def of(
+        cls, request: kdtool.Request, runtime: kdtool.Runtime, devices: Devices, *, natural_end: bool, exact: bool
+    ) -> Task:
+        """Return the task for a request to an opened model; `exact`: its tokens are listed, so its text stays as it is."""
+        newline = None
+        if not exact and not request.turns and "\r\n" in request.prompt + (request.suffix or ""):
+            newline, suffix = "\r\n", request.suffix
+            stop = tuple(map(_with_lf, request.stop))
+            request = replace(request, prompt=_with_lf(request.prompt), suffix=suffix and _with_lf(suffix), stop=stop)
         gap = as_gap(request, runtime)
         is_gap = gap.suffix is not None
-        continued = is_gap and "infill" not in runtime.abilities and "continue" in runtime.abilities
-        asked = replace(gap, heal=devices.healing and is_gap, suffix=None if continued else gap.suffix)
-        return cls(asked, gap.suffix, continued, natural_end, devices)
+        continued = is_gap and does_continue(runtime)
+        heal = devices.healing and is_gap and not exact
+        asked = replace(gap, heal=heal, suffix=None if continued else gap.suffix)
+        newline = newline or ("\n" if is_gap and not exact else None)
+        return cls(asked, gap.suffix, continued, natural_end, devices, newline)
+
+    def restore(self, text: str) -> str:
+        """Return new text of the answer with the client's line ends."""
+        return text if self.newline is None else text.replace("\r", "").replace("\n", self.newline)
 
     def stream(self, runtime: kdtool.Runtime) -> Iterator[kdtool.TextPiece]:
         """Yield the answer while it is generated."""
@@ -56,6 +71,15 @@ class Task:
         if self.devices.units:
             pieces = end_at_unit(pieces, request.prompt, self.suffix)
         return cut_to_fit(pieces, request.prompt, self.suffix) if self.devices.syntax else pieces
+
+
+def _with_lf(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def does_continue(runtime: kdtool.Runtime) -> bool:
+    """Return whether a model without FIM tokens fills a gap by continuing the text before it."""
+    return "infill" not in runtime.abilities and "continue" in runtime.abilities
 
 
 HEADER = {"Kdtool-Gap": "continued"}
@@ -144,6 +168,19 @@ def _without_blank_end(text: str, suffix: str) -> int:
     return len(text.rstrip()) if suffix[:1] in {"\n", "\r", " ", "\t"} else len(text)
 
 
+def read_ids(name: str, tokenizer: kdtool.Tokenizer | None, ids: Sequence[int]) -> str:
+    """Return the text of a prompt's token ids; "" without a tokenizer.
+
+    Raises:
+        RequestError: the model `name` has no such token.
+    """
+    if tokenizer is None:
+        return ""
+    if max(ids) >= (most := tokenizer.vocabulary):
+        raise RequestError(f"prompt: {name} has no token {max(ids)}; expected ids below {most}", param="prompt")
+    return tokenizer.decode(ids)
+
+
 def require_abilities(name: str, runtime: kdtool.Runtime, request: kdtool.Request) -> None:
     """Refuse a request that the model `name` is not able to answer.
 
@@ -155,6 +192,7 @@ def require_abilities(name: str, runtime: kdtool.Runtime, request: kdtool.Reques
         "prefill": bool(request.turns and request.prompt),
         "infill": request.suffix is not None,
         "continue": not request.turns and request.suffix is None,
+        "echo": request.echo or bool(request.ids),
     }
     for ability, is_needed in needed.items():
         if is_needed and ability not in runtime.abilities:
@@ -167,4 +205,9 @@ _CANNOT = {
     "converse": ("messages", "does not converse, because its tokenizer has no chat template; use /v1/completions"),
     "prefill": ("messages", "cannot continue an answer that is begun; let the last message be the user's"),
     "infill": ("suffix", "cannot infill, because its tokenizer has no FIM tokens; send only a prompt"),
+    "echo": (
+        "prompt",
+        "reads no token ids, and reports no log-probabilities of a prompt: only models of transformers that answer without "
+        "--draft do; send text without echo, logprobs and max_tokens 0 together",
+    ),
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -59,19 +58,11 @@ def generate(
     draft: str | None,
     quantize: str | None,
     interactive: bool,
-    fill: bool,
-    chat: bool,
-    max_tokens: int,
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    seed: int,
-    stop: tuple[str, ...],
-    raw: bool,
     language: str,
     as_json: bool,
     offline: bool,
     out: str,
+    **answering: Any,
 ) -> None:
     """Continue a prompt with a student or another model.
 
@@ -86,7 +77,7 @@ def generate(
     from kdtool_serve.generate.answers import Settings
 
     _check_language(language)
-    settings = Settings(max_tokens, temperature, top_p, top_k, seed, stop, chat, fill, raw)
+    settings = Settings(**answering)
     text = _prompt(prompt, file, interactive=interactive)
     _refuse_misuse(text, as_json=as_json, interactive=interactive)
     if text is not None:
@@ -253,10 +244,10 @@ def _exporter(kind: str) -> Any:
     Raises:
         UsageError: it is not installed, or the type is unknown.
     """
-    registered = list(entry_points(group="kdtool.exporters", name="gguf"))
-    if not registered:
+    group = "kdtool.exporters"
+    if "gguf" not in kdtool.list_plugins(group):
         raise kdtool.UsageError("--quantize needs the exporter gguf, which is not installed; add kdtool-export")
-    exporter = registered[0].load()
+    exporter = kdtool.load_plugin(group, "gguf")
     types = get_args(exporter.Config.model_fields["type"].annotation)
     if kind not in types:
         raise kdtool.UsageError(f"--quantize {kind}: unknown type; expected one of {', '.join(types)}")
