@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, Literal
 
 import kdtool
 from kdtool import Field
@@ -32,9 +32,10 @@ class RayExecutor(kdtool.Executor):
     class Config(kdtool.Config):
         """The cluster, and what each stage gets of it."""
 
-        address: str = "auto"
+        address: Literal["auto", "local"] | kdtool.ServiceUrl = "auto"
         """Address of the cluster: "auto" for the one that runs on this machine, HOST:PORT for another one, "local" to start
-        one on this machine for the run."""
+        one on this machine for the run. One of another machine is given on the command line, or listed in
+        KDTOOL_TRUST_URL."""
         cores: int = Field(1, ge=1, le=1024)
         """CPU cores, and so threads, of each process. Results depend on the number of threads, up to rounding."""
         gpus: float | None = Field(None, ge=0, le=1)
@@ -47,8 +48,6 @@ class RayExecutor(kdtool.Executor):
         """Reserve the main memory that `kdtool check` estimates for each stage."""
         logs: bool = True
         """Show the output of workers in the terminal."""
-        variables: tuple[str, ...] = ("HF_HOME", "HF_HUB_OFFLINE")
-        """Environment variables of this process that workers get, if they are set."""
 
     config: Config
 
@@ -79,7 +78,7 @@ class RayExecutor(kdtool.Executor):
         import ray
 
         address = self.config.address
-        variables = {name: os.environ[name] for name in self.config.variables if name in os.environ}
+        variables = {name: os.environ[name] for name in ("HF_HOME", "HF_HUB_OFFLINE") if name in os.environ}
         try:
             _knock(address)
             ray.init(

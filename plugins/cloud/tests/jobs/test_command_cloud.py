@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import shlex
 import subprocess
 import sys
 from importlib.metadata import distribution
@@ -14,7 +16,7 @@ import pytest
 import yaml
 from kdtool._cli import call
 from kdtool_cloud.jobs.bundle import write_bundle, write_wheel
-from kdtool_cloud.jobs.command import GPUS, cloud, estimate, forecast
+from kdtool_cloud.jobs.command import GPUS, Job, cloud, estimate, forecast
 from kdtool_testing import CommandConformance
 from uv import find_uv_bin
 
@@ -108,6 +110,8 @@ def test_costs_are_hours_times_price(recipe: Path) -> None:
         (["--on", "hf-jobs", "--bucket", "s3://you"], "expected OWNER/NAME"),
         ([*HF, "--gpu", "a10"], "choose one of t4, l4, l40s, a100-80gb, h200"),
         ([*SKY, "--secret", "HF_TOKEN=hf_1"], "without values"),
+        ([*HF, "--set", "name=a\nb"], "has a line break"),
+        ([*HF, "--set", "name=\udc80"], "has a line break or a control character"),
     ],
 )
 def test_wrong_calls_say_what_is_expected(
@@ -118,13 +122,67 @@ def test_wrong_calls_say_what_is_expected(
     assert not Path("cloud").exists()
 
 
-def test_a_link_in_a_folder_that_leads_elsewhere_is_refused(recipe: Path) -> None:
+def _make_odd(kind: str, outside: Path, path: Path) -> None:
+    """Make what is not a file or folder below the recipe's, at or next to `path`."""
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link through a folder":
+        (path.parent / "linked").symlink_to(outside.parent)
+    else:
+        path.symlink_to({"device": Path("/dev/zero"), "link in a circle": path}.get(kind, outside))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipes there")
+@pytest.mark.parametrize("kind", ["link", "link in a circle", "link through a folder", "device", "pipe"])
+@pytest.mark.parametrize("named", ["data", "data/odd"])
+def test_only_files_below_the_recipe_are_sent(recipe: Path, kind: str, named: str) -> None:
     (recipe.parent / "data").mkdir()
-    (recipe.parent.parent / "secret.txt").write_text("x", encoding="utf-8")
-    (recipe.parent / "data" / "link.txt").symlink_to(recipe.parent.parent / "secret.txt")
-    components = [{"name": "corpus", "use": "toy.py:Toy", "config": {"folder": "data"}, "distribution": ""}]
-    with pytest.raises(kdtool.UsageError, match="is on this machine only"):
-        write_bundle(recipe, components, recipe.parent.parent / "bundle")
+    (outside := recipe.parent.parent / "secret.txt").write_text("x", encoding="utf-8")
+    _make_odd(kind, outside, recipe.parent / "data" / "odd")
+    if "folder" in kind and named != "data":
+        named = "data/linked/secret.txt"
+    report = {"components": [], "files": {"corpus.folder": str(recipe.parent / named)}}
+    with pytest.raises(kdtool.UsageError, match=r"corpus\.folder: only files below the recipe's folder are sent"):
+        write_bundle(recipe, report, recipe.parent.parent / "bundle")
+    assert not list((recipe.parent.parent / "bundle").rglob("secret.txt"))
+
+
+def test_text_that_names_a_file_by_chance_or_a_variable_is_not_sent(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("python", "docs"):
+        (recipe.parent / folder).mkdir()
+        (recipe.parent / folder / "diary.txt").write_text("x", encoding="utf-8")
+    (recipe.parent / "docs" / "link.txt").symlink_to("diary.txt")
+    (recipe.parent / "sends.py").write_text(
+        "import kdtool\n\n\nclass Sends(kdtool.Corpus):\n    'Text.'\n\n"
+        "    class Config(kdtool.Config):\n        language: str\n        system: str\n"
+        "        folder: kdtool.RecipePath\n        model: kdtool.RecipePathOrName\n\n"
+        "    def kdtool_examples(self, run):\n        yield kdtool.Example('1', kdtool.Text('text'), 'train')\n",
+        encoding="utf-8",
+    )
+    content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    content["corpus"] = {"use": "./sends.py:Sends", "language": "python", "system": "SOME_API_KEY", "folder": "docs"}
+    recipe.write_text(yaml.safe_dump({**content, "corpus": {**content["corpus"], "model": "python"}}), encoding="utf-8")
+    assert call(["cloud", str(recipe), *SKY, "--set", "corpus.model=owner/name"]) == 0
+    assert "SOME_API_KEY" not in capsys.readouterr().out
+    sent = {path.relative_to("cloud/toy").as_posix() for path in Path("cloud/toy").rglob("*.txt")}
+    assert sent == {"docs/diary.txt", "docs/link.txt"}
+
+
+@pytest.mark.parametrize("value", ["x # y: z", "'\"\\", "$(id)", "\U0001f600", "{0}", "%s: [1, &a"])
+def test_values_are_quoted_as_their_file_needs(value: str, tmp_path: Path) -> None:
+    (tmp_path / "wheels").mkdir()
+    head = ("time\u2028import os\rname: x\nexit()",)
+    needs = {"memory": {"peak": 1e9}, "disk_bytes": 1e9, "seconds": 1}
+    for bucket in ("s3://you", "hf://buckets/you/kdtool"):
+        Job("toy", bucket, "T4", needs, ["run", value], ["HF_TOKEN"], head).write(tmp_path, ["x>=1"])
+    task = yaml.safe_load((tmp_path / "task.yaml").read_text(encoding="utf-8"))
+    assert shlex.split(task["run"])[-2:] == ["run", value]
+    assert (task["name"], task["secrets"], task["workdir"]) == ("toy", {"HF_TOKEN": None}, ".")
+    job = ast.parse((tmp_path / "job.py").read_text(encoding="utf-8"))
+    assert [ast.literal_eval(node.value) for node in job.body if isinstance(node, ast.Assign)] == [["run", value]]
+    assert len(job.body) == 4
 
 
 def test_a_recipe_is_sent_with_those_it_extends(recipe: Path) -> None:

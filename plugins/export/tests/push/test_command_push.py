@@ -252,6 +252,60 @@ def test_a_key_in_a_file_or_what_a_licence_forbids_stops_it(push: Push, results:
     assert push("--yes", "--permitted").code == 0
 
 
+_PEM = "-----BEGIN {}PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        _PEM.format(""),
+        _PEM.format("OPENSSH "),
+        _PEM.format("RSA "),
+        "-----BEGIN PGP PRIVATE KEY " + "BLOCK-----",
+        "PuTTY-User-Key-File" + "-3: ssh-ed25519",
+        "AKIA" + "IOSFODNN7EXAMPLE",
+        "ASIA" + "IOSFODNN7EXAMPLE",
+        "aws_secret_access_key = " + "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+        "ghp_" + "a" * 36,
+    ],
+)
+def test_keys_of_all_kinds_stop_it(push: Push, results: kdtool.Results, hub: Hub, text: str) -> None:
+    (results.arms[0].artifacts[0].path / "notes.txt").write_text(f"first\n{text}\n", encoding="utf-8")
+    push.refuses("--yes", said="notes.txt holds what looks like a key")
+    assert not hub.requests
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipes there")
+@pytest.mark.parametrize("kind", ["link", "pipe", "device", "folder"])
+@pytest.mark.parametrize("place", ["model", "gguf", "NOTICE", "LICENSE"])
+def test_only_files_of_their_folders_are_published(
+    cut: Path, push: Push, hub: Hub, tmp_path: Path, kind: str, place: str
+) -> None:
+    model, gguf = (artifact.path for artifact in kdtool.load("small").arms[0].artifacts)
+    (outside := tmp_path / "outside").mkdir()
+    (outside / "id_rsa").write_text("x" * 200_000, encoding="utf-8")
+    path = {"model": model / "extra", "gguf": gguf, "NOTICE": gguf.with_name("NOTICE"), "LICENSE": cut / "LICENSE"}[
+        place
+    ]
+    path.unlink(missing_ok=True)
+    if kind == "folder":
+        rest = [*path.parent.iterdir()]
+        for file in rest:
+            shutil.move(file, outside)
+        (outside / "id_rsa").rename(outside / path.name)
+        path.parent.rmdir()
+        path.parent.symlink_to(outside)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to({"link": outside / "id_rsa", "device": Path("/dev/zero")}[kind])
+    if (kind, place) == ("folder", "LICENSE"):  # the recipe names that folder
+        assert push("--yes").code == 0
+        return
+    push.refuses("--yes", said="leads out of" if kind != "pipe" else "is a pipe or a device", code=8)
+    assert not hub.requests
+
+
 @pytest.fixture
 def cut(results: kdtool.Results, tmp_path: Path) -> Path:
     """The folder of a model under Apache-2.0 from which the run's student has weights."""
@@ -295,10 +349,11 @@ def test_licence_texts_of_a_hub_name_are_those_in_the_cache(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     model = tmp_path / "cache" / "models--someone--base"
-    for file, text in (("config.json", "{}"), ("LICENSE", "{}"), ("../../refs/main", "a" * 40)):
+    for file, text in (("config.json", "{}"), ("../../blobs/b", "{}"), ("../../refs/main", "a" * 40)):
         path = model / "snapshots" / ("a" * 40) / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+    (model / "snapshots" / ("a" * 40) / "LICENSE").symlink_to("../../blobs/b")
     results = kdtool.load("small")
     for name, place in (("someone/base", ["LICENSE"]), ("someone/other", []), (str(tmp_path / "no where"), [])):
         teacher = replace(results.components[0], config={"weights": name})

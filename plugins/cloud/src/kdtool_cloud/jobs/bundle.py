@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
@@ -28,61 +28,42 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 
-def write_bundle(recipe: Path, components: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
+def write_bundle(recipe: Path, report: Mapping[str, Any], folder: Path) -> list[str]:
     """Write recipe, files and wheels into a folder, and return requirements that the machine installs from an index.
 
     These are plugins with their versions, such as "their-loss==1.2", and what extras need and is installed here, such as
-    bitsandbytes for QLoRA. `components` are records of `kdtool.check`.
+    bitsandbytes for QLoRA. `report` is that of `kdtool.check`, whose `files` are sent.
 
     Raises:
-        UsageError: the recipe names a file outside its folder, which the machine could not find at that place.
+        UsageError: the recipe names what is not a file below its folder, so that the machine could not find it there.
         StorageError: a wheel cannot be built.
     """
-    files = list(_files(recipe, components))
     shutil.rmtree(folder / "wheels", ignore_errors=True)
     (folder / "wheels").mkdir(parents=True)
     (folder / ".gitignore").write_text("*\n", encoding="utf-8")
     (folder / ".skyignore").write_text("", encoding="utf-8")  # else SkyPilot leaves out what .gitignore names
-    for path in files:
-        target = folder / path.relative_to(recipe.parent)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
-    sent, requirements = _packages({part["distribution"] for part in components} - {""})
+    for key, path in list(_files(recipe, report["files"])):
+        try:
+            kdtool.copy_inside(path, recipe.parent, folder)
+        except OSError as error:
+            raise kdtool.UsageError(f"{key}: only files below the recipe's folder are sent along: {error}") from error
+    sent, requirements = _packages({part["distribution"] for part in report["components"]} - {""})
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda package: write_wheel(package, folder / "wheels"), sent))
     return requirements
 
 
-def _files(recipe: Path, components: Sequence[Mapping[str, Any]]) -> Iterator[Path]:
-    """Yield the recipe, those that it extends, and the files that settings name, also those in folders."""
-    yield recipe
-    base = recipe
-    while extended := (yaml.safe_load(base.read_text(encoding="utf-8-sig")) or {}).get("extends"):
-        yield (base := _inside(recipe, "extends", base.parent / extended))
-    for part in components:
-        for text in [re.sub(r":\w+$", "", str(part["use"])), *strings(part["config"])]:
-            if 0 < len(text) < 1000 and "\n" not in text and (path := recipe.parent / Path(text).expanduser()).exists():
-                inner = [_inside(recipe, part["name"], path), *path.rglob("*")]
-                yield from (_inside(recipe, part["name"], each) for each in inner if each.is_file())
-
-
-def _inside(recipe: Path, key: str, path: Path) -> Path:
-    base, found = recipe.parent.resolve(), path.resolve()  # also links in a folder must not lead out of it
-    if found.is_relative_to(base) and found != base:
-        return recipe.parent / found.relative_to(base)
-    raise kdtool.UsageError(
-        f"{key}: {path} is on this machine only; expected a file below the recipe's folder, which is sent along; move it "
-        f"below {base}"
-    )
-
-
-def strings(value: object) -> Iterator[str]:
-    """Yield all strings in plain data."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | Sequence):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from strings(item)
+def _files(recipe: Path, named: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
+    """Yield the recipe, those that it extends, and what settings name, each with its key."""
+    base, key = recipe, "RECIPE"
+    while True:
+        yield key, base
+        with kdtool.open_regular(base) as file:
+            extended = (yaml.safe_load(file.read().decode("utf-8-sig")) or {}).get("extends")
+        if not extended:
+            break
+        base, key = base.parent / extended, "extends"
+    yield from ((key, Path(path)) for key, path in named.items())
 
 
 def _packages(plugins: set[str]) -> tuple[list[Distribution], list[str]]:

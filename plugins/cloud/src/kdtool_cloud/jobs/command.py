@@ -12,12 +12,14 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from math import ceil
+from functools import partial
+from math import ceil, inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 import kdtool
+import yaml
 from kdtool._cli.shared import folder_path, set_option
 
 GPUS: Mapping[str, Mapping[str, str]] = {
@@ -39,7 +41,7 @@ _NO_BUCKET = {
 _BUCKET = "Keeps store and runs: s3://NAME or gs://NAME for sky, OWNER/NAME for hf-jobs."
 _GPU = "GPU, such as t4 or a100-80gb [default: the smallest that is large enough]."
 _VARIABLE = "Environment variable to send, such as HF_TOKEN; repeatable. Keys that the recipe names are sent anyway."
-_json = json.JSONEncoder(ensure_ascii=False).encode  # YAML and TOML read it, too
+_yaml = partial(yaml.safe_dump, default_style='"', width=inf)
 
 
 class Job(NamedTuple):
@@ -64,18 +66,18 @@ class Job(NamedTuple):
         files = [f"{name.partition('-')[0]} @ file:///bundle/wheels/{name}" for name in wheels]
         template = Path(__file__).with_name("hf_jobs.txt" if scheme == "hf" else "sky.txt").read_text(encoding="utf-8")
         text = template.format(
-            head="\n".join(f"# {line}" for line in ("Written by kdtool cloud.", *self.lines)),
-            name=_json(self.name),
+            head="\n".join(f"# {' '.join(line.split())}" for line in ("Written by kdtool cloud.", *self.lines)),
+            name=_yaml(self.name).strip(),
             gpu=self.gpu,
             memory=max(8, ceil(self.needs["memory"]["peak"] / 1e9)),
             disk=60 + ceil(self.needs["disk_bytes"] / 1e9),  # GB; 60 for the system, Python and torch with CUDA
             bucket=bucket,
             store="gcs" if scheme == "gs" else scheme,
-            secrets=f"secrets: {_json(dict.fromkeys(self.secrets))}\n" if self.secrets else "",
+            secrets=yaml.safe_dump({"secrets": dict.fromkeys(self.secrets)}) if self.secrets else "",
             requirements=shlex.join(requirements),
-            run=_json(f"~/kdtool-env/bin/python -m kdtool {shlex.join(self.arguments)}\n"),
-            dependencies=_json([*requirements, *files]),
-            arguments=self.arguments,
+            run=_yaml(f"~/kdtool-env/bin/python -m kdtool {shlex.join(self.arguments)}\n").strip(),
+            dependencies=json.dumps([*requirements, *files]),  # TOML reads it, too
+            arguments=repr([*self.arguments]),
         )
         (folder / self.start()[-1]).write_text(text, encoding="utf-8")
 
@@ -123,26 +125,27 @@ def cloud(
     \b
     Example:  kdtool cloud recipe.yaml --on sky --bucket s3://you-kdtool --price 0.35
     """  # noqa: D301 - click reads backspaces
-    from kdtool_cloud.jobs.bundle import strings, write_bundle
+    from kdtool_cloud.jobs.bundle import write_bundle
 
     if not all(re.fullmatch(r"[A-Za-z_]\w*", name) for name in secrets):
         message = "expected names of environment variables, without values: set these in the environment"
         raise click.BadParameter(message, param_hint="'--secret'")
+    for key, value in {"RECIPE": recipe.name, **{f"--set {key}": value for key, value in settings.items()}}.items():
+        if not f"{key}{value}".isprintable():  # also half a surrogate pair, which no file can hold
+            raise kdtool.UsageError(f"{key!r}: {value!r} has a line break or a control character; rename or escape it")
     mountable = re.fullmatch(_BUCKETS[service], bucket)
     if mountable is None:
         raise kdtool.UsageError(f"--bucket: {bucket!r} {_NO_BUCKET[service]}")
     address = mountable[1] if service == "sky" else f"hf://buckets/{mountable[1]}"
     gpu, report = forecast(recipe, settings, gpu, [*GPUS[service]])
-    name, ahead, components = report["name"], report["forecast"], report["components"]
+    name, ahead, keys = report["name"], report["forecast"], report["variables"].values()
     lines = list(estimate(gpu, ahead, price))
-    texts = (text for part in components for text in strings(part["config"]))
-    keys = [text for text in texts if re.fullmatch(r"[A-Za-z0-9_]+_API_KEY", text)]
     arguments = ["run", recipe.name, "--out", "/kdtool/runs", "--store", "/kdtool/store"]
     arguments += ["--no-sandbox"] * no_sandbox
     arguments += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     job = Job(name, address, GPUS[service][gpu], ahead, arguments, [*dict.fromkeys([*keys, *secrets])], lines)
     folder = Path(to or f"cloud/{name}")
-    job.write(folder, write_bundle(recipe, components, folder))
+    job.write(folder, write_bundle(recipe, report, folder))
     tool, *words = job.start()
     start = f"start   cd {shlex.quote(str(folder))} && {shlex.join([tool, *words])}"
     fetch = f"fetch   {_COPY[address.partition('://')[0]]} {shlex.quote(address + '/runs')} runs"

@@ -289,5 +289,10 @@ def _finish(response: Mapping[str, Any]) -> Literal["stop", "length"]:
 
 def _logprobs(event: Mapping[str, Any], count: int | None) -> Iterator[kdtool.TokenLogprob]:
     for generated in event.get("completion_probabilities", ()):
-        top = tuple((other["token"], other["logprob"]) for other in generated["top_logprobs"][:count])
-        yield kdtool.TokenLogprob(generated["token"], generated["logprob"], top)
+        top = tuple((_text(other), other["logprob"]) for other in generated["top_logprobs"][:count])
+        yield kdtool.TokenLogprob(_text(generated), generated["logprob"], top)
+
+
+def _text(token: Mapping[str, Any]) -> str:
+    """Return a token's text, with surrogate escapes for bytes of incomplete characters."""
+    return bytes(token["bytes"]).decode("utf-8", "surrogateescape")

@@ -11,7 +11,10 @@ import kdtool
 
 from kdtool_export.push.publication import Publication, required_prefixes
 
-_SECRET = re.compile(rb"\b(hf_[A-Za-z0-9]{20,}|sk-(?:ant-|proj-)?[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,})")
+_SECRET = re.compile(
+    rb"\b(hf_[A-Za-z0-9]{20,}|sk-(?:ant-|proj-)?[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|A[KS]IA[A-Z0-9]{16}\b"
+    rb"|(?i:aws_secret_access_key)\W{1,9}[\w/+]{40}|PuTTY-User-Key-File)|-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY"
+)
 _TEXT_LIMIT = 1_000_000
 """Larger files are weights and vocabularies."""
 
@@ -71,7 +74,7 @@ def _private(publication: Publication) -> Iterator[Check]:
             continue
         content = item if isinstance(item, bytes) else item.read_bytes()
         if _SECRET.search(content):
-            yield Check(f"{path} holds what looks like a key; remove it from the recipe and export again", stops=True)
+            yield Check(f"{path} holds what looks like a key; remove it, and export again", stops=True)
         if any(folder.encode() in content for folder in folders):
             yield Check(f"{path} names a folder of this machine; check whether others may read it")
 

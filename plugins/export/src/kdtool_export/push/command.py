@@ -64,19 +64,19 @@ def push(
     if as_json and not yes:
         click.echo(json.dumps(_plain(publication, checks), indent=1))
     elif not as_json:
-        click.echo("\n".join(_lines(publication, checks, public=public, branch=branch)))
+        kdtool.say("\n".join(_lines(publication, checks, public=public, branch=branch)))
     stops = [entry for entry in checks if entry.stops]
     if stops:
         raise kdtool.UsageError("; ".join(entry.text for entry in stops))
     if not yes:
-        click.echo("nothing was uploaded; add --yes to publish", err=True)
+        kdtool.say("nothing was uploaded; add --yes to publish", err=True)
         return
     pushed = upload(publication, public=public, branch=branch, replace=replace)
     if as_json:
         done = {"url": pushed.url, "commit": pushed.commit, "changed": pushed.changed}
         click.echo(json.dumps({**_plain(publication, checks), **done}, indent=1))
     else:
-        click.echo(
+        kdtool.say(
             f"{'published' if pushed.changed else 'nothing changed'}: {pushed.url} (commit {pushed.commit[:12]})"
         )
 

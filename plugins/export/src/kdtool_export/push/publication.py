@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def plan_push(
     Raises:
         UsageError: the run does not exist, is not finished or exported nothing; a name in `only` or `to` is wrong; one of
             `licences` is not a file.
-        StorageError: an exported file is missing or was changed.
+        StorageError: an exported file is missing or was changed, or a file is a pipe or a link that leads elsewhere.
     """
     results = kdtool.load(run, out=out)
     chosen = _choose(results, only)
@@ -93,8 +94,9 @@ def plan_push(
     owner, name = _names(to, results)
     cards = _place(chosen)
     for card in cards:
-        _require_whole(card.artifact)
-    files, texts, licence_texts = dict(_files(cards)), dict(_texts(results, cards)), find_texts(results, licences)
+        _require_whole(card.artifact, results.folder)
+    files, texts = dict(_files(cards, results.folder)), dict(_texts(results, cards))
+    licence_texts = find_texts(results, licences)
     files |= place_texts(licence_texts, {*files, *texts})
     return Publication(results, owner, name, cards, files, texts, missing_texts(results, licence_texts), space)
 
@@ -162,8 +164,8 @@ def _place(chosen: Mapping[str, kdtool.Artifact]) -> list[CardFile]:
     return sorted(placed, key=lambda file: file.place != ".")
 
 
-def _require_whole(artifact: kdtool.Artifact) -> None:
-    files = [path for path in _walk(artifact.path) if path.name != CARD or not artifact.card]
+def _require_whole(artifact: kdtool.Artifact, run: Path) -> None:
+    files = [path for path in _walk(artifact.path, run) if path.name != CARD or not artifact.card]
     there = sum(path.stat().st_size for path in files)
     if there < artifact.bytes:
         raise kdtool.StorageError(
@@ -172,20 +174,26 @@ def _require_whole(artifact: kdtool.Artifact) -> None:
         )
 
 
-def _walk(path: Path) -> list[Path]:
-    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path][: path.is_file()]
+def _walk(path: Path, run: Path) -> list[Path]:
+    """Return the files of an artefact; refuse pipes, and links out of its folder or the run's."""
+    folder, files = (path, sorted(path.rglob("*"))) if path.is_dir() else (path.parent, [path])
+    found = [each for each in files if each.is_symlink() or (each.exists() and not each.is_dir())]
+    for each, inside in product(found, (folder, run)):
+        kdtool.open_regular(each, None, inside).close()
+    return found
 
 
-def _files(cards: Sequence[CardFile]) -> Iterator[tuple[str, Path]]:
+def _files(cards: Sequence[CardFile], run: Path) -> Iterator[tuple[str, Path]]:
     """Yield the files of all artefacts, and notices that licences require next to them."""
     for card in cards:
         path = card.artifact.path
         folder = path if path.is_dir() else path.parent
-        if path.is_file():
-            yield card.place, path
-        for each in _walk(folder) if path.is_dir() else [folder / "NOTICE"]:
-            if each.is_file() and each.name not in _NOT_PUBLISHED:
-                below = each.relative_to(folder).as_posix()
+        notices = _walk(path.with_name("NOTICE"), run) if path.is_file() else []
+        for each in [*_walk(path, run), *notices]:
+            below = each.relative_to(folder).as_posix()
+            if each == path:
+                yield card.place, path
+            elif each.name not in _NOT_PUBLISHED:
                 yield (below if card.place == "." or path.is_file() else f"{card.place}/{below}"), each
 
 
@@ -235,7 +243,9 @@ def place_texts(texts: Mapping[str, Sequence[Path]], taken: set[str]) -> Iterato
     for component, files in texts.items():
         for file in files:
             path = f"{component or 'licences'}/{file.name}" if file.name in {*taken, *placed} else file.name
-            if all(file.read_bytes() != other.read_bytes() for other in placed.values()):
+            with kdtool.open_regular(file) as opened:
+                content = opened.read()
+            if all(content != other.read_bytes() for other in placed.values()):
                 placed[path] = file
     yield from placed.items()
 
@@ -259,7 +269,8 @@ def _find_next_to(config: Mapping[str, object]) -> Iterator[Path]:
     model = config.get("model") or config.get("weights")
     folder = _model_folder(str(model), config.get("revision")) if model else None
     for file in sorted(folder.iterdir()) if folder else ():
-        if _LICENCE_FILE.match(file.name) and file.is_file():
+        if _LICENCE_FILE.match(file.name) and not file.is_dir():
+            kdtool.open_regular(file, inside=folder).close()
             yield file
 
 
