@@ -84,7 +84,7 @@ def test_a_runs_student_is_measured_with_the_runs_own_recipe_and_runs_that_measu
     assert alone == {"short.perplexity", "short.bits-per-byte"}, "also where nothing else measures"
     capsys.readouterr()
     assert call(["compare", "first", "second", "--html", "page"]) == 0
-    assert re.search(r"\n +first +second\nperplexity ↓", capsys.readouterr().out)
+    assert re.search(r"\n +n +first +second\nperplexity ↓", capsys.readouterr().out)
     assert "All pairwise comparisons" in (models / "page" / "report.html").read_text(encoding="utf-8")
     assert call(["eval", "plain", "--with", "perplexity", *TEXT, "--name", "third"]) == 0
     assert call(["compare", "first", "third"]) == 0

@@ -216,7 +216,20 @@ def test_no_text_gives_pip_a_name_of_the_project_that_anyone_can_register() -> N
     assert not found
 
 
-@pytest.mark.parametrize("workflow", ["tests", "release"])
+def test_code_of_a_pull_request_runs_without_a_token_that_can_write() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "gate.yml").read_text(encoding="utf-8"))
+    gate, comment = workflow["jobs"].values()
+    assert (workflow["permissions"], gate["permissions"]) == ({}, {"contents": "read"})
+    assert "token" not in str(gate)
+    assert comment["permissions"] == {"pull-requests": "write"}
+    assert [step["uses"].partition("@")[0] for step in comment["steps"] if "uses" in step] == [
+        "actions/download-artifact"
+    ]
+    (posted,) = (step["run"] for step in comment["steps"] if "run" in step)
+    assert posted.startswith("test ! -L gate/gate.md && gh pr comment ")
+
+
+@pytest.mark.parametrize("workflow", ["tests", "release", "gate"])
 def test_actions_of_ci_are_named_by_commit(workflow: str) -> None:
     text = (ROOT / ".github" / "workflows" / f"{workflow}.yml").read_text(encoding="utf-8")
     uses = re.findall(r"uses: (.*)", text)

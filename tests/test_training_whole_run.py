@@ -12,6 +12,7 @@ import kdtool
 import pytest
 from kdtool_testing.tiny_models import tiny_model
 from kdtool_transformers import TransformersModel, weights_identity
+from transformers import AutoTokenizer
 from whole_runs import apart, path_of, rows_of, values, weights, without
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store")]
@@ -40,6 +41,34 @@ def preferring(recipe: dict[str, Any]) -> dict[str, Any]:
     distil = {"losses": {"forward-kl": {"weight": 0.5}, "ce": {"weight": 0.5}}, "steps": 3}
     recipe |= {"train": {"distil": distil, "prefer": prefer}, "control": False}
     return without(recipe, "trackers", "reporter", "evaluators")
+
+
+def test_the_recipe_with_tools_teaches_calls_as_the_template_writes_them(marked_teacher_folder: Path) -> None:
+    folder = shutil.copytree(marked_teacher_folder, Path("with-tools"))
+    plain = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    settings = {
+        "teacher.model": str(folder), "teacher.dtype": "float32", "student.layers": 3, "trainer.dtype": "float32",
+        "train.steps": 4, "rows.length": 256,
+    }  # fmt: skip
+    recipe = Path(__file__).resolve().parent.parent / "recipes" / "tools" / "recipe.yaml"
+    with pytest.raises(kdtool.UsageError, match=r"example 'rows.jsonl:1': .* it leaves out tools; change the example"):
+        kdtool.run(recipe, settings, offline=True)
+    calls = (
+        "{% for call in message.tool_calls or () %}<call>{{ call.function | tojson }}</call>{% endfor %}<|im_end|>\n"
+    )
+    template = "{{ tools | tojson }}" + plain.replace("<|im_end|>\n' }}", f"' }}}}{calls}")
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    results = kdtool.run(recipe, settings, offline=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    learned = [
+        tokenizer.decode([token for token, is_learned in zip(row.input_ids, row.labelled, strict=True) if is_learned])
+        for row in rows_of(results)
+    ]
+    text = "".join(learned)
+    assert '<call>{"name": "run", "arguments": {"command": "ls *.py"}}</call><|im_end|>There are two: app.py' in text
+    assert "ten lines" not in text, "its weight is 0"
+    assert "3 passed" not in text, "the tool has said so"
+    assert (results.arms[0].artifacts[0].path / "chat_template.jinja").read_text(encoding="utf-8") == template
 
 
 def of_term(results: kdtool.Results, label: str, phase: str = "prefer") -> list[float]:

@@ -136,7 +136,8 @@ def test_without_a_store_of_signals_the_phase_itself_depends_on_it(adapting: Rec
 def test_killed_meanwhile_it_goes_on_and_the_plan_says_so(adapting: Recipe, tmp_path: Path) -> None:
     file = Path("recipe.json")
     file.write_text(json.dumps(adapting), encoding="utf-8")
-    command, environment = [sys.executable, "-m", "kdtool", "run", str(file)], {**os.environ, "TOY_DIE_AT": "teacher:2"}
+    code, environment = f"import kdtool; kdtool.run({str(file)!r})", {**os.environ, "TOY_DIE_AT": "teacher:2"}
+    command = [sys.executable, "-c", code]
     assert subprocess.run(command, env=environment, check=False, capture_output=True).returncode == 9
     planned = {stage.name: stage.action for stage in kdtool.plan(file)}
     assert planned["teachers/teacher-adapt"] == "continue"

@@ -72,7 +72,7 @@ def test_exported_models_have_a_path_without_a_fingerprint(
     (tmp_path / "toy.yaml").write_text(json.dumps({**recipe, "seeds": [5]}), encoding="utf-8")
     capsys.readouterr()
     assert call(["run", str(tmp_path / "toy.yaml")]) == 0
-    assert f"model: {link}" in capsys.readouterr().out.splitlines()
+    assert f"  {link}\n" in capsys.readouterr().out
     link.unlink()
     assert results.path_of(artifact) == artifact.path
 

@@ -157,7 +157,7 @@ FOREIGN = {
     "full disk": (8, "No space left on device"),
     "ValueError": (1, "failed: ValueError: planned"),
     "BrokenPipeError": (1, "failed: BrokenPipeError"),
-    "sys.exit": (1, "tried to end the process by sys.exit(0)"),
+    "sys.exit": (1, "tried to end the process (exit code 0)"),
     "click.exit": (1, "failed: Exit: 0"),
     "BaseException": (1, "failed: BaseException: planned"),
 }

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import kdtool
@@ -35,7 +38,9 @@ def _bad(site: Path, source: str = GOOD, entry: str = ENTRY, metadata: str | Non
 @pytest.mark.parametrize(
     ("source", "cause"),
     [
-        ("import sys; sys.exit(0)", "it calls sys.exit(0)"),
+        ("import sys; sys.exit(0)", "it ends the process (exit code 0)"),
+        ("import os; os._exit(0)", "it ends the process (exit code 0)"),
+        ("from os import _exit; _exit(3)", "it ends the process (exit code 3)"),
         ("raise BaseException('odd')", "BaseException: odd"),
         ("raise ValueError('first\\nsecond')", "ValueError: first;"),
         ("class E(Exception):\n    def __str__(self): raise ValueError\nraise E", "cannot be imported: E;"),
@@ -54,6 +59,20 @@ def test_what_goes_wrong_when_imported_names_the_distribution(
     assert cause in said
     assert "Traceback" not in said
     assert call(["plugins", "show", "x-good"]) == 0
+
+
+@pytest.mark.parametrize("left", ["threading.Thread(target=time.sleep, args=(60,), name='x-left').start()", "atexit"])
+def test_what_a_plugin_leaves_running_does_not_keep_a_command_from_ending(left: str, site: Path) -> None:
+    """With the code and the message of the command."""
+    left = "atexit.register(time.sleep, 60)" if left == "atexit" else left
+    _bad(site, f"import atexit, threading, time\n{left}\n1 / 0")
+    program = "from kdtool._cli import failure, main; failure._PATIENCE = 1; main()"
+    command = [sys.executable, "-c", program, "plugins", "show", "x-bad"]
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=40)
+    assert done.returncode == 1
+    assert "cannot be imported: ZeroDivisionError" in done.stderr
+    assert f"stopped: {'x-left' if 'x-left' in left else 'functions registered with atexit'}\n" in done.stderr
 
 
 def test_what_a_plugin_prints_when_imported_spoils_nothing(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +142,10 @@ def test_an_unknown_group_is_named_with_the_one_that_was_meant(site: Path, capsy
     [
         ("X = 3", 1, "command 'x-bad' of x-bad 1.0 must be a click command, but is int"),
         ("1 / 0", 1, "command 'x-bad' (entry point 'x_bad:X' of x-bad 1.0) cannot be imported: ZeroDivisionError"),
+        ("import os; os._exit(0)", 1, "(entry point 'x_bad:X' of x-bad 1.0) cannot be imported: it ends the process"),
+        ("raise KeyboardInterrupt", 130, "interrupted while importing command 'x-bad' (entry point 'x_bad:X' of x-bad"),
         ("import click, sys\n@click.command()\ndef X(): sys.exit(7)", 7, ""),
+        ("import click, sys\n@click.command()\ndef X(): sys.exit('bye')", 1, "error: bye"),
         ("import click\n@click.command()\n@click.pass_context\ndef X(c): c.exit(6)", 6, ""),
     ],
 )
@@ -153,6 +175,8 @@ def test_a_command_that_is_none_is_named(
         (f"{CONFIG}        def model_post_init(self, context): raise ValueError('no')", "loss 'x-bad': no"),
         (f"{CONFIG}        def model_post_init(self, context): raise KeyError('no')", "failed in its class: KeyError"),
         (f"{CONFIG}        def __init__(self, **given): raise SystemExit", "tried to end the process"),
+        ("def __init__(self, config): __import__('os')._exit(0)", "tried to end the process (exit code 0)"),
+        ("def kdtool_check(self, run, when): __import__('os')._exit(3)", "tried to end the process (exit code 3)"),
         (f"{CONFIG}        use: str = ''", "has a Config field named 'use', which is a key of kdtool itself"),
     ],
 )

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import Distribution
 from pathlib import Path
@@ -198,7 +199,7 @@ def add(site: Path) -> Callable[..., None]:
         metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nSummary: about {name}\n"
         metadata += f"Requires-Dist: {requires}\n" if requires else ""
         files = {f"{file}.py": module, f"{name.replace('-', '_')}-1.0.dist-info/RECORD": f"{file}.py,,\n"}
-        install(site, name, f"[kdtool.{group}]\n{entry}\n", files, metadata)
+        install(site, name, f"[{group if '.' in group else f'kdtool.{group}'}]\n{entry}\n", files, metadata)
 
     return install_one
 
@@ -225,15 +226,13 @@ def test_broken_twice_offered_and_unknown_plugins_are_explained_and_others_still
     add("x-broken = x_broken:X", "import tree_nope", requires="tree-nope>=0.2")
     add("x-none = x_none:X", LOSS.replace("_loss(", "_los("))
     add("x-command = x_command:X", "1 / 0", "commands")
+    add("x-language = x_language:X", "import os; os._exit(0)", "kdtool_programs.languages")
     checked = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
     assert checked.returncode == 1
     found = checked.stdout.splitlines()
-    assert [line.split("'")[1] for line in found[:-1]] == ["x-broken", "x-none", "x-command"]
-    for line, words in zip(
-        found,
-        ("pip install 'tree-nope>=0.2'", "did you mean 'kdtool_token_loss'", "ZeroDivisionError", "3 of "),
-        strict=True,
-    ):
+    assert [line.split("'")[1] for line in found[:-1]] == ["x-broken", "x-none", "x-command", "x-language"]
+    expected = "pip install 'tree-nope>=0.2'|did you mean 'kdtool_token_loss'|ZeroDivisionError|ends the process|4 of "
+    for line, words in zip(found, expected.split("|"), strict=True):
         assert words in line
     add("x-twice = x_one:X", by="x-one")
     add("x-twice = x_two:X", by="x-two")
@@ -244,9 +243,35 @@ def test_broken_twice_offered_and_unknown_plugins_are_explained_and_others_still
     broken = said(1, "plugins", "show", "x-broken")
     assert "x-broken 1.0" in broken
     assert "Traceback" not in broken
-    both = "write `use: x_one:X` (x-one) or `use: x_two:X` (x-two), or uninstall one of them"
+    both = "write `use: x_one:X` (x-one) or `use: x_two:X` (x-two) in the recipe, or uninstall one of them"
     assert f"x-one 1.0 and x-two 1.0 both register loss 'x-twice'; {both}" in said(1, "plugins", "show", "x-twice")
     assert "did you mean 'x-good'" in said(2, "plugins", "show", "x-god")
+
+
+@pytest.mark.parametrize(
+    "group", ["kdtool.losses", "kdtool.commands", "kdtool.stores", "kdtool.teachers", "kdtool_programs.languages"]
+)
+def test_a_name_that_two_packages_register_is_refused_in_every_group(group: str, add: Callable[..., None]) -> None:
+    for by in ("x-one", "x-two"):
+        add(f"x-twice = {by.replace('-', '_')}:X", NOT_IMPORTED, group, by)
+    add("x-once = x_once:X", "X = 3", group)
+    remedy = "uninstall one of them: `pip uninstall x-one` or `pip uninstall x-two`"
+    with pytest.raises(kdtool.PluginError, match=f"(, or |; ){re.escape(remedy)}") as caught:
+        kdtool.load_plugin(group, "x-twice")
+    assert ("`use: " in str(caught.value)) == (group in {"kdtool.losses", "kdtool.teachers"})
+    with pytest.raises(kdtool.UsageError, match="is called 'x-none'"):
+        kdtool.load_plugin(group, "x-none")
+    assert kdtool.load_plugin(group, "x-once") == 3
+    assert {"x-once", "x-twice"} <= set(kdtool.list_plugins(group))
+
+
+@pytest.mark.parametrize("group", ["kdtool.losses", "kdtool.commands", "kdtool.x-{}"])
+def test_many_entry_points_take_no_longer_each(group: str, site: Path, said: Callable[..., str]) -> None:
+    lines = [f"[{group.format(number)}]\nx-{number} = x:X\n" for number in range(20_000)]
+    install(site, "x-many", "".join(lines), {})
+    begun = time.perf_counter()
+    assert said(0, "--help") + said(0, "plugins", "x-19999") + said(2, "plugins", "show", "other")
+    assert time.perf_counter() - begun < 30, "several minutes if it is quadratic"
 
 
 def test_list_is_searched_and_one_kind_holds_no_other(add: Callable[..., None], said: Callable[..., str]) -> None:
@@ -377,10 +402,9 @@ def test_a_version_that_a_requirement_excludes_is_refused(requirements: tuple[st
 
 
 def test_a_later_pre_release_of_the_same_minor_version_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    plugin = Stated("kdtool>=0.1,<0.2")
     for running, accepted in (("0.1.1.dev3", True), ("0.1.9", True), ("0.2.0.dev1", False), ("0.2.0", False)):
         monkeypatch.setattr("kdtool._plugins.distributions.version", lambda _, running=running: running)
-        assert (refusal(plugin) == "") == accepted
+        assert (refusal(Stated("kdtool>=0.1,<0.2")) == "") == accepted
 
 
 def test_an_unsupported_plugin_is_refused_before_it_is_imported(

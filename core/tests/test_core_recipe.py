@@ -129,7 +129,7 @@ def test_names_of_entries_may_be_keys_of_the_recipe(recipe: dict[str, Any]) -> N
 @pytest.mark.skipif(sys.platform == "win32", reason="other words, and no devices")
 @pytest.mark.parametrize(
     ("base", "reason"),
-    [("\0", "embedded null"), ("/dev/zero", "not a file"), (".", "not a file"), ("x" * 5000, "too long")],
+    [("\0", "embedded null"), ("/dev/zero", "a device"), (".", "directory"), ("x" * 5000, "too long")],
 )
 def test_what_is_no_file_is_not_read(base: str, reason: str, tmp_path: Path) -> None:
     with pytest.raises(kdtool.RecipeError, match=f"cannot be read: .*{reason}"):

@@ -108,7 +108,7 @@ def test_runs_are_found_by_pattern(
     assert last.split()[:2] == ["other", "unfinished"]
     assert last.endswith(f"  in {other}")
     assert re.fullmatch(
-        r"toy +done +\d+ s +nats: student 3.968, control 4.234, .* +not shown to differ from control .*", first
+        r"toy +done +\d+ s +nats: student 3.968, control 4.234, .* +not judged against control .*", first
     )
     for arguments in (["to"], ["t*y"], ["toy"]):
         assert call(["runs", *arguments]) == 0

@@ -14,9 +14,10 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool._cli import call
+from kdtool._cli import call, failure, shared
 from kdtool._cli.check import _options
 from kdtool._recipe.yaml import read_scalar
+from kdtool._text import terminal
 from kdtool._text.terminal import figure
 
 
@@ -128,3 +129,48 @@ PLAIN = st.none() | st.booleans() | st.integers(-99, 99)
 def test_a_proposed_option_is_read_as_the_setting_that_it_stands_for(value: Any) -> None:
     key, _, written = shlex.split(_options({"student.source": value}))[1].partition("=")
     assert (key, read_scalar(written)) == ("student.source", value)
+
+
+COMMANDS = [
+    ["check", "recipe.yaml"],
+    ["check", "recipe.yaml", "--set", "colour=red"],
+    ["run", "recipe.yaml"],
+    ["run", "recipe.yaml", "--plan", "-v"],
+    ["show", "toy"],
+    ["show", "toy", "--all"],
+    ["compare", "toy", "base"],
+    ["runs"],
+    ["clean"],
+    ["plugins", "show", "nobody"],
+]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+def test_no_word_is_broken_at_any_width(
+    width: int, recipe: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Words are those of a pipe, and only a word that is longer than the terminal exceeds it."""
+    Path("recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    kdtool.run(recipe)
+    kdtool.run({**recipe, "name": "base"})
+    capsys.readouterr()
+    for arguments in COMMANDS:
+        shown = []
+        for columns in (None, width):
+            for module in (terminal, shared, failure):
+                monkeypatch.setattr(module, "width_of", lambda _, columns=columns: columns)
+            call(arguments)
+            shown.append("\n".join(capsys.readouterr()))
+        piped, wrapped = shown
+        words = {word.rstrip(":") for word in piped.split()}
+        assert {word.rstrip(":") for word in wrapped.split()} <= words, arguments
+        assert all(len(line) <= width or len(line.split()) == 1 for line in wrapped.splitlines()), arguments
+
+
+def test_a_run_ends_with_what_show_prints(recipe: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    assert call(["run", "recipe.yaml"]) == 0
+    printed = capsys.readouterr().out
+    assert call(["show", "toy"]) == 0
+    assert printed == f"\n{capsys.readouterr().out}"
+    assert printed.startswith("\n○ not judged against control and control-time in nats, with fewer than 12 items\n")

@@ -88,7 +88,7 @@ def expected(place: str, what: str) -> str:
         return f"{WHO}has 2 unprocessed events{OFF}{REMEDY}"
     if what == "interrupt":
         return f"{WHO}ended its thread: KeyboardInterrupt{OFF}{REMEDY}"
-    cause = {"raise": "ValueError: no space", "exit": "PluginError: tried to end the process by sys.exit(3)"}[what]
+    cause = {"raise": "ValueError: no space", "exit": "PluginError: tried to end the process (exit code 3)"}[what]
     return f"{WHO}could not be closed: {cause}" if closing else f"{WHO}failed in {place}: {cause}{OFF}"
 
 

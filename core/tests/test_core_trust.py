@@ -13,11 +13,13 @@ from kdtool._assembly.trust import origin_of
 from kdtool._recipe.parser import load_recipe
 
 ASKS = '''
+from typing import Literal
+
 import kdtool
 
 
 class Access(kdtool.Config):
-    key_variable: kdtool.KeyVariable | None = None
+    key_variable: kdtool.KeyVariable = "EXAMPLE_API_KEY"
 
 
 class Asks(kdtool.Corpus):
@@ -26,7 +28,9 @@ class Asks(kdtool.Corpus):
     class Config(kdtool.Config):
         url: kdtool.ServiceUrl = "https://api.example.org"
         more: tuple[kdtool.ServiceUrl, ...] = ()
-        access: Access = Access()
+        named: dict[str, kdtool.ServiceUrl] = {}
+        cluster: Literal["auto", "local"] | kdtool.ServiceUrl = "auto"
+        access: Access | None = None
 
     def __init__(self, config):
         self.config = config
@@ -65,6 +69,8 @@ def mistakes(path: Path, corpus: dict[str, Any], **settings: Any) -> list[str]:
         {"url": "http://127.0.0.1:8000/v1"},
         {"url": "http://localhost:8000"},
         {"url": "http://[::1]:8000"},
+        {**KEY, "cluster": "local"},
+        {"cluster": "127.0.0.1:6379"},
     ],
 )
 def test_the_own_address_and_servers_here_without_a_key_need_no_trust(written: Path, corpus: dict[str, Any]) -> None:
@@ -102,6 +108,31 @@ def test_each_address_of_a_list_needs_trust(written: Path, monkeypatch: pytest.M
     assert "http://192.168.0.9:8000;" in found
     assert mistakes(written, corpus, **{"corpus.more": corpus["more"]}) == []
     monkeypatch.setenv("KDTOOL_TRUST_URL", "http://192.168.0.9:8000")
+    assert mistakes(written, corpus) == []
+
+
+@pytest.mark.parametrize(
+    ("corpus", "listed"),
+    [
+        ({"cluster": "192.168.0.9:6379"}, "192.168.0.9:6379"),
+        ({**KEY, "cluster": "127.0.0.1:6379"}, "tcp://127.0.0.1:6379"),
+        ({"cluster": "ray://evil.example:10001"}, "ray://evil.example:10001/x"),
+        ({"named": {"one": "ftp://evil.example:21"}}, "ftp://evil.example:21"),
+        ({"access": {"key_variable": "OTHER_API_KEY"}}, "https://api.example.org=OTHER_API_KEY"),
+        (
+            {"access": {"key_variable": "OTHER_API_KEY"}, "url": "https://other.example"},
+            "https://other.example https://other.example=OTHER_API_KEY",
+        ),
+    ],
+)
+def test_clusters_collections_and_other_keys_need_trust(
+    written: Path, monkeypatch: pytest.MonkeyPatch, corpus: dict[str, Any], listed: str
+) -> None:
+    assert mistakes(written, corpus)
+    assert mistakes(written, {}, **{f"corpus.{name}": value for name, value in corpus.items()}) == []
+    monkeypatch.setenv("KDTOOL_TRUST_URL", "https://elsewhere.example,https://elsewhere.example=OTHER_API_KEY")
+    assert mistakes(written, corpus)
+    monkeypatch.setenv("KDTOOL_TRUST_URL", listed)
     assert mistakes(written, corpus) == []
 
 

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import click
 import kdtool
+import pydantic
 import pytest
 from case import faults, subject
 from kdtool_testing import (
@@ -68,6 +69,35 @@ def test_settings_must_be_described_and_bounded() -> None:
     fails(ComponentConformance, "test_its_class_and_every_setting_are_described", Undescribed)
     fails(ComponentConformance, "test_its_numbers_have_bounds", Undescribed)
     fails(ComponentConformance, "test_values_just_outside_bounds_are_refused", Loose)
+
+
+class Inner(kdtool.Config):
+    """The service."""
+
+    host: str = "example.org"
+    """Where it is."""
+
+
+@pytest.mark.parametrize(
+    ("name", "annotation", "default", "about"),
+    [
+        ("address", str, "auto", "The cluster."),
+        ("server_url", str | None, None, "The service."),
+        ("proxies", dict[str, str], {}, "By scheme."),
+        ("place", str, "somewhere", "HOST:PORT of the service."),
+        ("target", str, "https://example.org", "The service."),
+        ("peers", tuple[Inner, ...], (), "The others."),
+        ("env", list[str], [], "Names."),
+        ("forwarded", tuple[str, ...], (), "Environment variables that workers get."),
+        ("hub_token", pydantic.SecretStr | None, None, "For the Hub."),
+        ("key_variable", str, "EXAMPLE_API_KEY", "Of the service."),
+    ],
+)
+def test_addresses_and_variables_must_be_typed(name: str, annotation: Any, default: Any, about: str) -> None:
+    field: Any = (annotation, kdtool.Field(default, description=about))
+    config = pydantic.create_model("Config", __base__=kdtool.Config, **{name: field})
+    component = type("Sends", (kdtool.Corpus,), {"Config": config})
+    fails(ComponentConformance, "test_addresses_and_names_of_variables_are_typed", component)
 
 
 def test_unknown_settings_must_be_refused() -> None:

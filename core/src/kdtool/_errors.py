@@ -122,7 +122,7 @@ def is_interrupt(error: BaseException) -> bool:
 def cause_of(error: BaseException) -> str:
     """Return an exception in one line, for messages about foreign code."""
     if isinstance(error, SystemExit):
-        return f"it calls sys.exit({error.code!r})"
+        return f"it ends the process (exit code {error.code!r})"
     try:
         text = str(error).strip()
     except Exception:  # `__str__` of a foreign exception may fail

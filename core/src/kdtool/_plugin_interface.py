@@ -14,6 +14,7 @@ from kdtool._contract.component import does_not_affect_results as does_not_affec
 from kdtool._contract.component import hookimpl as hookimpl
 from kdtool._contract.data import Batch as Batch
 from kdtool._contract.data import Completion as Completion
+from kdtool._contract.data import DetailedMessages as DetailedMessages
 from kdtool._contract.data import Example as Example
 from kdtool._contract.data import Messages as Messages
 from kdtool._contract.data import Preference as Preference
@@ -104,5 +105,10 @@ from kdtool._errors import ServiceError as ServiceError
 from kdtool._errors import StorageError as StorageError
 from kdtool._errors import TargetMissedError as TargetMissedError
 from kdtool._errors import UsageError as UsageError
+from kdtool._plugins.registry import list_plugins as list_plugins
+from kdtool._plugins.registry import load_plugin as load_plugin
+from kdtool._store.foreign import copy_inside as copy_inside
+from kdtool._store.foreign import open_regular as open_regular
+from kdtool._text.terminal import say as say
 
 __version__ = _version("kdtool")

@@ -124,8 +124,8 @@ def _shares(tables: Sequence[Table]) -> list[float]:
 
 _PASS_OR_FAIL = ((0.0, 1.0), (1.0, 1.0))
 _NEVER_NEGATIVE = frozenset({"bits per byte", "nats per token", "words", "bytes", "seconds", "tokens/s"})
-FEWEST = 12
-"""Items that a fraction needs for an interval."""
+FEWEST, ENOUGH = 12, 32
+"""Items that a verdict needs, as a fraction for an interval does, and items that show smaller differences, too."""
 _NORMAL = NormalDist().inv_cdf(0.975)
 _ROUNDED_WIDTH = 1e-9
 """A width of zero where shares are not binary fractions."""

@@ -17,7 +17,7 @@ import kdtool
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kdtool_measuring import About, Attempt, Ledger, Summary, has_answer, read_summary
+from kdtool_measuring import Attempt, Ledger, Summary, has_answer, read_summary
 
 _MOVES = st.lists(
     st.tuples(
@@ -119,6 +119,19 @@ def test_one_process_writes_and_teachers_of_one_process_share_a_ledger(file: Pat
         assert (third is first, third.find("key")) == (False, _answer("yes"))
 
 
+def test_two_writers_without_a_lock_are_told_of_each_other(file: Path) -> None:
+    with Ledger(file) as ledger:
+        file.with_name(f"{file.name}.lock").unlink()
+        with Ledger(file) as other:
+            for each in (ledger, other):
+                attempt = each.reserve("key", 1, limit=10)
+                assert attempt is not None
+                written = each.write_intent(attempt)
+                each is ledger and written.result()
+            with pytest.raises(kdtool.LockedError, match=f"{file.name}.lock was deleted while both ran"):
+                written.result()
+
+
 def test_a_full_disk_keeps_what_was_written_and_begins_nothing_new(file: Path) -> None:
     with Ledger(file) as ledger:
         ledger.settle(_attempt(ledger, "kept", 5), _answer("yes"), 5).result()
@@ -185,26 +198,6 @@ def test_a_killed_process_loses_nothing_that_it_confirmed(file: Path) -> None:
             assert len(unknown) <= 4, "one attempt was under way at each kill"
             assert ledger.on_hold == 10 * len(unknown)
             assert all(key in unknown or ledger.find(key) for key in intents)
-
-
-def test_a_file_of_an_earlier_version_is_read_and_continued(file: Path) -> None:
-    with Ledger(file) as ledger:
-        ledger.settle(_attempt(ledger, "first", 10), "answer", 7).result()
-        ledger.doubt(_attempt(ledger, "second", 10), "cut off").result()
-    with closing(kdtool.open_answers(file)) as database:
-        for name in ("model", "purpose", "request", "thinking"):
-            database.execute(f"ALTER TABLE attempt DROP COLUMN {name}")
-        database.execute("CREATE TABLE seal (id INTEGER PRIMARY KEY, commits INTEGER NOT NULL)")
-        database.execute("INSERT INTO seal VALUES (1, 5)")
-    file.with_name(f"{file.name}.seal").write_bytes(kdtool.seal_line({"commits": 5, "picodollars": 17}).ljust(512))
-    before = read_summary(file)
-    assert (before.purposes, [one.about for one in before.unknown]) == ({"": (1, 7)}, [About()])
-    with Ledger(file) as ledger:
-        attempt = ledger.reserve("third", 10, limit=100, about=About("m", "evaluator chat", "id"))
-        assert attempt is not None
-        ledger.write_intent(attempt).result()
-        ledger.settle(attempt, "answer", 5).result()
-    assert read_summary(file).purposes == {"": (1, 7), "evaluator chat": (1, 5)}
 
 
 _DAMAGES: dict[str, str | Callable[[Path], object]] = {

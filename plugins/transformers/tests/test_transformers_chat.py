@@ -6,6 +6,7 @@ import string
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import kdtool
 import pytest
@@ -239,6 +240,156 @@ def test_a_template_that_cannot_be_split_is_refused_with_the_reason(template: st
     turns = [("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")]
     with pytest.raises(kdtool.UsageError, match=reason):
         tokenizer_of("chatml", template).encode_chat(turns)
+
+
+TOOLING = (
+    "{% if tools %}<|im_start|>system\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.reasoning_content and not messages[loop.index:] | selectattr('role', 'equalto', 'user') | list %}"
+    "<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}"
+    "{% for c in m.tool_calls or () %}<call>{{ c.function.name }} {{ c.function.arguments | tojson }}</call>{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""As those of Qwen3: reasoning is kept until the user asks again."""
+CHANNELS = (
+    "{% if tools %}{{ tools[0].function.name }}<|end|>{% endif %}{% for m in messages %}<|{{ m.role }}|>"
+    "{% if m.tool_calls %}{% set c = m.tool_calls[0].function %} to={{ c.name }}<|end|>{{ c.arguments | tojson }}<|call|>"
+    "{% elif m.role == 'tool' %}{{ m.content | tojson }}<|end|>{% else %}{{ m.content }}"
+    "<|end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""As that of gpt-oss: a mark within a call, another one that ends it, and one call only."""
+NEXT_CALL = (
+    "{{ tools | tojson }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}"
+    "{% for c in m.tool_calls or () %}<call>{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""As those of GLM-4.5: the mark of the tool's turn ends a call."""
+MARKS = ("<s>", "<|user|>", "<|assistant|>", "<|tool|>", "<|call|>", "<|end|>")
+STYLES_WITH_TOOLS = {
+    "channels": (CHANNELS, MARKS),
+    "next": (NEXT_CALL, MARKS),
+    "tooling": (TOOLING, STYLES["chatml"][1]),
+}
+TOOL = {"type": "function", "function": {"name": "run", "description": "", "parameters": {"type": "object"}}}
+
+
+def conversation(*answers: dict[str, Any], tools: tuple[Any, ...] = (TOOL,)) -> kdtool.Messages:
+    """Two questions, the first of which is answered after a call."""
+    call, last, *more = answers
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", **call}, {"role": "tool", "content": "b c"}]
+    messages.append({"role": "assistant", **last})
+    messages += [turn for each in more for turn in ({"role": "user", "content": "e"}, {"role": "assistant", **each})]
+    return kdtool.Messages.of(messages, None, list(tools))
+
+
+def calling(*commands: str, content: str = "", **more: Any) -> dict[str, Any]:
+    calls = [{"type": "function", "function": {"name": "run", "arguments": {"c": command}}} for command in commands]
+    return {"content": content, "tool_calls": calls, **more}
+
+
+@cache
+def tokenizer_with_tools(name: str) -> TransformersTokenizer:
+    template, marks = STYLES_WITH_TOOLS[name]
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.train_from_iterator([], trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    inner.add_special_tokens([AddedToken(mark, special=True) for mark in ("<|endoftext|>", *marks)])
+    inner.add_tokens([AddedToken("<call>"), AddedToken("</call>")])
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=marks[-1])
+    fast.chat_template = template
+    return TransformersTokenizer(fast)
+
+
+@pytest.mark.parametrize(
+    ("style", "answers", "learned"),
+    [
+        ("tooling", [calling("ls"), {"content": "d"}], ['<call>run {"c": "ls"}</call><|im_end|>', "d<|im_end|>"]),
+        (
+            "tooling",
+            [calling("ls", "<|im_end|>", content="I"), {"content": "d", "weight": 0}],
+            ['I<call>run {"c": "ls"}</call><call>run {"c": "<|im_end|>"}</call><|im_end|>'],
+        ),
+        (
+            "tooling",
+            [calling("ls", reasoning_content="r"), {"content": "d", "reasoning_content": "r"}],
+            ['<think>r</think><call>run {"c": "ls"}</call><|im_end|>', "<think>r</think>d<|im_end|>"],
+        ),
+        (
+            "tooling",
+            [calling("ls", reasoning_content="r"), {"content": "d"}, {"content": "f", "reasoning_content": "r"}],
+            ['<call>run {"c": "ls"}</call><|im_end|>', "d<|im_end|>", "<think>r</think>f<|im_end|>"],
+        ),
+        ("channels", [calling("ls"), {"content": "d"}], [' to=run<|end|>{"c": "ls"}<|call|>', "d<|end|>"]),
+        ("next", [calling("ls"), {"content": "d"}], ['<call>run{"c": "ls"}<|tool|>', "d<|user|>"]),
+        ("next", [calling("ls", train=False), {"content": "d"}], ["d<|user|>"]),
+    ],
+)
+def test_calls_of_tools_are_learned_as_the_template_writes_them(
+    style: str, answers: list[dict[str, Any]], learned: list[str]
+) -> None:
+    tokenizer, talk = tokenizer_with_tools(style), conversation(*answers)
+    assert isinstance(talk, kdtool.DetailedMessages)
+    ids, labelled = tokenizer.encode_chat(talk.turns, talk) or ([], [])
+    assert [shown(tokenizer, run) for run in runs(ids, labelled)] == learned
+    asked = kdtool.DetailedMessages(talk.turns[:1], talk.details[:1], talk.tools)
+    if talk.targets[1]:
+        assert ids[: labelled.index(True)] == tokenizer.encode_prompt(asked.turns, detailed=asked), (
+            "as the model is asked"
+        )
+
+
+CONTENT, CALLS = "{{ m.content }}", "m.tool_calls or ()"
+
+
+@pytest.mark.parametrize(
+    ("part", "other", "call", "reason"),
+    [
+        ("{% if tools %}", "{% if false %}", calling("l"), "it leaves out tools"),
+        (CALLS, "()", calling("l"), "it leaves out tool_calls of turn 2"),
+        (CALLS, "(m.tool_calls or [])[:1]", calling("l", "l"), "it leaves out tool_calls of turn 2"),
+        (CONTENT, "{{ m.content if not m.tool_calls }}", calling("l", content="I"), "it leaves out content of turn 2"),
+        (CONTENT, "{{ m.content if m.role != 'tool' }}", calling("l"), "it leaves out content of turn 3"),
+        ("m.reasoning_content and", "false and", calling("l", thinking="r"), "it leaves out reasoning_content"),
+        ("c.function.name }}", "c.function.arguments + '' }}", calling("l"), "refuses turns of user, assistant, tool"),
+    ],
+)
+def test_a_template_that_leaves_something_out_is_refused(
+    part: str, other: str, call: dict[str, Any], reason: str
+) -> None:
+    talk = conversation(call, {"content": "d"})
+    assert isinstance(talk, kdtool.DetailedMessages)
+    with pytest.raises(kdtool.UsageError, match=reason):
+        tokenizer_of("chatml", TOOLING.replace(part, other)).encode_chat(talk.turns, talk)
+
+
+def test_a_template_without_system_turns_does_not_lose_one() -> None:
+    template = CHATML.replace(
+        "{% for message in messages %}", "{% for message in messages if message.role != 'system' %}"
+    )
+    with pytest.raises(kdtool.UsageError, match="it leaves out content of turn 1"):
+        tokenizer_of("chatml", template).encode_chat([("system", "s"), ("user", "a"), ("assistant", "b")])
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("qwen3", '<tool_call>\n{"name": "run", "arguments": {"c": "ls"}}\n</tool_call><|im_end|>'),
+        ("deepseek_v3", None),
+    ],
+)
+def test_published_templates_write_calls(name: str, call: str | None) -> None:
+    folder = Path("/root/w/models/tok") / name
+    if not folder.exists():
+        pytest.skip(f"{folder}, a published tokenizer, is not on this machine")
+    tokenizer, talk = open_tokenizer(folder), conversation(calling("ls"), {"content": "<|im_end|>"})
+    assert isinstance(talk, kdtool.DetailedMessages)
+    if call is None:
+        with pytest.raises(kdtool.UsageError, match="it leaves out tools"):
+            tokenizer.encode_chat(talk.turns, talk)
+        return
+    ids, labelled = tokenizer.encode_chat(talk.turns, talk) or ([], [])
+    assert shown(tokenizer, runs(ids, labelled)[0]) == call
 
 
 @cache

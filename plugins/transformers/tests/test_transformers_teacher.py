@@ -81,11 +81,13 @@ def test_a_named_device_changes_no_signal_and_no_fingerprint(tmp_path: Path) -> 
     assert Local.Config.model_fields["device"].json_schema_extra == kdtool.does_not_affect_results()
 
 
-def test_a_teacher_whose_documents_see_each_other_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spread", [None, "auto"])
+def test_a_teacher_whose_documents_see_each_other_is_refused(spread: str | None, tmp_path: Path) -> None:
     """ALiBi's positions are those of the row, not of the document."""
     save_tiny(tmp_path, "bloom", layers=2)
+    teacher = local(tmp_path, dtype="float32", device_map=spread)
     with pytest.raises(kdtool.PluginError, match=r"BloomForCausalLM.*its documents see each other"):
-        local(tmp_path, dtype="float32").kdtool_signal(packed_batch(), kdtool.SignalRequest(frozenset({"logits"})))
+        teacher.kdtool_signal(packed_batch(), kdtool.SignalRequest(frozenset({"logits"})))
 
 
 def test_every_tensor_of_a_batch_and_of_a_signal_moves(tmp_path: Path) -> None:

@@ -102,7 +102,16 @@ def test_a_tokenizer_that_cannot_be_opened_as_stored_is_refused(
 
 
 DATA = Path(os.environ.get("KDTOOL_SHARED_DATA") or Path(__file__).resolve().parents[4] / "shared" / "data")
-ENDS = {"qwen3": "<|im_end|>", "deepseek_v3": "<｜end▁of▁sentence｜>", "gptoss": "<|return|>"}
+ENDS = {
+    "qwen3": "<|im_end|>",
+    "deepseek_v3": "<｜end▁of▁sentence｜>",
+    "gptoss": "<|return|>",
+    "gemma3": "<end_of_turn>",
+    "llama2": "</s>",
+    "llama3": "<|eot_id|>",
+    "llama3_1": "<|eot_id|>",
+    "gpt4o": "<|endoftext|>",
+}
 
 
 @pytest.mark.slow

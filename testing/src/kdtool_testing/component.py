@@ -17,7 +17,7 @@ from functools import cache
 from math import inf, nextafter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 import jsonschema
 import pydantic
@@ -33,7 +33,7 @@ from kdtool import (
     RunInfo,
     SignalRequest,
 )
-from kdtool._assembly.trust import is_marked
+from kdtool._assembly.trust import is_marked, type_parts
 from kdtool._contract.component import KEY_VARIABLE, SERVICE_URL
 from kdtool._contract.language_model import facts_in
 from kdtool._plugins.hook_specs import mistakes
@@ -171,13 +171,12 @@ class ComponentConformance(RegistrationConformance):
         assert [error["type"] for error in caught.value.errors()] == ["extra_forbidden"]
 
     @for_any_settings
-    def test_an_address_that_a_key_is_sent_to_is_a_service_url(self) -> None:
-        fields = self.component.Config.model_fields
-        keys = [name for name in fields if re.fullmatch(r"(.*_)?key(_variable|_env)?", name)]
-        urls = [name for name in fields if re.fullmatch(r"(.*_)?(url|endpoint)", name)]
-        if keys and urls:
-            assert all(is_marked(fields[name], SERVICE_URL) for name in urls), f"make {urls} kdtool.ServiceUrl"
-            assert all(is_marked(fields[name], KEY_VARIABLE) for name in keys), f"make {keys} kdtool.KeyVariable"
+    def test_addresses_and_names_of_variables_are_typed(self) -> None:
+        for name, field in _fields(self.component.Config):
+            outward = _OUTWARD.fullmatch(name) or _OUTWARD_USE.search(f"{field.description} {field.default}")
+            if outward and _holds_text(field.annotation, mappings=not _VARIABLES.fullmatch(name)):
+                typed = is_marked(field, SERVICE_URL) or is_marked(field, KEY_VARIABLE)
+                assert typed, f"make {name!r} a kdtool.ServiceUrl or a kdtool.KeyVariable: a recipe might send secrets"
 
     def test_its_settings_survive_a_round_trip(self) -> None:
         config = self._validate(self.settings)
@@ -280,6 +279,31 @@ def _around(folder: Path) -> tuple[object, ...]:
 
 def _properties(component: type[Component]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     yield from component.Config.model_json_schema().get("properties", {}).items()
+
+
+_VARIABLES = re.compile(r"(.*_)?(variables?|vars?|env|environment)")
+_ADDRESS = r"(ur[il]s?|endpoints?|address(es)?)"
+_PRIVATE = r"(keys?|token|secrets?|passwords?|credentials?)"  # `tokens` are those of a tokenizer
+_OUTWARD = re.compile(rf"{_VARIABLES.pattern}|(.*_)?({_ADDRESS}|(host(name)?|server|webhook)s?|prox(y|ies)|{_PRIVATE})")
+_OUTWARD_USE = re.compile(rf"://|\b([\w.-]+:\d{{2,5}}|HOST:PORT|(?i:{_ADDRESS}|environment variables?))\b")
+
+
+def _fields(model: type[pydantic.BaseModel]) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a config and of those inside it."""
+    for name, field in model.model_fields.items():
+        yield name, field
+        for part in type_parts(field.annotation):
+            if inspect.isclass(part) and issubclass(part, pydantic.BaseModel):
+                yield from _fields(part)
+
+
+def _holds_text(annotation: Any, *, mappings: bool) -> bool:
+    """Return whether a type allows any text. `mappings`: also as the value of a mapping, which holds no variables' names."""
+    origin = get_origin(annotation)
+    if origin is Literal or (not mappings and inspect.isclass(origin) and issubclass(origin, Mapping)):
+        return False
+    texts = (str, Any, pydantic.SecretStr)
+    return annotation in texts or any(_holds_text(part, mappings=mappings) for part in get_args(annotation))
 
 
 def _forms(field: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import kdtool
 from case import variant
@@ -46,22 +46,21 @@ class TestLong(FilterConformance):
         return [kdtool.Example("a", kdtool.Text("y")), kdtool.Example("b", kept)], [kdtool.Example("c", rejected)]
 
 
-class Anywhere(kdtool.Config):
-    """A key of any name for any address."""
-
-    url: str = "https://example.org"
-    """The address."""
-    key_variable: str = "EXAMPLE_API_KEY"
-    """The variable."""
-
-
 class Trusted(kdtool.Config):
-    """An API key for an address that the user trusts."""
+    """An API key for an address that the user trusts, a template, and tokens."""
 
     url: kdtool.ServiceUrl = "https://example.org"
     """The address."""
+    cluster: Literal["auto"] | kdtool.ServiceUrl = "auto"
+    """HOST:PORT of the cluster."""
+    server: Literal["ours", "theirs"] = "ours"
+    """The service."""
     key_variable: kdtool.KeyVariable | None = "EXAMPLE_API_KEY"
     """The variable."""
+    variables: dict[str, tuple[str, ...]] = kdtool.Field(default={})
+    """Words for the template."""
+    fim_tokens: tuple[str, ...] = ()
+    """Three tokens of the tokenizer."""
 
 
 variant(
@@ -82,9 +81,6 @@ variant(
     "test_there_is_one_answer_for_each_example",
     "test_it_keeps_and_rejects_what_it_should",
     kdtool_filter=lambda self, run, examples: [None for one in examples if self.judge(one, 0) is None],
-)
-variant(
-    TestLong, "sends a key to any address", "test_an_address_that_a_key_is_sent_to_is_a_service_url", Config=Anywhere
 )
 variant(TestLong, "sends a key to a trusted address", Config=Trusted)
 

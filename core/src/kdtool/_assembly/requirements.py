@@ -138,7 +138,8 @@ def _judge(value: float, condition: _Condition, compared: Comparison | None) -> 
             return False, f"{shown}, and was not compared with {arm}"
         if not sign:
             low, high = (signed_difference(end, relative=compared.relative) for end in (compared.low, compared.high))
-            words = "not shown to be better" if compared.verdict.startswith("no") else compared.verdict
+            words = {"better": "better", "worse": "worse"}.get(compared.verdict, "not shown to be better")
+            words += f", with too few items ({compared.items})," * (compared.outcome == "too few items")
             interval = f"95 % interval of the difference {low} to {high}"
             return compared.verdict == "better", f"{shown}, {words} than {arm} ({interval})"
         if compared.share is None:

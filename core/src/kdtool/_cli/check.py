@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -14,7 +15,7 @@ import click
 from kdtool._cli.shared import folder_path, json_option, no_sandbox_option, recipe_argument, set_option, store_option
 from kdtool._errors import MemoryExceededError
 from kdtool._estimate.machine import size
-from kdtool._text.terminal import duration, print_first_line
+from kdtool._text.terminal import duration, print_first_line, say
 
 
 @click.command()
@@ -48,7 +49,7 @@ def check(
     if no_sandbox:
         from kdtool._assembly.trust import without_sandbox
 
-        settings = without_sandbox(Path(recipe), settings, lambda line: click.echo(line, err=as_json))
+        settings = without_sandbox(Path(recipe), settings, partial(say, err=as_json))
     memory, wanted = fit or memory, fit is not None
     report = check_recipe(Path(recipe), settings, memory=memory, fit=wanted, gpu=gpu, out=out, store=store)
     fits = report["fits"]
@@ -56,8 +57,9 @@ def check(
         click.echo(json.dumps(report, indent=1))
     else:
         advice = _proposal(report) if wanted or not (fits["memory"] and fits["gpu"]) else ()
-        for line in (*_verdict(report), *advice, *_blocks(report)):
-            click.echo(line)
+        warnings = (click.style(f"! {line}", fg="yellow", bold=True) for line in report["warnings"])
+        for line in (*_verdict(report), *warnings, *advice, *_blocks(report)):
+            say(line)
     asked = (memory is not None and not fits["memory"]) or (gpu is not None and not fits["gpu"])
     if asked or (fit is not None and report["proposal"] is None):
         raise click.exceptions.Exit(MemoryExceededError.exit_code)

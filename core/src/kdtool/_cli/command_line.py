@@ -18,9 +18,9 @@ from kdtool._cli.failure import exit_with, explain, interrupt_on_stop_signals
 from kdtool._cli.plugins import plugins, schema
 from kdtool._cli.run import evaluate, run
 from kdtool._cli.runs import clean, compare, list_runs, report, show
-from kdtool._errors import PluginError
+from kdtool._errors import KdtoolError, PluginError
 from kdtool._plugins.distributions import describe, find_known, install_command
-from kdtool._plugins.registry import entries_by_name, find, import_point
+from kdtool._plugins.registry import GROUPS, entries_by_name, exit_as_exception, load_plugin
 from kdtool._text.names import did_you_mean
 
 
@@ -40,7 +40,9 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except BaseException as error:  # not left to click, which takes a plugin's EOFError for Ctrl-C
             if isinstance(error, SystemExit) and ctx.invoked_subcommand not in self.commands:
-                ctx.exit(error.code if isinstance(error.code, int) else int(error.code is not None))
+                if error.code is None or isinstance(error.code, int):
+                    ctx.exit(error.code or 0)
+                error = KdtoolError(str(error.code))
             ctx.exit(explain(error, debug=bool(ctx.obj)))
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
@@ -54,8 +56,9 @@ class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         own = [name for names in _SECTIONS.values() for name in names if self._is_own(name)]
         others = [name for name in self.list_commands(ctx) if name not in own]
+        shown = {*own, *others}
         for section, names in {**_SECTIONS, "Plugins": others}.items():
-            if rows := [(name, self._summary(name)) for name in names if name in {*own, *others}]:
+            if rows := [(name, self._summary(name)) for name in names if name in shown]:
                 with formatter.section(section):
                     formatter.write_dl(rows)
 
@@ -88,9 +91,9 @@ def _first_sentence(text: str) -> str:
 
 
 def _load_command(name: str) -> click.Command:
-    entry = find("command", name)
-    loaded, _ = import_point("command", name, entry.point)
+    loaded = load_plugin(GROUPS["command"], name)
     if not isinstance(loaded, click.Command):
+        (entry,) = entries_by_name("command")[name]
         owner = f"{entry.distribution} {entry.version}"
         raise PluginError(f"command {name!r} of {owner} must be a click command, but is {type(loaded).__name__}")
     return loaded
@@ -117,6 +120,8 @@ for _command in (cli, *cli.commands.values(), *plugins.commands.values()):
         ["--debug"], is_flag=True, expose_value=False, callback=_keep_debug, help="Show the traceback of an error."
     )
     _command.params.append(_debug)
+    if _command.callback:  # hooks run in these commands; a command of a plugin may end its process as it likes
+        _command.callback = exit_as_exception()(_command.callback)
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ from typing import Any, NoReturn
 import click
 
 from kdtool._errors import KdtoolError, Problem, RecipeError, cause_of, is_interrupt, is_resumable, list_problems
-from kdtool._text.names import TRACKER_THREAD
 from kdtool._text.terminal import escape_controls as escape
+from kdtool._text.terminal import say, width_of, wrap
 
 
 def explain(error: BaseException, *, debug: bool) -> int:
@@ -31,8 +31,9 @@ def explain(error: BaseException, *, debug: bool) -> int:
     if owner_of(error) is None:  # a plugin may raise click's exceptions, too
         if is_interrupt(error) or isinstance(error, click.Abort):
             how = f"stopped by {error}" if isinstance(error, KeyboardInterrupt) and str(error) else "interrupted"
+            how = " ".join((how, *getattr(error, "__notes__", ())))
             kept = "; finished work is kept, run the same command to continue" if is_resumable(error) else ""
-            click.echo(f"\n{how}{kept}", err=True)
+            say(f"\n{how}{kept}", err=True)
             return INTERRUPTED
         if isinstance(error, click.exceptions.Exit):
             return error.exit_code
@@ -63,13 +64,14 @@ def explain(error: BaseException, *, debug: bool) -> int:
         if owner or location:
             local = owner is not None and not owner.distribution
             remedy = "See the traceback" if local else "The plugin's authors need the traceback"
-        click.echo(f"  {kept}{remedy}: run `kdtool --debug …`.", err=True)
+        say(f"  {kept}{remedy}: run `kdtool --debug …`.", err=True)
         return KdtoolError.exit_code
 
 
 def _say(text: str) -> None:
     colour = False if os.environ.get("NO_COLOR") else None
-    click.echo(f"{click.style('error', fg='red', bold=True)}: {escape(text)}", err=True, color=colour)
+    shown = f"{click.style('error', fg='red', bold=True)}: {escape(text)}"
+    click.echo(wrap(shown, width_of(sys.stderr)), err=True, color=colour)
 
 
 def _with_excerpt(problem: Problem) -> str:
@@ -92,6 +94,8 @@ _WIDEST = 120
 """Longest line of a recipe that an error shows."""
 INTERRUPTED = 130
 """The exit code of a process that was stopped."""
+_PATIENCE = 10.0
+"""Seconds after its end in which a command waits for what plugins left running."""
 _STOPS = ("SIGTERM", "SIGBREAK")
 
 
@@ -109,15 +113,25 @@ def interrupt_on_stop_signals() -> None:
 
 
 def exit_with(code: int) -> NoReturn:
-    """End the process. A signal no longer interrupts: it ends the process at once, with the same code."""
+    """End the process. A signal no longer interrupts: it ends the process at once, with the same code.
+
+    So does the end of `_PATIENCE`: threads of plugins, and functions registered with atexit, may run until then.
+    """
     _handle(("SIGINT", *_STOPS), lambda *_: os._exit(code))
-    hanging = [thread for thread in threading.enumerate() if thread.name.startswith(TRACKER_THREAD)]
-    if hanging:  # and so may what their libraries do when Python ends
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                stream.flush()
-        os._exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    late = threading.Timer(_PATIENCE, _leave, [code])
+    late.daemon = True
+    late.start()
     sys.exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    running = {thread for thread in threading.enumerate() if not thread.daemon} - {threading.main_thread()}
+    names = ", ".join(sorted(thread.name for thread in running)) or "functions registered with atexit"
+    say(f"note: plugins still ran {_PATIENCE:.0f} s after the end, and were stopped: {names}", err=True)
+    os._exit(code)
 
 
 def _handle(names: tuple[str, ...], handler: Callable[[int, Any], object] | signal.Handlers) -> None:

@@ -6,7 +6,6 @@ Listing imports no plugin; `show` imports one, `check` and `schema` all.
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -18,9 +17,10 @@ from kdtool._cli.shared import ListByDefault, json_option
 from kdtool._contract.kind_table import TABLE
 from kdtool._errors import KdtoolError, UsageError
 from kdtool._plugins.distributions import describe, find_misplaced, install_command, refusal
-from kdtool._plugins.registry import GROUPS, Entry, entries_by_name, find, import_point
+from kdtool._plugins.registry import GROUPS, Entry, entries_by_name, find, list_kinds, load_plugin
 from kdtool._text.names import did_you_mean
 from kdtool._text.terminal import escape_controls as escape
+from kdtool._text.terminal import say, width_of
 
 if TYPE_CHECKING:
     from kdtool._assembly.json_schema import Setting
@@ -33,7 +33,7 @@ _NOTHING_INSTALLED = """No plugins are installed, and the core does nothing with
 
 def _echo(text: str, *, err: bool = False) -> None:
     """Print text that packages may have written."""
-    click.echo(escape(text), err=err)
+    say(escape(text), err=err)
 
 
 _kind_option = click.option("--kind", type=click.Choice(list(GROUPS)), help="Only plugins of this kind.")
@@ -67,10 +67,10 @@ def list_plugins(context: click.Context, word: str, kind: str | None, as_json: b
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
-    limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    limit = width_of(sys.stdout)
     width = max((len(row["name"]) for row in rows), default=0)
     for each, count in Counter(row["kind"] for row in rows).items():
-        click.echo(click.style(f"{each} ({count})", bold=True))
+        say(click.style(f"{each} ({count})", bold=True))
         for row in (row for row in rows if row["kind"] == each):
             _echo(f"  {row['name']:<{width}}  {row['summary']}"[:limit])
     if not rows:
@@ -99,14 +99,14 @@ def check(context: click.Context) -> None:
     from kdtool._assembly.json_schema import class_and_settings
 
     failed, count = 0, 0
-    for kind in GROUPS:
+    for kind in list_kinds():
         for name in entries_by_name(kind):
             count += 1
             try:
-                if kind == "command":
-                    import_point(kind, name, find(kind, name).point)
-                else:
+                if kind in GROUPS and kind != "command":
                     class_and_settings(kind, name)
+                else:
+                    load_plugin(kind, name)
             except KdtoolError as error:
                 failed += 1
                 _echo(str(error))

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdtool._cli.runs import show_next_steps, verdict
+from kdtool._cli.runs import print_results
 from kdtool._cli.shared import no_sandbox_option, offline_option, out_option, recipe_argument, set_option, store_option
 from kdtool._errors import ServiceError, UsageError
 from kdtool._estimate.machine import size
-from kdtool._text.terminal import escape_controls as escape
-from kdtool._text.terminal import print_first_line, print_line
+from kdtool._text.terminal import print_first_line, print_line, say
 
 if TYPE_CHECKING:
     from kdtool._run.plan import PlannedStage
@@ -51,7 +50,6 @@ def run(
     print_first_line("reading the recipe and its plugins …")
     from kdtool._api import plan as plan_recipe
     from kdtool._api import run as run_recipe
-    from kdtool._contract.reporting import where
     from kdtool._run.ranks import rank_and_world
 
     if no_sandbox:
@@ -65,14 +63,12 @@ def run(
             from kdtool._estimate.check import check
 
             lines = _lines_before_download(error, check(Path(recipe), settings, out=out, store=store))
-        click.echo("\n".join(lines))
+        say("\n".join(lines))
         return
     results = run_recipe(Path(recipe), settings, out=out, store=store, offline=offline)
     if rank_and_world()[0] == 0:
-        click.echo(f"\n{verdict(escape(results.verdict), results.comparisons)}\n\n{where(results)}")
-        for artifact in results.arms[0].artifacts:
-            click.echo(f"model: {results.path_of(artifact)}")
-        show_next_steps(results, out)
+        say()
+        print_results(results, out)
 
 
 def _start_processes(count: int, only_plan: bool) -> None:
@@ -126,12 +122,9 @@ def evaluate(models: tuple[str, ...], evaluators: str, settings: dict[str, str],
     teacher.use=NAME. To leave out the recipe's: --set teacher=false. If it was interrupted, the same command resumes.
     """
     print_first_line("reading plugins …")
-    from kdtool._cli.runs import by_arm, differences, value_table, verdict
-    from kdtool._contract.reporting import where
     from kdtool._evaluate import evaluate as evaluate_models
 
     wanted = [name.strip() for name in evaluators.split(",") if name.strip()]
     results = evaluate_models(models, wanted, settings, **options)
-    shown = [verdict(results.verdict, results.comparisons), value_table(by_arm(results.values))]
-    click.echo("\n\n".join(["", *shown, *differences(results.comparisons, [results.values]), *results.notes]))
-    click.echo(f"\n{where(results)}")
+    say()
+    print_results(results, str(options["out"]), every=True)

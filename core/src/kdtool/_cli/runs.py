@@ -14,11 +14,11 @@ import click
 
 from kdtool._cli.shared import json_option, out_option, store_option, table
 from kdtool._estimate.machine import size
-from kdtool._text.terminal import SHOWN_UNITS, duration, figure
+from kdtool._text.terminal import SHOWN_UNITS, duration, figure, say
 from kdtool._text.terminal import escape_controls as escape
 
 if TYPE_CHECKING:
-    from kdtool._contract.evaluation import ArmValue, Comparison
+    from kdtool._contract.evaluation import ArmValue, Comparison, Measurement
     from kdtool._contract.reporting import Results
     from kdtool._results.runs import KnownRun
 
@@ -33,40 +33,48 @@ def show(run: str, out: str, every: bool) -> None:
     RUN is a name or a folder. Main figures have 95 % intervals. `kdtool report` writes the report for people again.
     """
     from kdtool._api import load
-    from kdtool._contract.evaluation import main_figures
+
+    print_results(load(run, out=out), out, every=every)
+
+
+def print_results(results: Results, out: str, *, every: bool = False) -> None:
+    """Print a run: its verdict, main figures, requirements, exported files and next steps.
+
+    With `every` also the whole verdict, all comparisons unless models were trained, and the notes.
+    """
+    from kdtool._contract.evaluation import judge, main_figures
     from kdtool._contract.reporting import where
 
-    results = load(run, out=out)
     main = main_figures(results.values, results.comparisons)
     shown = [value for value in results.values if every or value.measurement in main]
-    click.echo(verdict(escape(results.verdict if every else results.outcome), results.comparisons))
-    click.echo("".join(f"{escape(note)}\n" for note in results.notes if every))
-    click.echo(value_table(by_arm(shown)) + "\n")
+    compared = differences(results.comparisons, [results.values]) if every and not results.arms else []
+    say(verdict(results.outcome, judge(results.comparisons, trained=bool(results.arms))))
+    say("".join(f"\n{escape(note)}\n" for note in (results.verdict, *results.notes) if every))
+    say("\n\n".join([value_table(by_arm(shown), results.measurements), *compared, ""]))
     for needed in results.requirements:
         met = "✓ met" if needed.met else click.style("✗ missed", fg="red")
-        click.echo(f"{met}: require {needed.measurement} {needed.condition}, {needed.text}")
+        say(f"{met}: require {needed.measurement} {needed.condition}, {needed.text}")
     if results.arms and results.arms[0].artifacts:
-        click.echo(f"{_exported_table(results)}\n")
+        say(f"{_exported_table(results)}\n")
     for arm in (arm for arm in results.arms if arm.arm == "student"):
-        click.echo(f"student, seed {arm.seed}: {results.folder / arm.path}")
-    click.echo(where(results))
+        say(f"student, seed {arm.seed}: {results.folder / arm.path}")
+    say(where(results))
     left_out = len({value.measurement for value in results.values}) - len({value.measurement for value in shown})
+    named = results.name if out == "runs" else results.folder
     if left_out:
-        click.echo(f"{left_out} more measurement{'s' * (left_out > 1)}: kdtool show {run} --all")
-    show_next_steps(results, out)
+        say(f"{left_out} more measurement{'s' * (left_out > 1)}: kdtool show {named} --all")
+    show_next_steps(results, named)
 
 
-def show_next_steps(results: Results, out: str) -> None:
+def show_next_steps(results: Results, place: str | Path) -> None:
     """Print the installed commands that use a trained student."""
     from kdtool._plugins.registry import defaults_of
 
     for command in sorted(defaults_of("command")) if results.arms else ():
-        click.echo(f"next: kdtool {command} {results.name if out == 'runs' else results.folder}")
+        say(f"next: kdtool {command} {place}")
 
 
 def _exported_table(results: Results) -> str:
-    from kdtool._estimate.machine import size
-
     files = results.exported_files()
     units = {value.measurement: value.unit for value in results.values}
     measured = dict.fromkeys(name for file in files for name in file.comparisons)
@@ -101,6 +109,7 @@ def compare(runs: tuple[str, ...], out: str, arms: tuple[str, ...], html: str | 
     different ways are named and not judged.
     """
     from kdtool._api import report_of
+    from kdtool._contract.evaluation import shorten
     from kdtool._results.files import PLAIN
     from kdtool._results.runs import as_results, settings_by_run
     from kdtool._results.runs import compare as compare_runs
@@ -117,12 +126,11 @@ def compare(runs: tuple[str, ...], out: str, arms: tuple[str, ...], html: str | 
         shown = [value for value in values if value.arm in (arms or ["student"])] or values
         named = [replace(v, measurement=v.measurement + ways.get(v.measurement, {}).get(run, "")) for v in shown]
         columns |= by_arm(named, f"{run}/") if len({value.arm for value in shown}) > 1 else {run: named}
-    tables = [value_table(columns), *differences(compared.comparisons, compared.values.values())]
-    click.echo(
-        "\n\n".join([verdict(compared.verdict, compared.comparisons), *tables, "\n".join(compared.notes)]).rstrip()
-    )
+    tables = [value_table(columns, compared.measurements), *differences(compared.comparisons, compared.values.values())]
+    headline = verdict(shorten(compared.comparisons, trained=False), compared.comparisons)
+    say("\n\n".join([headline, *tables, "\n".join(compared.notes)]).rstrip())
     if page:
-        click.echo(f"\nreport: {page}")
+        say(f"\nreport: {page}")
 
 
 def by_arm(values: Sequence[ArmValue], before: str = "") -> dict[str, list[ArmValue]]:
@@ -130,8 +138,11 @@ def by_arm(values: Sequence[ArmValue], before: str = "") -> dict[str, list[ArmVa
     return {f"{before}{arm}": [v for v in values if v.arm == arm] for arm in dict.fromkeys(v.arm for v in values)}
 
 
-def value_table(columns: Mapping[str, Sequence[ArmValue]]) -> str:
-    """Return a table with a row for each measurement, from the values below each heading."""
+def value_table(columns: Mapping[str, Sequence[ArmValue]], measurements: Iterable[Measurement]) -> str:
+    """Return a table with a row for each of `measurements`, its number of items, and the values below each heading."""
+    counts: dict[str, set[int]] = defaultdict(set)
+    for measurement in measurements:
+        counts[measurement.name].add(measurement.n)
     rows: dict[str, dict[str, str]] = defaultdict(dict)
     heads = []
     for heading, values in columns.items():
@@ -140,8 +151,11 @@ def value_table(columns: Mapping[str, Sequence[ArmValue]]) -> str:
         for value in values:
             unit = "" if value.unit in {*SHOWN_UNITS, value.measurement} else f", {value.unit}"
             title = f"{value.measurement} {'↑' if value.higher_is_better else '↓'}{unit}"
+            items = sorted(counts[value.measurement.partition(" (")[0]])
+            rows[title][""] = "–".join(map(str, dict.fromkeys([*items[:1], *items[-1:]])))
             rows[title][heading] = figure(value.value, value.unit, value.low, value.high)
-    return table(["", *heads], [[title, *(cells.get(each, "–") for each in columns)] for title, cells in rows.items()])
+    body = [[title, *(cells.get(each, "–") for each in ("", *columns))] for title, cells in rows.items()]
+    return table(["", "n", *heads], body)
 
 
 def _ways(settings: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
@@ -153,12 +167,11 @@ def _ways(settings: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
 
 
 def verdict(text: str, comparisons: Sequence[Comparison]) -> str:
-    """Return a verdict with a sign and a colour: of the student against its controls, or of all comparisons."""
-    of_student = [each for each in comparisons if each.arm == "student" and each.against.startswith("control")]
-    verdicts = {each.verdict for each in of_student or comparisons}
+    """Return a verdict with the sign and colour of the comparisons that it is about."""
+    verdicts = {each.outcome for each in comparisons if not each.aside}
     better, worse = "better" in verdicts, "worse" in verdicts
     sign, colour = ("○", "yellow") if better == worse else ("▲", "green") if better else ("▼", "red")
-    return click.style(f"{sign} {text}", fg=colour, bold=True)
+    return click.style(f"{sign} {escape(text)}", fg=colour, bold=True)
 
 
 def difference(found: Comparison, unit: str = "") -> str:
@@ -175,7 +188,7 @@ def differences(comparisons: Sequence[Comparison], values: Iterable[Sequence[Arm
     for found in comparisons:
         over = f"{found.items} items" + (f", {found.seeds} seeds" if found.seeds > 1 else "")
         shown = difference(found, units.get(found.measurement, ""))
-        rows.append([found.measurement, found.arm, found.against, shown, found.verdict, over])
+        rows.append([found.measurement, found.arm, found.against, shown, found.outcome, over])
     return [table(["", "of", "against", "difference", "shown", "over"], rows)] if rows else []
 
 
@@ -190,7 +203,7 @@ def report(run: str, out: str, use: str | None) -> None:
     """
     from kdtool._api import report as write_report
 
-    click.echo(write_report(run, use, out=out))
+    say(str(write_report(run, use, out=out)))
 
 
 @click.command("runs")
@@ -214,16 +227,14 @@ def list_runs(pattern: str, out: str, store: str | None, as_json: bool) -> None:
         return
     if not listed:
         which = "such " if pattern else ""
-        click.echo(
-            f"There are no {which}runs in {Path(out).absolute()}, nor any that use the store {store_folder(store)}."
-        )
+        say(f"There are no {which}runs in {Path(out).absolute()}, nor any that use the store {store_folder(store)}.")
     else:
         now = datetime.now(UTC)
         rows = [
             [run.name, run.state, duration((now - run.when).total_seconds()), run.figure, _note(run, Path(out))]
             for run in listed
         ]
-        click.echo(table(["name", "state", "age", "main result", ""], rows))
+        say(table(["name", "state", "age", "main result", ""], rows))
 
 
 def _note(run: KnownRun, out: Path) -> str:
@@ -246,12 +257,12 @@ def clean(store: str | None, yes: bool) -> None:
     folder = store_folder(store)
     done = clean_store(folder, remove=yes)
     for item in done.found:
-        click.echo(f"{size(item.bytes):>9}  {item.path}  ({done.left.get(item.path) or item.why})")
+        say(f"{size(item.bytes):>9}  {item.path}  ({done.left.get(item.path) or item.why})")
     freed = size(sum(item.bytes for item in done.found if item.path not in done.left))
     total = f"of {size(done.total)} in {folder} ({done.runs} run{'s' * (done.runs != 1)})"
     if not done.found:
-        click.echo(f"Nothing to free: all {total} is needed.")
+        say(f"Nothing to free: all {total} is needed.")
     elif yes:
-        click.echo(f"Freed {freed} {total}.")
+        say(f"Freed {freed} {total}.")
     else:
-        click.echo(f"{freed} {total}. To free them: kdtool clean{f' --store {folder}' if store else ''} --yes")
+        say(f"{freed} {total}. To free them: kdtool clean{f' --store {folder}' if store else ''} --yes")

@@ -5,13 +5,14 @@ Tables have columns in line and no rules, so that lines can be searched and cut.
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import click
 
 from kdtool._text.terminal import escape_controls as escape
+from kdtool._text.terminal import width_of
 
 
 def read_pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -56,18 +57,36 @@ _COLOURS = {"better": "green", "worse": "red", "done": "green", "damaged": "red"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table with colours, which `click.echo` removes in pipes; cells are wrapped only in a terminal."""
+    """Return a table with colours, which `click.echo` removes in pipes; cells are wrapped at words, only in a terminal.
+
+    A terminal that is too narrow for it gets a line for each cell.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+    width = width_of(sys.stdout) or 10_000
+    columns = [[escape(cell) for cell in column] for column in zip(head, *rows, strict=True)]
+    least = [max(len(word) for cell in column for word in cell.split() or [""]) for column in columns]
+    widths = [max(map(len, column)) for column in columns]
+    while sum(widths) + 2 * len(widths) > width + 2:
+        widest = max(range(len(widths)), key=lambda column: widths[column] - least[column])
+        if widths[widest] <= least[widest]:
+            return "\n".join(map(partial(_card, head), rows))
+        widths[widest] -= 1
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    for name in head:
-        grid.add_column(Text.assemble((escape(name), "bold")), overflow="fold")
+    for name, columns_wide in zip(head, widths, strict=True):
+        grid.add_column(Text.assemble((escape(name), "bold")), width=columns_wide)
     for row in rows:
         grid.add_row(*(Text.assemble((escape(cell), _COLOURS.get(cell.rpartition(" ")[2], ""))) for cell in row))
     console = Console(width=width, force_terminal=True, color_system="standard", no_color=False)
     with console.capture() as captured:
         console.print(grid)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def _card(head: Sequence[str], row: Sequence[str]) -> str:
+    """Return a row of a table as lines: its first cell, then the others after their headings."""
+    first, *others = ((escape(name), escape(cell)) for name, cell in zip(head, row, strict=True))
+    lines = (f"  {name}: {cell}" if name else f"  {cell}" for name, cell in others if cell)
+    return "\n".join([click.style(" ".join(filter(None, first)), bold=True), *lines])

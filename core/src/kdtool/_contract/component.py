@@ -205,7 +205,9 @@ RecipePath = Annotated[Path, BeforeValidator(_path)]
 """A `Config` field for a file or folder. Relative paths start at the folder of the recipe file that names them, those of
 `--set`, of recipes in Python and of defaults at the working directory. Records and fingerprints hold the path as written:
 let `kdtool_identity` hash the content. Pipes and devices are refused: reading them may never end. Since 0.1."""
-RecipePathOrName = Annotated[str, BeforeValidator(_path_or_name)]
+PATH_OR_NAME = "kdtool: path or name"
+"""Marks a field in `Annotated`."""
+RecipePathOrName = Annotated[str, BeforeValidator(_path_or_name), PATH_OR_NAME]
 """A `Config` field for a path or a name, such as a model's on the Hub. It is a path, as in `RecipePath`, if it begins with
 `./`, `../` or `~/`, or if it exists in the recipe's folder. Since 0.1."""
 SERVICE_URL = "kdtool: URL of a service"
@@ -213,9 +215,11 @@ SERVICE_URL = "kdtool: URL of a service"
 KEY_VARIABLE = "kdtool: environment variable with a key"
 """Marks a field in `Annotated`."""
 ServiceUrl = Annotated[str, SERVICE_URL]
-"""A `Config` field for the address of a service. The field's default is the service's own address. A recipe may name another
-one only on the command line (`--set`) or if its origin is listed in KDTOOL_TRUST_URL; a server on this machine needs neither
-if the config names no `KeyVariable`. Checked with the recipe, not where a config is made by code. Since 0.1."""
+"""A `Config` field for the address of a service, `https://HOST` or `HOST:PORT`, also next to a `Literal` of words. The
+field's default is the service's own address. A recipe may name another one only on the command line (`--set`)
+or if its origin is listed in KDTOOL_TRUST_URL; a server on this machine needs neither if the config names no `KeyVariable`.
+Checked with the recipe, not where a config is made by code. Since 0.1."""
 KeyVariable = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+_API_KEY$"), KEY_VARIABLE]
 """A `Config` field for the environment variable that holds a service's key. Its name ends in `_API_KEY`, so that a recipe
-cannot send other secrets. Use it together with `ServiceUrl`. Since 0.1."""
+cannot send other secrets. A recipe may name another one than the field's default only on the command line (`--set`) or if it
+is listed after the origin of the config's `ServiceUrl`: KDTOOL_TRUST_URL=https://HOST=NAME_API_KEY. Since 0.1."""

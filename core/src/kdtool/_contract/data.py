@@ -5,9 +5,10 @@ Text is free of any tokenizer. Rows follow one tokenizer. Only a `Batch` holds t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,55 +48,118 @@ class Messages:
 
     turns: tuple[tuple[str, str], ...]
 
+    @property
+    def targets(self) -> tuple[bool, ...]:
+        """True for each turn that is learned. Since 0.1."""
+        return tuple(role == "assistant" for role, _ in self.turns)
+
     @classmethod
     def of(cls, messages: object, system: object = None, tools: object = None) -> Messages:
         """Return the conversation in a record of OpenAI's form, or of ShareGPT's (`from` and `value`).
 
-        Nothing is left out: a `system` text becomes the first turn, and what a turn cannot hold is
-        refused by name, such as `tools`, tool calls, reasoning, and weights of turns. Since 0.1.
+        Nothing is left out: a `system` text becomes the first turn, tools and what else a turn has make it a
+        `DetailedMessages`, and other keys are refused by name. Since 0.1.
+
+        Args:
+            messages: the list of messages.
+            system: a text before them, unless they begin with one.
+            tools: definitions of functions, as a list or as JSON in text.
 
         Raises:
             ValueError: something cannot be used; the message follows the name of the field or column.
         """
         if not isinstance(messages, list | tuple) or not messages:
             raise ValueError("must be a list of messages; JSON in text is read by json.loads first")
-        if tools:
-            raise ValueError("comes with tools, which kdtool does not follow: leave such rows out")
-        turns = [_turn(number, message) for number, message in enumerate(messages, 1)]
-        if isinstance(system, str) and system and turns[0][0] != "system":
-            turns.insert(0, ("system", system))
-        return cls(tuple(turns))
+        parsed = [_turn(number, message) for number, message in enumerate(messages, 1)]
+        if system and parsed[0][0] != ("system", system):
+            if not isinstance(system, str) or parsed[0][0][0] == "system":
+                raise ValueError(
+                    "comes with a system besides that is not text, or not the first message's: keep one of them"
+                )
+            parsed.insert(0, (("system", system), {}))
+        turns, details = zip(*parsed, strict=True)
+        listed = tuple(_functions(tools, "comes with tools:"))
+        return DetailedMessages(turns, details, listed) if listed or any(details) else Messages(turns)
+
+
+@dataclass(frozen=True)
+class DetailedMessages(Messages):
+    """A conversation that has more than roles and contents, as plain data in OpenAI's form. Only chat templates write all.
+
+    `details` are the further keys of each turn's message: `tool_calls` with arguments as objects, `reasoning_content`, the
+    `name` and `tool_call_id` of a tool's result, and a `weight` of 0 if the turn is not learned. Since 0.1.
+    """
+
+    details: tuple[Mapping[str, Any], ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def targets(self) -> tuple[bool, ...]:
+        """True for each turn that is learned. Since 0.1."""
+        return tuple(
+            role == "assistant" and "weight" not in detail
+            for (role, _), detail in zip(self.turns, self.details, strict=True)
+        )
 
 
 _ROLES = {"human": "user", "gpt": "assistant", "model": "assistant"}
 _TURN = {"role": ("role", "from"), "content": ("content", "value")}
-_LEARNED: Mapping[str, object] = {"weight": 1, "train": True}
-"""Values that change nothing: the assistant's turns are learned."""
+_TEXTS = {
+    "assistant": dict.fromkeys(("reasoning_content", "reasoning", "thinking"), "reasoning_content"),
+    "tool": {"name": "name", "tool_call_id": "tool_call_id"},
+}
+"""Further keys with text, by role, and their names in `DetailedMessages.details`."""
 
 
-def _turn(number: int, message: object) -> tuple[str, str]:
+def _turn(number: int, message: object) -> tuple[tuple[str, str], dict[str, Any]]:
     if not isinstance(message, Mapping):
         raise ValueError(f'message {number} must be an object with the texts "role" and "content"')  # noqa: TRY004
     texts = []
     for name, keys in _TURN.items():
         value = next((message[key] for key in keys if message.get(key) is not None), None)
+        value = "" if value is None and name == "content" and message.get("tool_calls") else value
         if not isinstance(value, str):
             what = "is missing" if value is None else f"must be text, not {type(value).__name__}"
             raise ValueError(f'message {number}: "{name}" {what}; leave the row out, or save it with text')  # noqa: TRY004
         texts.append(value)
-    names = {key for keys in _TURN.values() for key in keys}
-    odd = [
-        key
-        for key, value in message.items()
-        if key not in names and value is not None and (value != _LEARNED[key] if key in _LEARNED else value)
-    ]
+    role = _ROLES.get(texts[0].lower(), texts[0].lower())
+    known, odd, detail = _TEXTS.get(role, {}), list[str](), dict[str, Any]()
+    for key, value in message.items():
+        if key in {"weight", "train"} and value in (0, 1) and (role == "assistant" or not value):
+            detail |= {} if value or role != "assistant" else {"weight": 0}
+        elif key == "tool_calls" and role == "assistant" and value:
+            detail[key] = _functions(value, f"message {number}: tool_calls:")
+        elif key in known and value and isinstance(value, str):
+            detail[known[key]] = value
+        elif value not in (None, "", [], {}, False) and key not in (*_TURN["role"], *_TURN["content"]):
+            odd.append(key)
     if odd:
         raise ValueError(
-            f"message {number} has {', '.join(odd)}, which kdtool does not follow: leave such rows out, or "
-            "remove it from them"
+            f"message {number} has {', '.join(odd)}, which kdtool does not follow in a turn of {role}: leave such rows out, "
+            "or remove it from them"
         )
-    role = texts[0].lower()
-    return _ROLES.get(role, role), texts[1]
+    return (role, texts[1]), detail
+
+
+def _functions(entries: Any, location: str) -> list[dict[str, Any]]:
+    """Return definitions or calls of functions as OpenAI nests them; JSON in text is read."""
+    try:
+        entries = json.loads(entries) if isinstance(entries, str) and entries else entries
+        nested = [
+            dict(entry) if "function" in entry else {"type": "function", "function": entry} for entry in entries or ()
+        ]
+        for entry in nested:
+            function = entry["function"] = {**entry["function"]}
+            if isinstance(function.get("arguments"), str):
+                function["arguments"] = json.loads(function["arguments"] or "{}")
+            if not isinstance(function["name"], str) or not isinstance(function.get("arguments", {}), Mapping):
+                raise TypeError
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f'{location} expected OpenAI\'s form, a list of {{"type": "function", "function": {{"name": …}}}} with '
+            "arguments as an object or the JSON of one; leave the row out, or save it so"
+        ) from None
+    return nested
 
 
 @dataclass(frozen=True)
@@ -184,9 +248,24 @@ class Batch:
 
 
 def parts_of(body: Text | Completion | Messages) -> tuple[str, ...]:
-    """Return the parts of a body's text in order: the text, prompt and completion, or each turn's content. Since 0.1."""
+    """Return the parts of a body's text in order: the text, prompt and completion, or each turn's content. Since 0.1.
+
+    After the contents of a conversation come the texts among its details and tools.
+    """
     if isinstance(body, Text):
         return (body.text,)
     if isinstance(body, Completion):
         return body.prompt, body.completion
-    return tuple(content for _, content in body.turns)
+    details = [body.details, body.tools] if isinstance(body, DetailedMessages) else []
+    return (*(content for _, content in body.turns), *_texts(details))
+
+
+def _texts(data: object) -> Iterator[str]:
+    """Yield the names and values in plain data as texts."""
+    if isinstance(data, Mapping):
+        data = [each for pair in data.items() for each in pair]
+    if isinstance(data, list | tuple):
+        for each in data:
+            yield from _texts(each)
+    else:
+        yield data if isinstance(data, str) else json.dumps(data)

@@ -14,6 +14,7 @@ from kdtool._contract.component import Component, hook
 from kdtool._contract.data import Example
 from kdtool._contract.language_model import Runtime
 from kdtool._contract.run_info import RunInfo
+from kdtool._statistics import FEWEST
 from kdtool._text.terminal import number, number_range
 
 Role = Literal["artifact", "student", "control", "base", "reference", "teacher"]
@@ -52,7 +53,8 @@ class Measurement:
     needed to reproduce the number. `items` is a JSON Lines file with one object per item: {"item": id, "sum": float,
     "weight": float}. The value is then `transform`(Σ sum / Σ weight), and two subjects are compared item by item. An
     object may also have "shown": named texts for reports, such as an answer and a verdict on it. `texts` are shown
-    without being compared, such as completions by prompt.
+    without being compared, such as completions by prompt. `aside` names what is measured if it is not an ability, such as
+    "likeness to the teacher": the verdict does not rest on it.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Measurement:
     items: Path | None = None
     transform: Literal["identity", "exp"] = "identity"
     texts: Mapping[str, str] = field(default_factory=dict)
+    aside: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,9 +162,9 @@ class Comparison:
     An arm is "student", "control", "control-time", a teacher's or a file's name. `difference` is `value` minus
     `against_value` after the transform (a ratio minus 1 for "exp"); `low` and `high` bound its 95 % interval, over items
     and, if there are several, seeds; a ratio's may be infinite if a seed diverged. `verdict` is "better", "worse" or "no
-    evidence of a difference", seen from `arm`. `share` is `value` as a share of a teacher's, with its 95 % interval if
-    there is one; None against other arms, and for metrics without a meaningful ratio: lower is better, or the unit has no
-    zero.
+    evidence of a difference", seen from `arm`; with fewer than 12 items always the last. `share` is `value` as a share of
+    a teacher's, with its 95 % interval if there is one; None against other arms, and for metrics without a meaningful
+    ratio: lower is better, or the unit has no zero. `aside` is the measurement's.
     """
 
     measurement: str
@@ -177,10 +180,21 @@ class Comparison:
     seeds: int
     items: int
     share: tuple[float, float | None, float | None] | None = None
+    aside: str = ""
+
+    @property
+    def outcome(self) -> str:
+        """The verdict in the words that are shown everywhere: of fewer than 12 items, "too few items". Since 0.1."""
+        return self.verdict if self.items >= FEWEST else "too few items"
 
 
 _FIGURES = 4
-_IN_BRIEF = {"better": "better than", "worse": "worse than", "no evidence of a difference": "not shown to differ from"}
+_IN_BRIEF = {
+    "better": "better than",
+    "worse": "worse than",
+    "no evidence of a difference": "not shown to differ from",
+    "too few items": "not judged against",
+}
 
 
 def tabulate(values: Sequence[ArmValue], comparisons: Sequence[Comparison]) -> Iterator[list[str]]:
@@ -202,20 +216,38 @@ def main_figures(values: Sequence[ArmValue], comparisons: Sequence[Comparison]) 
     return [*(compared or dict.fromkeys(value.measurement for value in values))][:_FIGURES]
 
 
-def shorten(comparisons: Sequence[Comparison]) -> str:
-    """Return the verdict in a few words: of the student against controls and reference, or of two measured arms."""
+def judge(comparisons: Sequence[Comparison], *, trained: bool) -> list[Comparison]:
+    """Return what the verdict is about: the student of a training against controls and reference, or all models."""
     main = [each for each in comparisons if each.arm == "student" and each.against.startswith(("control", "reference"))]
-    if not main and any(each.arm == "student" for each in comparisons):
+    return main if trained else list(comparisons)
+
+
+def shorten(comparisons: Sequence[Comparison], *, trained: bool) -> str:
+    """Return the verdict in a few words: of a `trained` student against controls and reference, or of two models.
+
+    Abilities come first. Other measurements are named where they differ.
+    """
+    shown = judge(comparisons, trained=trained)
+    pairs = dict.fromkeys((each.arm, each.against) for each in shown)
+    if trained and not pairs:
         return "not compared with a control"
-    pairs = dict.fromkeys((each.arm, each.against) for each in main or comparisons)
-    if not main and len(pairs) > 2:
+    if not trained and len(pairs) > 2:
         return f"{len(pairs)} pairs compared"
     opponents: dict[tuple[str, str], list[str]] = {}
-    for arm, against in pairs:
-        made = [each for each in comparisons if (each.arm, each.against) == (arm, against)]
-        for verdict, words in _IN_BRIEF.items():
-            if names := [each.measurement for each in made if each.verdict == verdict]:
-                where = " and ".join(names) if len(names) < 3 else f"{len(names)} of {len(made)} measurements"
-                opponents.setdefault((words if main else f"{arm} {words}", where), []).append(against)
+    for aside in dict.fromkeys(["", *(each.aside for each in shown)]):
+        for arm, against in pairs:
+            made = [each for each in shown if (each.arm, each.against, each.aside) == (arm, against, aside)]
+            for outcome, words in _IN_BRIEF.items():
+                names = [each.measurement for each in made if each.outcome == outcome]
+                if names and (not aside or outcome in {"better", "worse"}):
+                    where = f"{aside} (not an ability)" if aside else _count(names, len(made))
+                    few = f", with fewer than {FEWEST} items" * (outcome == "too few items")
+                    opponents.setdefault((words if trained else f"{arm} {words}", where + few), []).append(against)
     parts = [f"{words} {' and '.join(others)} in {where}" for (words, where), others in opponents.items()]
     return "; ".join(parts) or "nothing was compared"
+
+
+def _count(names: Sequence[str], made: int) -> str:
+    if len(names) < 3:
+        return " and ".join(names)
+    return f"all {made} measurements" if len(names) == made else f"{len(names)} of {made} measurements"

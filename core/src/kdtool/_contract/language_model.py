@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kdtool._contract.data import Batch
+from kdtool._contract.data import Batch, DetailedMessages
 from kdtool._contract.signals import Head, ModelOutputs, SignalRequest
 from kdtool._errors import UsageError
 
-Ability = Literal["continue", "converse", "prefill", "score", "infill"]
+Ability = Literal["continue", "converse", "prefill", "score", "infill", "echo"]
 Finish = Literal["stop", "length", "refused"]
 
 
@@ -140,18 +140,23 @@ class Tokenizer(ABC):
     chat_fingerprint: str = ""
     """Identifies the template of `encode_chat`; "" if the tokenizer has none. Since 0.1."""
 
-    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[bool]] | None:
+    def encode_chat(
+        self, turns: Sequence[tuple[str, str]], detailed: DetailedMessages | None = None
+    ) -> tuple[list[int], list[bool]] | None:
         """Return the ids of a conversation in the tokenizer's template, and for each whether it is learned.
 
-        The assistant's answers are learned, each with the token that ends it. None if there is no template. Raises a
-        `UsageError` if a template cannot be split in this way, or refuses the conversation. Since 0.1.
+        `detailed` is the conversation of these turns if it has more than them. The assistant's answers are learned, each
+        with the token that ends it. None if there is no template. Raises a `UsageError` if a template cannot be split in
+        this way, refuses the conversation, or leaves a part out. Since 0.1.
         """
         return None
 
-    def encode_prompt(self, turns: Sequence[tuple[str, str]], opening: str = "") -> list[int]:
+    def encode_prompt(
+        self, turns: Sequence[tuple[str, str]], opening: str = "", detailed: DetailedMessages | None = None
+    ) -> list[int]:
         """Return the ids of a conversation in the tokenizer's template, up to the assistant's next turn: what a model gets.
 
-        That turn begins with `opening`. The ids begin with `document_start`. Since 0.1.
+        That turn begins with `opening`. The ids begin with `document_start`. `detailed` is as in `encode_chat`. Since 0.1.
 
         Raises:
             UsageError: a chat template is missing, or it refuses the conversation.
@@ -241,7 +246,8 @@ class Request:
     None continues the prompt. Sampling considers the `top_k` likeliest tokens (0: all), and of these the likeliest that
     together have the probability `top_p`. `logprobs` asks `Runtime.stream` for the log-probabilities of each token
     and of this number of likeliest ones; None for none. `heal` asks `Runtime.stream` to choose the last token of the
-    prompt again, if it can, so that the answer may continue a word that the prompt cuts.
+    prompt again, if it can, so that the answer may continue a word that the prompt cuts. `ids` are the tokens of the prompt,
+    read as they are; () for those of `prompt`. `echo` asks for the `logprobs` of the prompt, too, before the answer's.
     """
 
     id: str
@@ -256,6 +262,8 @@ class Request:
     top_k: int = field(default=0, kw_only=True)
     logprobs: int | None = field(default=None, kw_only=True)
     heal: bool = field(default=False, kw_only=True)
+    ids: tuple[int, ...] = field(default=(), kw_only=True)
+    echo: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -277,14 +285,17 @@ class TextAnswer:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A generated token as text, its log-probability in nats, and those of the likeliest tokens instead of it.
+    """A token as text, its log-probability in nats, and those of the likeliest tokens instead of it.
 
-    Log-probabilities are of the model's softmax, before temperature, `top_k` and `top_p`. Since 0.1.
+    Log-probabilities are of the model's softmax, before temperature, `top_k` and `top_p`; NaN for a prompt's first token,
+    which nothing predicts. Bytes of incomplete characters are surrogate escapes. `shown` is False for a control token,
+    which texts leave out. Since 0.1.
     """
 
     token: str
     logprob: float
     top: tuple[tuple[str, float], ...] = ()
+    shown: bool = True
 
 
 @dataclass(frozen=True)
@@ -319,7 +330,8 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
     """The opened model, if its states are accessible; None for servers and foreign formats."""
     abilities: frozenset[Ability] = frozenset({"continue", "converse", "prefill", "score"})
     """Supported requests: to `continue` a prompt, to answer `Request.turns` (`converse`), even if the prompt begins the
-    answer (`prefill`), to `score` texts, to `infill` what is missing before `Request.suffix`. Since 0.1."""
+    answer (`prefill`), to `score` texts, to `infill` what is missing before `Request.suffix`, and to read `Request.ids` and
+    `echo`. Since 0.1."""
     streams: int = 1
     """Answers that `stream` can generate at once, in as many threads; callers queue further ones. Since 0.1."""
 

@@ -117,7 +117,7 @@ class Results:
     @property
     def outcome(self) -> str:
         """The verdict in a few words."""
-        return shorten(self.comparisons)
+        return shorten(self.comparisons, trained=bool(self.arms))
 
     def table(self) -> list[list[str]]:
         """Return the main figures of each arm with 95 % intervals, as text: a row of headings, then a row for each arm.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from kdtool._assembly.assemble import Assembly, assemble
-from kdtool._assembly.trust import lost_without
+from kdtool._assembly.trust import find_marked, lost_without
+from kdtool._contract.component import KEY_VARIABLE, PATH_OR_NAME
 from kdtool._contract.licences import Licensed, licence_lines
 from kdtool._contract.run_info import Estimate, Gpu, RunForecast, RunInfo, assume
 from kdtool._contract.training import Student, Transform
@@ -39,6 +40,7 @@ from kdtool._run.plan import build_graph
 from kdtool._run.preflight import identify, licences_of, refusals_with_places, refuse, try_corpora, try_packers
 from kdtool._run.stages.phases import training_title
 from kdtool._run.stages.terms import describe_mixtures
+from kdtool._statistics import ENOUGH, FEWEST
 from kdtool._store.shared import store_folder
 from kdtool._text.terminal import print_line
 from kdtool._tokenizers import Vocabularies
@@ -55,6 +57,7 @@ class _Checked:
     forecast: Forecast
     vocabularies: Mapping[str, Vocabularies | None]
     licences: tuple[Licensed, ...] = ()
+    documents: Mapping[str, int] = field(default_factory=dict)
 
 
 @translate_errors()
@@ -81,10 +84,12 @@ def check(
         store: the folder for text, rows and signals.
 
     Returns:
-        Plain data: `name`, `arms`, `components` with their settings, `models` (shapes), `stages` (names and titles),
+        Plain data: `name`, `arms`, `components` with their settings, `files` and `variables` (the paths and the environment
+        variables that settings name, by key), `models` (shapes), `stages` (names and titles),
         `licences` (terms, and what the student takes under them) and `terms` (the same in lines), `vocabularies` (the
         student's compared with each teacher's; null if a tokenizer is not on this machine), `notes` (lines on these, and on
-        losses with several teachers at once),
+        losses with several teachers at once), `documents` (by split, if evaluators read text of fewer than 1,000),
+        `warnings` (lines on too few of them for a verdict),
         `forecast` (memory, disk, tokens, time, …), `fits`, `limits`, and `proposal`: settings with which the run fits.
 
     Raises:
@@ -134,21 +139,28 @@ def _check(
         info = replace(context.info(), stage="check", say=say, store=store)  # no tracker shows anything
         licences = () if further else licences_of(assembly)
         refuse(assembly, info, "start", complete=cache.complete)
+        documents: Mapping[str, int] = {}
         if not further:
             identify(context, info)
             with suppress(ServiceError):  # the student's tokenizer or the text is not on this machine
                 try_packers(context, info)
-                try_corpora(context, replace(info, say=lambda _: None))
-        return replace(_foresee(context, info, cache), licences=licences)
+                documents = try_corpora(context, replace(info, say=lambda _: None))
+        return replace(_foresee(context, info, cache), licences=licences, documents=documents)
 
 
 def _describe(checked: _Checked) -> dict[str, Any]:
     facts = {training_title(phase.arm, phase.name): phase.facts for phase in checked.ahead.phases}
+    components = checked.assembly.built.values()
+    named = [each for built in components for each in find_marked(built.config, built.spec.key)]
+    files = {(*built.spec.key, "use"): built.loaded.source for built in components if built.loaded.source}
+    files |= {each.key: Path(each.value) for each in named if each.mark in {None, PATH_OR_NAME}}
     described: dict[str, Any] = _plain(
         {
             "name": checked.assembly.recipe.name,
             "arms": list(checked.assembly.arms),
-            "components": [component_record(built) for built in checked.assembly.built.values()],
+            "components": [component_record(built) for built in components],
+            "files": {as_written(key): path for key, path in files.items() if path.exists()},
+            "variables": {as_written(each.key): each.value for each in named if each.mark == KEY_VARIABLE},
             "models": checked.ahead.models,
             "stages": checked.titles,
             "trainable": {name: each.trainable for name, each in facts.items() if each is not None},
@@ -156,10 +168,19 @@ def _describe(checked: _Checked) -> dict[str, Any]:
             "vocabularies": checked.vocabularies,
             "terms": list(licence_lines(checked.licences, checked.assembly.recipe.name)),
             "notes": [*describe_vocabularies(checked.vocabularies), *describe_mixtures(checked.assembly)],
+            "documents": checked.documents,
+            "warnings": list(_warnings(checked.documents)),
             "forecast": checked.forecast,
         }
     )
     return described
+
+
+def _warnings(documents: Mapping[str, int]) -> Iterator[str]:
+    """Yield a line if there will be too few test documents for a verdict."""
+    if documents and (count := documents.get("test", 0)) < FEWEST:
+        needed = f"a verdict needs {FEWEST}, and {ENOUGH} show smaller differences"
+        yield f"only {count} of {sum(documents.values())} documents are for the test: {needed}; set aside more of the text"
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ clone that the core was installed from, and no such names.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -21,7 +22,7 @@ from importlib.metadata import (
     PackageNotFoundError,
     distribution,
     distributions,
-    entry_points,
+    entry_points,  # noqa: TID251 - only here
     packages_distributions,
     version,
 )
@@ -183,8 +184,8 @@ Default commands, of which there may be several, are those to use a finished run
 """
 STORES = "kdtool.stores"
 """Entry points that name a class for remote stores, see `kdtool._store.shared`."""
-_PREFIX = "kdtool."
-"""The beginning of the names of our entry-point groups."""
+LIBRARIES = "kdtool_"
+"""The beginning of the names of libraries' entry-point groups, such as those of languages; others begin with `kdtool.`."""
 
 
 @dataclass(frozen=True)
@@ -203,16 +204,18 @@ def points() -> tuple[EntryPoint, ...]:
     try:
         return _ours(entry_points())
     except Exception:  # one broken distribution breaks that call
-        return tuple(point for dist in distributions() for point in _read_entry_points(dist))
+        return tuple(dict.fromkeys(point for dist in distributions() for point in _read_entry_points(dist)))
 
 
 def find_misplaced(groups: Collection[str]) -> tuple[str, ...]:
     """Return a sentence for each entry point in an unknown group of ours."""
+    known = {*groups, DEFAULTS, STORES}
+    suggest = cache(lambda group: did_you_mean(group, groups, what="groups", shown=20))
     return tuple(
         f"{origin_of(point.dist).name} registers {point.name!r} under {point.group!r}, which is not an entry-point group "
-        f"of kdtool; {did_you_mean(point.group, groups, what='groups', shown=20)}"
+        f"of kdtool; {suggest(point.group)}"
         for point in points()
-        if point.group not in {*groups, DEFAULTS, STORES}
+        if point.group not in known and not point.group.startswith(LIBRARIES)
     )
 
 
@@ -237,6 +240,7 @@ def module_origin(module: str) -> Distribution | None:
         return None
 
 
+@cache
 def refusal(dist: Distribution) -> str:
     """Return why a distribution's plugins cannot be used with this version of kdtool, and what to do; "" if they can.
 
@@ -275,5 +279,6 @@ def _read_entry_points(dist: Distribution) -> tuple[EntryPoint, ...]:
 
 
 def _ours(registered: Any) -> tuple[EntryPoint, ...]:
-    groups = [group for group in sorted(registered.groups) if group.startswith(_PREFIX)]
-    return tuple(point for group in groups for point in registered.select(group=group))
+    # Python 3.11 gives them by group, in a dictionary whose own methods warn.
+    found = itertools.chain.from_iterable(dict.values(registered)) if isinstance(registered, dict) else registered
+    return tuple(point for point in found if point.group.startswith(("kdtool.", LIBRARIES)))

@@ -274,7 +274,7 @@ def blame(owner: Owner | None, hook: str) -> Iterator[None]:
         try:
             yield
         except SystemExit as error:
-            raise PluginError(f"tried to end the process by sys.exit({error.code!r})") from error
+            raise PluginError(f"tried to end the process (exit code {error.code!r})") from error
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:

@@ -1,9 +1,9 @@
-"""Find installed components by kind and name, and import the one that is used.
+"""Find what packages register in entry-point groups, and import what is used. Every group is found here, by one rule.
 
-Listing, searching and suggesting import only `importlib.metadata`. `load` imports one class: by a registered name, as
-`module:Class`, or as `./file.py:Class` next to the recipe. It raises `PluginError` with the distribution, the cause and
-the remedy for any error that the module raises. A module's output while it is imported goes to standard error, so that it
-does not mix with machine-readable output.
+Listing, searching and suggesting import only `importlib.metadata`. A name that several packages register is refused.
+`load` imports one class: by a registered name, as `module:Class`, or as `./file.py:Class` next to the recipe. It raises
+`PluginError` with the distribution, the cause and the remedy for any error of the module, or if it ends the process.
+A module's output while it is imported goes to standard error, so that it does not mix with machine-readable output.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
@@ -28,6 +28,8 @@ from kdtool._contract.kind_table import TABLE
 from kdtool._errors import PluginError, UsageError, cause_of
 from kdtool._plugins.distributions import (
     DEFAULTS,
+    LIBRARIES,
+    STORES,
     Origin,
     canonical,
     find_known,
@@ -39,6 +41,7 @@ from kdtool._plugins.distributions import (
     points,
     refusal,
 )
+from kdtool._store.foreign import open_regular
 from kdtool._text.names import did_you_mean
 from kdtool._text.terminal import print_line
 
@@ -51,7 +54,7 @@ GROUPS: Mapping[str, str] = {**{kind.name: kind.group for kind in TABLE}, "comma
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered component or command: nothing of it is imported."""
+    """A component, command or other plugin that a package registers; nothing is imported. Other groups are kinds, too."""
 
     kind: str
     name: str
@@ -61,25 +64,53 @@ class Entry:
     point: EntryPoint
 
 
+_KINDS = {group: kind for kind, group in GROUPS.items()}
+
+
 @cache
-def _all_entries() -> tuple[Entry, ...]:
-    kinds = {group: kind for kind, group in GROUPS.items()}
-    known = [(kinds[point.group], point, origin_of(point.dist)) for point in points() if point.group in kinds]
-    return tuple(
-        Entry(kind, point.name, point.value, origin.name, origin.version, point) for kind, point, origin in known
-    )
+def _all_entries() -> dict[str, dict[str, list[Entry]]]:
+    found: dict[str, dict[str, list[Entry]]] = {}
+    for point in sorted(points(), key=lambda point: (point.name, origin_of(point.dist).name)):
+        kind, origin = _KINDS.get(point.group, point.group), origin_of(point.dist)
+        entry = Entry(kind, point.name, point.value, origin.name, origin.version, point)
+        found.setdefault(kind, {}).setdefault(point.name, []).append(entry)
+    return found
 
 
-def entries_by_name(kind: str) -> dict[str, tuple[Entry, ...]]:
+def entries_by_name(kind: str) -> Mapping[str, Sequence[Entry]]:
     """Return the registered components of a kind by name; more than one entry means that several register it."""
-    own = [entry for entry in _all_entries() if entry.kind == kind]
-    return {name: tuple(entry for entry in own if entry.name == name) for name in sorted({entry.name for entry in own})}
+    return _all_entries().get(kind, {})
+
+
+def list_kinds() -> list[str]:
+    """Return all kinds, and the groups of stores and libraries that contain plugins."""
+    return [*GROUPS, *sorted(group for group in _all_entries() if group == STORES or group.startswith(LIBRARIES))]
+
+
+def list_plugins(group: str) -> list[str]:
+    """Return the sorted names in an entry-point group, whose own name begins with `kdtool`. Since 0.1."""
+    return [*entries_by_name(_KINDS.get(group, group))]
+
+
+def load_plugin(group: str, name: str) -> Any:
+    """Import what an installed package registers under one of the names that `list_plugins` returns. Since 0.1.
+
+    Raises:
+        UsageError: nothing of that name is installed.
+        PluginError: several packages register it, or it cannot be imported.
+    """
+    kind = _KINDS.get(group, group)
+    return import_point(_word(kind), name, find(kind, name).point)[0]
+
+
+def _word(kind: str) -> str:
+    return kind.rpartition(".")[2].removesuffix("s") if "." in kind else kind
 
 
 def defaults_of(kind: str) -> list[str]:
     """Return the names of the installed plugins that are defaults of their kind."""
     named = {point.value for point in points() if point.group == DEFAULTS and point.name.partition("-")[0] == kind}
-    return [entry.name for entry in _all_entries() if entry.kind == kind and entry.value in named]
+    return [name for name, entries in entries_by_name(kind).items() if named & {entry.value for entry in entries}]
 
 
 def default_of(kind: str) -> str | None:
@@ -101,16 +132,18 @@ def find(kind: str, name: str) -> Entry:
     if len(entries) == 1:
         return entries[0]
     if entries:
-        entries = tuple(sorted(entries, key=lambda entry: entry.distribution))
         offers = " and ".join(f"{e.distribution} {e.version}" for e in entries)
         choices = " or ".join(f"`use: {e.value}` ({e.distribution})" for e in entries)
-        raise PluginError(f"{offers} both register {kind} {name!r}; write {choices}, or uninstall one of them")
+        choice = f"write {choices} in the recipe, or " if kind in {each.name for each in TABLE} else ""
+        commands = " or ".join(f"`pip uninstall {e.distribution}`" for e in entries)
+        raise PluginError(f"{offers} both register {_word(kind)} {name!r}; {choice}uninstall one of them: {commands}")
     if ours := find_known(kind, name):
         raise UsageError(f"{kind} {name!r} is not installed; get it with: {install_command(ours.requirement)}")
     there = {*entries_by_name(kind), *known_components().get(kind, {})}
-    suggestion = did_you_mean(name, there, what=f"installed {GROUPS[kind][7:]}") or f"no {kind} is installed"
+    word, group = _word(kind), GROUPS.get(kind, kind).rpartition(".")[2]
+    suggestion = did_you_mean(name, there, what=f"installed {group}") or f"no {word} is installed"
     hints = [suggestion, *(text for text in find_misplaced(GROUPS.values()) if repr(name) in text)]
-    raise UsageError(f"no {kind} is called {name!r}; {'; '.join(hints)}")
+    raise UsageError(f"no {word} is called {name!r}; {'; '.join(hints)}")
 
 
 def load(kind: str, use: str, folder: Path, announce: Callable[[str], None]) -> Loaded:
@@ -169,8 +202,8 @@ def import_file(kind: str, use: str, folder: Path, announce: Callable[[str], Non
     """
     path_text, _, name = use.rpartition(":")
     try:
-        path = (folder / path_text).resolve()
-        source = path.read_bytes()
+        with open_regular(folder / path_text) as file:
+            path, source = (folder / path_text).resolve(), file.read()
     except (OSError, ValueError) as error:
         raise UsageError(f"{kind} {use!r}: the file cannot be read: {error}") from error
     module_name = f"_kdtool_local_{hashlib.sha256(str(path).encode() + source).hexdigest()[:16]}"
@@ -190,16 +223,28 @@ def import_file(kind: str, use: str, folder: Path, announce: Callable[[str], Non
 def _importing(what: str, explain: Callable[[BaseException], str]) -> Iterator[None]:
     late = threading.Timer(_PATIENCE, print_line, [f"still importing {what} …"])
     late.daemon = True
-    with _IMPORT_LOCK, redirect_stdout(sys.stderr):
+    with _IMPORT_LOCK, redirect_stdout(sys.stderr), exit_as_exception():
         late.start()
         try:
             yield
-        except (PluginError, KeyboardInterrupt):
+        except (PluginError, KeyboardInterrupt) as error:
+            error.add_note(f"while importing {what}")
             raise
         except BaseException as error:
             raise PluginError(f"{what} cannot be imported: {explain(error)}") from error
         finally:
             late.cancel()
+
+
+@contextmanager
+def exit_as_exception() -> Iterator[None]:
+    """Have `os._exit` in this thread raise SystemExit, so that its caller is named; forked children still end by it."""
+    end, here = os._exit, (os.getpid(), threading.get_ident())
+    os._exit = lambda status: sys.exit(status) if here == (os.getpid(), threading.get_ident()) else end(status)
+    try:
+        yield
+    finally:
+        os._exit = end
 
 
 def _execute(module_name: str, path: Path, source: bytes) -> None:

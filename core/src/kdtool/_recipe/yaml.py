@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from kdtool._errors import Problem, RecipeError
+from kdtool._store.foreign import open_regular
 
 KeyPath = tuple[str | int, ...]
 
@@ -83,15 +85,13 @@ def as_node(data: Any, place: Place) -> Node:
 
 
 def read_text(path: Path) -> str:
-    """Return a file's text, at most a little more than a recipe may hold. Pipes and devices are refused: they may hang.
+    """Return a file's text, at most a little more than a recipe may hold.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is not a file, or not UTF-8 text.
+        OSError: it cannot be read, or is a pipe or a device.
+        ValueError: it is not UTF-8 text.
     """
-    if path.exists() and not path.is_file():
-        raise ValueError("not a file")
-    with path.open(encoding="utf-8-sig") as file:
+    with TextIOWrapper(open_regular(path, None), "utf-8-sig") as file:
         return file.read(MAXIMUM_BYTES + 1)
 
 

@@ -19,6 +19,8 @@ from typing import Literal, get_args
 from kdtool._contract.evaluation import ArmValue, Comparison, Measurement, Role, Subject
 from kdtool._recipe.model import REFERENCE, SELF
 from kdtool._statistics import (
+    ENOUGH,
+    FEWEST,
     Pair,
     Statistic,
     Table,
@@ -133,6 +135,7 @@ def compare(arm: str, against: str, pairs: Sequence[MeasurementPair], *, of_teac
         seeds=len(pairs),
         items=len(names),
         share=_share_of_teacher(tables) if of_teacher and first.higher_is_better and first.unit in _FROM_ZERO else None,
+        aside=first.aside,
     )
 
 
@@ -186,7 +189,7 @@ def _difference(transform: str) -> Statistic:
 def _bounds(about: Measurement, tables: Sequence[Table], difference: float) -> tuple[float, float] | None:
     """Return the 95 % interval of a difference; None where fewer than two items have weight.
 
-    It holds 0 wherever the randomisation test sees no difference.
+    It holds 0 wherever there are too few items for a verdict, or the randomisation test sees no difference.
     """
     reach = margins(_difference(about.transform), tables)
     if reach is None:
@@ -196,7 +199,8 @@ def _bounds(about: Measurement, tables: Sequence[Table], difference: float) -> t
         reach, most = widen_fraction(reach, tables, 1 + abs(difference)), 1.0
     low, high = max(-most, difference - reach[0]), min(most, difference + reach[1])
     # The jackknife is too narrow for a few skewed items: the exact test then decides whether there is a difference at all.
-    return (min(low, 0.0), max(high, 0.0)) if chance(item_differences(tables)) >= _SIGNIFICANCE else (low, high)
+    undecided = len(tables[0][0]) < FEWEST or chance(item_differences(tables)) >= _SIGNIFICANCE
+    return (min(low, 0.0), max(high, 0.0)) if undecided else (low, high)
 
 
 def _share_of_teacher(tables: Sequence[Table]) -> tuple[float, float | None, float | None] | None:
@@ -234,7 +238,13 @@ _NO_CONTROL = "the run trained no control; add `control: true`."
 _NO_ITEMS = "no evaluator measured student and control on the same two items or more."
 _NO_PAIR = "Nothing to compare: no evaluator measured two models on the same two items or more."
 _ONE_SEED = "With one seed, intervals cover the choice of test items, not the luck of training."
-_OUTCOMES = {"better": "better", "worse": "worse", "no evidence of a difference": "not shown to differ"}
+_OUTCOMES = {
+    "better": "better",
+    "worse": "worse",
+    "no evidence of a difference": "not shown to differ",
+    "too few items": f"not judged, with fewer than {FEWEST} items,",
+}
+_FEW = f"Measure on more text or tasks: a verdict needs {FEWEST} items, and {ENOUGH} show smaller differences."
 
 
 def verdict(
@@ -274,11 +284,11 @@ def side_by_side(comparisons: Sequence[Comparison]) -> str:
 
 
 def _several(comparisons: Sequence[Comparison]) -> list[str]:
-    """Return a sentence on several comparisons: how likely one of them looks like a difference by chance."""
-    count = len(comparisons)
+    """Return sentences on chance among several comparisons, and on those with too few items."""
+    count = sum(comparison.items >= FEWEST for comparison in comparisons)
     chance = f"{1 - 0.95**count:.0%} of runs would show one."
     text = f"These are {count} comparisons at the 5 % level each: without any difference, up to {chance}"
-    return [text] if count > 1 else []
+    return [text] * (count > 1) + [_FEW] * (count < len(comparisons))
 
 
 def _weakness(comparisons: Sequence[Comparison]) -> list[str]:
@@ -302,7 +312,7 @@ def _share_in_words(found: Comparison) -> str:
 def _outcome(comparisons: Sequence[Comparison]) -> str:
     parts = []
     for outcome, words in _OUTCOMES.items():
-        named = [_with_interval(found) for found in comparisons if found.verdict == outcome]
+        named = [_with_interval(found) for found in comparisons if found.outcome == outcome]
         if named:
             *others, last = named
             parts.append(f"{words} in {', '.join(others)} and {last}" if others else f"{words} in {last}")

@@ -36,6 +36,7 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._errors import StorageError, UsageError, cause_of
 from kdtool._plugins.hook_specs import PREFIX
 from kdtool._store.files import append_line, read_sealed, write_beside, write_sealed
+from kdtool._store.foreign import open_regular
 from kdtool._store.shared import EVENTS, GRAPH, RESULTS
 from kdtool._text.names import did_you_mean
 
@@ -153,8 +154,8 @@ class Places:
     def of(cls, folder: Path) -> Places:
         """Return the places of the run in `folder`, as its graph names them."""
         store = None
-        with suppress(OSError, ValueError, LookupError, TypeError):
-            store = Path(json.loads((folder / GRAPH).read_bytes())["store"])
+        with suppress(OSError, ValueError, LookupError, TypeError), open_regular(folder / GRAPH) as file:
+            store = Path(json.load(file)["store"])
         return cls(folder, store)
 
     def hide(self, value: Any) -> Any:
@@ -262,10 +263,14 @@ class EventLog:
 
     def _append(self, line: bytes) -> None:
         if self._file is None:
+            with suppress(FileNotFoundError), open_regular(self._path, _MOST_EVENTS) as file:
+                # A killed process may have left the last line without its end.
+                os.truncate(self._path, file.read().rfind(b"\n") + 1)
             self._file = self._path.open("ab", buffering=0)
-            # A killed process may have left the last line without its end.
-            os.truncate(self._path, self._path.read_bytes().rfind(b"\n") + 1)
         append_line(self._file, line)
+
+
+_MOST_EVENTS = 1 << 30
 
 
 def _plain(value: object) -> object:

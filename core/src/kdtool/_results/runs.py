@@ -20,6 +20,7 @@ from kdtool._errors import KdtoolError, UsageError
 from kdtool._plugins.hooks import translate_errors
 from kdtool._results.comparisons import arm_of, compare_all, side_by_side
 from kdtool._results.files import find_run, read_results
+from kdtool._store.foreign import open_regular
 from kdtool._store.shared import GRAPH, HOLDER, PLACES, RESULTS, TASKS, bytes_below, known_runs, worker_of
 from kdtool._text.names import did_you_mean
 from kdtool._text.terminal import number
@@ -93,7 +94,8 @@ def _inspect(folder: Path, name: str) -> KnownRun:
 def _places(folder: Path) -> Iterator[str]:
     """Yield the stages that an executor makes now, each with its place."""
     try:
-        places = json.loads((folder / TASKS / PLACES).read_text(encoding="utf-8"))
+        with open_regular(folder / TASKS / PLACES) as file:
+            places = json.load(file)
     except (OSError, ValueError):
         return
     for place in places:

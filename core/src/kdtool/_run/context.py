@@ -27,8 +27,8 @@ from kdtool._contract.run_info import Hooks, Named, RunInfo
 from kdtool._contract.sources import Teacher
 from kdtool._contract.training import Student
 from kdtool._errors import KdtoolError, PluginError, ServiceError, UsageError
-from kdtool._plugins.distributions import STORES, install_command, points
-from kdtool._plugins.registry import import_point
+from kdtool._plugins.distributions import STORES, install_command
+from kdtool._plugins.registry import entries_by_name, load_plugin
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.graph import Node, component_part, tokenizer_part
 from kdtool._run.ranks import DividedRuntime, invite_ranks, may_join, rank_and_world, wait_for
@@ -275,18 +275,18 @@ def open_remote(store: Path) -> Remote:
 
     Raises:
         UsageError: no plugin for remote stores is installed.
+        PluginError: several are, or it cannot be imported.
     """
     address = address_of(store)
     if address is None:
         return Remote()
-    point = next((point for point in points() if point.group == STORES), None)
-    if point is None:
+    if "remote" not in entries_by_name(STORES):
         package = f"kdtool-cloud[{address.partition('://')[0]}]"
         raise UsageError(
             f"--store {address} is not a local folder, and the package for remote stores is not installed; get it with: "
             f"{install_command(package)}"
         )
-    remote: Remote = import_point("store", point.name, point)[0](address, store)
+    remote: Remote = load_plugin(STORES, "remote")(address, store)
     return remote
 
 

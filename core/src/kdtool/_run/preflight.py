@@ -11,6 +11,7 @@ losses learn from. Controls and plain cross-entropy use nothing of a teacher.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -149,10 +150,11 @@ def try_packers(context: Context, run: RunInfo) -> None:
             raise PluginError(f"{context.hooks.owner(packer)} returned rows without any text; expected none")
 
 
-def try_corpora(context: Context, run: RunInfo) -> None:
+def try_corpora(context: Context, run: RunInfo) -> Mapping[str, int]:
     """Make the first row of every phase, except from text that is derived from other components, without filters.
 
-    Evaluators check the recipe's text where it is short enough to be read whole.
+    Evaluators check the recipe's text where it is short enough to be read whole. Returns its documents by split then; {} of
+    longer text, and if no evaluator reads it.
 
     Raises:
         KdtoolError: as a run that gathers and packs the text; nothing is fetched.
@@ -161,10 +163,12 @@ def try_corpora(context: Context, run: RunInfo) -> None:
         if (examples := _first(context, run, phase.sources)) is not None:
             _require_row(context, run, phase, examples, _FIRST)
     whole = tuple(_first(context, run, context.assembly.recipe.shared) or ())
-    if 0 < len(whole) < _FIRST:
-        evaluators = context.assembly.of_kind("evaluator").items()
-        unaware = [name for name, each in evaluators if isinstance(each, Evaluator) and not each.reads_text]
-        refuse(context.assembly, replace(run, texts=_FirstTexts(whole)), "text", "evaluator", but=unaware)
+    if not 0 < len(whole) < _FIRST:
+        return {}
+    evaluators = context.assembly.of_kind("evaluator")
+    unaware = [name for name, each in evaluators.items() if isinstance(each, Evaluator) and not each.reads_text]
+    refuse(context.assembly, replace(run, texts=_FirstTexts(whole)), "text", "evaluator", but=unaware)
+    return Counter(example.split for example in whole) if len(unaware) < len(evaluators) else {}
 
 
 @dataclass(frozen=True)

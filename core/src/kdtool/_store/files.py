@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from kdtool._errors import StorageError
+from kdtool._store.foreign import open_regular
 
 PRIVATE = 0o600
 """Mode of a file with prompts, answers or money."""
@@ -55,7 +56,7 @@ def append_line(file: FileIO, line: bytes) -> None:
 
 def json_lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a JSON Lines file. Only a line feed ends one: U+2028, for one, may be inside of texts."""
-    with path.open("rb") as file:
+    with open_regular(path, None) as file:
         yield from file
 
 
@@ -71,9 +72,10 @@ def read_sealed(path: Path, remedy: str) -> bytes:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        StorageError: its content is not what was written; the message ends with `remedy`.
+        StorageError: its content is not what was written; the message ends with `remedy`. Or it is not a file.
     """
-    content = path.read_bytes()
+    with open_regular(path) as file:
+        content = file.read()
     body = content[: -len(_tail(b""))]
     if content != body + _tail(body).encode():
         raise StorageError(f"the stored file {path} is damaged: its content is not what was written. {remedy}")

@@ -5,7 +5,7 @@ marks the store as one, so that `clean` frees nothing in other folders. One proc
 on the run's folder, and a file has its pid, host, time and a random id.
 
 A remote store is a bucket or shared folder, with the local folder as its cache. A plugin registers a class with the methods
-of `Remote` under `kdtool.stores`, called with the address and the local folder. Keys are `store/KIND/NAME` and
+of `Remote` as `remote` under `kdtool.stores`, called with the address and the local folder. Keys are `store/KIND/NAME` and
 `runs/RUN/KIND/NAME`.
 """
 
@@ -29,6 +29,7 @@ from platformdirs import user_cache_path
 
 from kdtool._errors import LockedError, StorageError, UsageError
 from kdtool._store.files import make_private, read_sealed, write_beside, write_sealed
+from kdtool._store.foreign import open_regular
 
 GRAPH = "graph.json"
 """The file in a run's folder that holds what `Graph.record` returns."""
@@ -246,7 +247,8 @@ def holder_of(folder: Path) -> dict[str, Any] | None:
 def recorded_holder(folder: Path) -> dict[str, Any] | None:
     """Return the record of the last holder of the lock, which may have ended."""
     try:
-        holder: dict[str, Any] = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        with open_regular(folder / HOLDER) as file:
+            holder: dict[str, Any] = json.load(file)
     except (OSError, ValueError):
         return None
     return holder

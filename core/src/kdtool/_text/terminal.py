@@ -8,9 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from html import escape
 from math import floor, inf, isinf, log10
+from typing import TextIO
+
+import click
 
 
 def escape_controls(text: str) -> str:
@@ -18,12 +22,41 @@ def escape_controls(text: str) -> str:
     return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text)
 
 
+def width_of(stream: TextIO | None) -> int | None:
+    """Return the columns of the terminal that a stream writes to; None for a file or pipe."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if stream is not None and stream.isatty():
+            return int(os.environ.get("COLUMNS") or 0) or os.get_terminal_size(stream.fileno()).columns or None
+    return None
+
+
+def wrap(text: str, width: int | None) -> str:
+    """Return text whose lines end at words before `width`; a longer word, such as a path, stays whole."""
+    lines: list[str] = []
+    for line in text.split("\n"):
+        if width is None or len(click.unstyle(line)) <= width:
+            lines.append(line)
+            continue
+        indent = " " * (len(line) - len(line.lstrip(" ")) + 2)
+        lines += textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
+
+
+def say(text: str = "", *, err: bool = False) -> None:
+    """Print lines of a command: words stay whole in a terminal, and a file or pipe gets lines as they are. Since 0.1.
+
+    Args:
+        text: one line or several; `click.style` may colour it.
+        err: to standard error, as all that is not the command's result.
+    """
+    click.echo(wrap(text, width_of(sys.stderr if err else sys.stdout)), err=err)
+
+
 def print_line(text: str) -> None:
     """Print a line to standard error; a closed stream does not end a run."""
     with contextlib.suppress(OSError, ValueError):
-        print(
-            f"{escape_controls(text)}\n", end="", file=sys.stderr
-        )  # at once: trackers in other threads write lines, too
+        line = wrap(escape_controls(text), width_of(sys.stderr))
+        print(f"{line}\n", end="", file=sys.stderr)  # at once: trackers in other threads write lines, too
 
 
 def print_first_line(text: str) -> None:

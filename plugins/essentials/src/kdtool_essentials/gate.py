@@ -87,11 +87,13 @@ _STUDENT = "student"
 class Decision:
     """The outcome of the gate, with its comparisons.
 
-    `compared` are the comparisons in the measurements that decide, one for each opponent; `guards` those with the student
-    before its training. `missed` are the recipe's requirements that were not met, in words.
+    `verdict` is the run's in a few words, as `kdtool show` prints it. `compared` are the comparisons in the measurements
+    that decide, one for each opponent; `guards` those with the student before its training. `missed` are the recipe's
+    requirements that were not met, in words.
     """
 
     run: str
+    verdict: str
     outcome: Outcome
     compared: tuple[kdtool.Comparison, ...]
     guards: tuple[kdtool.Comparison, ...]
@@ -143,7 +145,9 @@ def decide(
         )
     guarded = [_find(pairs, name, before[0]) for name in guards]
     missed = tuple(f"{each.measurement} {each.text}" for each in results.requirements if not each.met)
-    return Decision(results.name, _outcome(compared, guarded, missed), tuple(compared), tuple(guarded), missed)
+    return Decision(
+        results.name, results.outcome, _outcome(compared, guarded, missed), tuple(compared), tuple(guarded), missed
+    )
 
 
 def _find(pairs: dict[tuple[str, str], kdtool.Comparison], measurement: str, arm: str) -> kdtool.Comparison:
@@ -183,6 +187,8 @@ def write_comment(decision: Decision) -> str:
 def _comment_lines(decision: Decision) -> Iterator[str]:
     yield f"### {_HEADLINES[decision.outcome]}: `{decision.run}`"
     yield ""
+    yield f"The run's verdict: {decision.verdict}."
+    yield ""
     yield "| measurement | against | student | other | difference, 95 % interval | items | seeds | verdict |"
     yield "|---|---|---|---|---|---|---|---|"
     yield from (_comment_row(each, each.against) for each in decision.compared)
@@ -202,4 +208,4 @@ def _comment_row(each: kdtool.Comparison, against: str) -> str:
         f"{each.against_value:.4g}",
         f"{difference} ({low} to {high})",
     ]
-    return f"| {' | '.join([*cells, str(each.items), str(each.seeds), each.verdict])} |"
+    return f"| {' | '.join([*cells, str(each.items), str(each.seeds), each.outcome])} |"

@@ -46,7 +46,7 @@ class JsonLines(kdtool.Corpus):
         rejected_field: str = "rejected"
         """Field with the worse of two completions of a prompt."""
         messages_field: str = "messages"
-        """Field with a conversation: a list of objects with `role` and `content`."""
+        """Field with a conversation: a list of objects with `role` and `content`; its tools are in the field `tools`."""
         id_field: str = "id"
         """Field with an id, unique over all files; a line without it is called "file name:line"."""
         split_field: str = "split"
@@ -174,8 +174,7 @@ class _Line:
             found = kdtool.Messages.of(record[name], record.get("system"), record.get("tools"))
         except ValueError as error:
             raise self._wrong(name, f"cannot be used: {error}") from None
-        for turn in found.turns:
-            self._whole(name, "".join(turn))
+        self._whole(name, "".join((*(role for role, _ in found.turns), *kdtool.parts_of(found))))
         return found
 
     def _text(self, name: str, otherwise: str | None = None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 
 import kdtool
 import pydantic
@@ -56,4 +57,6 @@ def _text_to_learn(body: kdtool.Text | kdtool.Completion | kdtool.Messages) -> s
         return body.text
     if isinstance(body, kdtool.Completion):
         return body.completion
-    return "".join(content for role, content in body.turns if role == "assistant")
+    details = body.details if isinstance(body, kdtool.DetailedMessages) else repeat({})
+    turns = zip(body.turns, details, body.targets, strict=False)
+    return "".join(f"{content}{detail or ''}" for (_, content), detail, learned in turns if learned)

@@ -110,12 +110,12 @@ def sweep(
             if point.status == "failed":  # known beforehand
                 continue
             values = ", ".join(f"{key} {value}" for key, value in point.values.items())
-            click.echo(f"point {index} of {len(swept.points)}: {point.label} ({values})", err=True)
+            kdtool.say(f"point {index} of {len(swept.points)}: {point.label} ({values})", err=True)
             _run_point(point, call, offline=offline)
             if point.exit_code:
-                click.echo(f"{point.label} failed, the other points run: {point.error}", err=True)
+                kdtool.say(f"{point.label} failed, the other points run: {point.error}", err=True)
             elif point.reused:
-                click.echo(f"{point.label} was finished before: nothing ran", err=True)
+                kdtool.say(f"{point.label} was finished before: nothing ran", err=True)
             _write(swept)
         _compare_points(swept)
         _write(swept)
@@ -170,7 +170,7 @@ def _prepare(
     for point in swept.points:
         if error := refused[point.label]:
             _fail_point(point, error)
-            click.echo(f"{point.label} cannot run, the other points do: {point.error}", err=True)
+            kdtool.say(f"{point.label} cannot run, the other points do: {point.error}", err=True)
     return swept, call
 
 
@@ -388,9 +388,9 @@ def command(plan: bool, as_json: bool, offline: bool, **given: Any) -> None:
         swept, call = _prepare(**given)
         made: set[Path] = set()  # by earlier points
         for point in (point for point in swept.points if point.status == "not run"):
-            click.echo(point.label)
+            kdtool.say(point.label)
             for stage in call(kdtool.plan, point.label, out=swept.folder):
-                click.echo(f"  {'reuse' if stage.path in made else stage.action:<8} {stage.title}")
+                kdtool.say(f"  {'reuse' if stage.path in made else stage.action:<8} {stage.title}")
                 made.add(stage.path)
         return
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():

@@ -42,9 +42,6 @@ def tell_a_run(told: ConsoleTracker, folder: Path) -> None:
     told.kdtool_step_end(training, report(40))
     told.kdtool_message(training, "learning \x1b[31mrate\x1b[0m [bold]halved[/bold]\r ü")
     told.kdtool_stage_end(training, 150.0, False)
-    told.kdtool_measurement(
-        text, kdtool.Measurement("perplexity", "student", "per token", 12.08, 64, False, 11.5, 12.6)
-    )
     told.kdtool_run_end(text, "done", folder / "report.html")
 
 
@@ -60,7 +57,6 @@ def test_a_log_gets_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "training of control, seed 1: begins, 100 steps (run: stage 2 of 3)" in lines
     assert "learning ?[31mrate?[0m [bold]halved[/bold]? ü" in lines
     assert "training of control, seed 1: done in 2 min 30 s" in lines
-    assert "perplexity of student: 12.08 per token (11.5 to 12.6)" in lines
     assert lines[-1] == "Run test is done: 1 stage in 0.0 s, 1 reused", "by the clock: stages may be made side by side"
 
 
@@ -108,6 +104,18 @@ def test_a_terminal_gets_bars_and_keeps_what_was_said(tmp_path: Path, monkeypatc
     assert "\x1b[31m" not in shown
     assert shown.rstrip().splitlines()[-1].startswith("Run test is done")
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h")
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_message_is_wrapped_at_words(width: int) -> None:
+    out = io.StringIO()
+    path = "/a/folder/" * 12
+    text = (
+        f"near-duplicates: the student uses its text with 134.5 million parameters, which are in {path} and elsewhere"
+    )
+    LiveDisplay(Console(file=out, force_terminal=True, width=width, color_system=None)).line(text)
+    assert out.getvalue().split() == text.split()
+    assert all(len(line) <= width or line.startswith(path) for line in out.getvalue().splitlines())
 
 
 NAMES = [

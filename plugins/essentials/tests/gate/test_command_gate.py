@@ -15,7 +15,7 @@ import pytest
 import yaml
 from kdtool._cli import call
 from kdtool._results.files import write_results
-from kdtool_essentials.gate import decide, gate
+from kdtool_essentials.gate import decide, gate, write_comment
 from kdtool_testing import CommandConformance, make_results
 
 ROOT = Path(__file__).parents[4]
@@ -73,7 +73,17 @@ def test_the_exit_code_is_that_of_the_outcome(
     monkeypatch.chdir(tmp_path)
     write_run(tmp_path / "runs" / "small", *verdicts)
     assert call(["gate", "small", "--guard", "old-skill", "--comment", "gate.md"]) == code
-    assert "| old-skill | base (guard) |" in (tmp_path / "gate.md").read_text(encoding="utf-8")
+    comment = (tmp_path / "gate.md").read_text(encoding="utf-8")
+    assert "| old-skill | base (guard) |" in comment
+    assert f"The run's verdict: {kdtool.load('small').outcome}." in comment
+
+
+def test_too_few_items_are_named(tmp_path: Path) -> None:
+    results = write_run(tmp_path / "small", SAME)
+    few = tuple(replace(each, items=8) for each in results.comparisons)
+    comment = write_comment(decide(replace(results, comparisons=few)))
+    assert "The run's verdict: not judged against control in perplexity and other, with fewer than 12 items." in comment
+    assert "| 8 | 2 | too few items |" in comment
 
 
 @pytest.mark.parametrize(("verdicts", "code"), [CASES[0], CASES[5]])

@@ -121,7 +121,8 @@ def test_defaults_are_those_measured_on_a_laptop_for_ten_minutes() -> None:
 def test_steps_follow_from_the_speed_that_check_forecasts(monkeypatch: pytest.MonkeyPatch) -> None:
     def forecast(*_: Any, **__: Any) -> dict[str, Any]:
         seconds = {"seconds": 100 * 2 * 512 / 390}  # two arms of 100 steps of 512 tokens
-        return {"models": {"teacher": {"layers": 30}}, "fits": {"memory": True, "gpu": True}, "forecast": seconds}
+        fits = {"memory": True, "gpu": True}
+        return {"models": {"teacher": {"layers": 30}}, "fits": fits, "forecast": seconds, "documents": {}}
 
     monkeypatch.setattr(kdtool, "check", forecast)
     for time, (layers, steps) in {"10min": (20, 200), "1h": (15, 1200), "night": (10, 9800)}.items():
@@ -214,6 +215,23 @@ def test_a_teacher_that_does_not_describe_its_model_gets_a_student_of_its_own(le
     assert recipe["train"]["losses"] == {"forward-kl": {"weight": 0.5}, "ce": {"weight": 0.5}}
     assert recipe["train"]["steps"] > 20
     assert kdtool.check(RECIPE)["models"].keys() == {"student"}
+
+
+@pytest.mark.parametrize(("files", "enough"), [(12, 0), (40, 12), (100, 20), (160, 32)])
+def test_a_short_text_is_divided_so_that_a_verdict_is_possible(files: int, enough: int) -> None:
+    """With fewer documents than that, init and check say so."""
+    for name in range(files):
+        Path(f"src/{name}.py").write_text(f"# {name}\n" + FUNCTION.format(part=name) * 9, encoding="utf-8")
+    done = call("--data", "src", "--hardware", "here", "--yes")
+    assert done.exit_code == 0, done.output
+    found = kdtool.check(RECIPE)
+    count = found["documents"].get("test", 0)
+    assert count >= enough
+    assert f"{count} for test" in done.output
+    said = f"only {count} of {files} documents are for the test: a verdict needs 12, and 32 show smaller differences"
+    assert (said in done.output) == (count < 12)
+    checked = CliRunner().invoke(cli, ["check", str(RECIPE)]).output
+    assert (f"! {said}" in checked) == (count < 12)
 
 
 def test_a_file_is_only_overwritten_with_force() -> None:

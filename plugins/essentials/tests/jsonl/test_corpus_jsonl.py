@@ -95,14 +95,14 @@ def test_errors_name_file_and_line(tmp_path: Path, line: bytes, message: str) ->
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (
-            {"content": "", "tool_calls": [{"function": {"name": "f"}}]},
-            "message 2 has tool_calls, which kdtool does not",
-        ),
-        ({"content": None, "tool_calls": [{}]}, 'message 2: "content" is missing'),
-        ({"content": "b", "reasoning_content": "so"}, "message 2 has reasoning_content"),
-        ({"content": "b", "weight": 0}, "message 2 has weight"),
-        ({"content": "b", "train": False}, "message 2 has train"),
+        ({"content": None, "tool_calls": [{}]}, "message 2: tool_calls: expected OpenAI's form"),
+        ({"tool_calls": [{"name": "f", "arguments": "x"}]}, "message 2: tool_calls: expected OpenAI's form"),
+        ({"tool_calls": "f()"}, "message 2: tool_calls: expected OpenAI's form"),
+        ({"content": None, "tool_calls": []}, 'message 2: "content" is missing'),
+        ({"content": "b", "reasoning_content": ["so"]}, "message 2 has reasoning_content"),
+        ({"content": "b", "weight": 0.5}, "message 2 has weight"),
+        ({"role": "user", "content": "b", "train": True}, "message 2 has train.* in a turn of user"),
+        ({"role": "tool", "content": "b", "tool_calls": [{"name": "f"}]}, "message 2 has tool_calls"),
         ({"content": "b", "prefix": True}, "message 2 has prefix"),
         ({"content": [{"type": "text", "text": "b"}]}, 'message 2: "content" must be text, not list'),
     ],
@@ -121,8 +121,40 @@ def test_forms_of_conversations_mean_the_same(tmp_path: Path) -> None:
     turns = (("user", "a"), ("assistant", "b"))
     found = [example.body for example in examples(tmp_path, "\n".join(map(json.dumps, (usual, shared, model, told))))]
     assert found == [*[kdtool.Messages(turns)] * 3, kdtool.Messages((("system", "s"), *turns))]
-    with pytest.raises(kdtool.UsageError, match="comes with tools, which kdtool does not follow"):
-        examples(tmp_path, json.dumps({"tools": [{"name": "f"}], **usual}))
+    for odd, said in (
+        ({"tools": [{"function": 1}]}, "comes with tools: expected"),
+        ({"system": [1]}, "with a system besides"),
+    ):
+        with pytest.raises(kdtool.UsageError, match=f"data.jsonl:1: field 'messages' cannot be used: .*{said}"):
+            examples(tmp_path, json.dumps({**odd, **usual}))
+
+
+CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": "sk"}}}
+TOOL = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("extra", "answer", "detail", "parts"),
+    [
+        ({}, {"content": None, "tool_calls": [CALL]}, {"tool_calls": [CALL]}, ("f", "sk")),
+        ({}, {"tool_calls": [{"name": "f", "arguments": '{"x": "sk"}'}]}, {"tool_calls": [CALL]}, ("f", "sk")),
+        ({"tools": json.dumps([{"name": "f"}])}, {"content": ""}, {}, ("name", "f")),
+        ({"tools": [TOOL]}, {"content": ""}, {}, ("name", "f")),
+        ({}, {"content": "", "thinking": "so"}, {"reasoning_content": "so"}, ("so",)),
+        ({}, {"content": "", "weight": 0}, {"weight": 0}, ()),
+        ({}, {"content": "", "train": False}, {"weight": 0}, ()),
+    ],
+)
+def test_what_a_conversation_has_besides_texts_is_kept(
+    tmp_path: Path, extra: dict[str, Any], answer: dict[str, Any], detail: dict[str, Any], parts: tuple[str, ...]
+) -> None:
+    turns = [{"role": "user", "content": "a", "weight": 0}, {"role": "assistant", **answer}]
+    (found,) = examples(tmp_path, json.dumps({"messages": turns, **extra}))
+    body = found.body
+    assert body == kdtool.DetailedMessages((("user", "a"), ("assistant", "")), ({}, detail), (TOOL,) if extra else ())
+    assert isinstance(body, kdtool.Messages)
+    assert body.targets == (False, "weight" not in detail)
+    assert set(parts) <= set(kdtool.parts_of(body)), "filters read it"
 
 
 def test_a_character_in_two_escapes_is_whole(tmp_path: Path) -> None:

@@ -44,7 +44,9 @@ class Marked(Infilling):
     MARK = 260
     chat_fingerprint = "brackets"
 
-    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[bool]] | None:
+    def encode_chat(
+        self, turns: Sequence[tuple[str, str]], detailed: kdtool.DetailedMessages | None = None
+    ) -> tuple[list[int], list[bool]] | None:
         ids: list[int] = []
         labelled: list[bool] = []
         for role, content in turns:
@@ -147,6 +149,26 @@ def test_a_conversation_that_the_template_refuses_is_named_with_the_way_out() ->
     assert rows([talk], Marked(), length=40, conversations="plain")
 
 
+ASKED = (("user", "hi"), ("assistant", "no"), ("user", "what"), ("assistant", "yes"))
+
+
+def test_turns_without_a_weight_are_not_learned() -> None:
+    talk = kdtool.DetailedMessages(ASKED, ({}, {"weight": 0}, {}, {}))
+    (row,) = rows([kdtool.Example("m", talk)], length=80)
+    assert [token for token, learned in zip(row.input_ids, row.labelled, strict=True) if learned] == [*b"yes", END]
+    silent = kdtool.DetailedMessages(ASKED[:2], ({}, {"weight": 0}))
+    assert rows([kdtool.Example("m", silent)], length=80) == []
+
+
+@pytest.mark.parametrize("answered", [True, False])
+@pytest.mark.parametrize("detail", [{"tool_calls": [{}]}, {"reasoning_content": "so"}, {}])
+def test_what_only_a_template_can_write_is_not_lost(detail: dict[str, Any], answered: bool) -> None:
+    turns = ASKED if answered else ASKED[:3]
+    talk = kdtool.DetailedMessages(turns, ({}, detail, {}, {})[: len(turns)], () if detail else ({"type": "function"},))
+    with pytest.raises(kdtool.UsageError, match="example 'm': only a chat template can write tools, tool calls"):
+        rows([kdtool.Example("m", talk)], length=80, room=8)
+
+
 START = 257
 
 
@@ -158,7 +180,9 @@ class Begun(ByteTokenizer):
     chat_fingerprint = "begun"
     PREFIX, REST = 258, 259
 
-    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[bool]] | None:
+    def encode_chat(
+        self, turns: Sequence[tuple[str, str]], detailed: kdtool.DetailedMessages | None = None
+    ) -> tuple[list[int], list[bool]] | None:
         learned = [(byte, role == "assistant") for role, content in turns for byte in (*content.encode(), END)]
         return [START, *(byte for byte, _ in learned)], [False, *(each for _, each in learned)]
 

@@ -49,7 +49,9 @@ class Chopper(ByteTokenizer):
             return [self.PREFIX, self.SUFFIX, *suffix, self.MIDDLE, *prefix, *gap, END]
         return [self.PREFIX, *prefix, self.SUFFIX, *suffix, self.MIDDLE, *gap, END]
 
-    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[bool]] | None:
+    def encode_chat(
+        self, turns: Sequence[tuple[str, str]], detailed: kdtool.DetailedMessages | None = None
+    ) -> tuple[list[int], list[bool]] | None:
         ids: list[int] = []
         labelled: list[bool] = []
         for role, content in turns:

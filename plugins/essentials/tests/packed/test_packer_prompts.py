@@ -19,11 +19,15 @@ class Chatting(ByteTokenizer):
 
     chat_fingerprint = "brackets"
 
-    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[bool]] | None:
+    def encode_chat(
+        self, turns: Sequence[tuple[str, str]], detailed: kdtool.DetailedMessages | None = None
+    ) -> tuple[list[int], list[bool]] | None:
         parts = [(token, role == "assistant") for role, said in turns for token in f"[{role}]{said}".encode()]
         return [token for token, _ in parts], [learned for _, learned in parts]
 
-    def encode_prompt(self, turns: Sequence[tuple[str, str]], opening: str = "") -> list[int]:
+    def encode_prompt(
+        self, turns: Sequence[tuple[str, str]], opening: str = "", detailed: kdtool.DetailedMessages | None = None
+    ) -> list[int]:
         if turns[0][0] == "tool":
             raise kdtool.UsageError("the chat template refuses turns of tool")
         return [*"".join(f"[{role}]{said}" for role, said in (*turns, ("assistant", opening))).encode()]

@@ -4,6 +4,7 @@
   selection, and `score_texts` scores texts
 - `make_measurement` turns items into a measurement with an interval; the core compares subjects
 - `records_of` and `choose` read published test sets
+- `AnsweringRuntime` answers by a teacher's server, and `readable` and `cut_at_stops` clean what such a server returns
 - `collect_answers` asks a subject and stores its answers; `ask_teacher` does so for a teacher whose answers become training
   text, with `Account` for their sums and `Pace` for lines on progress
 - `Templates` finds, checks and renders the Jinja templates of a recipe; `Turns` is a rendered request
@@ -15,12 +16,15 @@
 from __future__ import annotations
 
 from kdtool_measuring.answers import Answer as Answer
+from kdtool_measuring.answers import AnsweringRuntime as AnsweringRuntime
 from kdtool_measuring.answers import Counting as Counting
 from kdtool_measuring.answers import bytes_to_answer as bytes_to_answer
 from kdtool_measuring.answers import collect_answers as collect_answers
+from kdtool_measuring.answers import cut_at_stops as cut_at_stops
 from kdtool_measuring.answers import file_of as file_of
 from kdtool_measuring.answers import fit_prompt as fit_prompt
 from kdtool_measuring.answers import measure_missing_answers as measure_missing_answers
+from kdtool_measuring.answers import readable as readable
 from kdtool_measuring.answers import seed_of as seed_of
 from kdtool_measuring.benchmarks import Kind as Kind
 from kdtool_measuring.benchmarks import check_fields as check_fields
@@ -36,7 +40,6 @@ from kdtool_measuring.ledger import Batch as Batch
 from kdtool_measuring.ledger import Ledger as Ledger
 from kdtool_measuring.ledger_checks import Summary as Summary
 from kdtool_measuring.ledger_checks import Unanswered as Unanswered
-from kdtool_measuring.ledger_checks import check_ledger as check_ledger
 from kdtool_measuring.ledger_checks import has_answer as has_answer
 from kdtool_measuring.ledger_checks import read_summary as read_summary
 from kdtool_measuring.measurements import Document as Document

@@ -79,7 +79,7 @@ def collect_answers(
                     return None
                 made = {name: ask(name, runtime) for name in missing}
                 requests = {name: request for name, request in made.items() if request is not None}
-                if lacking := _needed(requests.values()) - runtime.abilities:
+                if lacking := set(map(_ability_for, requests.values())) - runtime.abilities:
                     run.say(f"{evaluator}: {subject.name} is left out, {cannot(min(lacking))}")
                     return None
                 for name in (name for name in missing if name not in requests):
@@ -122,8 +122,30 @@ def measure_missing_answers(
         )
 
 
-def _needed(requests: Iterable[kdtool.Request]) -> set[kdtool.Ability]:
-    return {_ability_for(request) for request in requests}
+class AnsweringRuntime(kdtool.Runtime):
+    """Answers as a teacher on a server does; closing it leaves the teacher's connection open."""
+
+    def __init__(
+        self,
+        answer: Callable[[Iterable[kdtool.Request]], Iterator[kdtool.TextAnswer]],
+        abilities: frozenset[kdtool.Ability],
+    ) -> None:
+        self._answer = answer
+        self.abilities = abilities
+
+    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        """Yield answers as they come. Raises as `kdtool_answer`."""
+        return self._answer(requests)
+
+
+def readable(text: str) -> str:
+    """Return a text that can be sent and stored: each lone surrogate, which JSON can name, becomes U+FFFD."""
+    return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
+
+
+def cut_at_stops(text: str, request: kdtool.Request) -> str:
+    """Return the text of an answer up to the first of the request's stop strings."""
+    return text[: min((at for stop in request.stop if (at := text.find(stop)) >= 0), default=None)]
 
 
 def _ability_for(request: kdtool.Request) -> kdtool.Ability:

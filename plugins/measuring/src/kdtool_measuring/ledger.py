@@ -20,7 +20,7 @@ from typing import NamedTuple
 import kdtool
 
 from kdtool_measuring.ledger_files import damaged_error, lock_ledger, storage_errors
-from kdtool_measuring.ledger_tables import NEW_ANSWER, is_answer, is_unchanged, open_tables, text_digest
+from kdtool_measuring.ledger_tables import NEW_ANSWER, is_answer, open_tables, text_digest
 
 _INTENT = """INSERT INTO attempt (id, key, state, reserved, begun, batch, model, purpose, request)
     VALUES (?, ?, 'open', ?, ?, ?, ?, ?, ?)"""
@@ -53,16 +53,12 @@ class Ledger:
         self.path = path
         with storage_errors(path), ExitStack() as stack:
             stack.enter_context(lock_ledger(path))
-            self._open(stack)
+            self._database, (self._spent, self._held, self._last) = open_tables(path)
+            stack.enter_context(closing(self._database))
+            self._reader = stack.enter_context(closing(kdtool.open_answers(path, read_only=True)))
+            self._writer = Writer(self._database, path)
+            stack.callback(self._writer.close)
             self._stack = stack.pop_all()
-
-    def _open(self, stack: ExitStack) -> None:
-        database, (self._spent, self._held, self._last) = open_tables(self.path)
-        stack.enter_context(closing(database))
-        self._reader = stack.enter_context(closing(kdtool.open_answers(self.path, read_only=True)))
-        self._writer = Writer(database, self.path)
-        stack.callback(self._writer.close)
-        self._database = database
         self._changed: set[str] = set()
         self._lock = Lock()
         self._users = 1
@@ -104,7 +100,7 @@ class Ledger:
         if row is None:
             return None
         text: str = row[0]
-        if not is_unchanged(text, row[1]):
+        if not isinstance(text, str) or text_digest(text) != row[1]:
             self._changed.add(key)
             return None
         if not is_answer(text):

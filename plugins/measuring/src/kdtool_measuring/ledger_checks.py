@@ -11,7 +11,7 @@ import kdtool
 
 from kdtool_measuring.ledger import About
 from kdtool_measuring.ledger_files import storage_errors
-from kdtool_measuring.ledger_tables import columns_about, require_whole, tables_of, thinking_tokens
+from kdtool_measuring.ledger_tables import require_whole, tables_of
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,12 @@ def read_summary(path: Path) -> Summary:
         if "attempt" not in tables:
             return Summary(answers, 0, 0, {}, 0, (), {})  # all of teachers that cost nothing
         states = database.execute("SELECT state, COUNT(*) FROM attempt GROUP BY state")
-        about = columns_about(database)
         unanswered = database.execute(
-            f"SELECT id, key, state, begun, reserved, reason, {about} FROM attempt "  # noqa: S608 - column names of ours
+            "SELECT id, key, state, begun, reserved, reason, model, purpose, request FROM attempt "
             "WHERE state = 'unknown' OR (state = 'open' AND batch IS NULL) ORDER BY id"
         )
         purposes = database.execute(
-            "SELECT purpose, COUNT(*), SUM(cost) FROM "  # noqa: S608 - column names of ours
-            f"(SELECT cost, {about} FROM attempt WHERE state = 'answered') GROUP BY purpose ORDER BY purpose"
+            "SELECT purpose, COUNT(*), SUM(cost) FROM attempt WHERE state = 'answered' GROUP BY purpose ORDER BY purpose"
         )
         return Summary(
             answers=answers,
@@ -89,14 +87,8 @@ def read_summary(path: Path) -> Summary:
                 for number, key, state, begun, reserved, reason, *names in unanswered
             ),
             purposes={name: (count, cost) for name, count, cost in purposes},
-            thinking=thinking_tokens(database),
+            thinking=database.execute("SELECT COALESCE(SUM(thinking), 0) FROM attempt").fetchone()[0],
         )
-
-
-def check_ledger(path: Path) -> None:
-    """Raise as `read_summary` if a ledger is damaged; do nothing if it does not exist."""
-    if path.exists():
-        read_summary(path)
 
 
 def has_answer(path: Path, keys: Iterable[str]) -> Iterator[bool]:

@@ -25,11 +25,16 @@ _OF_THE_DISK = {
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Raise errors of the disk or of SQLite as a StorageError that names the file, with the remedy for its kind."""
+    """Raise errors of the disk or of SQLite as a StorageError, of a second writer as a LockedError, with a remedy."""
     try:
         yield
     except (sqlite3.Error, OSError, kdtool.StorageError) as error:
         cause = error.__cause__ if isinstance(error, kdtool.StorageError) else error
+        if isinstance(cause, sqlite3.IntegrityError):  # an id that this process gave is in the file already
+            raise kdtool.LockedError(
+                f"another run writes the ledger {path}, too: {path.name}.lock was deleted while both ran; wait for that run "
+                "and run again: everything that was paid for and recorded is kept"
+            ) from error
         if isinstance(cause, sqlite3.Error) and _is_damage(cause):
             raise damaged_error(path, str(cause)) from error
         if isinstance(error, kdtool.StorageError):
@@ -65,14 +70,11 @@ def lock_ledger(path: Path) -> Iterator[None]:
     if path.is_dir():
         raise kdtool.StorageError(f"{path} is a directory; expected the file of a ledger; name a file by `ledger`")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(path.name + ".lock"))
     try:
-        lock.acquire(timeout=0.5)
+        lock = FileLock(path.with_name(path.name + ".lock")).acquire(timeout=0.5)
     except Timeout:
         raise kdtool.LockedError(
             f"the ledger {path} is in use by another run; wait for it, or name another file by `ledger`"
         ) from None
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()

@@ -19,14 +19,12 @@ from kdtool_measuring.ledger_files import damaged_error
 
 NEW_ANSWER = "INSERT OR REPLACE INTO answer (key, answer, sha256) VALUES (?, ?, ?)"
 """Into kdtool's own table."""
-_ABOUT = ("model", "purpose", "request")
-"""Columns of `attempt` that describe the request."""
-_ADDED = {**dict.fromkeys(_ABOUT, "TEXT NOT NULL DEFAULT ''"), "thinking": "INTEGER NOT NULL DEFAULT 0"}
-"""Columns of `attempt` that files of earlier versions get when they are opened, with their types."""
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS attempt (
         id INTEGER PRIMARY KEY, key TEXT NOT NULL, state TEXT NOT NULL, reserved INTEGER NOT NULL,
-        cost INTEGER NOT NULL DEFAULT 0, begun REAL NOT NULL, batch TEXT, reason TEXT NOT NULL DEFAULT '')""",
+        cost INTEGER NOT NULL DEFAULT 0, begun REAL NOT NULL, batch TEXT, reason TEXT NOT NULL DEFAULT '',
+        model TEXT NOT NULL DEFAULT '', purpose TEXT NOT NULL DEFAULT '', request TEXT NOT NULL DEFAULT '',
+        thinking INTEGER NOT NULL DEFAULT 0)""",
     "CREATE INDEX IF NOT EXISTS attempt_state ON attempt (state) WHERE state IN ('open', 'unknown')",
     "CREATE INDEX IF NOT EXISTS attempt_batch ON attempt (batch) WHERE batch IS NOT NULL",
     """CREATE TABLE IF NOT EXISTS batch (
@@ -50,34 +48,10 @@ def open_tables(path: Path) -> tuple[sqlite3.Connection, Money]:
         database.execute("PRAGMA synchronous = FULL")
         with database:
             database.execute("BEGIN IMMEDIATE")
-            _create_tables(database)
-            database.execute(_LEFT)
+            for statement in (*_TABLES, _LEFT):
+                database.execute(statement)
         stack.pop_all()
     return database, money
-
-
-def _create_tables(database: sqlite3.Connection) -> None:
-    """Create the missing tables and columns of a ledger, within the caller's transaction."""
-    for statement in _TABLES:
-        database.execute(statement)
-    for name in sorted(set(_ADDED) - _attempt_columns(database)):
-        database.execute(f"ALTER TABLE attempt ADD COLUMN {name} {_ADDED[name]}")
-
-
-def columns_about(database: sqlite3.Connection) -> str:
-    """Return SQL for model, purpose and request of attempts; they are empty in a file that an earlier version wrote."""
-    known = _attempt_columns(database)
-    return ", ".join(name if name in known else f"'' AS {name}" for name in _ABOUT)
-
-
-def thinking_tokens(database: sqlite3.Connection) -> int:
-    """Return the tokens of thinking in all answers; 0 in a file that an earlier version wrote."""
-    query = "SELECT COALESCE(SUM(thinking), 0) FROM attempt"
-    return int(database.execute(query).fetchone()[0]) if "thinking" in _attempt_columns(database) else 0
-
-
-def _attempt_columns(database: sqlite3.Connection) -> set[str]:
-    return {row[1] for row in database.execute("PRAGMA table_info(attempt)")}
 
 
 _BAD_ATTEMPT = """NOT COALESCE(
@@ -90,12 +64,11 @@ _BAD_ATTEMPT = """NOT COALESCE(
 _BAD_BATCH = """NOT COALESCE(typeof(id) = 'text' AND typeof(remote) = 'text' AND state IN ('open', 'ended'), 0)"""
 _LEFT = """UPDATE attempt SET state = 'unknown', reason = 'the process ended before an answer was recorded'
     WHERE state = 'open' AND batch IS NULL"""
-_FIRST_COLUMNS = {
-    "answer": {"key", "answer", "sha256"},
-    "attempt": {"id", "key", "state", "reserved", "cost", "begun", "batch", "reason"},
-    "batch": {"id", "remote", "state", "begun"},
+_COLUMNS = {
+    "answer": "key answer sha256",
+    "attempt": "id key state reserved cost begun batch reason model purpose request thinking",
+    "batch": "id remote state begun",
 }
-"""Those of the first version; later ones are added when a file is opened."""
 _MONEY = """SELECT COALESCE(SUM(cost), 0), COALESCE(SUM(CASE WHEN state IN ('open', 'unknown') THEN reserved END), 0),
     COALESCE(MAX(id), 0) FROM attempt"""
 
@@ -128,10 +101,11 @@ def _foreign_tables(database: sqlite3.Connection) -> str:
     for kind, name in database.execute("SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view')"):
         return f"{kind} {name!r} is not one of kdtool's"
     tables = tables_of(database)  # none in a file that is being made
-    for table, columns in _FIRST_COLUMNS.items():
+    for table, columns in _COLUMNS.items():
         present = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
-        if (tables if table == "answer" else tables & {"attempt", "batch"}) and not columns <= present:
-            return f"table {table!r} lacks {', '.join(sorted(columns - present))}"
+        lacking = {*columns.split()} - present
+        if lacking and (tables if table == "answer" else tables & {"attempt", "batch"}):
+            return f"table {table!r} lacks {', '.join(sorted(lacking))}"
     return ""
 
 
@@ -148,25 +122,12 @@ def tables_of(database: sqlite3.Connection) -> set[str]:
     return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
 
-_ANSWER_KINDS = {
-    "id": str,
-    "text": str,
-    "finish": str,
-    "tokens_in": int,
-    "tokens_out": int,
-    "picodollars": int,
-    "reason": str,
-}
+_ANSWER = kdtool.TextAnswer("", "", "stop", 0, 0)
 
 
 def text_digest(text: str) -> str:
     """Return the hash that is stored with a text."""
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-
-
-def is_unchanged(text: object, stored: object) -> bool:
-    """Return whether a text is the one that was stored with this hash."""
-    return isinstance(text, str) and text_digest(text) == stored
 
 
 def is_answer(text: str) -> bool:
@@ -175,4 +136,4 @@ def is_answer(text: str) -> bool:
         fields = vars(kdtool.TextAnswer(**json.loads(text)))
     except (TypeError, ValueError, RecursionError):
         return False
-    return all(type(fields[name]) is kind for name, kind in _ANSWER_KINDS.items())
+    return all(type(fields[name]) is type(value) for name, value in vars(_ANSWER).items())

@@ -86,6 +86,7 @@ def make_measurement(
     higher_is_better: bool,
     settings: Mapping[str, str],
     transform: Literal["identity", "exp"] = "identity",
+    aside: str = "",
 ) -> kdtool.Measurement:
     """Return the measurement transform(Σ sum / Σ weight), and write its items into the run's folder.
 
@@ -114,6 +115,7 @@ def make_measurement(
         settings=dict(settings),
         items=path,
         transform=transform,
+        aside=aside,
     )
 
 
@@ -133,7 +135,7 @@ def text_of(body: kdtool.Text | kdtool.Completion | kdtool.Messages) -> str:
         return body.text
     if isinstance(body, kdtool.Completion):
         return body.prompt + body.completion
-    return "\n".join(content for _, content in body.turns)
+    return "\n".join(kdtool.parts_of(body))
 
 
 def _item_line(item: Item) -> str:
@@ -230,6 +232,7 @@ _ABILITIES: Mapping[kdtool.Ability, str] = {
     "prefill": "continue the beginning of an answer",
     "score": "score text",
     "infill": "infill, because its tokenizer has no FIM tokens",
+    "echo": "report the log-probabilities of a prompt",
 }
 
 

@@ -182,7 +182,8 @@ class WandbTracker(kdtool.Tracker):
             if trained.arm == arms[0][0] and rows:
                 run.log({"samples": wandb.Table(columns=["measurement", "prompt", *models], data=rows)}, commit=False)
             if results.report and (page := results.folder / results.report).is_file():
-                run.log({"report": wandb.Html(page.read_text(encoding="utf-8"), inject=False)})
+                with kdtool.open_regular(page, inside=results.folder) as file:
+                    run.log({"report": wandb.Html(file.read().decode(), inject=False)})
             for made in _sources(results, signals, f"phases/{trained.arm}-seed{trained.seed}-"):
                 run._log_artifact(made, is_user_created=True, use_after_commit=True)  # `use_artifact` refuses offline
             for made in _outputs(results, trained, whole=self.config.upload_exports):
@@ -190,7 +191,7 @@ class WandbTracker(kdtool.Tracker):
 
 
 def _events(folder: Path, *kinds: str) -> Iterator[Mapping[str, Any]]:
-    with suppress(FileNotFoundError), (folder / "events.jsonl").open(encoding="utf-8") as file:
+    with suppress(FileNotFoundError), kdtool.open_regular(folder / "events.jsonl", None) as file:
         for line in file:
             with suppress(ValueError):  # torn by a kill
                 if (event := json.loads(line)).get("event") in kinds:
@@ -214,7 +215,8 @@ def _inputs(results: kdtool.Results, signals: Sequence[kdtool.StageRecord]) -> I
 
 
 def _sources(results: kdtool.Results, signals: Sequence[kdtool.StageRecord], phases: str) -> Iterator[wandb.Artifact]:
-    nodes = json.loads((results.folder / "graph.json").read_text(encoding="utf-8"))["nodes"]
+    with kdtool.open_regular(results.folder / "graph.json") as file:
+        nodes = json.load(file)["nodes"]
     own = [node for name, node in nodes.items() if name.startswith(phases)]
     # Others, such as "the time of …", only tell the control of equal time how many steps it has.
     names = {name for node in own for role, name in node["inputs"].items() if not role.startswith("the ")}
@@ -232,6 +234,7 @@ def _outputs(results: kdtool.Results, arm: kdtool.ArmResult, *, whole: bool) -> 
         made = _artefact(results, f"export-{each.format}", "model", about, None if whole else path.parent)
         card = (path if path.is_dir() else path.parent) / "README.md"
         for file in filter(Path.is_file, {card, path, *path.rglob("*")} if whole else {card}):
+            kdtool.open_regular(file, None, path.parent).close()
             inner = "README.md" if file == card else file.relative_to(path.parent).as_posix()
             made.add_file(str(file), name=inner, policy="immutable")
         yield made

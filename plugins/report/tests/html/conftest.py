@@ -73,7 +73,10 @@ def _comparisons() -> Iterator[kdtool.Comparison]:
             decided = "better" if (difference > 0) == higher else "worse"
             verdict: Any = decided if abs(difference) > half else "no evidence of a difference"
             ends = (difference, difference - half, difference + half)
-            yield kdtool.Comparison(name, "student", control, student, other, *ends, relative, verdict, 3, 64)
+            aside = "likeness to the teacher" if "teacher" in name else ""
+            yield kdtool.Comparison(
+                name, "student", control, student, other, *ends, relative, verdict, 3, 64, aside=aside
+            )
 
 
 def _history(arm: str, seed: int) -> tuple[kdtool.StepReport, ...]:

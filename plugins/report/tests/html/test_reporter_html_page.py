@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -105,13 +107,12 @@ def test_a_whole_run_is_shown(sample_page: str) -> None:
     html = sample_page
     text = text_of(html)
     for expected in (
-        "Distillation pays at equal tokens: the student is better in perplexity",
-        "It does not pay at equal wall time: the control is better in perplexity and",
+        "better than control in perplexity and bits-per-byte; worse than control-time in perplexity and bits-per-byte;",
+        "in likeness to the teacher (not an ability)",
         "Apache-2.0",
         "trained for their whole time as well, for every seed",
         "−18.5\u00a0% −23.7 to −13.4\u00a0% better",
         "Perplexity 64 items, 3 seeds",
-        "In absolute terms the student is weak: its perplexity is 12.0, the teacher's 5.94.",
         "2.49\u00a0×",
         "forward-kl",
         "near-duplicates: duplicate of an earlier file",
@@ -133,16 +134,22 @@ def test_a_control_that_trained_on_other_tokens_is_not_called_one_of_equal_token
         arms.append(dataclasses.replace(arm, phases=phases))
     html = page(dataclasses.replace(sample, arms=tuple(arms), verdict="", recipe_text=""))
     assert "equal tokens" not in html.lower()
-    assert "Distillation pays on the same rows: the student is better in perplexity" in html
+    assert "better than control in perplexity" in html
+
+
+def test_a_browser_runs_only_the_page_s_own_script(sample_page: str) -> None:
+    (policy,) = re.findall('http-equiv="Content-Security-Policy" content="(.*?)"', sample_page)
+    (script,) = re.findall("<script>(.*?)</script>", sample_page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert "default-src 'none'" in policy
+    assert f"script-src 'sha256-{digest}'" in policy.split("; ")
+    assert sample_page.index(policy) < sample_page.index("<style>")
 
 
 def test_missing_parts_leave_a_valid_page(sample: kdtool.Results) -> None:
     odd = {"licences": ["MIT"], "sources": [{"name": "a", "documents": 3}], "note": None, "share": 0.25}
     text = text_of(page(dataclasses.replace(sample, comparisons=(), data=odd)))
-    assert "No verdict: no evaluator compared the student with its control" in text
-    arms = tuple(arm for arm in sample.arms if arm.arm == "student")
-    text = text_of(page(dataclasses.replace(sample, arms=arms, comparisons=())))
-    assert "No verdict: this run trained no control. Add `control: {match: tokens}` to the recipe to compare." in text
+    assert "Verdict not compared with a control" in text
     assert "Nothing was exported in this run." in text_of(page(empty_results(sample.folder)))
 
 

@@ -64,6 +64,7 @@ from kdtool_torch.files import give_usual_mode as give_usual_mode
 from kdtool_torch.files import is_complete as is_complete
 from kdtool_torch.files import write_cached as write_cached
 from kdtool_torch.files import write_safetensors as write_safetensors
+from kdtool_torch.model import PairedLayers as PairedLayers
 from kdtool_torch.model import give_back_memory as give_back_memory
 from kdtool_torch.model import layers_among as layers_among
 from kdtool_torch.model import pair_layers as pair_layers

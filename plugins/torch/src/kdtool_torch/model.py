@@ -46,7 +46,9 @@ def self_check(language_model: kdtool.LanguageModel, tolerance: float | None = N
     model = language_model.model
     limit = _tolerance(language_model.head.weight) if tolerance is None else tolerance
     deviations = _deviations(language_model)
-    if tolerance is None and limit > _TOLERANCE["float32"] and not max(deviations) <= limit:
+    # Parameters of spread or divided models cannot be widened here.
+    whole = not any(each.is_meta or hasattr(each, "full_tensor") for each in model.parameters())
+    if whole and tolerance is None and limit > _TOLERANCE["float32"] and not max(deviations) <= limit:
         with _in_float32(model):  # a model may amplify the rounding of few bits; an error is one in float32, too
             limit, deviations = _TOLERANCE["float32"], _deviations(language_model)
     if not max(deviations) <= limit:
@@ -64,7 +66,7 @@ def _deviations(language_model: kdtool.LanguageModel) -> list[float]:
 
     model, vocabulary = language_model.model, language_model.head.vocabulary
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(vocabulary, (1, 24), generator=generator).to(model.get_input_embeddings().weight.device)
+    ids = torch.randint(vocabulary, (1, 24), generator=generator).to(language_model.head.weight.device)
     lengths = [9, 15]
     with eval_mode(model):
         outputs = language_model.backbone(_pack(ids, lengths), kdtool.SignalRequest())
@@ -233,3 +235,21 @@ def _teacher_layer(layer: int, student: kdtool.ModelFacts, teacher: kdtool.Model
     if same and len(copied) == student.layers and max(copied) < teacher.layers:
         return copied[layer]
     return min(int(layer * teacher.layers / student.layers + 0.5), teacher.layers - 1)
+
+
+class PairedLayers(kdtool.SequenceLoss):
+    """A loss that is a mean over pairs of layers; subclasses define `kdtool_layers` and `compare`. No temperature."""
+
+    def compare(self, view: kdtool.StepView, teacher: kdtool.Signal, student_layer: int, teacher_layer: int) -> Tensor:
+        """Return the value of one pair of layers for each of the N labelled positions."""
+        raise NotImplementedError
+
+    def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
+        """Return the mean over the pairs for each of the N labelled positions."""
+        if view.teacher is None or not view.layers:
+            raise kdtool.PluginError(
+                f"{type(self).__name__} compares paired layers with a teacher's: the trainer must give each step the term's "
+                "`layers`, its `module` if it has one, and a teacher's signal"
+            )
+        values = [self.compare(view, view.teacher, *pair) for pair in view.layers]
+        return kdtool.PerToken(sum(values[1:], values[0]) / len(values))

@@ -196,12 +196,14 @@ def _cut(ids: list[int], ends: Sequence[int]) -> list[int]:
 
 
 def prompt_ids(tokenizer: TransformersTokenizer, request: kdtool.Request) -> list[int]:
-    """Return the ids of a request's prompt as the model expects it, one at least.
+    """Return the ids of a request's prompt as the model expects it, one at least; its own `ids` as they are.
 
     Raises:
         UsageError: the request has turns, and the tokenizer has no template or its template refuses them; or it has a
             suffix, and the tokenizer has no FIM tokens.
     """
+    if request.ids:
+        return list(request.ids)
     if request.turns and request.suffix is not None:
         raise kdtool.UsageError(
             f"request {request.id} has both turns and a suffix, but infilling works in code, not in a conversation: leave "

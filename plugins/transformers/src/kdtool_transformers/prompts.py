@@ -2,37 +2,39 @@
 
 A conversation is cut where answers begin and end. The template is rendered whole, and up to each answer with its generation
 prompt, as in a request to the model. An answer begins at the end of that prompt, and ends with the special token after its
-text. So the student learns exactly the tokens that the model has to write itself, with the reasoning block or the channel
-that the template puts before the text. `TransformersTokenizer` turns the pieces into tokens.
+text or its calls of tools. So the student learns exactly the tokens that the model has to write itself, with the reasoning
+block or the channel that the template puts before the text. `TransformersTokenizer` turns the pieces into tokens.
 
 An infilled answer loses an end that repeats the code after the gap. Light.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from os.path import commonprefix
-from typing import Annotated
+from typing import Annotated, Any
 
 import kdtool
 
-Turns = Sequence[tuple[str, str]]
+Message = Mapping[str, Any]
+Render = Callable[[Sequence[Message], bool], str]
+"""Writes messages by a template, with or without a generation prompt after them."""
 _ANSWERING = "assistant"
 
 
-def cut_turns(
-    render: Callable[[Turns, bool], str], turns: Turns, marks: Collection[str], owner: str
-) -> list[tuple[str, bool]]:
+def cut_turns(render: Render, turns: Sequence[Message], marks: Collection[str], owner: str) -> list[tuple[str, bool]]:
     """Return the conversation's text in pieces, which together are the template's whole text, and whether each is learned.
 
     Where only the next turn's mark ends an answer, the last one gets it, too.
 
     Args:
-        render: writes turns by the template, with or without a generation prompt after them.
-        turns: roles and contents.
+        render: writes messages by the template.
+        turns: the messages, with text as content; an answer with a `weight` is not learned.
         marks: the special tokens, one of which ends an answer.
         owner: name of the template's owner, for messages.
 
@@ -43,21 +45,39 @@ def cut_turns(
     there = [mark for mark in marks if mark in whole]
     pieces: list[tuple[str, bool]] = []
     done = 0
-    for number, (role, content) in enumerate(turns):
-        if role == _ANSWERING:
-            asked = render(turns[:number], True)
-            begin = len(commonprefix([asked, whole]))  # noqa: RUF071 - by characters
-            if begin < done or not _REASONING.fullmatch(asked[begin:]):
+    for number, message in enumerate(turns):
+        if message["role"] == _ANSWERING:
+            learned, is_last = "weight" not in message, number + 1 == len(turns)
+            begin, opening = _begin_of_answer(render, turns[:number], whole)
+            if begin < done or not _REASONING.fullmatch(opening):
                 raise _refusal(owner, f"the text before turn {number + 1} changes with the turns that follow")
-            if number + 1 == len(turns) and (opened := _OPENED.search(asked[begin:])):
+            if is_last and (opened := _OPENED.search(opening)):
                 raise _refusal(owner, f"its prompt opens {opened[0]}, but the last answer has no reasoning: add it")
-            end = _end_of_answer(whole, begin, content, there, f"{owner}: turn {number + 1}")
-            pieces += [(whole[done:begin], False), (whole[begin:end], True)]
+            answers = (message["content"].strip(), message["content"].rpartition(_THOUGHT)[2].strip())
+            if "tool_calls" in message:
+                answers = (_calls_as_written(render, turns[: number + 1], marks),) * 2
+            end = _end_of_answer(whole, begin, answers, there, f"{owner}: turn {number + 1}")
+            pieces += [(whole[done:begin], False), (whole[begin:end], learned)]
             done = end
-            if number + 1 == len(turns) and not any(whole[:end].endswith(mark) for mark in there):
-                pieces.append((_mark_of_next(render, marks, owner), True))
+            if is_last and not any(whole[:end].endswith(mark) for mark in there):
+                pieces.append((_mark_of_next(render, message, marks, owner), learned))
     pieces.append((whole[done:], False))
     return [piece for piece in pieces if piece[0]]
+
+
+def _begin_of_answer(render: Render, asked: Sequence[Message], whole: str) -> tuple[int, str]:
+    """Return where the answer to these messages begins, and the end of their prompt that the whole text lacks there.
+
+    Templates remove reasoning from earlier turns once a later one asks something else.
+    """
+    prompts = [render(asked, True)]
+    if any(_REASONED & message.keys() for message in asked):
+        prompts.append(
+            render([{key: message[key] for key in message if key not in _REASONED} for message in asked], True)
+        )
+    shared = [len(commonprefix([prompt, whole])) for prompt in prompts]  # noqa: RUF071 - by characters
+    begin = max(shared)
+    return begin, prompts[shared.index(begin)][begin:]
 
 
 _REASONING = re.compile(r"(\s|</?\w+>)*")
@@ -67,12 +87,12 @@ _THOUGHT = "</think>"
 _NO_END = "no special token ends an answer, so the student would never learn to stop"
 
 
-def _end_of_answer(whole: str, begin: int, content: str, marks: Collection[str], owner: str) -> int:
-    """Return the end of the answer that begins at `begin`, including its end token; the end of the text may be without.
+def _end_of_answer(whole: str, begin: int, texts: Sequence[str], marks: Collection[str], owner: str) -> int:
+    """Return the end of the answer that begins at `begin` and ends with one of `texts` and its end token.
 
-    Templates remove reasoning from answers that others follow.
+    The end of the text may be without. Templates remove reasoning from answers that others follow.
     """
-    answers = dict.fromkeys((content.strip(), content.rpartition(_THOUGHT)[2].strip()))
+    answers = dict.fromkeys(texts)
     for answer in answers:
         start = whole.find(answer, begin)
         while start >= 0:
@@ -90,15 +110,90 @@ def _end_of_answer(whole: str, begin: int, content: str, marks: Collection[str],
     raise _refusal(owner, _NO_END)
 
 
-def _mark_of_next(render: Callable[[Turns, bool], str], marks: Collection[str], owner: str) -> str:
+def _calls_as_written(render: Render, turns: Sequence[Message], marks: Collection[str]) -> str:
+    """Return the end of the last turn's calls of tools as the template writes them, up to the mark that ends the turn."""
+    others = replace_texts(
+        turns[-1]["tool_calls"], lambda key, text: text if key in {"id", "type", _KEY} else f"{text}x"
+    )
+    written, other = (
+        render([*turns[:-1], {**turns[-1], "tool_calls": calls}], False) for calls in (turns[-1]["tool_calls"], others)
+    )
+    begin = len(commonprefix([written, other]))  # noqa: RUF071 - by characters
+    return written[begin : max((at for mark in marks if (at := written.rfind(mark)) >= begin), default=None)].strip()
+
+
+def _mark_of_next(render: Render, answer: Message, marks: Collection[str], owner: str) -> str:
     """Return the special token that begins a turn after an answer, for templates in which it ends the answer (GLM)."""
-    turns = [("user", "a"), (_ANSWERING, "b")]
-    answered, after = render(turns, False), render([*turns, turns[0]], False)
+    plain = {key: answer[key] for key in answer if key not in _REASONED} | {"content": "b"}
+    turns: list[Message] = [{"role": "user", "content": "a"}, plain]
+    following = {"role": "tool" if "tool_calls" in answer else "user", "content": "a"}
+    answered, after = render(turns, False), render([*turns, following], False)
     behind = after[len(answered) :].lstrip() if after.startswith(answered) else ""
     mark = max((mark for mark in marks if behind.startswith(mark)), key=len, default="")
     if not mark:
         raise _refusal(owner, _NO_END)
     return mark
+
+
+_REASONED = {"reasoning_content", "thinking"}
+"""Names of an answer's reasoning; the second one is that of gpt-oss."""
+_KEY = "name of a key"
+_WORD = "kdtool"
+_TOOL = {
+    "type": "function",
+    "function": {"name": _WORD, "description": "", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+def replace_texts(data: Any, replace: Callable[[str, str], str], key: str = "") -> Any:
+    """Return plain data with `replace(key, text)` in place of each text."""
+    if isinstance(data, Mapping):
+        return {replace(_KEY, name): replace_texts(each, replace, name) for name, each in data.items()}
+    if isinstance(data, list | tuple):
+        return [replace_texts(each, replace, key) for each in data]
+    return replace(key, data) if isinstance(data, str) else data
+
+
+def require_all_written(
+    render: Callable[[Sequence[Message], bool, Sequence[Message]], str],
+    messages: Sequence[Message],
+    tools: Sequence[Message],
+    known: set[str],
+    owner: str,
+) -> None:
+    """Refuse a template that leaves out contents or calls of messages of this shape, definitions of tools, or all reasoning.
+
+    It is asked to write a word in place of each text, unless it is `known` to write messages of this shape.
+
+    Raises:
+        UsageError: it leaves something out, or refuses the messages.
+    """
+    words: dict[str, str] = {}
+    expected = [(_WORD, "tools")] if tools else []
+
+    def replace(location: str, key: str, text: str) -> str:
+        if key in {"role", "type", _KEY} or not text:
+            return text
+        word = words.setdefault(text, f"word{len(words):05}")  # as long as Mistral's ids of calls
+        if key != "id" and location.startswith(("content", "tool_calls")):
+            expected.append((word, location))
+        return word
+
+    shape = [
+        {key: replace_texts(value, partial(replace, f"{key} of turn {number}"), key) for key, value in message.items()}
+        for number, message in enumerate(messages, 1)
+    ]
+    if (name := json.dumps([shape, bool(tools)])) in known:
+        return
+    counts, text = Counter(word for word, _ in expected), render(shape, False, [_TOOL] if tools else [])
+    missing = [location for word, location in expected if text.count(word) < counts[word]]
+    if any(_REASONED & message.keys() for message in shape):  # it may leave out that of earlier answers
+        answer = {"role": _ANSWERING, "content": "b", **dict.fromkeys(_REASONED, _WORD)}
+        text = render([{"role": "user", "content": "a"}, answer], False, [])
+        missing += [] if _WORD in text else ["reasoning_content"]
+    if missing:
+        raise _refusal(owner, f"it leaves out {missing[0]}")
+    known.add(name)
 
 
 def _refusal(owner: str, reason: str) -> kdtool.UsageError:

@@ -34,7 +34,7 @@ class Renderer:
         self._owner = 0
         atexit.register(self.close)
 
-    def render(self, messages: Sequence[Mapping[str, str]], **settings: Any) -> str:
+    def render(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> str:
         """Return a conversation as transformers renders it with these settings, `chat_template` among them.
 
         Raises:

@@ -146,7 +146,7 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
 
         here = batch.input_ids.device
         model = self._open(here, divided=self._is_divided())
-        if not (self._checked or self._divided or self.config.device_map):
+        if not self._checked:
             self_check(model)  # as the trainer does for the student: documents in a row must not see each other
             self._checked = True
         # Not inference_mode: autograd refuses to save its tensors for backward, and losses do save them.

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from itertools import takewhile
 from operator import itemgetter
@@ -20,10 +20,19 @@ from typing import Any
 import kdtool
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from kdtool_transformers.prompts import FIM_FAMILIES, Infilling, Turns, cut_turns
+from kdtool_transformers.prompts import (
+    FIM_FAMILIES,
+    Infilling,
+    Message,
+    Render,
+    cut_turns,
+    replace_texts,
+    require_all_written,
+)
 from kdtool_transformers.rendering import RENDERER
 from kdtool_transformers.tokenizer_json import Pieces, without_space_before
 
+Turns = Sequence[tuple[str, str]]
 _DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "<eos>")
 """End-of-document tokens of pre-training; chat models name the end of a turn as their end-of-sequence token instead."""
 _SEPARATORS = (
@@ -66,6 +75,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
         backend.no_padding()
         self.inner = inner
         self._backend = backend
+        self._written = set[str]()
         self.chat_fingerprint = self._chat_fingerprint()
 
     @cached_property
@@ -186,20 +196,33 @@ class TransformersTokenizer(kdtool.Tokenizer):
             before = part or before
         return ids
 
-    def _split_marks(self, turns: Turns) -> tuple[Turns, str]:
-        """Return turns with an unused character within the control tokens that they contain, and it, or "" if none do."""
-        first = {mark[0] for mark in self._marks.values()}
-        texts = [content for _, content in turns if not first.isdisjoint(content)]
-        written = [mark for mark in self._marks.values() if any(mark in text for text in texts)]
-        if not written:
-            return turns, ""
-        split = next(letter for letter in map(chr, range(0xE000, 0xF8FF)) if all(letter not in text for text in texts))
-        marked = re.compile("|".join(map(re.escape, sorted(written, key=len, reverse=True))))
-        return [
-            (role, marked.sub(lambda mark: f"{mark[0][0]}{split}{mark[0][1:]}", content)) for role, content in turns
-        ], split
+    def _read(self, conversation: kdtool.DetailedMessages) -> tuple[Render, list[Message], str]:
+        """Return a function that writes a conversation's messages, the messages, and the character within control tokens.
 
-    def encode_chat(self, turns: Turns) -> tuple[list[int], list[bool]] | None:
+        It is "" if the texts contain no control tokens. Raises a `UsageError` if the template leaves something out.
+        """
+        messages: list[Message] = [
+            {"role": role, "content": content, **detail, **({"thinking": reasoning} if reasoning else {})}
+            for (role, content), detail in zip(conversation.turns, conversation.details, strict=True)
+            for reasoning in [detail.get("reasoning_content")]
+        ]
+        tools, split = conversation.tools, ""
+        text, first = json.dumps([messages, tools], ensure_ascii=False), {mark[0] for mark in self._marks.values()}
+        written = [] if first.isdisjoint(text) else [mark for mark in self._marks.values() if mark in text]
+        if written:
+            split = next(letter for letter in map(chr, range(0xE000, 0xF8FF)) if letter not in text)
+            marked = re.compile("|".join(map(re.escape, sorted(written, key=len, reverse=True))))
+            messages, tools = replace_texts(
+                [messages, tools], lambda _, text: marked.sub(lambda mark: f"{mark[0][0]}{split}{mark[0][1:]}", text)
+            )
+        others = {message["role"] for message in messages} - {"user", "assistant"}
+        if tools or others or any(conversation.details):
+            require_all_written(self._render, messages, tools, self._written, str(self.inner.name_or_path))
+        return partial(self._render, tools=tools), messages, split
+
+    def encode_chat(
+        self, turns: Turns, detailed: kdtool.DetailedMessages | None = None
+    ) -> tuple[list[int], list[bool]] | None:
         """Return a conversation's ids by the tokenizer's chat template, and whether each is learned.
 
         Parts with and without labels are encoded separately, as in a prompt.
@@ -209,15 +232,17 @@ class TransformersTokenizer(kdtool.Tokenizer):
         ids: list[int] = []
         labelled: list[bool] = []
         before = ""
-        turns, split = self._split_marks(turns)
-        for piece, learned in cut_turns(self._render, turns, self._special, str(self.inner.name_or_path)):
+        render, messages, split = self._read(detailed or kdtool.DetailedMessages(tuple(turns), ({},) * len(turns)))
+        for piece, learned in cut_turns(render, messages, self._special, str(self.inner.name_or_path)):
             piece_ids = self._encode_piece(before, piece, split)
             ids += piece_ids
             labelled += [learned] * len(piece_ids)
             before = piece
         return ids, labelled
 
-    def encode_prompt(self, turns: Turns, opening: str = "") -> list[int]:
+    def encode_prompt(
+        self, turns: Turns, opening: str = "", detailed: kdtool.DetailedMessages | None = None
+    ) -> list[int]:
         """Return the ids of a conversation up to the assistant's next turn, which begins with `opening`.
 
         Raises:
@@ -227,8 +252,8 @@ class TransformersTokenizer(kdtool.Tokenizer):
             raise kdtool.UsageError(
                 f"the tokenizer of {self.inner.name_or_path} has no chat template, which a conversation needs"
             )
-        turns, split = self._split_marks(turns)
-        asked = self._render(turns, True)
+        render, messages, split = self._read(detailed or kdtool.DetailedMessages(tuple(turns), ({},) * len(turns)))
+        asked = render(messages, True)
         ids = self._encode_piece("", asked, split)
         return [*self.missing_start(ids), *ids, *self.encode_behind(asked, opening)]
 
@@ -313,9 +338,14 @@ class TransformersTokenizer(kdtool.Tokenizer):
 
     @cached_property
     def _plain(self) -> Any:
-        """The tokenizer without control tokens, for texts that contain their names."""
+        """The tokenizer without control tokens, for texts that contain their names; all other tokens keep their ids."""
         content = json.loads(self._backend.to_str())
-        content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] not in self._marks]
+        known = self._backend.get_vocab(with_added_tokens=False)
+        content["added_tokens"] = [
+            {**token, "content": f"\uf8ff{token['id']}\uf8ff"} if token["id"] in self._marks else token
+            for token in content["added_tokens"]
+            if token["id"] not in self._marks or token["content"] not in known
+        ]
         return Tokenizer.from_str(json.dumps({**content, "post_processor": None}))
 
     @cached_property
@@ -343,22 +373,22 @@ class TransformersTokenizer(kdtool.Tokenizer):
                 ) from error
             raise
 
-    def _render(self, turns: Turns, prompting: bool) -> str:
-        """Write turns by the template, the same on every day.
+    def _render(self, messages: Sequence[Message], prompting: bool, tools: Sequence[Message] = ()) -> str:
+        """Write messages by the template, the same on every day.
 
         Raises:
             UsageError: the template refuses them, or takes too much time or memory.
         """
-        messages = [{"role": role, "content": content} for role, content in turns]
         try:
             template = self.inner.get_chat_template()
             template = f"{_DATE}{template}" if "strftime_now" in template else template
             if not messages:
                 raise ValueError("there is no turn to write")
             tokens = self.inner.special_tokens_map
-            return RENDERER.render(messages, chat_template=template, add_generation_prompt=prompting, **tokens)
+            settings = {"chat_template": template, "add_generation_prompt": prompting, "tools": tools or None}
+            return RENDERER.render(messages, **settings, **tokens)
         except ValueError as error:
-            roles = ", ".join(role for role, _ in turns)
+            roles = ", ".join(message["role"] for message in messages)
             raise kdtool.UsageError(
                 f"the chat template of {self.inner.name_or_path} refuses turns of {roles or 'no role'}: {error}"
             ) from error

@@ -39,9 +39,8 @@ def read_json(file: Path) -> dict[str, Any]:
         UsageError: it is too large, is not JSON, or is not an object.
     """
     try:
-        if file.stat().st_size > _JSON_BYTES:
-            raise ValueError(f"it has {file.stat().st_size:,} bytes")
-        content = json.loads(file.read_text(encoding="utf-8"))
+        with kdtool.open_regular(file, _JSON_BYTES) as opened:
+            content = json.loads(opened.read().decode())
         if not isinstance(content, dict):
             raise TypeError(f"it holds a {type(content).__name__}")
     except (OSError, ValueError, TypeError, RecursionError) as error:

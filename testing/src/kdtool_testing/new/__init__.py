@@ -11,12 +11,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import click
 import kdtool
+from kdtool._plugins.registry import entries_by_name
 
 TEMPLATE = Path(__file__).parent / "template"
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -72,8 +72,8 @@ def _check(kind: str, name: str) -> None:
             f"{name!r} cannot be a plugin's name: it takes lower-case letters, digits and single hyphens, begins with a "
             f"letter and has {_LONGEST_NAME} characters at most, such as focal-kl"
         )
-    for point in entry_points(group=KINDS[kind].group, name=name):
-        owner = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+    for entry in entries_by_name(kind).get(name, ()):
+        owner = f"{entry.distribution} {entry.version}" if entry.distribution else entry.value
         raise kdtool.UsageError(f"the {kind} {name!r} is there already, from {owner}; choose another name")
     if kind == "command" and name in _core_commands():
         raise kdtool.UsageError(f"the command {name!r} is kdtool's own; choose another name")

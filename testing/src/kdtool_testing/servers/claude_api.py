@@ -95,7 +95,6 @@ class MessagesServer:
         """Return the server's routes."""
         app = web.Application(client_max_size=300 * 2**20)
         app.router.add_post("/v1/messages", self._messages)
-        app.router.add_post("/v1/messages/count_tokens", self._count)
         app.router.add_post("/v1/messages/batches", self._create_batch)
         app.router.add_get("/v1/messages/batches", self._list_batches)
         app.router.add_get("/v1/messages/batches/{id}", self._get_batch)
@@ -255,9 +254,6 @@ class MessagesServer:
 
     def _deliver(self, message: dict[str, Any], half: int) -> None:
         self.bill.delivered += price_of(message["model"], message["usage"], half)
-
-    async def _count(self, request: web.Request) -> web.Response:
-        return self._refuse(request) or web.json_response({"input_tokens": count_tokens(await request.json())})
 
     async def _create_batch(self, request: web.Request) -> web.StreamResponse:
         if (refused := self._refuse(request)) is not None:

@@ -213,22 +213,22 @@ def other_templates(context: Context, phase: PhaseSpec, learner: str) -> dict[st
 def refuse_other_templates(
     examples: Iterable[Example], tokenizer: Tokenizer, others: Mapping[str, Tokenizer], render: Render
 ) -> Iterator[Example]:
-    """Yield the examples; the first conversation must have the same tokens in the templates of `others`.
+    """Yield the examples; the first conversation of each type must have the same tokens in the templates of `others`.
 
     Raises:
         UsageError: it has not, for the teacher that is named.
     """
-    unchecked = dict(others)
+    checked = set[type[Messages]]()
     for example in examples:
-        if unchecked and isinstance(example.body, Messages):
+        if others and isinstance(example.body, Messages) and type(example.body) not in checked:
             expected = _tokens(render, example, tokenizer)
-            for teacher in [name for name, other in unchecked.items() if _tokens(render, example, other) != expected]:
+            for teacher in [name for name, other in others.items() if _tokens(render, example, other) != expected]:
                 raise UsageError(
                     f"rows: conversation {example.id!r} has other tokens in the chat template of {teacher} than in the "
                     f"student's, so {teacher} would score text in a form that it was not tuned on; give both models one "
                     "template (chat_template.jinja), or set `rows.conversations: plain`"
                 )
-            unchecked = {} if expected else unchecked
+            checked |= {type(example.body)} if expected else set()
         yield example
 
 

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
-from kdtool._contract.data import Completion, Example, Messages, Preference, Split, Text, parts_of
+from kdtool._contract.data import Completion, DetailedMessages, Example, Messages, Preference, Split, Text, parts_of
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.sources import Corpus, Filter
 from kdtool._errors import PluginError, UsageError
@@ -80,6 +80,7 @@ def _to_plain(example: Example) -> dict[str, Any]:
         content |= {"rejected": body.rejected} if isinstance(body, Preference) else {}
     else:
         content = {"turns": body.turns}
+        content |= {"details": body.details, "tools": body.tools} if isinstance(body, DetailedMessages) else {}
     about = {
         "language": example.language,
         "licence": example.licence,
@@ -97,7 +98,9 @@ def _from_plain(data: Mapping[str, Any], split: Split) -> Example:
     elif "prompt" in data:
         body = Completion(data["prompt"], data["completion"])
     else:
-        body = Messages(tuple((role, content) for role, content in data["turns"]))
+        turns = tuple((role, content) for role, content in data["turns"])
+        detailed = "details" in data
+        body = DetailedMessages(turns, tuple(data["details"]), tuple(data["tools"])) if detailed else Messages(turns)
     about = {key: data.get(key, "") for key in ("language", "licence", "source")}
     return Example(data["id"], body, split, meta=data.get("meta", {}), **about)
 

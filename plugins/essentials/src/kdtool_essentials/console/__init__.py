@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import kdtool
 
-from kdtool_essentials.console.lines import Display, PlainDisplay, describe_measurement, roughly, summary
+from kdtool_essentials.console.lines import Display, PlainDisplay, roughly, summary
 
 __all__ = ["ConsoleTracker"]
 
@@ -48,9 +48,6 @@ class ConsoleTracker(kdtool.Tracker):
         self._position.step(run.stage_name, report)
         self._display.place(self._position.describe(run.stage_name))
         self._display.step(run.stage_title, report)
-
-    def kdtool_measurement(self, run: kdtool.RunInfo, measurement: kdtool.Measurement) -> None:
-        self._display.line(describe_measurement(measurement))
 
     def kdtool_message(self, run: kdtool.RunInfo, text: str) -> None:
         self._display.line(text)

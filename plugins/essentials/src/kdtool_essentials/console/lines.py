@@ -81,15 +81,6 @@ def describe_loss(report: kdtool.StepReport) -> str:
     return f"loss {report.loss:.4g}" + ("" if overlap is None else f", overlap {overlap:.0%}")
 
 
-def describe_measurement(measurement: kdtool.Measurement) -> str:
-    """Return a measurement with its interval, and its first text, such as a completion."""
-    bounds = " (too few items for an interval)" if measurement.items else ""
-    if measurement.low is not None and measurement.high is not None:
-        bounds = f" ({measurement.low:.4g} to {measurement.high:.4g})"
-    text = next((f"; {name!r}: {found!r}" for name, found in measurement.texts.items()), "")
-    return f"{measurement.name} of {measurement.subject}: {measurement.value:.4g} {measurement.unit}{bounds}{text}"
-
-
 def summary(run: kdtool.RunInfo, status: str, *, made: int, reused: int, seconds: float) -> str:
     """Return a line on the end of a run."""
     if status == "done":

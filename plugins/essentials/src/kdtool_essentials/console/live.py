@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from functools import partial
+from textwrap import wrap
 
 import kdtool
 from rich.console import Console, RenderableType
@@ -80,8 +82,9 @@ class LiveDisplay:
             self._progress.stop()
 
     def line(self, text: str) -> None:
-        """Show a line above the bars as plain text: markup and control characters have no effect."""
-        self._console.print(Text(harmless(text)), soft_wrap=True)
+        """Show a line above the bars as plain text, wrapped at words: markup and control characters have no effect."""
+        lines = map(partial(wrap, width=self._console.width, break_long_words=False), harmless(text).split("\n"))
+        self._console.print(Text("\n".join("\n".join(line) for line in lines)), soft_wrap=True)
 
     def close(self) -> None:
         """Stop drawing."""

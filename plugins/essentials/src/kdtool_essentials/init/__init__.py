@@ -73,24 +73,24 @@ def init(file: Path, agree: bool, yes: bool, force: bool, **given: str | None) -
     Example:  kdtool init --data src --time 1h
     """  # noqa: D301 - click reads backspaces
     _require_place(file, force=force)
-    click.echo("reading plugins …", err=True)
+    kdtool.say("reading plugins …", err=True)
     questions = Questions(take_defaults=yes)
     answers = _locate(_ask(questions, given), file)
 
     def agrees(terms: str) -> bool:
-        click.echo(f"\n{terms}")
+        kdtool.say(f"\n{terms}")
         return agree or questions.confirm("--agree", "Have you read these terms, and do you agree?")
 
-    click.echo("\nChecking the recipe, without loading weights …")
+    kdtool.say("\nChecking the recipe, without loading weights …")
     again = _command(file, answers)
     try:
         recipe = fit_recipe(draft_recipe(_name_of(file), answers), answers, agrees)
     except kdtool.KdtoolError:
-        click.echo(f"Nothing is written. The same answers again: {again}\n", err=True)
+        kdtool.say(f"Nothing is written. The same answers again: {again}\n", err=True)
         raise
     _require_place(file, force=force)
     write_recipe(file, recipe_text(recipe, f"{again} --agree" if "terms_acknowledged" in recipe else again))
-    click.echo(_verdict(file, check_recipe(file, answers), answers))
+    kdtool.say(_verdict(file, check_recipe(file, answers), answers))
 
 
 def _require_place(file: Path, *, force: bool) -> None:
@@ -157,13 +157,16 @@ def _verdict(file: Path, findings: Mapping[str, Any], answers: Answers) -> str:
     forecast = findings["forecast"]
     steps = forecast["steps"] // len(findings["arms"])
     trained = f"{steps:,} steps each, {forecast['tokens']:,} tokens in all"
+    documents = ", ".join(f"{count:,} for {split}" for split, count in findings["documents"].items())
     lines = [
         f"{file} is fine: {len(findings['components'])} components, arms {', '.join(findings['arms'])}",
         f"  student: {findings['models']['student']['parameters'] / 1e6:,.0f} million parameters",
+        *([f"  documents: {documents}"] if documents else []),
         f"  training: {trained}, for {TIMES[answers.time].words}",
         f"  memory: {_gigabytes(max(forecast['memory']['peak'], forecast['device_memory']['peak']))}",
         *(f"  download: {_gigabytes(each['bytes'])}, {each['what']} of {each['of']}" for each in forecast["downloads"]),
         *(f"  not known: {line}" for line in forecast["unknown"]),
+        *(f"  {line}" for line in findings["warnings"]),
     ]
     if steps < FEWEST_STEPS:
         lines.append("  too few steps to change much: give more --time, or a smaller --teacher")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from inspect import getdoc
 from pathlib import Path
@@ -25,7 +24,7 @@ from kdtool_essentials.init.questions import Choice
 
 def is_installed(kind: str, *names: str) -> bool:
     """Return whether all the components of a kind are installed; `kind` is in the plural, such as "losses"."""
-    return set(names) <= {point.name for point in entry_points(group=f"kdtool.{kind}")}
+    return set(names) <= set(kdtool.list_plugins(f"kdtool.{kind}"))
 
 
 def installed_among(kind: str, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -118,14 +117,14 @@ def _first_sentence(cls: type) -> str:
 def _ready_teachers() -> dict[str, type[kdtool.Teacher]]:
     """Return the installed teachers that need no settings. Broken plugins are left out."""
     teachers: dict[str, type[kdtool.Teacher]] = {}
-    for point in entry_points(group="kdtool.teachers"):
+    for name in kdtool.list_plugins("kdtool.teachers"):
         try:
-            cls = point.load()
-            required = [name for name, field in cls.Config.model_fields.items() if field.is_required()]
+            cls = kdtool.load_plugin("kdtool.teachers", name)
+            required = any(field.is_required() for field in cls.Config.model_fields.values())
         except Exception:  # noqa: S112 - foreign code; `kdtool plugins show` says what is wrong with it
             continue
         if not required:
-            teachers[point.name] = cls
+            teachers[name] = cls
     return teachers
 
 

@@ -50,9 +50,9 @@ class Questions:
             validate(answer)
             return answer
         self._require_terminal(option)
-        click.echo(f"\n{title}")
+        kdtool.say(f"\n{title}")
         for number, choice in enumerate(choices, 1):
-            click.echo(f"  {number}  {choice.text}")
+            kdtool.say(f"  {number}  {choice.text}")
 
         def read(text: str) -> str:
             answer = text.strip()

@@ -114,6 +114,8 @@ _TRAINING = 0.9
 _LAYER_SHARES = (*sorted((time.layers for time in TIMES.values()), reverse=True), 1 / 6)
 """Shares of the teacher's layers that are tried, until a student fits into memory."""
 _PROBE_STEPS = 100
+_DIVIDED = ("python-source", "hub")
+"""Corpora that set aside a share of their text."""
 _AGREES = "to accept these terms, add"
 """Start of the remedy if an acknowledgement is enough; other terms forbid the use."""
 
@@ -135,6 +137,7 @@ def fit_recipe(draft: Mapping[str, Any], answers: Answers, agree: Callable[[str]
     recipe = copy.deepcopy(dict(draft))
     recipe["train"]["steps"] = _PROBE_STEPS
     findings = _check_with_terms(recipe, answers, agree)
+    _set_test_share(recipe, findings["documents"])
     source = findings["models"].get(recipe["student"].get("source", "teacher"))
     findings = _fit_memory(recipe, answers, source["layers"] if source else 0)
     recipe["train"]["steps"] = steps = _steps_for(answers, findings["forecast"]["seconds"])
@@ -188,6 +191,21 @@ def _fit_memory(recipe: dict[str, Any], answers: Answers, layers: int) -> dict[s
         f"{answers.goal if answers.memory else answers.hardware}: too little memory to train a student of "
         f"{answers.teacher} with any settings; give more memory, or a smaller --teacher"
     )
+
+
+_ENOUGH = 32
+"""Test documents that evaluators read; a verdict needs 12."""
+
+
+def _set_test_share(recipe: dict[str, Any], documents: Mapping[str, int]) -> None:
+    """Set aside more of a short text: enough documents, or 30 % of them, or those that a verdict needs and some to spare.
+
+    Hashes choose the documents, so they may be some fewer.
+    """
+    if recipe.get("corpus", {}).get("use") in _DIVIDED and documents.get("test", _ENOUGH) < _ENOUGH:
+        every = sum(documents.values())
+        share = max(0.1, min(0.3, 1.25 * _ENOUGH / every), min(0.45, 15 / every))
+        recipe["corpus"]["test_share"] = round(share, 2)
 
 
 def _apply_settings(recipe: dict[str, Any], settings: Mapping[str, Any]) -> None:

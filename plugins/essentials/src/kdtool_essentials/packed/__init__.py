@@ -133,7 +133,9 @@ class Packed(kdtool.Packer):
                     yield example.id, infilling
                     continue
             document = document_of(example, tokenizer, self.config.conversations)
-            if document.ids:
+            if document.ids and not any(document.labelled):
+                report.unanswered.append(example.id)
+            elif document.ids:
                 prompted = not all(document.labelled[document.start :])
                 yield example.id, Answers(document, longest) if prompted else Plain(document)
 

@@ -101,9 +101,10 @@ def prompt_of(
     if isinstance(body, kdtool.Completion):
         ids = tokenizer.encode(body.prompt)
     elif isinstance(body, kdtool.Messages) and conversations == "template" and tokenizer.chat_fingerprint:
-        with _naming(example.id):
-            ids = tokenizer.encode_prompt(body.turns)
+        with _naming(example):
+            ids = tokenizer.encode_prompt(body.turns, "", *_details_of(body))
     elif isinstance(body, kdtool.Messages):
+        _require_plain(example)
         asked = kdtool.Messages((*body.turns, ("assistant", "")))
         whole = _encode(kdtool.Example(example.id, asked), tokenizer, "plain")
         ids = whole.ids[:-1]  # without the end of the empty answer
@@ -116,10 +117,11 @@ def _encode(
     body, document = example.body, Document(tuple(example.annotations))
     parts = cut_in_parts(kdtool.parts_of(body), example.annotations)
     if isinstance(body, kdtool.Messages) and conversations == "template":
-        with _naming(example.id):
-            encoded = tokenizer.encode_chat(body.turns)
+        with _naming(example):
+            encoded = tokenizer.encode_chat(body.turns, *_details_of(body))
         if encoded is not None:
             return _add_annotated_answers(document, *encoded, tokenizer, body, parts)
+    _require_plain(example)
     before = ""
     for text, learned, part in _parts(body, parts):
         ids = [tokenizer.end_of_text] if text is None else tokenizer.encode_behind(before, text)
@@ -128,16 +130,33 @@ def _encode(
     return document
 
 
+def _details_of(body: kdtool.Messages) -> tuple[kdtool.DetailedMessages, ...]:
+    return (body,) if isinstance(body, kdtool.DetailedMessages) else ()
+
+
+def _has_more(body: object) -> bool:
+    return isinstance(body, kdtool.DetailedMessages) and bool(
+        body.tools or any(each.keys() - {"weight"} for each in body.details)
+    )
+
+
+def _require_plain(example: kdtool.Example) -> None:
+    if _has_more(example.body):
+        raise kdtool.UsageError(
+            f"example {example.id!r}: only a chat template can write tools, tool calls and reasoning; give a model that has "
+            "one, without `rows.conversations: plain`, or leave the example out"
+        )
+
+
 @contextmanager
-def _naming(identifier: str) -> Iterator[None]:
+def _naming(example: kdtool.Example) -> Iterator[None]:
     """Name the example whose conversation the template rejects, and the remedy."""
     try:
         yield
     except kdtool.UsageError as error:
-        raise kdtool.UsageError(
-            f"example {identifier!r}: {error}; change the example, or set `rows.conversations: plain`, which writes "
-            "conversations without the template"
-        ) from error
+        plain = ", or set `rows.conversations: plain`, which writes conversations without the template"
+        remedy = "change the example, or leave it out" if _has_more(example.body) else f"change the example{plain}"
+        raise kdtool.UsageError(f"example {example.id!r}: {error}; {remedy}") from error
 
 
 def _add_annotated_answers(
@@ -152,7 +171,7 @@ def _add_annotated_answers(
 
     Answers are stripped, since a template may strip them.
     """
-    answers = [_strip(part) for part, (role, _) in zip(parts, body.turns, strict=True) if role == "assistant"]
+    answers = [_strip(part) for part, learned in zip(parts, body.targets, strict=False) if learned]
     asked = Document(document.names)
     asked.add([token for token, learned in zip(ids, labelled, strict=True) if learned], (), tokenizer, answers)
     document.add(ids, labelled, tokenizer)
@@ -181,11 +200,11 @@ def _parts(
         yield body.completion, True, parts[1]
         yield None, True, None
     else:
-        for (role, content), part in zip(body.turns, parts, strict=True):
+        for (role, content), learned, part in zip(body.turns, body.targets, parts, strict=False):
             yield f"### {role}\n", False, None
             if role == "assistant":
-                yield content, True, part
-                yield None, True, None
+                yield content, learned, part
+                yield None, learned, None
             else:
                 yield f"{content}\n\n", False, part
 

@@ -42,7 +42,7 @@ class PythonSource(kdtool.Corpus):
         )
         """Folder to read, relative to the recipe; null reads the interpreter's standard library."""
         glob: str = "**/*.py"
-        """Pattern of files below the folder."""
+        """Pattern of files below the folder, with two `**` at most."""
         forms: tuple[Form, ...] = kdtool.Field(default=("file",), min_length=1)
         """Examples to make from a file: `file` is the whole file as plain text. `implement` asks for function bodies, given
         signature and documentation; `document` for documentation, given code. `explain` asks for comments on lines of code;
@@ -71,9 +71,12 @@ class PythonSource(kdtool.Corpus):
         def _stays_inside(cls, pattern: str) -> str:
             if not pattern or Path(pattern).is_absolute() or ".." in Path(pattern).parts:
                 raise ValueError('must be a pattern of files below the folder, like "**/*.py"')
+            pattern = re.sub(r"(\*\*/+)+", "**/", pattern)
+            if pattern.count("**") > 2:  # each one multiplies the time by the depth of the folder
+                raise ValueError(f'has {pattern.count("**")} times "**"; expected at most 2; leave out some')
             try:
                 next(Path(__file__).parent.glob(pattern), None)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f'not a pattern ({error}); "**/*.py" matches all files below the folder') from None
             return pattern
 

@@ -13,7 +13,6 @@ from typing import Any
 import kdtool
 
 from kdtool_report.html.answers import cut
-from kdtool_report.html.comparisons import aside_of
 from kdtool_report.html.wording import Subjects, count, duration, money, own_name, title
 
 _PER_DOLLAR = 10**12
@@ -165,7 +164,7 @@ def _points(results: kdtool.Results, subjects: Subjects, cost: int, accounts: Ma
             or comparison.relative
             or comparison.arm != "student"
             or comparison.against in accounts
-            or aside_of(comparison)
+            or comparison.aside
         ):
             continue
         what = f"{title(comparison.measurement)} over {subjects.title(comparison.against)}"

@@ -169,9 +169,9 @@ def phases(arms: Sequence[kdtool.ArmResult]) -> list[PhaseCurves]:
     drawn = []
     for name in dict.fromkeys(name for arm in ordered for name in arm.histories):
         histories = [_History(arm.arm, arm.histories[name]) for arm in ordered if len(arm.histories.get(name, ())) > 1]
-        if histories:
+        if charts := tuple(_charts(histories)) if histories else ():
             titles = tuple((arm, arm_title(arm)) for arm in dict.fromkeys(history.arm for history in histories))
-            drawn.append(PhaseCurves(name, titles, tuple(_charts(histories)), *_shares(histories)))
+            drawn.append(PhaseCurves(name, titles, charts, *_shares(histories)))
     return drawn
 
 
@@ -206,7 +206,8 @@ def _pair(
         _Across("training time", f", {unit}", lambda report: report.seconds / seconds, None),
     ):
         lines = [(history.arm, _points(history, across.of, value)) for history in histories]
-        yield _chart(heading, across, [(arm, line) for arm, line in lines if len(line)])
+        if drawn := [(arm, line) for arm, line in lines if len(line) > 1]:
+            yield _chart(heading, across, drawn)
 
 
 def _chart(heading: str, across: _Across, lines: Sequence[tuple[str, Points]]) -> Chart:

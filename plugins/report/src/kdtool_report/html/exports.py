@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import kdtool
 
-from kdtool_report.html.comparisons import aside_of, figures, has_few_items
+from kdtool_report.html.comparisons import FEW, figures
 from kdtool_report.html.summary import COST_UNITS, FROM_ZERO, plain_export
 from kdtool_report.html.wording import Grouped, Measured, Subjects, key_of, name, percent, quantity, times, title
 
@@ -66,7 +66,7 @@ def exports(results: kdtool.Results, subjects: Subjects) -> Exports:
 def _files(results: kdtool.Results) -> Iterator[_File]:
     for file in results.exported_files():
         made = file.artifact
-        compared = {name: comparison for name, comparison in file.comparisons.items() if not aside_of(comparison)}
+        compared = {name: comparison for name, comparison in file.comparisons.items() if not comparison.aside}
         yield _File(made.quantisation or made.format, file.arm, made, compared)
 
 
@@ -84,7 +84,7 @@ def _pair(file: _File, key: str, grouped: Grouped, subjects: Subjects) -> tuple[
 def _size(file: _File, grouped: Grouped, subjects: Subjects) -> tuple[str, str]:
     measured, student = _pair(file, "file-size", grouped, subjects)
     hint = f"{percent(measured.mean / student.mean)} of the student’s" if measured and student and student.mean else ""
-    return quantity(measured.mean if measured else file.made.bytes, "bytes"), hint
+    return quantity(float(file.made.bytes), "bytes"), hint
 
 
 def _quality(file: _File, key: str, arms: Mapping[str, Measured]) -> tuple[str, str]:
@@ -119,7 +119,7 @@ def _otherwise(measured: Measured, other: Measured) -> str:
 def _sentence(file: _File, grouped: Grouped, subjects: Subjects) -> str:
     """Return a sentence on the file's cost, in the first score that it shares with the student, and on its saving."""
     units = {key: _unit(arms) for key, arms in grouped.items()}
-    judged = [comparison for comparison in file.compared.values() if not has_few_items(comparison)]
+    judged = [comparison for comparison in file.compared.values() if comparison.outcome != FEW]
     ranked = sorted(judged, key=lambda comparison: units.get(comparison.measurement) not in FROM_ZERO)
     saved = _state_saving(file, grouped, subjects)
     if not ranked:

@@ -8,8 +8,10 @@ Then the page names the same rows instead, as the verdict does.
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from dataclasses import replace
 from decimal import Decimal
+from hashlib import sha256
 from pathlib import Path
 
 import jinja2
@@ -27,15 +29,14 @@ def page(results: kdtool.Results, dollars_per_hour: Decimal | None = None) -> st
         results: the run.
         dollars_per_hour: the price of the machine that trained; None leaves training without a price.
     """
-    results = as_it_trained(results)
+    outcome, results = results.outcome, as_it_trained(results)
     units = {measurement.name: measurement.unit for measurement in results.measurements}
     higher = {measurement.name: measurement.higher_is_better for measurement in results.measurements}
     subjects = Subjects(results.subjects, results.values)
-    seeds = summary.seeds_of(results, subjects)
+    seeds = summary.seeds_of(results)
     against_controls = comparisons.with_controls(results.comparisons, subjects)
     with_reference = [each for each in results.comparisons if (each.arm, each.against) == ("student", REFERENCE)]
-    judged = comparisons.judgements(against_controls)
-    controlled = any(arm.arm.startswith("control") for arm in results.arms)
+    quality = summary.quality(results, subjects)
     money = accounts.money_of(results, subjects, dollars_per_hour)
     scored = [measurement for measurement in results.measurements if not measurement.texts]
     folder = Path(__file__).parent
@@ -48,16 +49,12 @@ def page(results: kdtool.Results, dollars_per_hour: Decimal | None = None) -> st
     )
     return environment.get_template("page.html.j2").render(
         results=results,
-        pays=(
-            comparisons.where_it_pays(judged, seeds, controlled=controlled)
-            if results.arms or judged
-            else results.verdict
-        ),
-        gained=comparisons.gain_over_base(results.comparisons, units),
-        referred=comparisons.against_reference(with_reference),
-        weakness=comparisons.weakness(subjects.gather(results.measurements)),
+        outcome=outcome,
+        referred=bool(with_reference),
+        measured_only=bool(results.measurements) and not results.arms,
         tiles=summary.tiles(results, subjects, money),
-        quality=summary.quality(results, subjects),
+        quality=quality,
+        markdown=summary.markdown(quality),
         seeds=seeds,
         pairs=comparisons.pairs(results.comparisons, units, subjects),
         forest=comparisons.forest([*against_controls, *with_reference], units, higher),
@@ -77,7 +74,8 @@ def page(results: kdtool.Results, dollars_per_hour: Decimal | None = None) -> st
         config_text=record.config_text,
         resolved=json.dumps(dict(results.recipe), indent=2, ensure_ascii=False, default=str) if results.recipe else "",
         style=_own_file(folder / "page.css"),
-        script=_own_file(folder / "page.js"),
+        script=(script := _own_file(folder / "page.js")),
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
     )
 
 

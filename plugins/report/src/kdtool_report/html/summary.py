@@ -67,11 +67,12 @@ class CostCell:
 
 @dataclass(frozen=True)
 class MeasurementRow:
-    """One measurement: its unit, the better direction, its settings, and a cell per arm."""
+    """One measurement: its unit, the better direction, its number of items, its settings, and a cell per arm."""
 
     heading: str
     unit: str
     better: str
+    items: str
     settings: tuple[tuple[str, str], ...]
     cells: tuple[Cell | CostCell | None, ...]
 
@@ -84,11 +85,10 @@ class Table:
     rows: tuple[MeasurementRow, ...]
 
 
-def seeds_of(results: kdtool.Results, subjects: Subjects) -> int:
-    """Count the student's seeds."""
+def seeds_of(results: kdtool.Results) -> int:
+    """Count the seeds that were trained or measured; 0 if there are none."""
     trained = {arm.seed for arm in results.arms if arm.arm == "student"}
-    measured = {subjects.of(measurement.subject) for measurement in results.measurements}
-    return max(len(trained), sum(arm == "student" for arm, _ in measured))
+    return max([len(trained), *(value.seeds for value in results.values if value.seeds > 1)])
 
 
 def quality(results: kdtool.Results, subjects: Subjects) -> Table:
@@ -100,6 +100,15 @@ def quality(results: kdtool.Results, subjects: Subjects) -> Table:
     )
 
 
+def markdown(table: Table) -> str:
+    """Return scores as a table in Markdown, to paste: each with its interval, next to the number of items."""
+    lines = [["", "n", *(name for _, name in table.columns)], ["---"] * (2 + len(table.columns))]
+    for row in table.rows:
+        cells = (f"{cell.value} ({cell.interval})".removesuffix(" ()") if cell else "–" for cell in row.cells)
+        lines.append([f"{row.heading} {row.unit}".rstrip(), row.items, *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def costs(results: kdtool.Results, subjects: Subjects) -> Table:
     """Tabulate sizes and speeds."""
     measured = [each for each in results.measurements if each.unit in COST_UNITS]
@@ -109,13 +118,15 @@ def costs(results: kdtool.Results, subjects: Subjects) -> Table:
 def tiles(results: kdtool.Results, subjects: Subjects, money: Money | None = None) -> list[Tile]:
     """Return the headline figures, without those that were not measured."""
     grouped = subjects.gather(results.measurements)
-    seeds = seeds_of(results, subjects)
+    seeds = seeds_of(results)
     made = [
         _size(results, grouped),
         *_against_teacher(grouped, subjects),
         *_scores(grouped, subjects),
         Tile("Paid for answers", money.total, f"{money.a_row} an accepted row") if money and money.a_row else None,
-        Tile("This run took", duration(results.seconds), "1 seed" if seeds == 1 else f"{seeds} seeds" if seeds else ""),
+        Tile("This run took", duration(results.seconds), "1 seed" if seeds == 1 else f"{seeds} seeds" if seeds else "")
+        if results.seconds
+        else None,
     ]
     return [tile for tile in made if tile is not None]
 
@@ -135,12 +146,13 @@ def _table(
     rows = []
     for name, by_arm in grouped.items():
         each = {arm: measured.first for arm, measured in by_arm.items()}
-        first = next(iter(each.values()))
+        first, counts = next(iter(each.values())), [measurement.n for measurement in each.values()]
         rows.append(
             MeasurementRow(
                 heading=title(name),
                 unit="" if first.unit in _SHOWN_UNITS or first.unit == in_words(name) else first.unit,
                 better="higher is better" if first.higher_is_better else "lower is better",
+                items=" to ".join(count(n) for n in dict.fromkeys([min(counts), max(counts)])),
                 settings=tuple(_settings({subjects.title(arm): each[arm].settings for arm in arms if arm in each})),
                 cells=cells({arm: by_arm.get(arm) for arm in arms}),
             )
@@ -277,7 +289,7 @@ def per_parameter(measurements: Sequence[kdtool.Measurement], subjects: Subjects
     made = []
     for key, points in rows.items():
         cells = {point.arm: _divide(point, 100 if units[key] == "fraction" else 1) for point in points}
-        row = MeasurementRow(title(key), "points", "higher is better", (), tuple(cells.get(arm) for arm in arms))
+        row = MeasurementRow(title(key), "points", "higher is better", "", (), tuple(cells.get(arm) for arm in arms))
         made.append(row)
     return Table(tuple((arm, subjects.title(arm)) for arm in arms), tuple(made))
 

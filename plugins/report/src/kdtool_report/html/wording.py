@@ -104,7 +104,8 @@ class Subjects:
         """Return an arm's display name."""
         if self.is_exported(arm):
             return f"Exported: {arm.removeprefix('student-')}"
-        return arm if self._roles.get(arm) == "artifact" else arm_title(arm)
+        named = self._roles.get(arm, "artifact") == "artifact"  # a run or model has its own name, even "base"
+        return arm if named else arm_title(arm)
 
     def gather(self, measurements: Iterable[kdtool.Measurement]) -> dict[str, dict[str, Measured]]:
         """Group measurements by name, then arm, both in their original order."""

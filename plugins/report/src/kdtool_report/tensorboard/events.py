@@ -92,7 +92,8 @@ def _record(body: bytes) -> bytes:
 
 def _read(path: Path) -> Iterator[Event]:
     """Yield the events of a file, the version first, up to what a killed process left of one."""
-    data, at = path.read_bytes(), 0
+    with kdtool.open_regular(path, None) as file:
+        data, at = file.read(), 0
     while at + 16 <= len(data):
         end = at + 16 + unpack_from("<Q", data, at)[0]
         body = data[at + 12 : end - 4]

@@ -149,16 +149,6 @@ class StateTargets:
         from kdtool_torch.batch import NO_LABEL, copy_to_host
 
         counts = (batch.labels != NO_LABEL).sum(1).tolist()
-        kept = self._states_to_store(signal)
-        copied = copy_to_host(list(kept.values()))
-
-        def encode() -> Iterator[Mapping[str, Tensor]]:
-            for states in zip(*(torch.split(tensor, counts) for tensor in copied()), strict=True):
-                yield dict(zip(kept, states, strict=True))
-
-        return encode
-
-    def _states_to_store(self, signal: kdtool.Signal) -> dict[str, Tensor]:
         want = self._want
         states_by_name = {_LAST: signal.lazy.hidden} if signal.lazy is not None else {}
         states_by_name |= {_layer(layer): states for layer, states in signal.hidden.items()}
@@ -168,7 +158,14 @@ class StateTargets:
             raise kdtool.PluginError(
                 f"the teacher's signal must hold {sorted(wanted)}, but holds {sorted(states_by_name)}: correct its `offers`"
             )
-        return {name: states_by_name[name] for name in sorted(wanted)}
+        kept = {name: states_by_name[name] for name in sorted(wanted)}
+        copied = copy_to_host(list(kept.values()))
+
+        def encode() -> Iterator[Mapping[str, Tensor]]:
+            for states in zip(*(torch.split(tensor, counts) for tensor in copied()), strict=True):
+                yield dict(zip(kept, states, strict=True))
+
+        return encode
 
 
 class RecalledStates:
@@ -196,19 +193,10 @@ class RecalledStates:
     def _head(self, device: device) -> kdtool.Head:
         with self._lock:
             if device not in self._heads:
-                self._heads[device] = self._load_head(device)
+                tensors = {name: tensor.to(device) for name, tensor in self._recorded.header().items()}
+                facts = {name: self._recorded.facts[name] for name in ("vocabulary", "scale", "soft_cap")}
+                self._heads[device] = kdtool.Head(tensors["weight"], bias=tensors.get("bias"), **facts)
             return self._heads[device]
-
-    def _load_head(self, device: device) -> kdtool.Head:
-        facts, tensors = self._recorded.facts, self._recorded.header()
-        bias = tensors.get("bias")
-        return kdtool.Head(
-            weight=tensors["weight"].to(device),
-            vocabulary=facts["vocabulary"],
-            bias=None if bias is None else bias.to(device),
-            scale=facts["scale"],
-            soft_cap=facts["soft_cap"],
-        )
 
 
 def _layer(layer: int) -> str:

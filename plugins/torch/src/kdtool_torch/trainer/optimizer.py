@@ -5,29 +5,25 @@ The estimate asks for the recipe's.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import kdtool
 import torch
 from torch import Tensor, nn
 
+from kdtool_torch.optimizers import AdamW
 from kdtool_torch.trainer.settings import StandardTrainerConfig
 
-_NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
-"""Names of parameters without weight decay: biases and norms."""
 _PREFIX = "optimizer."
 
 
 def build_optimizer(config: StandardTrainerConfig, run: kdtool.RunInfo, module: nn.Module) -> torch.optim.Optimizer:
     """Return the optimizer that the recipe names, else fused AdamW without decay of norms and biases."""
-    component, rate = named_optimizer(run, config.sharding), config.learning_rate
-    optimizer = (
-        torch.optim.AdamW(list(_parameter_groups(module, config.weight_decay)), lr=rate, betas=config.betas, fused=True)
-        if component is None
-        else _make_named_optimizer(component, run, module, rate)
-    )
+    component = named_optimizer(run, config.sharding)
+    if component is None:
+        component = AdamW(AdamW.Config(weight_decay=config.weight_decay, betas=config.betas))
+    optimizer = _make_optimizer(component, run, module, config.learning_rate)
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     return optimizer
@@ -106,7 +102,7 @@ def restore_optimizer(
     return optimizer_tensors(optimizer, module)
 
 
-def _make_named_optimizer(
+def _make_optimizer(
     component: kdtool.Optimizer, run: kdtool.RunInfo, module: nn.Module, learning_rate: float
 ) -> torch.optim.Optimizer:
     """Return the component's optimizer of all parameters of the module that learn.
@@ -117,7 +113,7 @@ def _make_named_optimizer(
     learned = ((name, weight) for name, weight in module.named_parameters() if weight.requires_grad)
     parameters = {name.removeprefix("student."): weight for name, weight in learned}
     optimizer = component.kdtool_optimizer(run, parameters, learning_rate)
-    owner = run.hook.owner(run.implementing("kdtool_optimizer")[0])
+    owner = next(map(run.hook.owner, run.implementing("kdtool_optimizer")), None)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise kdtool.PluginError(f"{owner} must return a torch.optim.Optimizer, not {type(optimizer).__name__}")
     grouped = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
@@ -128,16 +124,6 @@ def _make_named_optimizer(
             f"returned {len(grouped)}, with {wrong[0] if wrong else 'one that does not learn'} among the wrong ones"
         )
     return optimizer
-
-
-def _parameter_groups(module: nn.Module, weight_decay: float) -> Iterator[dict[str, Any]]:
-    norms = {id(weight) for norm in module.modules() if isinstance(norm, nn.LayerNorm) for weight in norm.parameters()}
-    learning = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
-    decays = [id(weight) not in norms and not _NO_DECAY.search(name.lower()) for name, weight in learning]
-    for decay, value in ((True, weight_decay), (False, 0.0)):
-        weights = [weight for (_, weight), decayed in zip(learning, decays, strict=True) if decayed == decay]
-        if weights:
-            yield {"params": weights, "weight_decay": value}
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

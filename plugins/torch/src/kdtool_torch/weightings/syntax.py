@@ -109,7 +109,7 @@ class Syntax(kdtool.Weighting):
 def _read(body: kdtool.Text | kdtool.Completion | kdtool.Messages, language: str) -> Iterator[tuple[str, str]]:
     """Yield the parts that are lexed separately, in order, each with its language, or "" if it is not code."""
     if isinstance(body, kdtool.Messages):
-        for _, content in body.turns:
+        for content in kdtool.parts_of(body):
             yield from stretches(content, language)
     else:  # a completion continues the text of its prompt
         yield "".join(kdtool.parts_of(body)), language

@@ -86,7 +86,10 @@ def _of_folder(folder: Path) -> str | None:
     if "license_expression" in card:  # the licences of an exported student
         return str(card["license_expression"])
     for file in (folder / name for name in _FILES):
-        begin = file.read_text(encoding="utf-8", errors="replace")[:2000] if file.is_file() else ""
+        if not file.is_file():
+            continue
+        with kdtool.open_regular(file, None) as opened:
+            begin = opened.read(2000).decode(errors="replace")
         if known := _match("texts", begin.upper()):
             return known
     return "other" if named == "other" else None

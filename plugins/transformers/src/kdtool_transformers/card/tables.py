@@ -25,7 +25,7 @@ class CardFile:
 
 COST = (
     "file-size", "parameters", "time-to-first-token", "prefill-speed", "decode-speed", "peak-memory", "resident-memory",
-    "peak-device-memory", "energy-per-token", "break-even",
+    "peak-device-memory", "energy-per-token",
 )  # fmt: skip
 """Measurements of a model's cost for its user."""
 RISK = ("memorised", "longest-copy", "memorisation", "contamination")

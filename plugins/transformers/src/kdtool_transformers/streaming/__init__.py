@@ -41,6 +41,7 @@ class StreamingRuntime(TransformersRuntime):
         unload: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(model, compute, window, unload)
+        self.abilities = self.abilities | {"echo"}
         self._streamer: Streamer | None = None
         self._lock = Lock()
 

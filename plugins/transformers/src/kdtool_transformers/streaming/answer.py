@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 import kdtool
+import torch
 from kdtool_torch import Sampler
 from torch import Tensor
 
@@ -60,6 +61,9 @@ class StreamedAnswer:
         self.sampler = Sampler.of(request, model.head.weight.device)
         self.text = GrowingText(tokenizer, request, prompt, len(removed.decode()))
         self.logprobs = None if request.logprobs is None else _Logprobs(tokenizer, request.logprobs)
+        self.echoes = request.echo and self.logprobs is not None
+        self._unlisted = _start_length(tokenizer, request, prompt) if self.echoes else 0
+        self._pieces = tokenizer.pieces(prompt) if self.echoes else []
         self.pieces: Pieces = SimpleQueue()
         self.lookup = PromptLookup()
         self.read = 0
@@ -72,8 +76,9 @@ class StreamedAnswer:
 
     def accept(self, token: int, logits: Tensor) -> None:
         """Put the piece of a new token; `logits` [vocabulary] are those it was chosen by."""
-        logprobs = () if self.logprobs is None or token in self.ends else (self.logprobs.of(token, logits),)
         ended = token in self.ends
+        is_listed = self.logprobs is not None and (self.echoes or not ended)
+        logprobs = self.logprobs.of([token], logits[None]) if self.logprobs is not None and is_listed else ()
         text = "" if ended else self.text.add(token)
         if ended or self.text.has_stopped() or len(self.text.ids) >= self.limit:
             rest, finish = self.text.finish(ended=ended)
@@ -81,6 +86,18 @@ class StreamedAnswer:
             self.put(text + rest, finish, logprobs)
         else:
             self.put(text, None, logprobs)
+
+    def echo(self, logits: Tensor) -> tuple[kdtool.TokenLogprob, ...]:
+        """Return the log-probabilities of the prompt's tokens that `logits` [n, V] predict, those after the tokens read."""
+        if self.logprobs is None or not self.echoes:
+            return ()
+        begin = self.read + bool(self.read)
+        if not self.read:  # nothing predicts the first
+            logits = torch.cat([logits[:1], logits])
+            logits[self._unlisted : self._unlisted + 1] = torch.nan
+        first = max(begin, self._unlisted)
+        tokens = self.prompt[first : begin + len(logits)]
+        return self.logprobs.of(tokens, logits[first - begin :][: len(tokens)], self._pieces[first:])
 
     def put(
         self, text: str, finish: Literal["stop", "length"] | None = None, logprobs: tuple[kdtool.TokenLogprob, ...] = ()
@@ -94,20 +111,45 @@ class _Logprobs:
 
     def __init__(self, tokenizer: TransformersTokenizer, count: int) -> None:
         self._tokenizer, self._count = tokenizer, count
-        self._name(tokenizer.end_of_text)  # refuses a tokenizer whose tokens cannot be written one by one
+        self._piece(tokenizer.end_of_text)  # refuses a tokenizer whose tokens cannot be written one by one
 
-    def of(self, token: int, logits: Tensor) -> kdtool.TokenLogprob:
-        """Return a token's, from its logits [vocabulary]."""
+    def of(
+        self, tokens: Sequence[int], logits: Tensor, pieces: Sequence[bytes] = ()
+    ) -> tuple[kdtool.TokenLogprob, ...]:
+        """Return those of tokens, from their logits [tokens, V]. `pieces`: their bytes, if not as after others."""
         values = logits.float().log_softmax(-1)
-        best = values.topk(min(max(0, self._count), len(values)))
-        top = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return kdtool.TokenLogprob(
-            self._name(token), float(values[token]), tuple((self._name(each), value) for each, value in top)
-        )
+        best = values.topk(min(self._count, values.shape[-1]))
+        chosen = values.gather(-1, torch.tensor([tokens], dtype=torch.long, device=values.device).T).flatten().tolist()
+        likeliest = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        tops = (tuple(zip(map(self._name, ids), of_ids, strict=True)) for ids, of_ids in likeliest)
+        rows = zip(tokens, pieces or map(self._piece, tokens), chosen, tops, strict=False)
+        return tuple(kdtool.TokenLogprob(self._name(i, piece), p, top, bool(piece)) for i, piece, p, top in rows)
 
-    def _name(self, token: int) -> str:
+    def _name(self, token: int, piece: bytes | None = None) -> str:
+        """Return a token's text, and the name of a control token."""
+        written = self._piece(token) if piece is None else piece
+        return written.decode("utf-8", "surrogateescape") or self._tokenizer.inner.convert_ids_to_tokens(token) or ""
+
+    def _piece(self, token: int) -> bytes:
         # Decoded after another token, since some tokenizers drop the space of the first.
-        return self._tokenizer.pieces([token, token])[1].decode("utf-8", "replace")
+        return self._tokenizer.pieces([token, token])[1]
+
+
+def _start_length(tokenizer: TransformersTokenizer, request: kdtool.Request, prompt: list[int]) -> int:
+    """Return how many tokens precede those of a request's prompt.
+
+    Raises:
+        UsageError: its text contains control tokens, which would not be read as such.
+    """
+    if request.ids:
+        return 0
+    ids = tokenizer.encode_template(request.prompt)
+    if ids and ids != prompt[-len(ids) :]:
+        raise kdtool.UsageError(
+            "prompt: control tokens in a text are read as text, so the tokens of its log-probabilities would not be those "
+            "that you expect; send token ids, or leave out the control tokens"
+        )
+    return len(prompt) - len(ids)
 
 
 _DECODED_BEFORE = 16

@@ -53,7 +53,7 @@ class SpeculativeRuntime(kdtool.Runtime):
         self._target, self._draft = _require_transformers(target, "target"), _require_transformers(draft, "draft")
         self._tokens = tokens
         self.model = target.model
-        self.abilities = target.abilities
+        self.abilities = target.abilities - {"echo"}
         self.last = Speculation()
         _require_same_vocabulary(self._target, self._draft)
         with self._target.passes() as model:

@@ -97,7 +97,7 @@ class Streamer:
             request, removed = self._healing.shorten(request)
         prompt = prompt_ids(self._model.tokenizer, request)
         room = self._context - len(prompt) - bool(removed) if self._context else request.max_tokens
-        if room <= 0:
+        if room < min(1, request.max_tokens):
             yield kdtool.TextPiece("", len(prompt), 0, "refused")
             return
         limit = min(request.max_tokens, room)
@@ -208,20 +208,21 @@ class Streamer:
         left = _CHUNK
         for row in self._waiting[:room]:
             try:
-                if not row.read and isinstance(row.cache, RowCache):
+                if not row.read and isinstance(row.cache, RowCache) and not row.echoes:
                     row.read = self._reuse(row.prompt, row.cache)
                 chunk = row.prompt[row.read : row.read + left]
-                logits = self._forward([chunk], [row.read], row.cache)[:, -1]
+                logits = self._forward([chunk], [row.read], row.cache, len(chunk) if row.echoes else 1)
+                logprobs = row.echo(logits[0, :, : self._model.tokenizer.vocabulary])
             except Exception as error:  # such as too little memory; its cache is separate, so the others continue
                 row.done = True
                 row.pieces.put(error)
                 continue
             row.read += len(chunk)
             left -= len(chunk)
+            if row.read < len(row.prompt) or logprobs:
+                row.put("", None, logprobs)
             if row.read == len(row.prompt):
-                self._admit(row, logits)
-            else:
-                row.put("")
+                self._admit(row, logits[:, -1])
             if not left:
                 break
         with self._lock:
@@ -229,7 +230,11 @@ class Streamer:
 
     def _admit(self, row: StreamedAnswer, logits: Tensor) -> None:
         """Generate the first token of a row whose prompt is read, and let it join the others."""
-        self._advance([row], logits)
+        if row.limit:
+            self._advance([row], logits)
+        else:
+            row.done = True
+            row.put("", "length")
         cache, row.cache = row.cache, None
         if isinstance(cache, RowCache):
             self._keep(row.prompt, cache)
