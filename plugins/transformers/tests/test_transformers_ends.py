@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from kdtool_export.gguf.files import write_gguf
-from kdtool_testing.tiny_models import save_tiny
+from kdtool_testing.tiny_models import save_tiny, tiny_model
 from kdtool_transformers import open_model, open_tokenizer
 from kdtool_transformers.gguf import convert_gguf_into
 from kdtool_transformers.opening import open_config
@@ -135,3 +135,30 @@ def test_two_roundings_of_one_matrix_are_one(
     assert not any(capfd.readouterr()), "no bars"
     stored = json.loads((tmp_path / "made" / "generation_config.json").read_text(encoding="utf-8"))
     assert stored["eos_token_id"] == [model.tokenizer.end_of_text]
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+BLEND = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 48}
+
+
+@pytest.mark.parametrize(
+    ("family", "scaling"),
+    [
+        ("llama", {"rope_type": "linear", "factor": 2.0}),
+        ("llama", YARN),
+        ("qwen2", {**YARN, "attention_factor": 1.3}),
+        ("llama", {"rope_type": "llama3", "factor": 8.0, **BLEND}),
+    ],
+)
+def test_rotary_scaling_is_read_from_a_gguf_file(family: str, scaling: Mapping[str, Any], tmp_path: Path) -> None:
+    shape = {"head_dim": 32} if family == "llama" else {}  # so that some frequencies are blended
+    made = tiny_model(family, vocab_size=264, rope_parameters={"rope_theta": 10000.0, **scaling}, **shape)
+    for weight in made.model.parameters():
+        weight.data = weight.data.bfloat16().float()  # as a conversion stores them
+    (tmp_path / "folder").mkdir()
+    convert_gguf_into(write_gguf(made, tmp_path / "made.gguf", pre="smollm"), tmp_path / "folder")
+    opened = open_model(tmp_path / "folder", dtype=torch.float32)
+    assert opened.model.config.rope_parameters["rope_type"] == scaling["rope_type"]
+    ids = torch.arange(100)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(opened.model(ids).logits, made.model(ids).logits, atol=1e-5, rtol=0)

@@ -12,9 +12,9 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_starcoder2_tokenizer
-from kdtool_transformers import open_tokenizer
-from tokenizers import Tokenizer
+from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_starcoder2_tokenizer, save_tiny
+from kdtool_transformers import open_model, open_tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 CLASSES = (
     *("GPT2Tokenizer", "Qwen2Tokenizer", "GPTNeoXTokenizer", "CodeGenTokenizer", "CohereTokenizer", "RobertaTokenizer"),
@@ -141,3 +141,25 @@ def test_a_published_tokenizer_is_read_as_its_file_says(name: str, tmp_path: Pat
             assert stored.decode(ids, skip_special_tokens=False) == whole
         learned = [index for index, is_learned in zip(ids, labelled, strict=True) if is_learned]
         assert stored.decode(learned, skip_special_tokens=False).endswith(f"{turns[-1][1]}{ENDS[name]}")
+
+
+def test_control_tokens_without_a_row_of_the_model_are_plain_text(tmp_path: Path) -> None:
+    """As that of images in the tokenizer of Gemma 3's text models, one more than their embedding has rows."""
+    rows = save_tiny(tmp_path, vocabulary=264).facts.vocabulary
+    file = tmp_path / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.add_tokens([f"<word{number}>" for number in range(264 - rows)])
+    tokenizer.add_special_tokens([AddedToken("<image>", special=True, normalized=False)])
+    assert tokenizer.token_to_id("<image>") == 264
+    tokenizer.save(str(file))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "image_token": "<image>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    model = open_model(tmp_path)
+    model.save(tmp_path / "student")
+    for opened in (model.tokenizer, open_tokenizer(tmp_path / "student")):
+        assert opened.vocabulary == len(opened.tokens()) == 264
+        assert opened.decode(opened.encode("a <image> b")) == "a <image> b"
+    tokenizer.add_tokens(["<word>"])
+    tokenizer.save(str(file))
+    with pytest.raises(kdtool.UsageError, match="belongs to another model"):
+        open_model(tmp_path)

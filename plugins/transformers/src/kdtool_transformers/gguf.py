@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from itertools import takewhile
 from pathlib import Path
@@ -161,23 +161,24 @@ def _fitting_config(file: Path, reader: GGUFReader) -> Any:
         config.head_dim = head
     if "position_embd" in stored:
         config.max_position_embeddings = stored["position_embd"][0]
+    if scaling := _rotary_scaling(reader, about, config):
+        config.rope_parameters = {**config.rope_parameters, **scaling}
+        stored.pop("rope_freqs", None)
     model = without_weights(config)
     names, weights = get_gguf_hf_weights_map(model, TENSOR_PROCESSORS.get(kind, TensorProcessor)()), model.state_dict()
     expected = {name.removesuffix(".weight"): [*weights[other].shape] for name, other in names.items()}
     if config.tie_word_embeddings:
         expected.pop("output", None)
     turning = [2 * len(buffer) for name, buffer in model.named_buffers() if name.endswith("inv_freq")]
-    width, order = (
-        stored.get("blk.0.attn_output", [0])[-1],
-        sorted if kind == "gpt2" else list,
-    )  # GPT-2's are transposed
+    width = stored.get("blk.0.attn_output", [0])[-1]
+    order = sorted if kind == "gpt2" else list  # its matrices are transposed
     claims: dict[str, Sequence[Any]] = {
         "vocab_size": [config.vocab_size],
         "feed_forward_length": stored.get("blk.0.ffn_down", [])[-1:],
         "attention.head_count": [width // head] if head and width and not hasattr(config, "global_head_dim") else [],
         "attention.value_length": [head] if head else [],
         "rope.dimension_count": turning,
-        "rope.scaling.type": ["none"],
+        "rope.scaling.type": ["none", scaling.get("rope_type")],
     }
     problems = [
         *(f"{name} is missing" for name in sorted(expected.keys() - stored)),
@@ -197,6 +198,38 @@ def _fitting_config(file: Path, reader: GGUFReader) -> Any:
     if problems:
         raise ValueError(problems[0])
     return config
+
+
+def _rotary_scaling(reader: GGUFReader, about: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Return how a file scales rotary frequencies, in transformers' terms; {} if it does not, or in another way.
+
+    For Llama 3.1's way a file holds only what each frequency is divided by: 1 for short waves, a factor for long ones, and
+    a blend between a quarter of the original context and all of it, from which that context follows.
+    """
+    known = {
+        key.removeprefix("rope.scaling."): value for key, value in about.items() if key.startswith("rope.scaling.")
+    }
+    kind, factor, original = (known.pop(key, None) for key in ("type", "factor", "original_context_length"))
+    divisors = next((tensor.data for tensor in reader.tensors if tensor.name == "rope_freqs.weight"), None)
+    if divisors is not None:
+        size = 2 * len(divisors)
+        waves = 2 * np.pi * config.rope_parameters["rope_theta"] ** (np.arange(0, size, 2) / size)
+        factor = float(divisors.max())
+        blended = (divisors > 1) & (divisors < factor)
+        if not blended.any():
+            return {}
+        shares = (1 / divisors - 1 / factor) / (1 - 1 / factor)
+        original = round(float(np.median((waves * (1 + 3 * shares))[blended])))
+        expected = 1 / (np.clip((original / waves - 1) / 3, 0, 1) * (1 - 1 / factor) + 1 / factor)
+        names = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": original}
+        return {"rope_type": "llama3", "factor": factor, **names} if np.allclose(divisors, expected, rtol=1e-4) else {}
+    if kind == "linear" and factor and not known:
+        return {"rope_type": "linear", "factor": factor}
+    if kind == "yarn" and factor and original and not known.keys() - {"attn_factor"}:
+        scale = known.get("attn_factor", 1.0) * (1 + 0.1 * np.log(factor))
+        names = {"original_max_position_embeddings": original, "attention_factor": float(scale)}
+        return {"rope_type": "yarn", "factor": factor, **names}
+    return {}
 
 
 def _tie(model: Any, file: Path, reader: GGUFReader, say: Callable[[str], None]) -> None:

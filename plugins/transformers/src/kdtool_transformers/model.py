@@ -31,6 +31,7 @@ from kdtool_transformers.attention import (
     use_document_attention,
 )
 from kdtool_transformers.tokenizer import TransformersTokenizer
+from kdtool_transformers.tokenizer_json import forget_beyond
 
 if TYPE_CHECKING:
     from kdtool_torch.estimates import ActivationMemory
@@ -192,6 +193,7 @@ class TransformersModel(CausalModel):
     def _check_tokenizer(self, folder: Path) -> None:
         # For some model types AutoTokenizer builds its own class regardless of tokenizer.json.
         opened = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        forget_beyond(opened, self.model.config.get_text_config().vocab_size)
         if TransformersTokenizer(opened).fingerprint != self.tokenizer.fingerprint:
             raise kdtool.PluginError(
                 f"transformers opens the tokenizer saved in {folder} as {type(opened).__name__}, which gives other ids than "

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
@@ -150,6 +151,7 @@ def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: 
 
     from kdtool_transformers.gguf import save_gguf_tokenizer
     from kdtool_transformers.tokenizer import TransformersTokenizer
+    from kdtool_transformers.tokenizer_json import forget_beyond
 
     path = Path(source).expanduser()
     if path.suffix.lower() == ".gguf" and path.is_file():
@@ -169,8 +171,13 @@ def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: 
             inner = _as_stored(inner, folder, where, settings)
         if set(inner.get_vocab()) <= set(inner.all_special_tokens):  # transformers created an empty one
             raise ValueError(NO_TOKENIZER)
+        stored = _configurations(where, revision, offline)
+        forget_beyond(inner, {"vocab_size": None, **stored[0], **stored[0].get("text_config", {})}["vocab_size"])
         tokenizer = TransformersTokenizer(inner)
-        tokenizer.stored_ends = _stored_ends(where, revision, offline)
+        # Chat models list the end of a turn only there.
+        named = [config.get("eos_token_id") for config in stored]
+        ends = [each if isinstance(each, list) else [each] for each in named if each is not None]
+        tokenizer.stored_ends = sorted({*chain.from_iterable(ends)})
     return tokenizer
 
 
@@ -216,18 +223,14 @@ def _differing(inner: Any, stored: Any, folder: Path) -> list[str]:
     return differing
 
 
-def _stored_ends(where: Path | str, revision: str | None, offline: bool) -> Sequence[int]:
-    """Return the ids that end an answer by the model's configurations; chat models list the end of a turn only there."""
+def _configurations(where: Path | str, revision: str | None, offline: bool) -> list[dict[str, Any]]:
+    """Return the model's configuration and that of its generation, empty where there is none."""
     from kdtool_transformers.weights import read_json
 
-    ends: set[int] = set()
-    for file in ("generation_config.json", "config.json"):
-        folder = _local_folder(where, revision, offline, file)
-        if folder is None or not (folder / file).is_file():
-            continue
-        stored = read_json(folder / file).get("eos_token_id")
-        ends.update(stored if isinstance(stored, list) else () if stored is None else (stored,))
-    return sorted(ends)
+    files = ("config.json", "generation_config.json")
+    folders = [_local_folder(where, revision, offline, file) for file in files]
+    paths = [folder and folder / file for folder, file in zip(folders, files, strict=True)]
+    return [read_json(path) if path and path.is_file() else {} for path in paths]
 
 
 def open_config(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Any:
