@@ -34,7 +34,7 @@ nitpick_ignore_regex = [
         "py:class",
         r"Tensor|Module|TorchOptimizer|Path|Callable|Iterable|Iterator|Mapping|Sequence|Literal|ConfigDict|ClassVar|[CKP-T]",
     ),
-    ("py:class", "Needs|Owner|datetime|sqlite3.*"),
+    ("py:class", "BufferedReader|Needs|Owner|datetime|sqlite3.*"),
     # returned by functions, whose descriptions explain the attributes
     ("py:class", "Compared|ExportedFile|KnownRun|Named|Requirement|TextSource"),
 ]

@@ -261,7 +261,7 @@ def test_the_base_is_measured_once_before_training_and_compared(recipe: dict[str
     assert names.index("scores/perplexity-base") < names.index("phases/student-seed0-train")
     assert "Against itself before training, the student is " in results.verdict
     report = (results.folder / "report.html").read_text(encoding="utf-8")
-    assert "Since before training: perplexity " in report
+    assert "Against itself before training, the student is " in report
     assert kdtool.load(results.folder).subjects == results.subjects
 
 

@@ -107,8 +107,8 @@ from kdtool._errors import TargetMissedError as TargetMissedError
 from kdtool._errors import UsageError as UsageError
 from kdtool._plugins.registry import list_plugins as list_plugins
 from kdtool._plugins.registry import load_plugin as load_plugin
-from kdtool._store.foreign import copy_inside as copy_inside
-from kdtool._store.foreign import open_regular as open_regular
+from kdtool._store.files import copy_inside as copy_inside
+from kdtool._store.files import open_regular as open_regular
 from kdtool._text.terminal import say as say
 
 __version__ = _version("kdtool")

@@ -58,7 +58,7 @@ def check(
     else:
         advice = _proposal(report) if wanted or not (fits["memory"] and fits["gpu"]) else ()
         warnings = (click.style(f"! {line}", fg="yellow", bold=True) for line in report["warnings"])
-        for line in (*_verdict(report), *warnings, *advice, *_blocks(report)):
+        for line in (*_verdict(report), *advice, *warnings, *_blocks(report)):
             say(line)
     asked = (memory is not None and not fits["memory"]) or (gpu is not None and not fits["gpu"])
     if asked or (fit is not None and report["proposal"] is None):

@@ -41,7 +41,7 @@ from kdtool._plugins.distributions import (
     points,
     refusal,
 )
-from kdtool._store.foreign import open_regular
+from kdtool._store.files import open_regular
 from kdtool._text.names import did_you_mean
 from kdtool._text.terminal import print_line
 

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from kdtool._errors import Problem, RecipeError
-from kdtool._store.foreign import open_regular
+from kdtool._store.files import open_regular
 
 KeyPath = tuple[str | int, ...]
 

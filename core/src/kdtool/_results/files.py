@@ -35,8 +35,7 @@ from kdtool._contract.reporting import ComponentRecord, Results, export_link
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import StorageError, UsageError, cause_of
 from kdtool._plugins.hook_specs import PREFIX
-from kdtool._store.files import append_line, read_sealed, write_beside, write_sealed
-from kdtool._store.foreign import open_regular
+from kdtool._store.files import append_line, open_regular, read_sealed, write_beside, write_sealed
 from kdtool._store.shared import EVENTS, GRAPH, RESULTS
 from kdtool._text.names import did_you_mean
 

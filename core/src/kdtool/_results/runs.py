@@ -20,7 +20,7 @@ from kdtool._errors import KdtoolError, UsageError
 from kdtool._plugins.hooks import translate_errors
 from kdtool._results.comparisons import arm_of, compare_all, side_by_side
 from kdtool._results.files import find_run, read_results
-from kdtool._store.foreign import open_regular
+from kdtool._store.files import open_regular
 from kdtool._store.shared import GRAPH, HOLDER, PLACES, RESULTS, TASKS, bytes_below, known_runs, worker_of
 from kdtool._text.names import did_you_mean
 from kdtool._text.terminal import number

@@ -1,5 +1,8 @@
 """Files that survive a kill: whole or absent, sealed, or committed one by one in an unfinished folder.
 
+`open_regular` and `copy_inside` read what others may have written: opening a pipe or a device may never end, and a link may
+lead to a file that nobody meant to read or send.
+
 A sealed file is a JSON object whose last entry, `sha256`, is the digest of every byte before it. Manifests, the graph and
 results are sealed.
 
@@ -15,13 +18,14 @@ import errno
 import hashlib
 import json
 import os
+import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from io import FileIO
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any
 
 from kdtool._errors import StorageError
-from kdtool._store.foreign import open_regular
 
 PRIVATE = 0o600
 """Mode of a file with prompts, answers or money."""
@@ -289,3 +293,54 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class UnfitFileError(StorageError, OSError):
+    """The file is a pipe or a device, is too large, or leads out of its folder."""
+
+
+def open_regular(path: Path, limit: int | None = 64 << 20, inside: Path | None = None) -> BufferedReader:
+    """Open a file that others may have written, to read its bytes. Since 0.1.
+
+    Args:
+        path: the file; links are followed.
+        limit: the most bytes it may have; None for any number, if it is not read whole.
+        inside: the folder that it must be in, links resolved. Links of the Hugging Face cache to its blobs are allowed.
+
+    Raises:
+        OSError: it cannot be opened, or is a folder. Also a `StorageError` if it is refused.
+    """
+    real, base = (Path(os.path.realpath(each or "/")) for each in (path, inside))  # unlike `resolve`, it never raises
+    blobs = base.parents[1] / "blobs" if base.parent.name == "snapshots" else base
+    if not (real.is_relative_to(base) or real.is_relative_to(blobs)):
+        raise UnfitFileError(f"{path} leads out of {inside}; expected a file in it; copy the file there, or remove it")
+    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 - Path's takes no opener
+    status, problem = os.fstat(file.fileno()), "is a pipe or a device; expected a file"
+    if stat.S_ISREG(status.st_mode):
+        if limit is None or status.st_size <= limit:
+            return file
+        problem = f"has {status.st_size:,} bytes; expected {limit:,} at most"
+    file.close()
+    raise UnfitFileError(f"{path} {problem}; replace or remove it")
+
+
+def copy_inside(source: Path, folder: Path, target: Path) -> None:
+    """Copy a file below `folder`, or a folder with all its files, to the same place below `target`. Since 0.1.
+
+    Raises:
+        OSError: a file cannot be copied. Also a `StorageError` if it is not below `folder`, or not a file.
+    """
+    base, below = Path(os.path.abspath(folder)), Path(os.path.abspath(source))  # noqa: PTH100 - links stay as they are
+    if not below.is_relative_to(base):  # unless one of them was resolved before
+        base, below = Path(os.path.realpath(base)), Path(os.path.realpath(below))
+    if below == base or not below.is_relative_to(base):
+        raise UnfitFileError(f"{source} is not below {folder}; expected a file or a folder there; move it")
+    for path in sorted(below.rglob("*")) if below.is_dir() else [below]:
+        if path.is_symlink() or not path.is_dir():
+            (target / path.relative_to(base)).parent.mkdir(parents=True, exist_ok=True)
+            with open_regular(path, None, base) as file, (target / path.relative_to(base)).open("wb") as copy:
+                shutil.copyfileobj(file, copy)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # else a pipe is opened once someone writes to it

@@ -28,8 +28,7 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from kdtool._errors import LockedError, StorageError, UsageError
-from kdtool._store.files import make_private, read_sealed, write_beside, write_sealed
-from kdtool._store.foreign import open_regular
+from kdtool._store.files import make_private, open_regular, read_sealed, write_beside, write_sealed
 
 GRAPH = "graph.json"
 """The file in a run's folder that holds what `Graph.record` returns."""

@@ -10,7 +10,6 @@ from kdtool_transformers.model import AbsentTokenizer as AbsentTokenizer
 from kdtool_transformers.model import TransformersFacts as TransformersFacts
 from kdtool_transformers.model import TransformersModel as TransformersModel
 from kdtool_transformers.model import facts_of as facts_of
-from kdtool_transformers.model import no_progress_bar as no_progress_bar
 from kdtool_transformers.model import outline_of as outline_of
 from kdtool_transformers.model import require_separate_documents as require_separate_documents
 from kdtool_transformers.model import without_weights as without_weights
@@ -41,3 +40,4 @@ from kdtool_transformers.teacher import PublishedTeacher as PublishedTeacher
 from kdtool_transformers.teacher import PublishedTeacherConfig as PublishedTeacherConfig
 from kdtool_transformers.tokenizer import TransformersTokenizer as TransformersTokenizer
 from kdtool_transformers.tokenizer import byte_tokenizer as byte_tokenizer
+from kdtool_transformers.weights import no_progress_bar as no_progress_bar

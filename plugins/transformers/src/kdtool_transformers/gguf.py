@@ -21,8 +21,8 @@ import numpy as np
 from gguf import GGUFReader, GGUFValueType, TokenType
 from kdtool_torch import cache_folder, complete_folder, content_hash, give_usual_mode, isolated_rng
 
-from kdtool_transformers.model import no_progress_bar, without_weights
-from kdtool_transformers.weights import require_complete
+from kdtool_transformers.model import without_weights
+from kdtool_transformers.weights import no_progress_bar, require_complete
 
 _FORMAT = 3
 """Increased whenever a conversion writes other files than before, so that old ones are not used."""

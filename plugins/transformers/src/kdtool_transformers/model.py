@@ -31,7 +31,7 @@ from kdtool_transformers.attention import (
     use_document_attention,
 )
 from kdtool_transformers.tokenizer import TransformersTokenizer
-from kdtool_transformers.tokenizer_json import forget_beyond
+from kdtool_transformers.weights import forget_beyond, no_progress_bar
 
 if TYPE_CHECKING:
     from kdtool_torch.estimates import ActivationMemory
@@ -351,17 +351,3 @@ def layer_outputs(causal: Any, layers: Sequence[int]) -> Iterator[dict[int, Tens
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def no_progress_bar() -> Iterator[None]:
-    """Keep transformers' bars for loading and saving off the terminal while the block runs."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

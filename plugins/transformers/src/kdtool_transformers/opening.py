@@ -71,8 +71,8 @@ def open_model(
     import torch
     from kdtool_torch import isolated_rng
 
-    from kdtool_transformers.model import TransformersModel, no_progress_bar
-    from kdtool_transformers.weights import loading_settings, place_head, require_adapter
+    from kdtool_transformers.model import TransformersModel
+    from kdtool_transformers.weights import loading_settings, no_progress_bar, place_head, require_adapter
 
     if adapter is not None:
         require_adapter(adapter)
@@ -151,7 +151,7 @@ def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: 
 
     from kdtool_transformers.gguf import save_gguf_tokenizer
     from kdtool_transformers.tokenizer import TransformersTokenizer
-    from kdtool_transformers.tokenizer_json import forget_beyond
+    from kdtool_transformers.weights import forget_beyond
 
     path = Path(source).expanduser()
     if path.suffix.lower() == ".gguf" and path.is_file():

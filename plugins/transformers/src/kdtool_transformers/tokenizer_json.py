@@ -7,24 +7,14 @@ token at the beginning and within a text. The bytes of other tokenizers are refu
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import kdtool
-from tokenizers import Tokenizer
 
 _MARK = "▁"
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-
-
-def forget_beyond(inner: Any, rows: int | None) -> None:
-    """Remove control tokens for which the model has no row, such as that of images in text models of Gemma 3."""
-    content = json.loads(inner.backend_tokenizer.to_str())
-    known = [token for token in content["added_tokens"] if not (rows and token["special"] and token["id"] >= rows)]
-    if len(known) < len(content["added_tokens"]):
-        inner._tokenizer = Tokenizer.from_str(json.dumps({**content, "added_tokens": known}))
 
 
 class Pieces:

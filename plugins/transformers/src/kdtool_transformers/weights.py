@@ -12,7 +12,8 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +31,16 @@ _COUNT_KEYS = re.compile(r"n_layers?|num_(\w+_)?layers|num_labels|(num|n)_(\w+_)
 """Keys of config.json with the number of modules or entries that transformers creates one by one."""
 _GREATEST_COUNT = 10_000
 _AGAIN = "download or save the model again"
+
+
+def forget_beyond(inner: Any, rows: int | None) -> None:
+    """Remove control tokens for which the model has no row, such as that of images in text models of Gemma 3."""
+    from tokenizers import Tokenizer
+
+    content = json.loads(inner.backend_tokenizer.to_str())
+    known = [token for token in content["added_tokens"] if not (rows and token["special"] and token["id"] >= rows)]
+    if len(known) < len(content["added_tokens"]):
+        inner._tokenizer = Tokenizer.from_str(json.dumps({**content, "added_tokens": known}))
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -164,8 +175,6 @@ def _without_values(kind: Any, config: Any, shapes: dict[str, Any]) -> tuple[Any
     """Return the model on the meta device, and the information about loading weights of these shapes into it."""
     from kdtool_torch import isolated_rng
     from transformers.utils import logging
-
-    from kdtool_transformers.model import no_progress_bar
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it would print a table of what differs
@@ -407,3 +416,17 @@ def add_adapter(model: Any, folder: Path, quantisation: Quantisation | None) -> 
             f"the adapter in {folder} changes the head, which cannot be kept with quantised weights; leave quantise out"
         )
     return joined.get_base_model()
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Keep transformers' bars for loading and saving off the terminal while the block runs."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
