@@ -47,9 +47,13 @@ def test_the_recipe_with_tools_teaches_calls_as_the_template_writes_them(marked_
     folder = shutil.copytree(marked_teacher_folder, Path("with-tools"))
     plain = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     settings = {
-        "teacher.model": str(folder), "teacher.dtype": "float32", "student.layers": 3, "trainer.dtype": "float32",
-        "train.steps": 4, "rows.length": 256,
-    }  # fmt: skip
+        "teacher.model": str(folder),
+        "teacher.dtype": "float32",
+        "student.layers": 3,
+        "trainer.dtype": "float32",
+        "train.steps": 4,
+        "rows.length": 256,
+    }
     recipe = Path(__file__).resolve().parent.parent / "recipes" / "tools" / "recipe.yaml"
     with pytest.raises(kdtool.UsageError, match=r"example 'rows.jsonl:1': .* it leaves out tools; change the example"):
         kdtool.run(recipe, settings, offline=True)

@@ -75,7 +75,7 @@ class Inner(kdtool.Config):
     """The service."""
 
     host: str = "example.org"
-    """Where it is."""
+    """The address of the service."""
 
 
 @pytest.mark.parametrize(

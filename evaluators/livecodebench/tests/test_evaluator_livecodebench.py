@@ -137,7 +137,7 @@ print(x)""",
     "sys.exit": "print(x)\nsys.exit(0)",
     "quit": "print(x)\nquit()",
     "os._exit": "print(x, flush=True)\nos._exit(0)",
-    "a process of its own": "assert not hasattr(os, 'seen')\nos.seen = print(x)",
+    "a separate process": "assert not hasattr(os, 'seen')\nos.seen = print(x)",
     "much to stderr": "print('x' * 10**6, file=sys.stderr)\nprint(x)",
 }
 _FAIL = {

@@ -64,6 +64,8 @@ def move(value: Any, by: float) -> Any:
 @example([[]], [()])
 @example([float("inf"), 1.0], 1e-7)
 @example([float("nan")], 0.0)
+@example(2**64, 0.0)
+@example([2**64], 0.0)
 def test_values_are_close_where_numpy_and_evalplus_say_so(exp: Any, other: Any) -> None:
     out = move(exp, other) if type(other) is float else other
     expected = judge(by_evalplus, out, exp)

@@ -157,8 +157,12 @@ def test_tokens_are_listed_with_their_own_values_as_far_as_the_text_is_kept(
     assert found["tokens"] == ["A", r"bytes:\xf0\x9f", r"bytes:\x98\x80", "b\n", "c"][:kept]
     assert found["text_offset"] == [2, 3, 3, 4, 6][:kept]
     assert found["top_logprobs"][0] == {
-        r"bytes:\x41": -1.0, "A": -2.0, r"bytes:\xf0": -3.0, r"bytes:\xf1": -4.0, r"bytes:\x41 ": -5.0,
-    }  # fmt: skip
+        r"bytes:\x41": -1.0,
+        "A": -2.0,
+        r"bytes:\xf0": -3.0,
+        r"bytes:\xf1": -4.0,
+        r"bytes:\x41 ": -5.0,
+    }
     listed = chat["choices"][0]["logprobs"]["content"]
     assert bytes(byte for each in listed for byte in each["bytes"]).decode() == "A😀b\nc"
 
@@ -183,9 +187,12 @@ def test_lm_evaluation_harness_scores_a_served_model_as_it_scores_the_folder(
     folder = HFLM(pretrained=str(tmp_path), device="cpu", dtype="float32", batch_size=1)
     settings = {"tokenized_requests": tokenized, "batch_size": batch, "max_length": 512, "max_retries": 1}
     served = LocalCompletionsAPI(
-        base_url=f"{real.url}/v1/completions", model="student", tokenizer=str(tmp_path), tokenizer_backend="huggingface",
+        base_url=f"{real.url}/v1/completions",
+        model="student",
+        tokenizer=str(tmp_path),
+        tokenizer_backend="huggingface",
         **settings,
-    )  # fmt: skip
+    )
     ask: dict[str, list[tuple[Any, ...]]] = {
         "loglikelihood": [("2+3=", "5"), ("2+3=", " é"), ("x\n  ", "😀"), *([("", "abc")] if tokenized else [])],
         "generate_until": [(text, {"until": ["\n"], "max_gen_toks": 6, "do_sample": False}) for text in ("2+3=", "x")],

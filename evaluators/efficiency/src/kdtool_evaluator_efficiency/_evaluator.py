@@ -31,9 +31,16 @@ class Efficiency(kdtool.Evaluator):
 
     config: Config
     measurements = (
-        "file-size", "parameters", "time-to-first-token", "prefill-speed", "decode-speed", "peak-memory",
-        "energy-per-token", "peak-device-memory", "resident-memory",
-    )  # fmt: skip
+        "file-size",
+        "parameters",
+        "time-to-first-token",
+        "prefill-speed",
+        "decode-speed",
+        "peak-memory",
+        "energy-per-token",
+        "peak-device-memory",
+        "resident-memory",
+    )
     reads_text = False
     measures_jointly = True
 

@@ -164,10 +164,14 @@ class PassAtK(kdtool.Evaluator):
                 shown = _describe_samples(pairs) if k == self.config.k[0] else {}
                 items.append(Item(name, pass_at_k(len(pairs), passed, k), 1.0, shown))
             yield make_measurement(
-                items, run, subject,
-                name=f"{part}.pass@{k}", unit="fraction", higher_is_better=True,
+                items,
+                run,
+                subject,
+                name=f"{part}.pass@{k}",
+                unit="fraction",
+                higher_is_better=True,
                 settings={**settings, "sandbox": ", ".join(sorted(isolation))},
-            )  # fmt: skip
+            )
         yield from measure_missing_answers(part, subject, [sample for pairs in judged.values() for sample, _ in pairs])
         yield from _measure_missing_modules(
             run, part, subject, [verdict for pairs in judged.values() for _, verdict in pairs]
@@ -210,9 +214,14 @@ def _measure_missing_modules(
         share = f"{count:,} of {len(verdicts):,} programs of {subject.name} failed for a missing module"
         run.say(f"{part}: {share}: {modules}; the evaluator's `packages` shows installed packages to programs")
         yield kdtool.Measurement(
-            f"{part}.missing-modules", subject.name, "fraction", count / len(verdicts), len(verdicts),
-            higher_is_better=False, texts={"modules": modules},
-        )  # fmt: skip
+            f"{part}.missing-modules",
+            subject.name,
+            "fraction",
+            count / len(verdicts),
+            len(verdicts),
+            higher_is_better=False,
+            texts={"modules": modules},
+        )
 
 
 def _describe_samples(pairs: Sequence[tuple[Sample, Judged]]) -> dict[str, str]:

@@ -207,9 +207,11 @@ _READING = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
 _ALLCLOSE = """\
 def _flat(value):
     if type(value) not in (list, tuple):
-        if type(value) not in (bool, int, float, complex) or (type(value) is int and not -(2**63) <= value < 2**64):
+        if type(value) not in (bool, int, float, complex):
             raise TypeError(f"{value!r} is not a number that numpy calculates with")
         return (), [value]
+    if any(type(one) is int and not -(2**63) <= one < 2**64 for one in value):
+        raise TypeError("numpy does not calculate with lists of such large numbers")
     parts = [_flat(one) for one in value]
     if len({shape for shape, _ in parts}) > 1:
         raise ValueError("a list of lists that differ in length")

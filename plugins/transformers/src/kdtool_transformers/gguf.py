@@ -145,10 +145,9 @@ def _fitting_config(file: Path, reader: GGUFReader) -> Any:
     """
     from transformers import AutoConfig
     from transformers.integrations.gguf import is_gguf_arch_supported
-    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
     kind = reader.fields["general.architecture"].contents()
-    about, tokens = _about(reader, f"{kind}."), len(_about(reader, "tokenizer.ggml.").get("tokens", ()))
+    about = _about(reader, f"{kind}.")
     stored = {tensor.name.removesuffix(".weight"): [*map(int, tensor.shape[::-1])] for tensor in reader.tensors}
     blocks = len({name.split(".")[1] for name in stored if name.startswith("blk.")})
     if about.get("block_count") != blocks:  # before they are built one by one
@@ -164,21 +163,41 @@ def _fitting_config(file: Path, reader: GGUFReader) -> Any:
     if scaling := _rotary_scaling(reader, about, config):
         config.rope_parameters = {**config.rope_parameters, **scaling}
         stored.pop("rope_freqs", None)
+    tokens = len(_about(reader, "tokenizer.ggml.").get("tokens", ()))
+    if tokens > config.vocab_size:
+        raise ValueError(f"it has {tokens} tokens, but token_embd has {config.vocab_size} rows")
+    claims = {"vocab_size": [config.vocab_size], "rope.scaling.type": ["none", scaling.get("rope_type")]}
+    _require_shapes(kind, about, config, stored, claims)
+    return config
+
+
+def _require_shapes(
+    kind: str,
+    about: Mapping[str, Any],
+    config: Any,
+    stored: Mapping[str, Sequence[int]],
+    claims: Mapping[str, Sequence[Any]],
+) -> None:
+    """Raise a ValueError unless the shapes `stored` by name are those of the configuration and of the metadata `about`.
+
+    `claims` are further values that the metadata may have.
+    """
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
     model = without_weights(config)
     names, weights = get_gguf_hf_weights_map(model, TENSOR_PROCESSORS.get(kind, TensorProcessor)()), model.state_dict()
     expected = {name.removesuffix(".weight"): [*weights[other].shape] for name, other in names.items()}
     if config.tie_word_embeddings:
         expected.pop("output", None)
     turning = [2 * len(buffer) for name, buffer in model.named_buffers() if name.endswith("inv_freq")]
-    width = stored.get("blk.0.attn_output", [0])[-1]
+    head, width = about.get("attention.key_length"), stored.get("blk.0.attn_output", [0])[-1]
     order = sorted if kind == "gpt2" else list  # its matrices are transposed
-    claims: dict[str, Sequence[Any]] = {
-        "vocab_size": [config.vocab_size],
+    claims = {
+        **claims,
         "feed_forward_length": stored.get("blk.0.ffn_down", [])[-1:],
         "attention.head_count": [width // head] if head and width and not hasattr(config, "global_head_dim") else [],
         "attention.value_length": [head] if head else [],
         "rope.dimension_count": turning,
-        "rope.scaling.type": ["none", scaling.get("rope_type")],
     }
     problems = [
         *(f"{name} is missing" for name in sorted(expected.keys() - stored)),
@@ -193,11 +212,9 @@ def _fitting_config(file: Path, reader: GGUFReader) -> Any:
             for name, shape, right in ((name, stored[name], expected[name]) for name in stored if name in expected)
             if "_exps" not in name and order(n for n in shape if n > 1) != order(n for n in right if n > 1)
         ),
-        *[f"it has {tokens} tokens, but token_embd has {config.vocab_size} rows"] * (tokens > config.vocab_size),
     ]
     if problems:
         raise ValueError(problems[0])
-    return config
 
 
 def _rotary_scaling(reader: GGUFReader, about: Mapping[str, Any], config: Any) -> dict[str, Any]:

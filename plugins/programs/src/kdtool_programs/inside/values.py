@@ -17,8 +17,23 @@ Each = Callable[[Any], Any]
 
 _LARGEST_NUMBER = 2**63
 _TYPES = (
-    int, float, str, bool, list, tuple, dict, set, frozenset, bytes, bytearray, complex, range, object, reversed, zip,
-)  # fmt: skip
+    int,
+    float,
+    str,
+    bool,
+    list,
+    tuple,
+    dict,
+    set,
+    frozenset,
+    bytes,
+    bytearray,
+    complex,
+    range,
+    object,
+    reversed,
+    zip,
+)
 _FUNCTIONS = (abs, all, any, chr, divmod, len, max, min, ord, pow, round, sorted, sum)
 _BY_NAME: dict[str, Any] = {
     **{kind.__name__: kind for kind in (*_TYPES, *_FUNCTIONS, type, type(None))},
