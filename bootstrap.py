@@ -1,6 +1,6 @@
 """Set up kdtool from a clone, with nothing but Python and pip, and run the quickstart or the tests.
 
-    python bootstrap.py quickstart    makes .venv, installs what the quickstart needs, runs recipes/quickstart.yaml with as
+    python bootstrap.py quickstart    makes .venv, installs what the quickstart needs, runs the recipe quickstart with as
                                       many steps as fit into ten minutes here
     python bootstrap.py everything    installs every package into .venv
     python bootstrap.py benchmarks    makes .venv-benchmarks with every package and what benchmarks/ needs
@@ -14,10 +14,12 @@ A second call finds what the first installed.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import venv
@@ -30,7 +32,8 @@ ENVIRONMENT = ROOT / ".venv"
 BENCHMARKS = ROOT / ".venv-benchmarks"
 LOCKS = ROOT / "locks"
 CONSTRAINTS = ROOT / "constraints.txt"
-RECIPE = ROOT / "recipes" / "quickstart.yaml"
+RECIPE = "quickstart"
+"""A recipe of the package kdtool-essentials."""
 MINIMUM = (3, 11)
 SIZES = """\
 Downloads, unless pip has them in its cache:
@@ -47,8 +50,12 @@ FEWEST_STEPS = 20
 def main(arguments: list[str]) -> int:
     """Run the named job and return its exit code."""
     jobs = {"quickstart": quickstart, "everything": everything, "benchmarks": benchmarks, "test": test}
-    if len(arguments) < 1 or arguments[0] not in jobs:
+    if not arguments or {"-h", "--help"} & {*arguments} or arguments[0] == "help":
         print(__doc__)
+        return 0
+    if arguments[0] not in jobs:
+        near = difflib.get_close_matches(arguments[0], jobs, 1, 0) or [*jobs]
+        print(f"unknown job {arguments[0]!r}; did you mean {near[0]!r}? `python bootstrap.py --help` lists the jobs")
         return 2
     if sys.version_info < MINIMUM:
         print(f"kdtool needs Python {MINIMUM[0]}.{MINIMUM[1]} or newer; this is {sys.version.split()[0]}")
@@ -61,7 +68,16 @@ def quickstart(arguments: list[str]) -> int:
     arguments, locked = _without_flag(arguments)
     _install_packages(ENVIRONMENT, needed_by("kdtool[quickstart]"), "quickstart", locked=locked)
     settings = [word for setting in _settings_for_time(arguments) for word in ("--set", setting)]
-    return subprocess.call([_script(ENVIRONMENT, "kdtool"), "run", RECIPE, *settings, *arguments])
+    code = subprocess.call([_script(ENVIRONMENT, "kdtool"), "run", RECIPE, *settings, *arguments])
+    print(f"\nTo have `kdtool` in this terminal, paste:\n\n    {_activation(ENVIRONMENT)}\n", flush=True)
+    return code
+
+
+def _activation(environment: Path) -> str:
+    """Return the command by which a shell finds the programs of an environment."""
+    if os.name == "nt":
+        return f'& "{environment / "Scripts" / "Activate.ps1"}"'
+    return f"source {shlex.quote(str(environment / 'bin' / 'activate'))}"
 
 
 def _settings_for_time(arguments: Sequence[str]) -> list[str]:
@@ -91,7 +107,8 @@ def choose_settings(found: dict[str, Any]) -> tuple[list[str], str]:
     """Return settings with which the recipe ends within ten minutes, and the reason, by the findings of `kdtool check`.
 
     Measuring gets at most half of the time. Training is forecast; the other stages are counted in steps of student and
-    control, as measured on two cores: 12 in all, 5 for a turn, 0.7 for a text and 0.25 for a line.
+    control, as measured on two cores, and a fifth more for the GGUF file: 17 in all, 6 for a turn, 0.85 for a text and 0.3
+    for a line.
     """
     forecast = found["forecast"]
     steps = forecast["steps"] // len(found["arms"])
@@ -99,19 +116,19 @@ def choose_settings(found: dict[str, Any]) -> tuple[list[str], str]:
     if not seconds:
         return [], "this machine's speed is unknown, so the whole recipe is run"
     configs = {part["use"]: part["config"] for part in found["components"]}
-    texts, turns = configs["perplexity"]["documents"], configs["efficiency"]["turns"]
-    lines, places = (configs["line-completion"][key] for key in ("documents", "places"))
-    time, items, settings = TRAINING_AND_MEASURING / seconds, 0.7 * texts + 0.25 * lines * places, []
-    if 12 + 5 * turns + items > time / 2:
-        share = min(1.0, max(0.0, (time / 2 - 17) / items))
+    texts, turns = configs["perplexity"]["limit"], configs["efficiency"]["turns"]
+    lines, places = (configs["line-completion"][key] for key in ("limit", "places"))
+    time, items, settings = TRAINING_AND_MEASURING / seconds, 0.85 * texts + 0.3 * lines * places, []
+    if 17 + 6 * turns + items > time / 2:
+        share = min(1.0, max(0.0, (time / 2 - 23) / items))
         texts, lines, turns = min(texts, max(8, int(share * texts))), min(lines, max(4, int(share * lines))), 1
-        items = 0.7 * texts + 0.25 * lines * places
+        items = 0.85 * texts + 0.3 * lines * places
         settings = [
-            f"evaluators.perplexity.documents={texts}",
-            f"evaluators.line-completion.documents={lines}",
+            f"evaluators.perplexity.limit={texts}",
+            f"evaluators.line-completion.limit={lines}",
             f"evaluators.efficiency.turns={turns}",
         ]
-    others = 12 + 5 * turns + items
+    others = 17 + 6 * turns + items
     chosen = min(steps, max(FEWEST_STEPS, int(time - others)))
     if chosen < steps:
         settings.insert(0, f"train.steps={chosen}")
@@ -127,6 +144,7 @@ def everything(arguments: list[str]) -> int:
     """Install every package."""
     _, locked = _without_flag(arguments)
     _install_packages(ENVIRONMENT, needed_by("kdtool[all]"), "everything", locked=locked)
+    print(f"\nTo have `kdtool` in this terminal, paste:\n\n    {_activation(ENVIRONMENT)}\n", flush=True)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -22,6 +23,12 @@ _SECONDS: Counter[str] = Counter()
 """Seconds by file, set-up and tear-down included."""
 SHOWN = 10
 """Files that are printed at the end; the others are in the file that KDTOOL_TEST_DURATIONS names."""
+
+
+def pytest_pycollect_makemodule(module_path: Path) -> None:
+    """Let tests import the modules next to them."""
+    if str(module_path.parent) not in sys.path:
+        sys.path.insert(0, str(module_path.parent))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

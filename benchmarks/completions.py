@@ -1,6 +1,6 @@
 """Measure completions at a cursor with each of `kdtool serve`'s devices on and off.
 
-    python benchmarks/completions.py [MODEL] [--gaps 150] [--before 500] [--after 250] [--tokens 16] [--records FILE]
+    python benchmarks/completions.py MODEL [--gaps 150] [--before 500] [--after 250] [--tokens 16] [--records FILE]
 
 MODEL is a folder, a file or a run, as for `kdtool generate`. Cursors are drawn in files of Python's standard library: within
 a word, after one, and in the indentation of a line; the expected text is the rest of the line. A model with FIM tokens reads
@@ -8,9 +8,6 @@ the text after the gap; another one continues. Prints for each configuration the
 line, the similarity by edits, the characters up to the first difference, and the share of answers that are shown (not
 empty), with the differences to the first configuration: 95 % intervals of a bootstrap that resamples whole files. Answers in
 FILE are not generated again.
-
-First it prints what the filter `syntax` does to the expected text, as it is and with a mark too many. Without MODEL this is
-all.
 """
 
 from __future__ import annotations
@@ -20,7 +17,6 @@ import json
 import random
 import re
 import sysconfig
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,28 +27,23 @@ from typing import Any
 import kdtool
 import kdtool_transformers.streaming.answer as growing
 from kdtool_evaluator_line_completion import edit_similarity
-from kdtool_serve.devices import Devices, candidates, fitting_length
+from kdtool_serve.devices import Devices
 from kdtool_serve.tasks import Task
 from kdtool_transformers import trim_suffix
-from kdtool_transformers.streaming import StreamedModels
 
 KINDS = {
     "within a word": re.compile(r"(?<=\w)(?=\w)"),
     "after a word": re.compile(r"(?<=\w)(?=[^\w\s])|(?<=\w)(?= \S)"),
     "in the indentation": re.compile(r"^(?=\s*\S)|(?<=    )(?=\S)"),
 }
-WRONG = (")", "]", "}", " =")
-BEST_OF = 3
 RESAMPLES = 2000
 SCORES = ("exact match", "similarity", "right characters", "shown")
-ALL = Devices(units=True, syntax=True)
+ALL = Devices()
 CONFIGURATIONS: Mapping[str, tuple[Devices, bool]] = {
     "all": (ALL, True),
     "without healing": (replace(ALL, healing=False), True),
     "without the end at the suffix": (ALL, False),
     "without the end of the unit": (replace(ALL, units=False), True),
-    "without syntax": (replace(ALL, syntax=False), True),
-    f"with the best of {BEST_OF}": (replace(ALL, best_of=BEST_OF), True),
     "none": (Devices(healing=False), False),
 }
 """Devices, and whether text that repeats the suffix is cut."""
@@ -93,11 +84,10 @@ def gaps(count: int, before: int, after: int) -> Iterator[Gap]:
 
 
 def record(runtime: kdtool.Runtime, gap: Gap, tokens: int) -> dict[str, Recorded]:
-    """Return answers without any device but healing: greedy ones with and without it, and sampled ones with it."""
+    """Return the answers with and without healing, without any other device."""
     asked = replace(gap.request, max_tokens=tokens, logprobs=0)
     asked = asked if "infill" in runtime.abilities else replace(asked, suffix=None)
-    healed = candidates(replace(asked, heal=True), BEST_OF)
-    streams = {key_of(request): runtime.stream(request) for request in [asked, *healed]}
+    streams = {key_of(request): runtime.stream(request) for request in (asked, replace(asked, heal=True))}
     found: dict[str, Recorded] = {key: [] for key in streams}
     while streams:  # in turns, so that they share their passes
         for key, stream in [*streams.items()]:
@@ -110,13 +100,11 @@ def record(runtime: kdtool.Runtime, gap: Gap, tokens: int) -> dict[str, Recorded
 
 def key_of(request: kdtool.Request) -> str:
     """Return the name of an answer."""
-    return f"{'healed' if request.heal else 'plain'} {request.seed if request.temperature else 'greedy'}"
+    return "healed" if request.heal else "plain"
 
 
 class Replayed(kdtool.Runtime):
     """Streams recorded answers to a gap; text that repeats the suffix is cut if `trims`, as runtimes do that infill."""
-
-    streams = BEST_OF
 
     def __init__(self, answers: Mapping[str, Recorded], suffix: str, *, trims: bool) -> None:
         self._answers, self._suffix, self._trims = answers, suffix, trims
@@ -187,29 +175,10 @@ def report(found: Sequence[Gap], answers: Sequence[Mapping[str, Recorded]], *, i
             print(f"{name:<30} {score:<17} {mean:7.3f}   {change:+.3f} ({low:+.3f} to {high:+.3f})")
 
 
-def measure_syntax(found: Sequence[Gap]) -> None:
-    """Print what the filter does to the rest of each line, as it is and with a mark too many, and its time."""
-    draw = random.Random(1)
-    for what in ("as it is", "with a mark too many"):
-        cut, restored, taken = 0, 0, []
-        for gap in found:
-            text = gap.expected.rstrip() + (draw.choice(WRONG) if what != "as it is" else "")
-            start = time.process_time()
-            kept = fitting_length(gap.request.prompt, text, gap.request.suffix or "")
-            taken.append(1000 * (time.process_time() - start))
-            cut += kept < len(text)
-            restored += text[:kept].rstrip() == gap.expected.rstrip()
-        cuts = quantiles(taken, n=20)
-        print(
-            f"syntax, text {what}: cut {cut / len(found):.3f}, right afterwards {restored / len(found):.3f}, "
-            f"{cuts[9]:.1f} ms of the processor, 95 % within {cuts[-1]:.1f} ms"
-        )
-
-
 def main() -> None:
     """Generate what is not recorded, and print the report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("model", nargs="?")
+    parser.add_argument("model")
     parser.add_argument("--gaps", type=int, default=150)
     parser.add_argument("--before", type=int, default=500)
     parser.add_argument("--after", type=int, default=250)
@@ -217,9 +186,6 @@ def main() -> None:
     parser.add_argument("--records", type=Path)
     options = parser.parse_args()
     found = list(gaps(options.gaps, options.before, options.after))
-    measure_syntax(found)
-    if options.model is None:
-        return
     # The records hold what the model wrote; `Replayed` cuts text that repeats the suffix.
     finish = growing.finish_text
     growing.finish_text = lambda text, request, ended: finish(text, replace(request, suffix=None), ended)
@@ -227,15 +193,13 @@ def main() -> None:
         options.records.read_text(encoding="utf-8").splitlines() if options.records and options.records.exists() else []
     )
     answers: list[dict[str, Recorded]] = [json.loads(line) for line in kept]
-    with kdtool.open_models(options.model) as models:
-        streamed = StreamedModels(models)
-        with streamed.open(next(iter(streamed.subjects))) as runtime:
-            infills = "infill" in runtime.abilities
-            for gap in found[len(answers) :]:
-                answers.append(record(runtime, gap, options.tokens))
-                if options.records:
-                    with options.records.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(answers[-1]) + "\n")
+    with kdtool.open_models(options.model) as models, models.open(next(iter(models.subjects))) as runtime:
+        infills = "infill" in runtime.abilities
+        for gap in found[len(answers) :]:
+            answers.append(record(runtime, gap, options.tokens))
+            if options.records:
+                with options.records.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(answers[-1]) + "\n")
     files = len({gap.file for gap in found})
     print(f"{options.model}: {'fills gaps' if infills else 'continues'}; {len(found)} cursors in {files} files")
     report(found, answers, infills=infills)

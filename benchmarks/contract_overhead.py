@@ -215,7 +215,7 @@ def _contract(
         reports = {term.label: kdtool.TermReport(v, w) for term, v, w in zip(terms, values, weights, strict=True)}
         total = sum(report.value * report.weight for report in reports.values())
         run.hook.kdtool_step_end(run, kdtool.StepReport(step, 1000, 0, 0.0, total, 1e-4, norm, reports))
-        run.hook.kdtool_progress(run, step)
+        run.hook.kdtool_progress(run, step, None)
 
     return one
 

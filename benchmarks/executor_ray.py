@@ -4,7 +4,7 @@
     python benchmarks/executor_ray.py kills --kills 20   # kills processes of stages, and the cluster's head once
     python benchmarks/executor_ray.py overhead           # seconds that a stage costs more
 
-The run is recipes/quickstart-seeds.yaml with few steps and little held-out text. Its control at equal time is left out,
+The run is the recipe quickstart-seeds with few steps and little held-out text. Its control at equal time is left out,
 whose steps depend on the clock; the student tuned on its own samples takes its place. Every process has one thread.
 """
 
@@ -29,14 +29,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 ray_cluster = runpy.run_path(str(ROOT / "plugins/cloud/tests/ray/ray_cluster.py"))["ray_cluster"]
 toy_recipe = runpy.run_path(str(ROOT / "core/tests/toy_recipe.py"))["toy_recipe"]
-RECIPE = ROOT / "recipes/quickstart-seeds.yaml"
+RECIPE = "quickstart-seeds"
 SETTINGS = (
     *("control.match=[tokens]", "control.self=true", "exporters=[]", "evaluators.efficiency=false"),
-    *("evaluators.perplexity.documents=4", "evaluators.agreement.documents=4"),
+    *("evaluators.perplexity.limit=4", "evaluators.agreement.limit=4"),
 )
 
 
-def start(folder: Path, recipe: Path, settings: tuple[str, ...], address: str | None) -> subprocess.Popen[bytes]:
+def start(folder: Path, recipe: str, settings: tuple[str, ...], address: str | None) -> subprocess.Popen[bytes]:
     """Start a run with an own folder and store, on the cluster at `address` if one is given."""
     if address:
         settings = (*settings, "executor.use=ray", f"executor.address={address}", "executor.logs=false")
@@ -48,7 +48,7 @@ def start(folder: Path, recipe: Path, settings: tuple[str, ...], address: str | 
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder.parent)
 
 
-def run(folder: Path, recipe: Path, settings: tuple[str, ...], address: str | None = None) -> float:
+def run(folder: Path, recipe: str, settings: tuple[str, ...], address: str | None = None) -> float:
     """Run to the end, and return the seconds that it took."""
     begun = time.monotonic()
     if start(folder, recipe, settings, address).wait():

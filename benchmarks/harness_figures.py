@@ -52,7 +52,7 @@ def main() -> int:
     opened = open_model(arguments.model, dtype=torch.float32, offline=True)
     harness = HFLM(pretrained=str(arguments.model), device="cpu", dtype="float32", batch_size=GROUP)
     differences = compare_perplexity(opened, harness, arguments.out)
-    limits = {"problems": arguments.problems, "maximum_tokens": arguments.tokens}
+    limits = {"limit": arguments.problems, "maximum_tokens": arguments.tokens}
     humaneval = HumanEval(HumanEval.Config(**limits))
     mbpp = MbppEvaluator(MbppEvaluator.Config(file=arguments.mbpp, **limits))
     for evaluator in (humaneval, mbpp):

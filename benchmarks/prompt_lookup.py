@@ -22,7 +22,6 @@ from statistics import fmean, median, quantiles
 
 import kdtool
 from kdtool_transformers import TransformersRuntime
-from kdtool_transformers.streaming import StreamingRuntime
 
 CHARACTERS = 1500
 
@@ -42,7 +41,8 @@ class Timed:
     """A runtime that proposes `proposed` tokens, and what its answers took: milliseconds, and passes per token."""
 
     def __init__(self, opened: TransformersRuntime, proposed: int) -> None:
-        self._runtime = StreamingRuntime.of(opened)
+        with opened.passes() as model:
+            self._runtime = TransformersRuntime(model, opened.compute)
         self._runtime.proposed = proposed
         self._passes = 0
         self.milliseconds: list[float] = []

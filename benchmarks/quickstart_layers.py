@@ -1,4 +1,4 @@
-"""Find the layers that recipes/quickstart.yaml keeps: remove one after the other, each time the one whose loss harms least.
+"""Find the layers that the quickstart keeps: remove one after the other, each time the one whose loss harms least.
 
     python benchmarks/quickstart_layers.py [--keep 20] [--rows 8]
 

@@ -1,4 +1,4 @@
-"""Choose the learning rates of recipes/quickstart-seeds.yaml, the same rates for student and control, on validation files.
+"""Choose the learning rates of the recipe quickstart-seeds, the same rates for student and control, on validation files.
 
     python benchmarks/quickstart_search.py [--rates 5e-4 1e-3 2e-3] [--out FILE]
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import kdtool
 
-RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "quickstart-seeds.yaml"
+RECIPE = "quickstart-seeds"
 
 
 def main() -> None:

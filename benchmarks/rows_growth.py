@@ -28,7 +28,7 @@ from kdtool._run.graph import Node
 from kdtool._run.plan import check_and_build_graph
 from kdtool._run.stages.data import rows_of
 
-_RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "quickstart.yaml"
+_RECIPE = Path("quickstart")
 _CHARACTERS = 4000
 _CHARACTERS_PER_TOKEN = 3.8
 _TENTHS = 10

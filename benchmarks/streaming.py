@@ -21,8 +21,6 @@ from tempfile import TemporaryDirectory
 import kdtool
 from kdtool_teacher_smollm2 import SmolLM2
 from kdtool_testing import make_run
-from kdtool_transformers import TransformersRuntime
-from kdtool_transformers.streaming import StreamingRuntime
 
 
 def main() -> None:
@@ -37,9 +35,9 @@ def main() -> None:
     with TemporaryDirectory() as scratch:
         teacher = SmolLM2(SmolLM2.Config(dtype="float32"))
         opened = teacher.kdtool_open(make_run(Path(scratch)), kdtool.Subject("teacher", "teacher"))
-        if not isinstance(opened, TransformersRuntime):
+        if opened is None:
             raise SystemExit("the teacher smollm2 cannot be opened here")
-        with StreamingRuntime.of(opened) as runtime:
+        with opened as runtime:
             list(runtime.stream(kdtool.Request("first", "x = ", 4)))
             for repeat in range(options.repeats):
                 report(runtime, texts, 400 * repeat, options.tokens)

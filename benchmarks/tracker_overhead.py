@@ -132,7 +132,7 @@ def _steps(folder: Path, cls: type[kdtool.Tracker] | None, steps: int) -> list[f
         report = kdtool.StepReport(step, steps, 2048 * step, 0.5 * step, 2.5, 1e-3, 0.5, TERMS)
         start = perf_counter()
         hooks.kdtool_step_end(run, report)
-        hooks.kdtool_progress(run, step)
+        hooks.kdtool_progress(run, step, None)
         found.append(1e6 * (perf_counter() - start))
     hooks.kdtool_run_end(run, "done", None)
     for thread in threads.values():

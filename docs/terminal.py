@@ -1,6 +1,6 @@
 """Record what a command shows in a terminal, and draw the recording as an animated picture. Needs Linux or macOS.
 
-    python docs/terminal.py record run.cast kdtool run recipes/quickstart.yaml
+    python docs/terminal.py record run.cast kdtool run quickstart
     python docs/terminal.py draw run.cast docs/terminal.svg --start 110 --seconds 15
 
 The recording is an asciicast (version 2), which `asciinema play` plays, too; names of the working folder and of the home

@@ -23,7 +23,7 @@
 # %% Settings
 SOURCE = ""  # a git address of kdtool, or a folder with a clone; "": this notebook is in a clone
 FOLDER = "/content/drive/MyDrive/kdtool"  # keeps the store and the runs; "": the working folder
-RECIPE = "recipes/quickstart.yaml"
+RECIPE = "quickstart"
 SETTINGS = ["train.steps=300"]  # as for `kdtool run --set`
 PACKAGES = "kdtool[quickstart]"  # "kdtool[all]" for any recipe of the project
 KEYS = []  # names of secrets that the recipe needs, such as "ANTHROPIC_API_KEY": Colab's, or environment variables
@@ -75,7 +75,7 @@ if FOLDER:
     Path(FOLDER).mkdir(parents=True, exist_ok=True)
     os.chdir(FOLDER)
 program = Path(sys.executable).with_name("kdtool")
-recipe = clone / RECIPE
+recipe = clone / RECIPE if "/" in RECIPE else RECIPE
 options = [word for setting in SETTINGS for word in ("--set", setting)]
 
 # %% [markdown]

@@ -54,6 +54,7 @@ def ci(arguments: Sequence[str]) -> Iterator[Check]:
     yield Check(
         "the core alone, without torch", 5, [sys.executable, "tests/package_alone.py", wheels, "core", *arguments]
     )
+    yield Check("README's first commands", 5, [sys.executable, "tests/first_minutes.py"])
     # of the core's tests those that need more than the core
     shared = ("core/tests/test_core_artefacts.py", "core/tests/test_core_fuzz_recipes.py")
     paths = [*shared, "testing", "plugins", "teachers", "students", "losses", "evaluators", "docs", "tests"]

@@ -104,7 +104,7 @@ def small_recipe(teacher_folder: Path) -> dict[str, Any]:
             "steps": 6,
         },
         "control": {"match": ["tokens", "time"]},
-        "evaluators": {"perplexity": {"documents": 3, "characters": 400}, "agreement": {}, "efficiency": {}},
+        "evaluators": {"perplexity": {"limit": 3, "characters": 400}, "agreement": {}, "efficiency": {}},
         "exporters": ["safetensors"],
         "trackers": ["console"],
         "reporter": "html",

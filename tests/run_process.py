@@ -33,7 +33,7 @@ def recipe_with_faults(recipe: Mapping[str, Any], folder: Path) -> Path:
     """
     trainer = {"checkpoint_every": 3, **recipe["trainer"], "log_every": 1, "batch": 4}
     faults = {"use": f"{Path(__file__).with_name('faults.py')}:Faults"}
-    evaluators = {"perplexity": {"documents": 2, "characters": 200}}
+    evaluators = {"perplexity": {"limit": 2, "characters": 200}}
     train = {**recipe["train"], "steps": 8} if "losses" in recipe["train"] else recipe["train"]
     changed = {"trainer": trainer, "trackers": {"faults": faults}, "evaluators": evaluators, "train": train}
     file = folder / "recipe.json"

@@ -53,6 +53,30 @@ def test_quickstart_installs_no_package_that_it_does_not_need(
     assert not folders & {"testing", "plugins/data", "plugins/cloud"}
 
 
+WORDS = [
+    "",
+    "--help",
+    "help",
+    "quickstart --help",
+    "everything -h",
+    "quikstart",
+    "--unlocked",
+    "quickstart",
+    "everything",
+]
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_help_installs_nothing_and_an_installation_ends_with_a_line_to_paste(
+    words: str, bootstrap: ModuleType, installed: list[tuple[str, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong, installs = words in {"quikstart", "--unlocked"}, words in {"quickstart", "everything"}
+    assert bootstrap.main(words.split()) == (2 if wrong else 0)
+    expected = "; did you mean '" if wrong else "paste:\n\n    source " if installs else "Set up kdtool"
+    assert expected in capsys.readouterr().out
+    assert bool(installed) == installs
+
+
 def test_everything_is_installed_on_demand_beside_it(bootstrap: ModuleType, installed: list[tuple[str, ...]]) -> None:
     assert bootstrap.main(["quickstart"]) == 0
     assert bootstrap.main(["everything"]) == 0
@@ -99,8 +123,8 @@ def test_without_the_lock_constraints_hold_and_it_is_said(
 def _checked(seconds: float, documents: int = 8) -> dict[str, Any]:
     """Return the findings of `kdtool check` about the quickstart, on a machine where training takes `seconds`."""
     configs = {
-        "perplexity": {"documents": 32},
-        "line-completion": {"documents": documents, "places": 3},
+        "perplexity": {"limit": 32},
+        "line-completion": {"limit": documents, "places": 3},
         "efficiency": {"turns": 3},
     }
     return {
@@ -114,11 +138,11 @@ def _checked(seconds: float, documents: int = 8) -> dict[str, Any]:
     ("seconds", "documents", "steps", "words"),
     [
         (220, 8, None, "about 5 min with the whole recipe"),
-        (440, 8, 214, "about 9 min with train.steps=214"),
+        (440, 8, 200, "about 9 min with train.steps=200"),
         (440, 320, None, "about 9 min"),
         (1600, 8, None, "about 9 min"),
         (2200, 32, None, "about 9 min"),
-        (22000, 8, 20, "about 76 min"),
+        (22000, 8, 20, "about 89 min"),
     ],
 )
 def test_the_quickstart_trains_and_measures_as_much_as_fits_into_ten_minutes(
@@ -132,8 +156,8 @@ def test_the_quickstart_trains_and_measures_as_much_as_fits_into_ten_minutes(
         assert not chosen
     elif documents > 8 or seconds == 1600:
         assert chosen["train.steps"] * seconds / 220 >= 200
-        assert 8 <= chosen["evaluators.perplexity.documents"] <= 32
-        assert 4 <= chosen["evaluators.line-completion.documents"] <= documents
+        assert 8 <= chosen["evaluators.perplexity.limit"] <= 32
+        assert 4 <= chosen["evaluators.line-completion.limit"] <= documents
 
 
 class _Kdtool:
@@ -164,8 +188,8 @@ def test_steps_are_chosen_once_and_those_of_the_user_come_first(
     assert commands.calls == [("run", recipe, "--set", "train.steps=300")]
     commands.calls.clear()
     assert bootstrap.main(["quickstart", "--offline"]) == 0
-    assert commands.calls == [("check", recipe, "--json"), ("run", recipe, "--set", "train.steps=214", "--offline")]
+    assert commands.calls == [("check", recipe, "--json"), ("run", recipe, "--set", "train.steps=200", "--offline")]
     commands.calls.clear()
     commands.found = _checked(2200)  # busier than at the first call: the run has to resume, not to start over
     assert bootstrap.main(["quickstart"]) == 0
-    assert commands.calls == [("run", recipe, "--set", "train.steps=214")]
+    assert commands.calls == [("run", recipe, "--set", "train.steps=200")]

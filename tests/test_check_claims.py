@@ -54,7 +54,7 @@ def test_the_quickstart_s_time_is_forecast(arm: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(estimate, "chosen_dtype", lambda *_: torch.bfloat16)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     student, both = (
-        kdtool.check(ROOT / "recipes" / "quickstart.yaml", {"train.steps": 220, **control}, memory="1TB")["forecast"]
+        kdtool.check("quickstart", {"train.steps": 220, **control}, memory="1TB")["forecast"]
         for control in ({"control": False}, {})
     )
     forecast = {"student": student["seconds"], "control": both["seconds"] - student["seconds"]}[arm]

@@ -7,7 +7,11 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
+from functools import partial
+from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -17,8 +21,10 @@ import yaml
 from click.testing import CliRunner
 from kdtool._assembly.trust import without_sandbox
 from kdtool._cli import call, cli
+from kdtool._contract.run_info import Gpu
 from kdtool._estimate.check import Remedy, _check, leave_out_lost, proposals
 from kdtool._estimate.forecast import ForecastCache
+from kdtool._run.context import Context
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -84,16 +90,32 @@ def test_random_weights_are_not_frozen_and_an_evaluator_can_be_left_out(file: st
     assert [key for key in proposed(recipe) if "lora" in key]
 
 
-@pytest.mark.parametrize("gpu", ["a100-80gb", "t4"])
+@pytest.mark.parametrize(("gpu", "is_card"), [("a100-80gb", True), ("t4", True), ("m2-16gb", False)])
 def test_a_run_elsewhere_is_estimated_by_the_published_figures_of_its_gpu(
-    gpu: str, file: str, capsys: pytest.CaptureFixture[str]
+    gpu: str, is_card: bool, file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(["check", file, "--gpu", gpu]) == 0
     printed = capsys.readouterr().out
-    assert "CUDA context" in printed
-    assert f"published speed of {gpu}" in printed
-    assert "\n  peak GPU memory " in printed
+    assert ("CUDA context" in printed) == ("\n  peak GPU memory " in printed) == is_card
+    assert ("for launching its kernels" if is_card else f"published speed of {gpu}") in printed
+    assert re.search(r"of training \(not counted: .*\d+ measurements\)", printed.splitlines()[0])
     assert call(["check", file, "--gpu", "abacus"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("losses", "resolved"),
+    [
+        ({"forward-kl": {}, "hidden": {}}, "--gpu t4 --set signals.use=sampled --set train.losses.hidden=false"),
+        ({"hidden": {}}, "--gpu t4 --set signals=false"),
+    ],
+)
+def test_a_proposal_undoes_what_was_given_only_if_no_loss_can_use_it(
+    losses: dict[str, Any], resolved: str, recipe: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe["train"]["losses"], recipe["control"] = losses, False
+    Path("recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    assert call(["check", "recipe.yaml", "--gpu", "t4", "--set", "signals.use=sampled"]) == 2
+    assert capsys.readouterr().err.endswith(f"accepted:\n    kdtool check recipe.yaml {resolved}\n")
 
 
 def test_a_proposal_without_programs_leaves_out_what_compares_with_them() -> None:
@@ -145,7 +167,7 @@ def test_full_recipes_leave_out_their_programs_and_what_compares_with_them(name:
 
 
 def test_a_check_accepts_the_recipe_and_names_what_is_left_out(recipe: dict[str, Any], tmp_path: Path) -> None:
-    recipe["evaluators"] = {**recipe["evaluators"], "humaneval": {"problems": 2}, "contamination": {}}
+    recipe["evaluators"] = {**recipe["evaluators"], "humaneval": {"limit": 2}, "contamination": {}}
     file = tmp_path / "with-programs.yaml"
     file.write_text(yaml.safe_dump(recipe))
     arguments = ["check", str(file), "--no-sandbox", "--offline", "--json", "--store", str(tmp_path / "store")]
@@ -156,3 +178,40 @@ def test_a_check_accepts_the_recipe_and_names_what_is_left_out(recipe: dict[str,
     assert not components & {"evaluators.humaneval", "evaluators.contamination"}
     assert "evaluators.humaneval is left out, it needs a sandbox" in result.stderr
     assert "evaluators.contamination is left out, it has nothing left to compare with" in result.stderr
+
+
+STUDENTS: dict[str, dict[str, Any]] = {
+    "layers": {"use": "pruned", "layers": 1},
+    "widths": {"use": "pruned", "layers": 1, "feed_forward": 64},
+    "new": {"use": "gpt", "parameters": "500k"},
+    "whole": {"use": "pretrained", "model": "teacher"},
+}
+
+
+@pytest.mark.parametrize("gpu", [None, "t4", "a100-80gb"])
+@pytest.mark.parametrize("student", STUDENTS)
+def test_settings_that_a_check_proposes_and_accepts_begin_to_train(
+    student: str, gpu: str | None, recipe: dict[str, Any]
+) -> None:
+    """Each alone, and any two: 210 combinations. Students are built, and transforms are applied to their shapes."""
+    recipe |= {"student": STUDENTS[student], "evaluators": {}, "exporters": {}}
+    Path("teacher").symlink_to(recipe["teacher"]["model"])
+    look = partial(_check, recipe, {}, Path("store"), Gpu.find(gpu) if gpu else None, ForecastCache())
+    found = look()
+    remedies, built, accepted = proposals(found.assembly, found.asked), set[str](), 0
+    text = SimpleNamespace(examples=lambda split: [kdtool.Example("1", kdtool.Text("def f(x):\n" * 400), split)])
+    for chosen in [*combinations(remedies, 1), *combinations(remedies, 2)]:
+        settings = {key: value for one in chosen for key, value in one.settings.items()}
+        with suppress(kdtool.RecipeError):
+            found, accepted = look(settings), accepted + 1
+            assert all(phase.outline is not None for phase in found.ahead.phases), settings
+            of_models = repr([each.config for each in found.assembly.built.values() if each.spec.kind in MODELS])
+            if of_models not in built:
+                built.add(of_models)
+                with found.assembly.reopen() as assembly:
+                    run = Context.of(assembly, Path("run"), Path("store")).info(texts=text)
+                    assert run.component("student", kdtool.Student).kdtool_build_student(run), settings
+    assert accepted >= 10
+
+
+MODELS = ("student", "teacher")

@@ -22,7 +22,7 @@ def test_own_samples_and_a_reference(recipe: dict[str, Any], other_teacher_folde
         "rows": {"use": "packed", "length": 64, "maximum_tokens": 768},
         "control": {"self": {"temperature": 0.7, "top_p": 0.9}},
         "reference": {"use": "causal-lm", "model": str(other_teacher_folder), "dtype": "float32"},
-        "evaluators": {"perplexity": {"documents": 8, "characters": 300}},
+        "evaluators": {"perplexity": {"limit": 8, "characters": 300}},
     }
     planned = {stage.name for stage in kdtool.plan(compared)}
     assert {"rows/self-train", "phases/control-self-seed0-train", "scores/perplexity-reference"} <= planned
@@ -39,7 +39,7 @@ def test_own_samples_and_a_reference(recipe: dict[str, Any], other_teacher_folde
     assert tuned in results.verdict
     assert "Against the reference, an existing model, the distilled student is " in results.verdict
     page = (results.folder / "report.html").read_text(encoding="utf-8")
-    for words in ("against self-distillation at equal tokens", "Against the reference, an existing model", "Reference"):
+    for words in ("Self-distilled, equal tokens", "Against the reference, an existing model", "Reference"):
         assert words in page
     gate = [each.against for each in decide(results, ["bits-per-byte"]).compared]
     assert gate == ["control", "control-self", "reference"]
@@ -57,7 +57,7 @@ def test_every_arm_completes_the_same_lines_and_is_compared(recipe: dict[str, An
     Path("test.txt").write_text("\n".join(CODES), encoding="utf-8")
     Path("test.json").write_text("\n".join(map(json.dumps, LINES)), encoding="utf-8")
     recipe["evaluators"] = {
-        "line-completion": {"documents": 3, "places": 2, "maximum_tokens": 8},
+        "line-completion": {"limit": 3, "places": 2, "maximum_tokens": 8},
         "codexglue": {"line_completion": "test.json", "token_completion": "test.txt"},
     }
     results = kdtool.run(recipe)

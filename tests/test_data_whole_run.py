@@ -169,9 +169,9 @@ def test_a_leaked_solution_is_reported_and_then_removed(
     leaking = {"use": "jsonl", "files": [write_lines("leaking.jsonl", texts)]}
     recipe["corpora"] = {"leaking": leaking, "library": recipe.pop("corpus")}
     recipe["evaluators"] = {
-        "humaneval": {"problems": 1, "maximum_tokens": 4, "workers": 1},
+        "humaneval": {"limit": 1, "maximum_tokens": 4, "workers": 1},
         "contamination": {},
-        "memorisation": {"passages": 6, "prefix": 8, "continuation": 4, "n": 3, "characters": 5000},
+        "memorisation": {"limit": 6, "prefix": 8, "continuation": 4, "n": 3, "characters": 5000},
     }
     recipe["teacher"]["model"] = str(roomy)
     recipe["control"] = {"match": ["tokens"]}
@@ -254,7 +254,7 @@ def test_what_passed_is_learned_and_then_preferred_and_what_is_held_out_is_not_a
         "rows": {"use": "packed", "length": 64},
         "student": {"use": "pretrained", "model": str(other_teacher_folder)},
         "train": {"losses": {"ce": {}}, "steps": 4},
-        "evaluators": {"perplexity": {"documents": 2, "characters": 200}},
+        "evaluators": {"perplexity": {"limit": 2, "characters": 200}},
     }
     verifying = without(recipe, *UNUSED)
     results = kdtool.run(without(verifying, "teachers") | {"teachers": {"adder": recipe["teachers"]["adder"]}})

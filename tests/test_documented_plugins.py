@@ -103,7 +103,7 @@ def recipe() -> dict[str, Any]:
             "losses": {"focal": {"use": used["loss"]}},
             "steps": 12,
         },
-        "evaluators": {"swapped-lines": {"use": used["evaluator"], "documents": 4, "characters": 300}},
+        "evaluators": {"swapped-lines": {"use": used["evaluator"], "limit": 4, "characters": 300}},
         "exporters": {"int8": {"use": used["exporter"]}},
         "trackers": {"csv": {"use": used["tracker"], "required": True}},
         "reporter": {"use": used["reporter"]},
@@ -214,7 +214,20 @@ def declare_installed(package: Path, site: Path) -> None:
     ],
 )
 def test_a_bare_package_passes_its_own_tests(kind: str, tmp_path: Path) -> None:
-    package = create(kind, "mine")
+    run_tests(create(kind, "mine"), tmp_path)
+
+
+@pytest.mark.slow
+def test_the_company_s_teacher_passes_its_own_tests_as_printed(tmp_path: Path) -> None:
+    package = create("teacher", "house")
+    page = (DOCS / "company-teacher.md").read_text(encoding="utf-8")
+    (code, test) = re.findall(r"```python\n# (?:file: )?[\w./-]+\n(.*?)```", page, re.DOTALL)
+    (package / "src" / "kdtool_teacher_house" / "__init__.py").write_text(code, encoding="utf-8")
+    (package / "tests" / "test_kdtool_teacher_house.py").write_text(test, encoding="utf-8")
+    run_tests(package, tmp_path)
+
+
+def run_tests(package: Path, tmp_path: Path) -> None:
     declare_installed(package, tmp_path / "site")
     paths = os.pathsep.join([str(package / "src"), str(tmp_path / "site")])
     done = subprocess.run(

@@ -1,7 +1,7 @@
 """Every code block of the documents is executed, or checked as far as that costs nothing.
 
 A page's blocks share a folder and a namespace, in order. In the folder lie a tiny `teacher`, the repository's `recipes`, and
-in place of `recipes/quickstart.yaml` one with that teacher and little to do, which is `recipe.yaml`, too.
+in place of the recipe `quickstart` one with that teacher and little to do, which is `recipe.yaml`, too.
 
 - A block whose first line is a comment with a file name (`# focal.py`, `# file: mine.yaml`) is written there.
 - Files of text that pages name are there, with small functions in them; `qa.jsonl` holds a question.
@@ -153,10 +153,15 @@ class Page:
             ("docker", "run"): self._docker_run,
             ("docker", "volume", "create"): lambda _, __: None,
             ("ray",): _ray,
-            ("export",): lambda _, __: None,
+            **dict.fromkeys([("export",), ("source",)], lambda _, __: None),
             ("cd",): self._cd,
-            ("pytest",): lambda _, __: None,  # of a package that is not installed; tox runs it in its own environment
+            ("cp",): self._cp,
+            # of a package that is not installed; tox runs them in its own environment
+            **dict.fromkeys([("pytest",), ("tox", "run"), ("uv", "build"), ("uv", "publish")], lambda _, __: None),
         }
+
+    def _cp(self, words: list[str], _: list[str]) -> None:
+        shutil.copy(*words)
 
     def _cd(self, words: list[str], _: list[str]) -> None:
         """Go into a folder that an earlier command made."""
@@ -195,7 +200,7 @@ class Page:
             compare(output, shown)
 
 
-RUN = ("check", "new", "plugins", "schema", "runs", "clean", "--help", "--version")
+RUN = ("check", "claims", "new", "plugins", "schema", "runs", "clean", "--help", "--version")
 """Commands of kdtool that cost next to nothing."""
 
 REST: Mapping[str, Any] = {
@@ -209,16 +214,18 @@ REST: Mapping[str, Any] = {
 }
 """The rest of a recipe, for a part of one in a document."""
 
+QUICKSTART = ROOT / "plugins/essentials/src/kdtool_essentials/recipes/quickstart.yaml"
 TINY: Mapping[str, Any] = {
-    "extends": str(ROOT / "recipes" / "quickstart.yaml"),
+    "extends": str(QUICKSTART),
     "corpus": {"train_files": 8, "validation_files": 2, "test_files": 3},
     "rows": {"length": 64, "maximum_tokens": 2048},
     "teacher": {"use": "causal-lm", "model": "teacher", "dtype": "float32"},
     "student": {"layers": 3, "keep": None},
     "trainer": {"batch": 2, "dtype": "float32"},
     "train": {"steps": 8},
+    "exporters": ["safetensors"],
     "evaluators": {
-        "perplexity": {"documents": 3, "characters": 400},
+        "perplexity": {"limit": 3, "characters": 400},
         "line-completion": False,
         "samples": False,
         "efficiency": False,
@@ -306,11 +313,12 @@ def page(
 ) -> Page:
     """A folder with what pages take for granted, which is the working folder."""
     monkeypatch.setenv("KDTOOL_STORE", str(store))
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "a check asks for one")
     shutil.copytree(teacher_folder, tmp_path / "teacher")
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     _write_texts(tmp_path)
     (tmp_path / "qa.jsonl").write_text('{"prompt": "2 + 3 =", "expected": "5"}\n', encoding="utf-8")
-    for name in ("recipes/quickstart.yaml", "recipes/quickstart-seeds.yaml", "recipe.yaml"):
+    for name in ("quickstart", "quickstart-seeds", "recipe.yaml"):  # files come before installed recipes
         (tmp_path / name).write_text(yaml.safe_dump(dict(TINY)), encoding="utf-8")
 
     def capture() -> str:
@@ -333,7 +341,7 @@ def test_code_blocks_do_what_they_say(path: Path, page: Page) -> None:
 
 
 def test_page_on_the_run_directory_names_every_file_that_a_run_leaves(recipe: dict[str, Any], tmp_path: Path) -> None:
-    recipe["evaluators"] = {"perplexity": {"documents": 2, "characters": 200}}
+    recipe["evaluators"] = {"perplexity": {"limit": 2, "characters": 200}}
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "def "}\n', encoding="utf-8")
     answers = {"use": "answers", "prompts": [str(tmp_path / "prompts.jsonl")], "max_tokens": 4, "keep_truncated": True}
     recipe["corpora"] = {"library": recipe.pop("corpus"), "answers": answers}
@@ -354,7 +362,7 @@ def test_page_on_the_run_directory_names_every_file_that_a_run_leaves(recipe: di
 def test_readme_shows_the_quickstart_as_it_is() -> None:
     page = ROOT / "README.md"
     shown = next(block for block in blocks(page, page.read_text(encoding="utf-8")) if block.language == "yaml")
-    recipe = (ROOT / "recipes" / "quickstart.yaml").read_text(encoding="utf-8")
+    recipe = QUICKSTART.read_text(encoding="utf-8")
     assert yaml.safe_load(shown.text) == yaml.safe_load(recipe)
 
 

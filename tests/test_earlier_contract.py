@@ -26,7 +26,7 @@ RECIPE = {
     "trainer": {"use": "standard", "batch": 2, "dtype": "float32", "compile": "off"},
     "train": {"losses": {"earlier": {}}, "steps": 4},
     "control": False,
-    "evaluators": {"perplexity": {"documents": 2, "characters": 200}},
+    "evaluators": {"perplexity": {"limit": 2, "characters": 200}},
     "exporters": ["earlier"],
     "trackers": {"earlier": {"required": True}},
 }

@@ -8,12 +8,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import kdtool
 import pytest
 from kdtool._cli import call
 from kdtool._results.files import read_results
 
+OLD = {"perplexity": "documents", "humaneval": "problems", "memorisation": "passages", "lm-eval": "documents"}
 TEXT = ["--corpus", "python-source", "--set", "corpus.train_files=2", "--set", "corpus.test_files=3"]
-SMALL = ["--set", "evaluators.perplexity.documents=3", "--set", "evaluators.perplexity.characters=300"]
+SMALL = ["--set", "evaluators.perplexity.limit=3", "--set", "evaluators.perplexity.characters=300"]
 
 
 @pytest.fixture
@@ -28,6 +30,17 @@ def models(teacher_folder: Path, tmp_path: Path) -> Path:
     weights["model.norm.weight"] += torch.linspace(-0.5, 0.5, len(weights["model.norm.weight"]))
     save_file(weights, tmp_path / "noisy" / "model.safetensors", metadata={"format": "pt"})
     return tmp_path
+
+
+@pytest.fixture
+def hub(models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The Hub's cache of this machine, with the model owner/plain."""
+    folder = models / "hub" / "models--owner--plain"
+    shutil.copytree(models / "plain", folder / "snapshots" / ("a" * 40))
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("a" * 40, encoding="utf-8")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(models / "hub"))
+    return folder
 
 
 def test_models_are_measured_compared_and_not_measured_again(
@@ -62,6 +75,53 @@ def test_models_are_measured_compared_and_not_measured_again(
     assert again["perplexity", "plain"] == values["perplexity", "worse"]
 
 
+@pytest.mark.parametrize(
+    ("model", "settings", "items"),
+    [
+        ("plain", [], 3),
+        ("owner/plain", ["--limit", "2"], 2),
+        ("mine=owner/plain", ["--limit", "2", "--set", "evaluators.perplexity.limit=1"], 1),
+    ],
+)
+def test_items_of_a_model_are_limited_and_printed_as_json(
+    model: str, settings: list[str], items: int, models: Path, hub: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["eval", model, "--with", "perplexity,samples", *TEXT, *settings, "--json", "--offline", "--name", "one"]
+    assert (
+        call([*command, "--set", "evaluators.perplexity.characters=300", "--set", "evaluators.samples.tokens=4"]) == 0
+    )
+    printed = json.loads(capsys.readouterr().out)
+    assert {value["arm"] for value in printed["values"]} == {"mine" if "=" in model else "plain"}
+    measured = read_results(models / "runs" / "one").measurements
+    assert {each.n for each in measured if each.name == "perplexity"} == {items}
+    assert call(["show", "one", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == printed
+
+
+@pytest.mark.parametrize(
+    "name", sorted({*kdtool.list_plugins("kdtool.evaluators")} - {"contamination", "efficiency", "samples"})
+)
+def test_the_number_of_items_is_the_setting_limit_of_every_evaluator(name: str) -> None:
+    fields = kdtool.load_plugin("kdtool.evaluators", name).Config.model_fields
+    assert fields.keys() & {"limit", "documents", "problems", "examples", "passages"} == {"limit"}
+
+
+@pytest.mark.parametrize("file", ["place", "place/notes.txt", "place/config.json"])
+def test_an_eval_that_measured_nothing_says_why_and_is_not_done(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("{}", encoding="utf-8")
+    assert call(["eval", "place", "--with", "perplexity", *TEXT]) == 2
+    expected = (
+        f"error: nothing was measured: perplexity: place is left out, no installed plugin opens {tmp_path / 'place'}; "
+        "name a folder with config.json, a tokenizer and *.safetensors"
+    )
+    assert expected in capsys.readouterr().err
+    assert call(["runs", "--json"]) == 0
+    assert [run["state"] for run in json.loads(capsys.readouterr().out)] == ["unfinished"]
+
+
 def test_a_teacher_is_measured_without_models(models: Path, teacher_folder: Path) -> None:
     teacher = ["--set", "teacher.use=causal-lm", "--set", f"teacher.model={teacher_folder}"]
     assert call(["eval", "--with", "perplexity", *TEXT, *SMALL, *teacher]) == 0
@@ -73,8 +133,8 @@ def test_a_runs_student_is_measured_with_the_runs_own_recipe_and_runs_that_measu
     models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(["eval", "plain", "--with", "perplexity", *TEXT, *SMALL, "--name", "first"]) == 0
-    evaluators: dict[str, Any] = {"perplexity": {"documents": 3, "characters": 300}, "efficiency": {}}
-    evaluators["short"] = {"use": "perplexity", "documents": 3, "characters": 100}
+    evaluators: dict[str, Any] = {"perplexity": {"limit": 3, "characters": 300}, "efficiency": {}}
+    evaluators["short"] = {"use": "perplexity", "limit": 3, "characters": 100}
     recipe = {"corpus": {"use": "python-source", "train_files": 2, "test_files": 3}, "evaluators": evaluators}
     Path("base.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     assert call(["eval", "noisy", "--recipe", "base.yaml", "--with", "perplexity", "--name", "second"]) == 0
@@ -100,7 +160,7 @@ def test_a_gguf_file_is_measured_beside_the_folder_that_it_was_made_of(
     from kdtool_transformers import open_model
 
     write_gguf(open_model(teacher_folder, dtype=torch.float32), models / "small.gguf")
-    lines = ["--set", "evaluators.line-completion.documents=2", "--set", "evaluators.line-completion.maximum_tokens=8"]
+    lines = ["--set", "evaluators.line-completion.limit=2", "--set", "evaluators.line-completion.maximum_tokens=8"]
     evaluators = "perplexity,line-completion,efficiency,agreement"
     command = ["eval", "plain", "file=small.gguf", "--with", evaluators, *TEXT, *SMALL, *lines, "--name", "files"]
     assert call(command) == 0
@@ -110,7 +170,6 @@ def test_a_gguf_file_is_measured_beside_the_folder_that_it_was_made_of(
     assert values["perplexity", "file"] == pytest.approx(values["perplexity", "plain"], rel=0.03)
     assert values["decode-speed", "file"] > 0
     assert values["prefill-speed", "file"] > 0
-    assert ("energy-per-token", "plain") in values or any("the energy of the" in note for note in results.notes)
     assert values["file-size", "file"] == (models / "small.gguf").stat().st_size
     compared = {comparison.measurement for comparison in results.comparisons}
     assert {"bits-per-byte", "line-completion.edit-similarity"} <= compared
@@ -131,7 +190,14 @@ def test_a_gguf_file_is_measured_beside_the_folder_that_it_was_made_of(
             ["plain", "--with", "perplexity"],
             "perplexity: the run has no text to measure on; name it with --corpus NAME or --recipe",
         ),
-        ([__file__, "--with", "perplexity", *TEXT], "nothing was measured"),
+        (["plain", "--with", "efficiency", "--limit", "2"], "--limit: efficiency has no setting `limit`"),
+        *(
+            (
+                ["plain", "--with", name, "--set", f"evaluators.{name}.{old}=3"],
+                "the number of items to measure is `limit`",
+            )
+            for name, old in OLD.items()
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused(

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 def command(model: Path, folder: Path) -> list[str]:
     """Return the arguments that evaluate 40 problems, answered in three batches."""
-    settings = {"problems": 40, "maximum_tokens": 12}
+    settings = {"limit": 40, "maximum_tokens": 12}
     changes = [part for key, value in settings.items() for part in ("--set", f"evaluators.humaneval.{key}={value}")]
     words = ["eval", f"one={model}", "--with", "humaneval", "--name", "one", *changes]
     return [*words, "--out", str(folder), "--store", str(folder / "store"), "--offline"]

@@ -69,7 +69,7 @@ def exported(small_recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFact
         "train": {**small_recipe["train"], "steps": 2},
         "control": None,
         "exporters": {name: each.settings for name, each in FORMATS.items()},
-        "evaluators": {"perplexity": {"documents": 3, "characters": 400}, "efficiency": {"turns": 1, "context": 256}},
+        "evaluators": {"perplexity": {"limit": 3, "characters": 400}, "efficiency": {"turns": 1, "context": 256}},
     }
     with redirect_stdout(StringIO()) as printed:
         return Exported(kdtool.run(recipe, out=folder / "runs", store=folder / "store"), printed.getvalue())
@@ -183,7 +183,7 @@ def published(small_recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFac
         "train": {**small_recipe["train"], "steps": 2},
         "control": None,
         "exporters": {"safetensors": {}, "gguf": {}},
-        "evaluators": {"perplexity": {"documents": 3, "characters": 400}},
+        "evaluators": {"perplexity": {"limit": 3, "characters": 400}},
     }
     kdtool.run(recipe, out=folder / "runs", store=folder / "store")
     with Hub() as hub:

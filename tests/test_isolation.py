@@ -43,7 +43,7 @@ def short_recipe(small_recipe: dict[str, Any], teacher_folder: Path, tmp_path_fa
     return {
         **{key: value for key, value in small_recipe.items() if key not in {"control", "exporters", "signals"}},
         "teacher": {"use": "causal-lm", "model": str(folder), "dtype": "bfloat16"},
-        "evaluators": {"perplexity": {"documents": 2, "characters": 200}},
+        "evaluators": {"perplexity": {"limit": 2, "characters": 200}},
     }
 
 

@@ -89,7 +89,7 @@ class Family:
                 "qlora": {**finetune, "transforms": {"qlora": ADAPTER, "gradient-checkpointing": {}}},
                 "qat": {**finetune, "transforms": {"qat": {}}},
             },
-            "evaluators": {"agreement": {"documents": 2, "tokens": 32}},
+            "evaluators": {"agreement": {"limit": 2, "tokens": 32}},
             "exporters": {"safetensors": {"dtype": "float32"}},
         }  # fmt: skip
 

@@ -81,7 +81,7 @@ def test_the_small_recipe_runs_from_text_to_files(teacher_folder: Path) -> None:
         "train.finetune.steps": 2,
         "train.qad.steps": 2,
         "trainer.dtype": "float32",
-        "evaluators.perplexity": {"documents": 2, "characters": 200},
+        "evaluators.perplexity": {"limit": 2, "characters": 200},
         "exporters.gguf.compare": 256,
     }
     results = kdtool.run(RECIPE, settings, offline=True)

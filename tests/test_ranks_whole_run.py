@@ -93,7 +93,7 @@ def test_two_processes_measure_what_one_does(recipe: dict[str, Any], tmp_path: P
     recipe = without(recipe, "control", "exporters", "reporter")
     recipe["trainer"] |= {"compile": "off", "rows_per_step": 4}
     del recipe["evaluators"]["efficiency"]
-    recipe["evaluators"]["line-completion"] = {"documents": 3, "places": 30, "context": 60, "maximum_tokens": 4}
+    recipe["evaluators"]["line-completion"] = {"limit": 3, "places": 30, "context": 60, "maximum_tokens": 4}
     (tmp_path / "shared").mkdir()
     one = kdtool.run(recipe, out=tmp_path / "two", store=tmp_path / "shared")
     for scores in (tmp_path / "two" / recipe["name"] / "scores", tmp_path / "shared" / "scores"):

@@ -85,7 +85,7 @@ def test_machines_answer_and_measure_as_torchrun_does(recipe: dict[str, Any], tm
     recipe["corpora"] = {"library": recipe.pop("corpus") | {"train_files": 40}, "answers": answers}
     recipe["train"] = {"losses": {"ce": {}}, "steps": 1}
     recipe["trainer"] |= {"compile": "off", "rows_per_step": 4}
-    recipe["evaluators"] = {"line-completion": {"documents": 3, "places": 30, "context": 60, "maximum_tokens": 4}}
+    recipe["evaluators"] = {"line-completion": {"limit": 3, "places": 30, "context": 60, "maximum_tokens": 4}}
     by_torchrun = start(recipe, tmp_path / "torchrun", "--gpus", "2")
     finish(by_torchrun, tmp_path / "torchrun")
     with tempfile.TemporaryDirectory(prefix="ray-") as short, ray_cluster(Path(short)) as address:

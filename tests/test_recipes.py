@@ -23,7 +23,8 @@ from recipe_figures import COMMAND, ROOT, TABLE_BEGIN, figures, read, read_block
 from recipe_figures import SYSTEMS as SHOWN
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
-FULL = sorted(RECIPES.glob("*.yaml"))
+INSTALLED = RECIPES.parent / "plugins/essentials/src/kdtool_essentials/recipes"
+FULL = sorted((*RECIPES.glob("*.yaml"), *INSTALLED.glob("*.yaml")))
 SMALL = sorted(RECIPES.glob("small/*.yaml"))
 SYSTEMS = {"code-craft", "starcoder2-mini-gpt", "claude-codellama", "smallcoder", "codellama-web"}
 COUNTS = {
@@ -43,9 +44,9 @@ DOWNLOADS = {
 }
 """Bytes of the published weights."""
 SHORT = {
-    "evaluators.perplexity": {"documents": 2, "characters": 200},
-    "evaluators.line-completion": {"documents": 1, "places": 1, "maximum_tokens": 4},
-    "evaluators.memorisation": {"passages": 1, "continuation": 2},
+    "evaluators.perplexity": {"limit": 2, "characters": 200},
+    "evaluators.line-completion": {"limit": 1, "places": 1, "maximum_tokens": 4},
+    "evaluators.memorisation": {"limit": 1, "continuation": 2},
     "exporters.safetensors": {"dtype": "float32"},
     "trainer.dtype": "float32",
     "trainer.compile": "off",
@@ -54,12 +55,12 @@ TINY: dict[str, dict[str, Any]] = {
     "code-craft": {
         "student.parameters": None, "student.layers": 4, "student.feed_forward": 64, "rows.maximum_tokens": 1024,
         "rows.length": 64, "train.distil.steps": 2, "train.finetune.steps": 2, "train.qat.steps": 2,
-        "evaluators.agreement": {"documents": 2, "tokens": 32},
+        "evaluators.agreement": {"limit": 2, "tokens": 32},
     },
     "starcoder2-mini-gpt": {
         "student.parameters": "500k", "rows.maximum_tokens": 1024, "rows.length": 64, "train.general.steps": 2,
         "train.problems.steps": 2,
-        "evaluators.agreement": {"documents": 2, "tokens": 32},
+        "evaluators.agreement": {"limit": 2, "tokens": 32},
     },
     "claude-codellama": {
         "student.layers": 4, "rows.length": 64, "train.steps": 2, "corpora.answers.limit": 4,
@@ -67,8 +68,8 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "smallcoder": {
         "student.parameters": 3_148_032, "rows.maximum_tokens": 1024, "rows.length": 64, "train.steps": 2,
-        "trainer.accumulation": 2, "evaluators.agreement": {"documents": 2, "tokens": 32},
-        "evaluators.speculation": {"documents": 2, "maximum_tokens": 4, "drafted": 2},
+        "trainer.accumulation": 2, "evaluators.agreement": {"limit": 2, "tokens": 32},
+        "evaluators.speculation": {"limit": 2, "maximum_tokens": 4, "drafted": 2},
     },
     "codellama-web": {
         "student.layers": 6, "rows.maximum_tokens": 1024, "rows.length": 64, "train.code.steps": 2,
@@ -105,7 +106,7 @@ def tiny(name: str, teacher: Path) -> dict[str, Any]:
     return {**SHORT, **TINY[name], **base, teacher_of(name): model, "evaluators.efficiency": False}
 
 
-@pytest.mark.parametrize("path", [*FULL, *SMALL], ids=lambda path: path.relative_to(RECIPES).as_posix())
+@pytest.mark.parametrize("path", [*FULL, *SMALL], ids=lambda path: path.relative_to(RECIPES.parent).as_posix())
 def test_a_recipe_is_fine_without_weights_and_network(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDTOOL_TRUST_URL", "http://127.0.0.1:8765")  # as small/claude-instruct.yaml asks
     found = kdtool.check(path, memory="1TB")  # a smaller machine is told what would fit, and each of that is tried
@@ -137,8 +138,18 @@ def test_the_recipe_for_a_t4_needs_less_main_memory_than_a_free_colab_has() -> N
     assert forecast["device_memory"]["peak"] < 16e9
 
 
+@pytest.mark.parametrize("name", sorted(SYSTEMS))
+def test_published_figures_are_of_models_and_measurements_of_the_recipe(name: str) -> None:
+    recipe = read_document((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"), name, RECIPES).plain()
+    models = {"student", "teacher", "base", *(f"student-{exporter}" for exporter in recipe["exporters"])}
+    measured = {*recipe["evaluators"], *kdtool.load_plugin("evaluator", "efficiency").measurements}
+    for claim in recipe["claims"]:
+        assert claim["measurement"].partition(".")[0] in measured
+        assert claim.get("arm", "student") in models
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [*FULL, *SMALL], ids=lambda path: path.relative_to(RECIPES).as_posix())
+@pytest.mark.parametrize("path", [*FULL, *SMALL], ids=lambda path: path.relative_to(RECIPES.parent).as_posix())
 def test_settings_that_a_head_prints_are_accepted(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,7 +238,7 @@ CUT = rf"not a teacher of this recipe whose model can be cut|{TOKENIZER}"
 REFUSED = [
     ("code-craft", {"teacher": SERVER}, LOGITS),
     ("starcoder2-mini-gpt", {"teacher": SERVER}, LOGITS),
-    ("smallcoder", {"teacher": SERVER}, r"forward-kl.* needs|offers"),
+    ("smallcoder", {"teacher": SERVER}, r"forward-kl: needs .*\n.*set `teacher.top_k: 20`"),
     ("codellama-web", {"teacher": SERVER}, CUT),
     ("smallcoder", {"teacher.model": "OTHER"}, r"the tokenizer has 600, which makes 3,170,560 and not 3,148,032"),
     (
@@ -259,9 +270,38 @@ def test_a_teacher_that_does_not_fit_is_refused_before_weights_load(
         assert re.search(reason, str(refused.value), re.DOTALL), str(refused.value)
 
 
-def test_smallcoder_may_not_learn_from_code_llama_whose_tokens_it_could_take() -> None:
-    with pytest.raises(kdtool.RecipeError, match=r"the Llama 2 Community License .* forbids what this recipe does"):
-        kdtool.check(RECIPES / "smallcoder.yaml", {"teacher": "{use: codellama, variant: python}"})
+CARDS = [pytest.param("b200", marks=pytest.mark.slow)]
+CARDS += [pytest.param(name, marks=pytest.mark.nightly) for name in ("rtx3050-8gb", "m2-16gb", "l4")]
+
+
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("teacher", ["smollm2", "codellama", "starcoder2"])
+@pytest.mark.parametrize("path", [*FULL, *SMALL], ids=lambda path: path.relative_to(RECIPES.parent).as_posix())
+def test_another_teacher_is_accepted_or_the_line_to_paste_is(
+    path: Path, teacher: str, card: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first line has what cannot follow the teacher, the second what the card lacks memory for."""
+    monkeypatch.setenv("KDTOOL_TRUST_URL", "http://127.0.0.1:8765")
+    several = re.search(r"^teachers:\n  (\w+):", path.read_text(encoding="utf-8"), re.MULTILINE)
+    words = [
+        str(path),
+        "--set",
+        "seeds=[0]",
+        "--set",
+        f"{f'teachers.{several[1]}' if several else 'teacher'}.use={teacher}",
+    ]
+    for _ in range(3):
+        call(["check", *words, "--gpu", card])
+        shown = "".join(capsys.readouterr())
+        if re.search(r"the Llama 2 Community License .* forbids what this recipe does", shown):
+            return
+        if not (proposed := re.search(r"\n    kdtool \w+ (.+)", shown)):
+            break
+        words = shlex.split(proposed[1])
+    assert not proposed, shown
+    assert "error:" not in shown
+    memory = re.search(r"does not fit: .* memory needed", shown)  # the disk is this machine's
+    assert not memory or "No suggested change is enough" in shown
 
 
 TOLERANCE = 0.05

@@ -180,7 +180,7 @@ def change(
 @pytest.mark.parametrize("name", REFUSED)
 def test_it_is_refused_before_anything_is_made(name: str, change: Callable[[Change], dict[str, Any]]) -> None:
     changes, words = REFUSED[name]
-    refused = change({"evaluators": {"perplexity": {"documents": 2}}, **changes})
+    refused = change({"evaluators": {"perplexity": {"limit": 2}}, **changes})
     in_order = words.replace("{here}", str(Path.cwd()))
     for act in (kdtool.check, kdtool.run):
         if act is kdtool.check and name == "preference without pairs":

@@ -109,6 +109,8 @@ def test_tox_tests_every_package_alone_and_at_its_lowest() -> None:
 def test_list_of_what_is_not_installed_is_current() -> None:
     listed = json.loads((CORE / "first_party.json").read_text(encoding="utf-8"))
     assert listed == first_party(dict(GROUPS)), "run tests/first_party.py"
+    sentences = [known["about"] for names in listed.values() for known in names.values()]
+    assert len({*sentences}) == len(sentences), "`kdtool plugins list` is there to choose from"
 
 
 def test_packages_depend_on_the_core_and_libraries_alone_and_declare_what_they_import() -> None:
@@ -174,7 +176,8 @@ def test_core_imports_nothing_heavy_and_no_plugin() -> None:
 
 
 def test_extra_of_the_quickstart_holds_what_its_recipes_name_and_the_commands_that_use_a_run() -> None:
-    recipes = [ROOT / "recipes" / f"{name}.yaml" for name in ("quickstart", "quickstart-seeds", "overnight")]
+    recipes = kdtool.list_plugins("kdtool.recipes")
+    assert recipes == ["overnight", "quickstart", "quickstart-seeds"]
     needed = {component["distribution"] for recipe in recipes for component in kdtool.check(recipe)["components"]}
     entries = {name: project.get("entry-points", {}) for name, (_, project) in PROJECTS.items()}
     commands = {
@@ -214,6 +217,14 @@ def test_no_text_gives_pip_a_name_of_the_project_that_anyone_can_register() -> N
         if named.search(line)
     }
     assert not found
+
+
+def test_no_process_imports_from_the_working_directory() -> None:
+    """It may be a model's folder; `-P` keeps it out. Suites of plugins need the modules of their authors' folders."""
+    folders = [folder for folder in ROOT.glob("*/**/src") if "testing" not in folder.parts]
+    sources = {path: path.read_text(encoding="utf-8") for folder in folders for path in folder.rglob("*.py")}
+    assert not [path for path, text in sources.items() if re.search(r'sys\.executable, "-(m|c)"', text)]
+    assert sum('sys.executable, "-P", "-m"' in text for text in sources.values()) >= 5
 
 
 def test_code_of_a_pull_request_runs_without_a_token_that_can_write() -> None:

@@ -16,8 +16,7 @@ import openai
 import psutil
 import pytest
 from kdtool_export.gguf.files import write_gguf
-from kdtool_transformers import open_model
-from kdtool_transformers.streaming import StreamedModels
+from kdtool_transformers import DraftedModels, open_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins" / "serve" / "tests"))
 
@@ -30,7 +29,7 @@ PROMPT = "def add(first, second):\n"
 def models(marked_teacher_folder: Path) -> Iterator[kdtool.Models]:
     """The models in a folder: one, with a chat template and FIM tokens."""
     with kdtool.open_models(marked_teacher_folder) as opened:
-        yield StreamedModels(opened)
+        yield opened
 
 
 @pytest.fixture
@@ -73,7 +72,7 @@ def test_a_drafted_teacher_answers_as_it_does_alone(marked_teacher_folder: Path)
         (subject,) = opened.subjects.values()
         opened.subjects = {name: replace(subject, name=name) for name in ("student", "teacher")}
         expected = _in_process(opened, kdtool.Request("0", PROMPT, 12), "teacher")
-        with running(StreamedModels(opened, "student", ["teacher"])) as server:
+        with running(DraftedModels(opened, "student", ["teacher"])) as server:
             answer = server.openai().completions.create(model="teacher", prompt=PROMPT, max_tokens=12, temperature=0)
     assert answer.choices[0].text == expected
 
@@ -91,11 +90,7 @@ def test_a_chat_template_that_never_ends_holds_no_slot_for_ever(marked_teacher_f
     loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     (folder / "chat_template.jinja").write_text(loop, "utf-8")
     asked = {"messages": [{"role": "user", "content": "x"}]}
-    with (
-        kdtool.open_models(folder) as opened,
-        running(StreamedModels(opened)) as server,
-        ThreadPoolExecutor(3) as clients,
-    ):
+    with kdtool.open_models(folder) as opened, running(opened) as server, ThreadPoolExecutor(3) as clients:
 
         def ask(_: int) -> httpx.Response:
             return httpx.post(f"{server.url}/v1/chat/completions", json=asked, timeout=300)

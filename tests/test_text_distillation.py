@@ -65,7 +65,7 @@ def test_answers_are_learned_whoever_gives_them(
         "rows": {"use": "packed", "length": 32, "maximum_tokens": 256},
         "student": {"use": "pretrained", "model": str(other_teacher_folder)},
         "train": {"losses": {"ce": {}}, "steps": 2},
-        "evaluators": {"perplexity": {"documents": 2, "characters": 200}},
+        "evaluators": {"perplexity": {"limit": 2, "characters": 200}},
     }
     asked = without(recipe, *UNUSED)
     results = {name: kdtool.run(asked, {"corpora.answers.ask": f"teachers.{name}"}) for name in teachers}

@@ -33,7 +33,7 @@ def test_every_curve_and_measurement_is_read_back(
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     samples = {"tokens": 4, "prompts": ["def f(", "import"]}
-    recipe["evaluators"] = {"perplexity": {"documents": 3, "characters": 400}, "samples": samples}
+    recipe["evaluators"] = {"perplexity": {"limit": 3, "characters": 400}, "samples": samples}
     recipe["trainer"] |= {"validation": {"every": 2, "evaluators": ["perplexity"]}, "gradient_norms_every": 2}
     recipe["trackers"] = ["tensorboard", "trackio"]
     results = kdtool.run(recipe)

@@ -199,7 +199,7 @@ WATCHED = "perplexity.bits-per-byte"
 def validated(recipe: dict[str, Any]) -> dict[str, Any]:
     """A student that is measured every two steps on the split `validation`."""
     recipe["trainer"] |= {"compile": "off", "validation": {"every": 2, "evaluators": ["perplexity"]}}
-    recipe["evaluators"] = {"perplexity": {"documents": 3, "characters": 400, "split": "validation"}}
+    recipe["evaluators"] = {"perplexity": {"limit": 3, "characters": 400, "split": "validation"}}
     return without(recipe, "control", "exporters", "reporter")
 
 
@@ -212,7 +212,7 @@ def test_measuring_changes_neither_weights_nor_what_is_told_of_steps(validated: 
     for report in plain.arms[0].histories["train"]:
         assert (report.loss, report.tokens) == (told[report.step].loss, told[report.step].tokens)
     assert told[6].metrics[WATCHED] == pytest.approx(values(measured, "bits-per-byte")["student"], rel=2e-3)
-    for settings, action in (({}, "reuse"), ({"evaluators.perplexity.documents": 2}, "run")):
+    for settings, action in (({}, "reuse"), ({"evaluators.perplexity.limit": 2}, "run")):
         (phase,) = (one.action for one in kdtool.plan(validated, settings) if one.name.startswith("phases/"))
         assert phase == action, "a phase depends on the evaluators that it asks"
 
@@ -252,7 +252,7 @@ def test_the_base_is_measured_once_before_training_and_compared(recipe: dict[str
         **without(recipe, "control", "exporters"),
         "seeds": [0, 1],
         "student": {"use": "pretrained", "model": recipe["teacher"]["model"]},
-        "evaluators": {"perplexity": {"documents": 4}},
+        "evaluators": {"perplexity": {"limit": 4}},
     }
     results = kdtool.run(continued)
     found = values(results, "perplexity")
@@ -282,7 +282,7 @@ def test_a_teacher_that_is_adapted_teaches_and_is_copied_from_with_what_it_learn
     recipe: dict[str, Any], teacher_folder: Path
 ) -> None:
     recipe["train"] = {"adapt": ADAPT, "distil": {**recipe["train"], "steps": 4}}
-    recipe["evaluators"] = {"perplexity": {"documents": 2, "characters": 200}, "agreement": {"documents": 2}}
+    recipe["evaluators"] = {"perplexity": {"limit": 2, "characters": 200}, "agreement": {"limit": 2}}
     results = kdtool.run(recipe, {"seeds": [0, 1]}, store="store")
     perplexity = values(results, "perplexity")
     assert perplexity["teacher"] < 0.9 * perplexity["teacher.unadapted"]

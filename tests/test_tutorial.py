@@ -24,13 +24,13 @@ VERDICT = re.compile(r"^[▲▼○] .*$", re.MULTILINE)
 def smaller(teacher: Path) -> str:
     """Return the recipe that the tutorial extends, with a tiny teacher and little text."""
     changes = {
-        "extends": str(ROOT / "recipes" / "quickstart-seeds.yaml"),
+        "extends": str(ROOT / "plugins/essentials/src/kdtool_essentials/recipes/quickstart-seeds.yaml"),
         "corpus": {"train_files": 8, "validation_files": 2, "test_files": 16},
         "rows": {"length": 64, "maximum_tokens": 2048},
         "teacher": {"use": "causal-lm", "model": str(teacher), "dtype": "float32"},
         "student": {"layers": 3},
         "trainer": {"dtype": "float32"},
-        "evaluators": {"perplexity": {"documents": 16, "characters": 400}},
+        "evaluators": {"perplexity": {"limit": 16, "characters": 400}},
     }
     return str(yaml.safe_dump(changes))
 
@@ -40,8 +40,7 @@ class Reader:
 
     def __init__(self, folder: Path, teacher: Path) -> None:
         self.folder = folder
-        (folder / "recipes").mkdir()
-        (folder / "recipes" / "quickstart-seeds.yaml").write_text(smaller(teacher), encoding="utf-8")
+        (folder / "quickstart-seeds").write_text(smaller(teacher), encoding="utf-8")
         source = folder / "kdtool-loss-trusting" / "src"
         paths = os.pathsep.join([str(source), str(folder / "site")])
         self.environment = {**os.environ, "PYTHONPATH": paths, "PYTHONUTF8": "1", "COLUMNS": "100"}

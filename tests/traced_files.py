@@ -29,7 +29,7 @@ RECIPE: dict[str, Any] = {
     "trainer": {"use": "standard", "batch": 2, "dtype": "float32", "learning_rate": 1e-2},
     "train": {"losses": {"forward-kl": {"weight": 0.5}, "ce": {"weight": 0.5}}, "steps": 4},
     "control": False,
-    "evaluators": {"perplexity": {"documents": 3, "characters": 400}},
+    "evaluators": {"perplexity": {"limit": 3, "characters": 400}},
     "exporters": ["safetensors"],
 }
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 
 import kdtool
@@ -144,24 +145,38 @@ def test_evaluators_ask_a_service_nothing_twice(counted: Recipe, tmp_path: Path,
     assert asked() == ["one", "three"]
 
 
-def test_a_file_of_another_version_is_refused_and_kept(counted: Recipe) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        "PRAGMA user_version = 7",
+        "CREATE TRIGGER own AFTER DELETE ON answer BEGIN SELECT 1; END",
+        "CREATE VIEW own AS SELECT 1",
+        "CREATE INDEX own ON answer (hex(answer))",
+        "ALTER TABLE answer ADD COLUMN own CHECK (own IS NULL)",
+        "DROP TABLE answer",
+    ],
+)
+def test_a_file_of_another_version_or_with_other_tables_is_refused_and_kept(counted: Recipe, change: str) -> None:
     kdtool.run(counted)
     asked()
     with closing(sqlite3.connect("store/answers.sqlite")) as database:
-        database.execute("PRAGMA user_version = 7")
-    with pytest.raises(kdtool.UsageError, match=r"answers.sqlite holds answers in format 7.*move the file away"):
+        database.execute(change)
+    with pytest.raises(kdtool.KdtoolError, match=r"answers.sqlite.*(format 7.*move the file away|triggers or views)"):
         kdtool.run({**counted, **KEEPING})
     assert asked() == []
 
 
+@pytest.mark.parametrize("text", ["", "1", "{}", "[" * 100_000, '{"id": "", "text": 1}'])
 def test_a_changed_answer_is_named_and_asked_again_and_a_damaged_file_is_an_error(
-    counted: Recipe, capsys: pytest.CaptureFixture[str]
+    counted: Recipe, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    changed = "answer = ?, sha256 = ?" if text else "answer = replace(answer, 'yes', 'yea')"
+    change = f"UPDATE answer SET {changed} WHERE rowid = 1"  # noqa: S608
     kdtool.run(counted)
     asked()
     file = Path("store/answers.sqlite")
     with closing(sqlite3.connect(file)) as database, database:
-        database.execute("UPDATE answer SET answer = replace(answer, 'yes', 'yea') WHERE rowid = 1")
+        database.execute(change, (text, sha256(text.encode()).hexdigest()) if "?" in change else ())
     filtered, mixed, _ = changes(counted)
     kdtool.run(filtered)
     assert len(asked()) == 1

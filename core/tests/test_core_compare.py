@@ -73,7 +73,7 @@ def test_command_prints_tables_and_json(two_runs: None, capsys: pytest.CaptureFi
     assert call(["compare", "one", "two", "--arm", "student", "--arm", "teacher"]) == 0
     shown = capsys.readouterr().out
     assert "  one/student, 2 seeds  " in shown
-    assert re.search("\nnats +one/teacher  two/teacher  ", shown)
+    assert re.search("\none/teacher against two/teacher +difference .*\nnats  ", shown)
     assert call(["compare", "one", "two", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["comparisons"]) == 1
 
@@ -118,6 +118,7 @@ def test_a_run_that_was_not_copied_whole_is_refused(two_runs: None, capsys: pyte
     [
         (["one"], "at least two runs"),
         (["one", "one"], "at least two runs"),
+        (["one", "models"], "kdtool eval one models --with NAME"),
         (["one", "twoo"], "did you mean 'two'"),
         (["one", "two", "--arm", "studen"], "did you mean 'student'"),
     ],
@@ -125,5 +126,6 @@ def test_a_run_that_was_not_copied_whole_is_refused(two_runs: None, capsys: pyte
 def test_what_cannot_be_compared_is_refused(
     two_runs: None, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    Path("models").mkdir()
     assert call(["compare", *arguments]) == 2
     assert message in capsys.readouterr().err

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool import Comparison, Measurement, Subject
+from kdtool._contract.evaluation import shorten
 from kdtool._results.comparisons import compare, compare_all, interval, side_by_side, verdict
 
 Items = Sequence[tuple[float, float]]
@@ -145,7 +146,7 @@ def test_all_arms_are_compared_and_the_teachers_share_is_given_where_it_means_so
     assert low is not None
     assert high is not None
     assert low < ratio < high < 1
-    assert "66.7% of teacher in pass@1" in verdict(found)
+    assert "67 % (42–99) of teacher in pass@1" in verdict(found)
     lower = [dataclasses.replace(m, unit="nats", higher_is_better=False) for m in measured]
     assert all(c.share is None for c in compare_all(lower, subjects, {name: name for name in solved})[0])
 
@@ -226,6 +227,10 @@ def test_few_tasks_that_all_go_one_way_show_no_more_than_the_exact_test(
     assert found.verdict == verdict
     assert found.outcome == (verdict if found.items >= 12 else "too few items")
     assert -1 <= found.low < found.difference <= found.high <= 1
+    many = [dataclasses.replace(found, arm=arm, against=against) for arm, against in ("ab", "ac", "bc")]
+    names = ": a better than b and c in pass@1; b better than c in pass@1"
+    shown = f"3 of 3 pairs shown to differ{names}" if verdict == "better" else "0 of 3 pairs shown to differ"
+    assert shorten(many, trained=False) == shown
     back = compare("control", "student", [(control, student)] * seeds)
     assert back is not None
     assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
@@ -235,6 +240,6 @@ def test_the_verdict_says_how_many_comparisons_were_made(tmp_path: Path) -> None
     found = _shifted(tmp_path, 3, -0.2, seeds=1)
     assert "comparisons" not in verdict([found])
     six = [dataclasses.replace(found, measurement=f"loss {i}") for i in range(6)]
-    said = "These are 6 comparisons at the 5 % level each: without any difference, up to 26% of runs would show one."
+    said = "These are 6 comparisons at the 5 % level each: without any difference, up to 26 % of runs would show one."
     assert said in verdict(six)
     assert said in side_by_side(six)

@@ -12,7 +12,7 @@ import kdtool
 import pytest
 from kdtool._cli import call
 from kdtool._plugins import registry
-from kdtool._plugins.distributions import find_misplaced, points
+from kdtool._plugins.distributions import Known, find_misplaced, points
 from kdtool._recipe.parser import load_recipe
 from plugin_site import install
 from toy_recipe import Recipe
@@ -73,6 +73,23 @@ def test_a_recipe_without_tracker_and_reporter_gets_the_defaults(recipe: Recipe,
     del plain["trainer"]
     with pytest.raises(kdtool.RecipeError, match="trainer: is missing"):
         load_recipe(plain)  # only plugins that show a run have defaults
+
+
+def test_of_several_defaults_the_projects_is_used_and_named(
+    recipe: Recipe, put: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del recipe["trackers"], recipe["reporter"]
+    put("x-shown", DEFAULTS + NAMES)
+    others = "[kdtool.defaults]\ntracker = x_a:Seen\nreporter = x_a:Paper\n"
+    put("x-a", f"{others}[kdtool.trackers]\na-seen = x_a:Seen\n[kdtool.reporters]\na-paper = x_a:Paper\n")
+    assert list_shown(recipe) == ["trackers.a-seen a-seen", "reporter a-paper"], "both are of others"
+    ours = {"x-seen": Known("x-shown", ""), "x-paper": Known("x-shown[all]", "")}
+    monkeypatch.setattr(registry, "find_known", lambda kind, name: ours.get(name))
+    capsys.readouterr()
+    assert list_shown(recipe) == ["trackers.x-seen x-seen", "reporter x-paper"]
+    notes = capsys.readouterr().err
+    for kind, name, other in (("tracker", "x-seen", "a-seen"), ("reporter", "x-paper", "a-paper")):
+        assert f"note: {name} and {other} are each the default {kind}; {name} is used; to choose, write" in notes
 
 
 def test_defaults_change_no_fingerprint_and_no_result(recipe: Recipe, put: Callable[..., None]) -> None:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._contract.run_info import Gpu, Owner
-from kdtool._estimate.check import Attempt, Remedy, propose
+from kdtool._estimate.check import Attempt, Remedy, propose, resolve
 from kdtool._estimate.forecast import AttributedEstimate, estimate_process, estimate_without_hook
 from kdtool._estimate.machine import read_size
-from kdtool._estimate.totals import add_up, cache_bytes
+from kdtool._estimate.totals import add_up
 
 TRAINING, SCORES = "phases/student-seed0-train", "scores/efficiency"
 STAGES = ("students", "signals/teacher", TRAINING, SCORES)
@@ -71,9 +71,9 @@ def test_a_control_of_equal_time_takes_the_time_of_the_student() -> None:
 
 
 def test_keys_and_values_of_smallcoder_take_what_its_shape_says() -> None:
-    assert cache_bytes(SMALLCODER) == 2 * 18 * 4 * 72 * 4096 * 2 == 84_934_656
-    assert cache_bytes(replace(SMALLCODER, head_size=64), 1, 1) == 2 * 18 * 4 * 64
-    assert cache_bytes(replace(SMALLCODER, heads=0, kv_heads=0)) == 0
+    assert SMALLCODER.cache_bytes(2) == 2 * 18 * 4 * 72 * 4096 * 2 == 84_934_656
+    assert replace(SMALLCODER, head_size=64).cache_bytes(1, 1) == 2 * 18 * 4 * 64
+    assert replace(SMALLCODER, heads=0, kv_heads=0).cache_bytes(2) == 0
 
 
 def test_sizes_are_read_as_people_write_them() -> None:
@@ -189,5 +189,22 @@ def test_a_process_is_part_of_every_stage() -> None:
 
 def test_a_gpu_is_known_by_its_name() -> None:
     assert Gpu.find("A100-80GB").half == 312e12
+    assert (Gpu.find("M1 Max 32GB").unified, Gpu.find("mx450-2gb").memory) == (True, 2 * 10**9)
     with pytest.raises(kdtool.UsageError, match="'a1000' is unknown; give one of t4, "):
         Gpu.find("a1000")
+
+
+@pytest.mark.parametrize(
+    ("hidden", "settings"),
+    [({}, {"a": 1}), ({"b": {"b": 2}}, {"a": 1, "b": 2}), ({"a": {"a": 3}}, {"a": 3}), ({"b": {}}, {})],
+)
+def test_a_refusal_names_all_settings_that_resolve_it(hidden: Any, settings: dict[str, int]) -> None:
+    def refusal(problems: Any) -> kdtool.RecipeError:
+        return kdtool.RecipeError([kdtool.Problem(k, f"not {s}", settings=s) for k, s in problems.items()])
+
+    def attempt(tried: Any) -> None:
+        if tried != settings:
+            raise refusal(hidden)
+
+    found = resolve(refusal({"a": {"a": 1}}), attempt)
+    assert (found.settings, [problem.key for problem in found.problems]) == (settings, ["a", *hidden])

@@ -296,7 +296,8 @@ def test_answers_of_a_run_that_ended_early_are_kept_except_while_its_process_sti
 def test_an_answer_taken_back_replaces_a_damaged_one_and_no_other(tmp_path: Path) -> None:
     answers, lent = tmp_path / "answers.sqlite", lent_file(tmp_path, "0123456789abcdef")
 
-    def row(key: str, text: str) -> tuple[str, str, str]:
+    def row(key: str, said: str) -> tuple[str, str, str]:
+        text = json.dumps(vars(kdtool.TextAnswer("", said, "stop", 1, 1)))
         return key, text, hashlib.sha256(text.encode()).hexdigest()
 
     with closing(kdtool.open_answers(answers)) as database:
@@ -351,10 +352,10 @@ def test_a_remote_store_and_processes_of_torchrun_are_refused_before_anything_is
 
 def test_a_task_says_how_it_is_started(tmp_path: Path) -> None:
     task = kdtool.Task("text", "text", tmp_path, "a-0")
-    assert task.command()[1:] == ["-m", "kdtool._run.worker", str(tmp_path), "text", "a-0"]
-    assert task.command(4)[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
-    assert task.command(4)[6:] == task.command()[1:]
+    assert task.command()[1:] == ["-P", "-m", "kdtool._run.worker", str(tmp_path), "text", "a-0"]
+    assert task.command(4)[1:5] == ["-P", "-m", "torch.distributed.run", "--standalone"]
+    assert task.command(4)[5:] == ["--nproc-per-node", "4", "--no-python", *task.command()]
     several = task.command(4, machines=2, machine=1, main="[fd00::1]:2900")
-    assert several[3:11] == ["--nnodes", "2", "--node-rank", "1", "--master-addr", "fd00::1", "--master-port", "2900"]
-    assert several[11:] == task.command(4)[4:]
+    assert several[4:12] == ["--nnodes", "2", "--node-rank", "1", "--master-addr", "fd00::1", "--master-port", "2900"]
+    assert several[12:] == task.command(4)[5:]
     assert Path(task.command()[0]).exists()

@@ -9,6 +9,7 @@ import pytest
 from kdtool._plugins.distributions import missing_extra
 from plugin_site import install
 from toy_recipe import Recipe
+from variants import variant
 
 CODE = """
 import toy
@@ -20,6 +21,10 @@ class Heavy(toy.Trainer):
 
 class Light(toy.Trainer):
     pass
+
+
+class Writer(toy.Export):
+    extra = "x-heavy"
 """
 ABOUT = """\
 Metadata-Version: 2.1
@@ -39,6 +44,7 @@ Requires-Dist: pluggy>=1; extra == "x-light"
 @pytest.fixture(autouse=True)
 def _installed(site: Path) -> None:
     points = "[kdtool.trainers]\nx-heavy = x_extras:Heavy\nx-light = x_extras:Light\n"
+    points += "[kdtool.exporters]\nx-writer = x_extras:Writer\n"
     install(site, "x-extras", points, {"x_extras.py": CODE}, metadata=ABOUT)
 
 
@@ -63,3 +69,12 @@ def test_the_recipe_is_refused_with_its_other_problems(recipe: Recipe) -> None:
     assert "trainer 'x-heavy' needs x-absent>=2 and pydantic>=99" in said
     assert "no_such_setting" in said
     kdtool.check({**recipe, "trainer": "x-light"})
+
+
+def test_an_exporter_without_its_extra_opens_nothing_and_is_named_only_where_it_may_be_needed(recipe: Recipe) -> None:
+    results = kdtool.run({**recipe, "exporters": {"json": variant("Opener")}})
+    with kdtool.open_models(results.folder) as models:
+        models.open(next(iter(models.subjects))).close()
+    lacks = r"no installed plugin opens .*; x-writer needs x-absent>=2"
+    with kdtool.open_models(results.arms[0].path) as models, pytest.raises(kdtool.UsageError, match=lacks):
+        models.open(next(iter(models.subjects)))

@@ -35,6 +35,28 @@ def _bad(site: Path, source: str = GOOD, entry: str = ENTRY, metadata: str | Non
     forget_installed()
 
 
+@pytest.mark.parametrize("end", ["", "raise ValueError"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "print('noise')",
+        "import os; os.write(1, b'noise')",
+        "import sys; sys.__stdout__.write('noise')",
+        "import os; os.system('echo noise')",
+    ],
+)
+def test_output_of_an_import_does_not_mix_with_results(
+    source: str, end: str, site: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _bad(site, f"{source}\n{end}\n{GOOD}")
+    assert call(["plugins", "show", "x-bad"]) == (1 if end else 0)
+    printed = capfd.readouterr()
+    assert "noise" in printed.err
+    assert "noise" not in printed.out
+    os.write(1, b"result")
+    assert capfd.readouterr().out == "result"
+
+
 @pytest.mark.parametrize(
     ("source", "cause"),
     [
@@ -114,10 +136,11 @@ def test_a_distribution_that_cannot_be_read_is_skipped_with_a_note(
     _bad(site, entry_points_txt=content)
     assert call(["--help"]) == call(["plugins", "show", "x-good"]) == call(["schema"]) == 0
     assert capsys.readouterr().err.count("note: skipped x_bad-1.0.dist-info, its entry points cannot be read") == 1
-    assert call(["plugins", "list"]) == 0
-    assert "x-good" in capsys.readouterr().out
     assert call(["plugins", "show", "x-bad"]) == 2
     assert "Traceback" not in capsys.readouterr().err
+    command = [sys.executable, "-m", "kdtool", "plugins", "show", "x-good"]  # a new process, in which others look, too
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(site)}, check=True, capture_output=True)
+    assert b"A loss." in done.stdout
 
 
 def test_a_distribution_whose_metadata_cannot_be_read_has_no_name(

@@ -33,6 +33,24 @@ trackers: [faulty-tracker]
 reporter: faulty-reporter
 """
 PLACES = ["import", "Packer.kdtool_rows", "Trainer.kdtool_train", "Report.kdtool_report"]
+DESTROYED = """\
+import signal, sys, time, weakref
+from kdtool._cli.failure import interrupt_on_stop_signals
+
+class Object: pass
+
+def signalled(_):
+    signal.raise_signal(getattr(signal, sys.argv[1]))
+
+interrupt_on_stop_signals()
+kept = Object()
+reference = weakref.ref(kept, signalled)
+del kept
+try:
+    time.sleep(20)
+except KeyboardInterrupt as stop:
+    print(repr(stop))
+"""
 SENTENCE = "finished work is kept, run the same command to continue"
 
 
@@ -79,6 +97,12 @@ def _finishes() -> None:
 @pytest.fixture(autouse=True)
 def _recipe(tmp_path: Path, faulty_installed: None) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "said"), [("SIGINT", ""), ("SIGTERM", "'SIGTERM'")])
+def test_a_signal_is_not_lost_while_an_object_is_destroyed(name: str, said: str) -> None:
+    done = subprocess.run([sys.executable, "-c", DESTROYED, name], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == (f"KeyboardInterrupt({said})\n", "")
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
+from kdtool._cli import call
 from toy_recipe import use
 
 OWN = '''
+import os
 from pathlib import Path
 
 import kdtool
@@ -98,10 +103,29 @@ class Small(Student):
 class Keyless(Teacher):
     """Opens what is measured where a file `there` is."""
 
+    class Config(Teacher.Config):
+        folder: str = ""
+
+    def kdtool_check(self, run, when):
+        return [f"no such folder: {self.config.folder}"] if self.config.folder else ()
+
     def kdtool_open(self, run, subject):
         if subject.role == "teacher" and not Path("there").exists():
             raise kdtool.UsageError("there is no key")
         return super().kdtool_open(run, subject)
+
+
+class Paid(Teacher):
+    """A service with a price."""
+
+    answer_cache_key = {"model": "paid"}
+
+    class Config(Teacher.Config):
+        key_variable: kdtool.KeyVariable | None = None
+
+    def kdtool_estimate(self, run, ahead):
+        lacks = "" if os.environ.get("PAID") else "PAID is not set; export it"
+        yield kdtool.Estimate("answers", picodollars=12 * 10**11, most_picodollars=3 * 10**12, lacks=lacks)
 
 
 class Choosy(kdtool.Exporter):
@@ -223,3 +247,76 @@ def test_what_cannot_be_exported_is_refused_before_training(recipe: dict[str, An
     message = "cannot be written: ['counts.json']"
     assert_refused(recipe, [("exporters.one", message), ("exporters.other", message)], kdtool.run)
     assert not list(Path("runs").glob("*/phases/*"))
+
+
+MISTAKES: dict[str, tuple[str, Any]] = {
+    "nmae": ("nmae", 1),
+    "seeds": ("seeds", "[0, 0]"),
+    "train..steps": ("train..steps", 3),
+    "train.steps": ("train.steps", 0),
+    "train.losses.count.weight": ("train.losses.count.weight", "big"),
+    "trainer.use": ("trainer.use", "nobodys"),
+    "rows.lenght": ("rows.lenght", 8),
+    "corpus": ("corpus", own("Csv")),
+    "teacher": ("teacher", own("Keyless", folder="nowhere")),
+    "student": ("student", own("Asks")),
+}
+"""Mistakes of all kinds, by the key of the problem: settings to lay over the recipe."""
+
+
+def test_all_mistakes_of_a_recipe_come_in_one_round(recipe: dict[str, Any]) -> None:
+    """Each alone, any two of them, and all together."""
+    for count in (1, 2, len(MISTAKES)):
+        for chosen in itertools.combinations(MISTAKES, count):
+            with pytest.raises(kdtool.RecipeError) as caught:
+                kdtool.check(recipe, dict(MISTAKES[key] for key in chosen))
+            assert {problem.key for problem in caught.value.problems} == {*chosen}, chosen
+    assert not Path("runs").exists()
+    with pytest.raises(kdtool.RecipeError) as caught:
+        kdtool.run(recipe, dict(MISTAKES.values()))
+    assert len(caught.value.problems) == len(MISTAKES)
+
+
+@pytest.mark.parametrize(
+    ("settings", "out", "line", "error"),
+    [
+        ({}, "runs", "PAID is not set; export it", kdtool.AuthenticationError),
+        (
+            {"teacher.key_variable": "NO_API_KEY"},
+            "runs",
+            "teacher.key_variable: NO_API_KEY is not set",
+            kdtool.KdtoolError,
+        ),
+        ({"teacher": use("Teacher")}, "own.py/runs", "own.py is a file; choose another", kdtool.StorageError),
+        ({"teacher": use("Teacher")}, "locked/deep/runs", "locked is read-only; choose another", kdtool.StorageError),
+    ],
+)
+def test_keys_and_folders_without_which_a_run_ends_are_found_by_check(
+    settings: dict[str, Any], out: str, line: str, error: type[kdtool.KdtoolError], recipe: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked" and allowed(path, mode))
+    Path("locked").mkdir()
+    Path("toy.yaml").write_text(json.dumps({**recipe, "teacher": own("Paid")}), encoding="utf-8")
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    assert call(["check", "toy.yaml", "--out", out, *words]) == 2
+    shown = capsys.readouterr().out
+    assert shown.startswith("✗ cannot run: ")
+    assert line in shown.partition("\n\n")[0]
+    assert "Memory" in shown, "everything else is shown"
+    with pytest.raises(error, match=re.escape(line)):
+        kdtool.run("toy.yaml", settings, out=out)
+    assert not Path("store").exists()
+
+
+def test_check_and_run_say_what_answers_cost(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PAID", "key")
+    Path("toy.yaml").write_text(json.dumps({**recipe, "teacher": own("Paid")}), encoding="utf-8")
+    assert call(["check", "toy.yaml"]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.endswith(" · at most $3.00"), "a bound, not what is expected"
+    assert call(["run", "toy.yaml"]) == 0
+    assert "paid answers: $1.20 expected, at most $3.00\n" in "".join(capsys.readouterr())

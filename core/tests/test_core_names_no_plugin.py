@@ -11,7 +11,7 @@ from typing import get_args
 
 import kdtool
 import pytest
-from kdtool._plugins.distributions import DEFAULTS
+from kdtool._plugins.distributions import DEFAULTS, RECIPES
 
 ROOT = Path(__file__).parents[2]
 PROJECTS = sorted(ROOT.glob("*/*/pyproject.toml"))
@@ -23,8 +23,10 @@ ALLOWED = {
     *(("_cli/command_line.py", name) for name in ("init", "generate", "serve", "push", "sweep")),
     *(("_run/context.py", name) for name in ("kdtool-cloud", "remote")),
     ("_contract/data.py", "gpt"),
+    ("_recipe/layers.py", "claims"),
 }
-"""The commands that `--help` sorts, the package that an error about a remote store names, and a role in ShareGPT's form."""
+"""The commands that `--help` sorts, the package that an error about a remote store names, a role in ShareGPT's form, and a
+recipe's key that a command is named after."""
 
 
 def plugins() -> set[str]:
@@ -35,7 +37,7 @@ def plugins() -> set[str]:
         found.add(project["name"])
         groups = project.get("entry-points", {})
         for group, names in groups.items():
-            found.update(names if group.startswith("kdtool.") and group != DEFAULTS else ())
+            found.update(names if group.startswith("kdtool.") and group not in (DEFAULTS, RECIPES) else ())
     return found
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
+from kdtool._results.files import write_results
 from toy_recipe import use
 from variants import variant
 
@@ -34,6 +36,17 @@ def test_a_run_gives_its_student_first_and_its_teacher_last(finished: kdtool.Res
                 assert next(iter(opened.score(["ab"]))).tokens
         with pytest.raises(kdtool.UsageError, match=r"no model 'studnt' here.*'student'"):
             models.open("studnt")
+
+
+def test_a_student_opens_without_what_only_the_teacher_needs(finished: kdtool.Results) -> None:
+    """A plugin that is not installed any more, or an address that was trusted in the command of the run."""
+    for teacher in ({"use": "gone"}, {"use": "./gone.py:Teacher"}):
+        write_results(replace(finished, recipe={**finished.recipe, "teachers": {"teacher": teacher}}))
+        with kdtool.open_models("toy") as models:
+            with models.open("student") as opened:
+                assert next(iter(opened.score(["ab"]))).tokens
+            with pytest.raises(kdtool.RecipeError, match="gone"):
+                models.open("teacher")
 
 
 def test_a_folder_is_one_model(finished: kdtool.Results, tmp_path: Path) -> None:

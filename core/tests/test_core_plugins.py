@@ -265,6 +265,18 @@ def test_a_name_that_two_packages_register_is_refused_in_every_group(group: str,
     assert {"x-once", "x-twice"} <= set(kdtool.list_plugins(group))
 
 
+@pytest.mark.parametrize(
+    ("body", "message"), [("os._exit(0)", "tried to end the process"), ("1 / 0", "failed: ZeroDivisionError")]
+)
+def test_a_function_that_finds_models_is_named_if_it_fails(
+    body: str, message: str, add: Callable[..., None], said: Callable[..., str]
+) -> None:
+    add("a-models = a_models:find", f"import os\ndef find(name, offline): {body}", "kdtool.models")
+    assert f"error: model 'a-models' (a_models:find of a-models) {message}" in said(
+        1, "eval", "owner/x", "--with", "nats"
+    )
+
+
 @pytest.mark.parametrize("group", ["kdtool.losses", "kdtool.commands", "kdtool.x-{}"])
 def test_many_entry_points_take_no_longer_each(group: str, site: Path, said: Callable[..., str]) -> None:
     lines = [f"[{group.format(number)}]\nx-{number} = x:X\n" for number in range(20_000)]

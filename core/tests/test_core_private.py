@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from string import hexdigits
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._cli import call
+from kdtool._store.files import write_sealed
 from kdtool._text.terminal import escape_controls as escape
 from plugin_site import forget_installed, install
 
@@ -81,6 +83,30 @@ def test_characters_that_steer_a_terminal_are_written_out(
     assert r"Nice\x1b]0;owned\x07\u202edesrever\x9b2J" in said
     assert not [one for one in said if not one.isprintable() and one != "\n"]
     assert escape("tab\tand line\nof Grüße 日本") == "tab\tand line\nof Grüße 日本"
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _strings(inner)
+
+
+def test_no_text_of_another_s_run_steers_a_terminal(
+    recipe: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One text of `results.json` at a time, wherever it is; where that is not valid, the error names it."""
+    results = kdtool.run({**recipe, "require": {"nats.nats": "< 99"}}).folder / "results.json"
+    found = json.loads(results.read_text(encoding="utf-8"))
+    del found["sha256"]
+    capsys.readouterr()
+    for text in {*_strings(found)}:
+        written = json.dumps(f"{text}\x1b[31mM\x9b2J\u202e\r")
+        write_sealed(results, json.loads(json.dumps(found).replace(json.dumps(text), written)))
+        for words in (["show", "toy", "--all"], ["compare", "toy", "toy"], ["runs"], ["report", "toy"]):
+            call(words)
+        said = "".join(capsys.readouterr())
+        assert not [one for one in said if not one.isprintable() and one not in "\n\t"], text
 
 
 def test_records_name_no_folder_of_this_machine_and_are_read_back_whole(

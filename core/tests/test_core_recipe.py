@@ -10,8 +10,10 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._assembly.assemble import assemble
+from kdtool._recipe.model import acknowledgements
 from kdtool._recipe.parser import load_recipe
 from kdtool._recipe.yaml import read_document, read_scalar
+from plugin_site import install
 from variants import variant
 
 BASE = """\
@@ -95,6 +97,26 @@ def test_extends_layers_switch_off_and_place_files(tmp_path: Path) -> None:
     place = recipe.place(("rows", "length"))
     assert place is not None
     assert Path(place.file).name == "base.yaml"
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("named", ["own", "./own", "gone"])
+def test_a_bare_name_is_an_installed_recipe_unless_a_file_has_it(
+    named: str, there: bool, tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"__init__.py": "", "own.yaml": "extends: below.yaml\nname: ours", "below.yaml": BASE}
+    place = {f"x_recipes/{name}": text for name, text in files.items()}
+    install(site, "x-recipes", "[kdtool.recipes]\nown = x_recipes\n", place)
+    monkeypatch.chdir(tmp_path)
+    if there:
+        _write(tmp_path, BASE.replace("base", "file"), named)
+    path = _write(tmp_path, f"extends: {named}\nseeds: [5]")
+    if there or named == "own":
+        assert {load_recipe(each).name for each in (path, Path(named))} == {"file" if there else "ours"}
+        return
+    with pytest.raises(kdtool.RecipeError, match=f"recipe {named!r} not found: no file {tmp_path / named}") as caught:
+        load_recipe(path)
+    assert "own" in caught.value.problems[0].remedy
 
 
 def test_recipes_that_extend_each_other_are_refused(tmp_path: Path) -> None:
@@ -241,6 +263,8 @@ WHOLE = "must be a whole number from 1 to 1,000,000,000, not"
         ({"train.x": 5}, "train.x: unknown key; "),
         ({"seeds": "[0, 0]"}, "such as [0, 1, 2], not [0, 0]"),
         ({"seeds": "[0"}, "seeds: cannot be read as YAML: did not find expected ',' or ']'"),
+        ({"claims": "[{measurement: x, source: y}]"}, "claims: must be a list of figures, such as [{measurement: "),
+        ({"claims": "{x: 1}"}, "claims: must be a list of figures, such as [{measurement: "),
         ({"corpus.share": 2}, "corpus.share: must be a number above 0 and at most 1, not 2"),
         ({"student.use": 7}, "student.use: must be"),
         ({"corpora": "7"}, "corpora: must be"),
@@ -361,3 +385,26 @@ def test_a_mistake_in_a_setting_shows_rule_and_value_in_words_of_a_recipe(
         assemble(load_recipe(recipe))
     assert len(caught.value.problems) == 1
     assert f"recipe: corpus.{key}: {message.replace('{use}', './settings.py:Settings')}" in str(caught.value)
+
+
+@pytest.mark.parametrize("terms", ["{teacher: L}", "{teachers.teacher: L}", "{teachers: {teacher: L}}"])
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({}, True),
+        ({"teacher.variant": "python"}, True),
+        ({"teacher.use": "smollm2"}, True),
+        ({"teacher.use": "codellama"}, False),
+        ({"teacher": "codellama"}, False),
+        ({"student.use": "gpt"}, True),
+        ({"teacher.use": "codellama", "terms_acknowledged.teacher": "M"}, True),
+    ],
+)
+def test_an_acknowledged_licence_is_that_of_the_plugin(
+    tmp_path: Path, terms: str, settings: dict[str, Any], kept: bool
+) -> None:
+    path = _write(tmp_path, f"{BASE}terms_acknowledged: {terms}\n")
+    found = load_recipe(path, settings)
+    assert any(dict(acknowledgements(found.data["terms_acknowledged"])).values()) == kept
+    note = "teacher is now 'codellama': the acknowledgement of 'L' is dropped"
+    assert found.notes == ((note,) if "codellama" in settings.values() else ())

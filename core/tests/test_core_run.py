@@ -105,7 +105,7 @@ def test_killed_training_goes_on_and_ends_like_an_uninterrupted_one(recipe: dict
 def test_a_control_that_trained_on_other_tokens_is_refused(recipe: dict[str, Any]) -> None:
     recipe["control"] = {"trainer": {"use": "./own.py:Other"}}
     with pytest.raises(
-        kdtool.UsageError, match=r"control: it trained on 1 tokens, the student on 64; give the control's"
+        kdtool.UsageError, match=r"control: it trained on 1 token, the student on 64; give the control's"
     ):
         kdtool.run(recipe)
 

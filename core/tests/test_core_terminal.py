@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shlex
 import sys
+import time
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,11 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool._cli import call, failure, shared
+from kdtool._cli import call, plugins, run, shared
 from kdtool._cli.check import _options
 from kdtool._recipe.yaml import read_scalar
 from kdtool._text import terminal
-from kdtool._text.terminal import figure
+from kdtool._text.terminal import figure, signed_difference
 
 
 @pytest.mark.parametrize(
@@ -40,6 +43,12 @@ def test_a_figure_has_the_digits_that_its_interval_justifies(arguments: Any, sho
     assert figure(*arguments) == shown
 
 
+def test_a_difference_that_is_shown_is_not_zero() -> None:
+    assert signed_difference(0.0003, 0.00004, 0.0009, relative=True) == "+0.030 %, 95 % interval +0.004 to +0.090"
+    assert signed_difference(-0.19, -0.3, 0.1, relative=True) == "-19 %, 95 % interval -30 to +10"
+    assert signed_difference(0.0, 0.0, 0.0, relative=False) == "+0, 95 % interval +0 to +0"
+
+
 def test_an_error_shows_the_line_of_the_recipe(
     recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,20 +66,43 @@ def test_a_missing_recipe_is_not_found_and_similar_ones_are_named(
 ) -> None:
     Path("recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     assert call(["check", "recipe.yml"]) == 2
-    assert capsys.readouterr().err == "error: recipe 'recipe.yml' not found\n    did you mean 'recipe.yaml'?\n"
+    assert capsys.readouterr().err.endswith(
+        f"error: recipe 'recipe.yml' not found: no file {Path.cwd() / 'recipe.yml'}\n    did you mean 'recipe.yaml'?\n"
+    )
 
 
 def test_a_missing_recipe_is_looked_for_in_recipes_and_not_among_hidden_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("kdtool._recipe.layers.list_plugins", lambda group: [])
     (tmp_path / "recipes").mkdir()
     for name in ("recipes/quickstart.yaml", ".hidden.yaml"):
         (tmp_path / name).touch()
     assert call(["run", "quickstart.yaml"]) == 2
     assert "did you mean 'recipes/quickstart.yaml'?" in capsys.readouterr().err
     assert call(["run", "other.yaml"]) == 2
-    assert capsys.readouterr().err.endswith("recipes there: recipes/quickstart.yaml\n")
+    assert capsys.readouterr().err.endswith("recipes: recipes/quickstart.yaml\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["-h"], ["--help"], ["help"], ["help", "run"], ["run", "--help"]], ids=" ".join
+)
+def test_help_is_help_and_no_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(arguments) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("Usage: kdtool run" if "run" in arguments else "Usage: kdtool [OPTIONS] COMMAND")
+    assert printed.err == ""
+
+
+def test_a_models_folder_that_is_taken_for_a_run_is_measured_by_eval(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("one").mkdir()
+    for command in (["compare", "one", "one"], ["show", "one"], ["report", "one"]):
+        assert call(command) == 2
+        assert (
+            "'one' is not a finished run; to measure and compare models: kdtool eval one --with"
+            in capsys.readouterr().err
+        )
 
 
 def test_wrong_arguments_are_errors_like_others(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,6 +115,10 @@ def test_a_plan_names_reused_stages_only_if_asked_for(
     recipe: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    assert call(["run", "recipe.yaml", "--plan"]) == 0
+    first, *titles = capsys.readouterr().out.splitlines()
+    assert first == f"{len(titles)} stages to make: nothing is there yet"
+    assert all(re.fullmatch(r"↻ run {7}\S+( \S+)*", title) for title in titles)
     count = len(kdtool.run(recipe).stages)
     capsys.readouterr()
     assert call(["run", "recipe.yaml", "--plan"]) == 0
@@ -95,6 +131,67 @@ def test_a_plan_names_reused_stages_only_if_asked_for(
     first, *changed = capsys.readouterr().out.splitlines()
     assert first.startswith("✓ ")
     assert any(re.match(r"↻ run +training of student, seed 0 .* steps \d+ → 9", line) for line in changed)
+
+
+SLOW = """
+import kdtool, time
+time.sleep(0.5)  # in {}
+class Slow(kdtool.Tracker):
+    shows_messages = True
+    kdtool_message = lambda self, run, text: None
+    def kdtool_describe(self, run):
+        kdtool.say("describing", err=True)
+        time.sleep(0.5)
+        return None
+"""
+
+
+@pytest.mark.parametrize("arguments", ["run", "run --plan", "check", "check --json", "eval --json --recipe"])
+def test_a_command_is_not_silent_before_its_run(
+    arguments: str, recipe: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "_MOST_SILENCE", 0.2)
+    recipe["trackers"]["slow"] = {"use": "./slow.py:Slow"}
+    Path("recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    Path("slow.py").write_text(SLOW.format(Path.cwd()), encoding="utf-8")
+    assert call([*arguments.split(), "recipe.yaml"]) == 0
+    printed = capsys.readouterr()
+    first, *others = printed.err.splitlines()
+    assert first.startswith("reading ")
+    for part in (others, others[0 if "eval" in arguments else others.index("describing") :]):
+        assert [line for line in part if line.startswith(f"{first} ") and line.endswith(" s so far")]
+    assert "json" not in arguments or json.loads(printed.out)
+    time.sleep(0.3)
+    assert capsys.readouterr().err == "", "the command has ended"
+
+
+_BEAT = re.compile(r"asking … \d+ s so far")
+
+
+def _wait_for(shown: io.StringIO, beats: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(_BEAT.findall(shown.getvalue())) < beats:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("kind", ["xterm", "dumb", "pipe"])
+def test_the_time_is_rewritten_in_the_last_line_of_a_terminal(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other lines are whole, and only what began last is repeated, also where another stream is standard error by then."""
+    monkeypatch.setattr(sys, "stderr", shown := io.StringIO())
+    monkeypatch.setattr(shown, "isatty", lambda: kind != "pipe")
+    monkeypatch.setattr(terminal, "_MOST_SILENCE", 0.09 if kind != "pipe" else 0.03)
+    for name, value in {"COLUMNS": "60", "TERM": kind}.items():
+        monkeypatch.setenv(name, value)
+    with terminal.waiting("reading …"), terminal.waiting("asking …"):
+        _wait_for(shown, 1)
+        terminal.say("a note", err=True)
+        with redirect_stderr(io.StringIO()):
+            _wait_for(shown, 3)
+    lines = [line.rpartition("\x1b[K")[2] for line in shown.getvalue().split("\n")]
+    expected = ["reading …", "asking …", "a note", *(_BEAT.findall(shown.getvalue()) if kind != "xterm" else ()), ""]
+    assert sorted(lines) == sorted(expected)
+    assert kind == "xterm" or "\x1b" not in shown.getvalue()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-terminals")
@@ -127,13 +224,17 @@ PLAIN = st.none() | st.booleans() | st.integers(-99, 99)
 
 @given(st.recursive(PLAIN | TEXTS, lambda inner: st.lists(inner, max_size=3), max_leaves=4))
 def test_a_proposed_option_is_read_as_the_setting_that_it_stands_for(value: Any) -> None:
-    key, _, written = shlex.split(_options({"student.source": value}))[1].partition("=")
+    command = f"    kdtool run r.yaml {_options({'student.source': value}, {'seeds': '[0, 1]'})}"
+    *others, option = shlex.split(terminal.wrap(command, 20).replace("\\\n", ""))
+    assert others == ["kdtool", "run", "r.yaml", "--set", "seeds=[0, 1]", "--set"]
+    key, _, written = option.partition("=")
     assert (key, read_scalar(written)) == ("student.source", value)
 
 
 COMMANDS = [
     ["check", "recipe.yaml"],
     ["check", "recipe.yaml", "--set", "colour=red"],
+    ["check", "recipe.yaml", "--memory", "90KB", "--set", "train.steps=9"],
     ["run", "recipe.yaml"],
     ["run", "recipe.yaml", "--plan", "-v"],
     ["show", "toy"],
@@ -142,6 +243,8 @@ COMMANDS = [
     ["runs"],
     ["clean"],
     ["plugins", "show", "nobody"],
+    ["plugins", "list"],
+    ["run", "recipe.yaml", "--plan", "--set", "train.steps=9"],
 ]
 
 
@@ -157,13 +260,14 @@ def test_no_word_is_broken_at_any_width(
     for arguments in COMMANDS:
         shown = []
         for columns in (None, width):
-            for module in (terminal, shared, failure):
+            for module in (terminal, shared, plugins, run):
                 monkeypatch.setattr(module, "width_of", lambda _, columns=columns: columns)
             call(arguments)
             shown.append("\n".join(capsys.readouterr()))
         piped, wrapped = shown
-        words = {word.rstrip(":") for word in piped.split()}
-        assert {word.rstrip(":") for word in wrapped.split()} <= words, arguments
+        words, whole = ({re.sub(r"\d+", "0", word.rstrip(":")) for word in text.split()} for text in (wrapped, piped))
+        assert words - {"…", "\\"} <= whole, arguments
+        assert "--set" not in arguments or not re.search(r"\S {8,}", wrapped), "columns are as wide as needed"
         assert all(len(line) <= width or len(line.split()) == 1 for line in wrapped.splitlines()), arguments
 
 

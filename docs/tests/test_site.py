@@ -168,7 +168,7 @@ def test_plugins_of_others_are_in_the_directory(tmp_path: Path) -> None:
         copy = shutil.copytree if (DOCS / name).is_dir() else shutil.copy
         copy(DOCS / name, tmp_path / name)
     text = (tmp_path / "plugin-directory.md").read_text(encoding="utf-8")
-    (tmp_path / "index.md").write_text(re.sub(r"\[(.+?)\]\(write.+?\)", r"\1", text), encoding="utf-8")
+    (tmp_path / "index.md").write_text(re.sub(r"\[(.+?)\]\((?:write|publish).+?\)", r"\1", text), encoding="utf-8")
     (tmp_path / "plugin-directory.md").unlink()
     entry = {"kind": "loss", "name": "rare", "package": "kdtool-loss-rare", "url": "https://example.org/rare"}
     (tmp_path / "plugins.json").write_text(json.dumps([entry | {"sentence": "KL on rare tokens"}]), encoding="utf-8")

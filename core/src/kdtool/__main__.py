@@ -23,6 +23,7 @@ def begin() -> None:
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     if command in COMPUTING:
         begin_again_with_joined_blocks()
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # else pydantic imports what any package registers
     from kdtool._cli import main  # only now: a process that begins again would import it twice
 
     wait_passively_if_busy(os.environ)

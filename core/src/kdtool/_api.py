@@ -31,7 +31,7 @@ def run(
     """Run a recipe and return its results; a second call resumes where the first stopped.
 
     Args:
-        recipe: a file, or its content as a mapping.
+        recipe: a file, the name of an installed recipe, or a recipe's content as a mapping.
         settings: key paths to values, laid over the recipe, such as {"teacher.use": "causal-lm"}.
         out: the folder for runs; this one works in `out/<name>`.
         store: the folder for text, rows and signals, which runs share; the user's cache by default.
@@ -42,20 +42,23 @@ def run(
             the run is whole, and its results are in `results.json` and on the error.
 
     Example:
-        results = kdtool.run("recipes/quickstart.yaml", {"seeds": [0], "train.steps": 20})
+        results = kdtool.run("quickstart", {"seeds": [0], "train.steps": 20})
         print(results.verdict)
     """
     from kdtool._assembly.assemble import assemble
     from kdtool._assembly.requirements import refuse_missed
-    from kdtool._recipe.parser import load_recipe
+    from kdtool._recipe.layers import locate_recipe
+    from kdtool._recipe.parser import read_recipe
     from kdtool._run.execute import execute
+    from kdtool._run.preflight import look
     from kdtool._store.shared import store_folder
 
     path = _as_path(recipe)
-    loaded = load_recipe(path, settings)
-    text = path.read_text(encoding="utf-8-sig") if isinstance(path, Path) else ""
+    loaded = read_recipe(path, settings)
+    file = locate_recipe(Path(), str(path)) if isinstance(path, Path) else None
+    text = file.read_text(encoding="utf-8-sig") if file else ""
     folder = Path(out).absolute() / loaded.name
-    with assemble(loaded, print_line) as assembly:
+    with assemble(loaded, print_line, look) as assembly:
         stored = store_folder(store)
         results = execute(assembly, folder, stored, offline=offline, recipe_text=text, needs=_memory_of_stages)
     refuse_missed(results)
@@ -78,12 +81,13 @@ def plan(
         KdtoolError: see `kdtool._errors`; the recipe is wrong, or what a fingerprint needs is not on this machine.
     """
     from kdtool._assembly.assemble import assemble
-    from kdtool._recipe.parser import load_recipe
+    from kdtool._recipe.parser import read_recipe
     from kdtool._run.plan import plan_run
+    from kdtool._run.preflight import look
     from kdtool._store.shared import store_folder
 
-    loaded = load_recipe(_as_path(recipe), settings)
-    with assemble(loaded, print_line) as assembly:
+    loaded = read_recipe(_as_path(recipe), settings)
+    with assemble(loaded, print_line, look) as assembly:
         return plan_run(assembly, Path(out).absolute() / loaded.name, store_folder(store))
 
 

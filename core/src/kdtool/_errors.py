@@ -5,9 +5,9 @@ Messages name the key or value that is wrong, what was expected, and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -18,16 +18,21 @@ class KdtoolError(Exception):
 
 
 class UsageError(KdtoolError):
-    """The call is wrong."""
+    """The call is wrong. `settings`, if any, are those of the component that raises it with which it would not."""
 
     exit_code = 2
+
+    def __init__(self, message: str = "", settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.settings: Mapping[str, Any] = settings or {}
 
 
 @dataclass(frozen=True)
 class Problem:
     """One mistake in a recipe: where (file, line and column from 1, key path), what, and what to do.
 
-    `plugin` marks a mistake in the plugin that the recipe names, not in the recipe.
+    `plugin` marks a mistake in the plugin that the recipe names, not in the recipe. `settings` resolve it, by key path; {}
+    if the decision is the user's.
     """
 
     key: str
@@ -37,6 +42,7 @@ class Problem:
     column: int = 0
     remedy: str = ""
     plugin: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
@@ -45,13 +51,16 @@ class Problem:
 
 
 class RecipeError(UsageError):
-    """All problems of a recipe at once, sorted by place. The exit code is a plugin's where only plugins are wrong."""
+    """All problems of a recipe at once, sorted by place. The exit code is a plugin's where only plugins are wrong.
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    `settings`, by key path, are those with which `kdtool.check` accepts the recipe; {} if it knows none.
+    """
+
+    def __init__(self, problems: Sequence[Problem], settings: Mapping[str, Any] | None = None) -> None:
         self.problems = tuple(sorted(problems, key=lambda p: (p.file, p.line, p.column, p.key)))
         if self.problems and all(problem.plugin for problem in self.problems):
             self.exit_code = PluginError.exit_code
-        super().__init__(list_problems(self.problems))
+        super().__init__(list_problems(self.problems), settings)
 
 
 def list_problems(problems: Sequence[Problem], write: Callable[[Problem], str] = str) -> str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from kdtool._contract.language_model import Runtime
 from kdtool._contract.reporting import Results
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import KdtoolError, RecipeError, UsageError, resumable
+from kdtool._plugins.distributions import MODELS, missing_extra
 from kdtool._plugins.hooks import translate_errors
-from kdtool._plugins.registry import entries_by_name, load
+from kdtool._plugins.registry import call_plugin, entries_by_name, list_plugins, load
 from kdtool._recipe.layers import compose, read_layers, settings_layer
 from kdtool._recipe.model import REFERENCE, Recipe
 from kdtool._recipe.parser import Parser
@@ -56,14 +57,16 @@ def evaluate(
     out: Path | str = "runs",
     store: Path | str | None = None,
     offline: bool = False,
+    limit: int | None = None,
 ) -> Results:
     """Measure models and compare them with each other; a second call resumes where the first stopped.
 
     Args:
-        models: model folders, exported files, and runs (folders, or names below `out`), for their students with all seeds;
-            each may have a name in front: "base=path/to/model". None to measure only teachers.
+        models: model folders, exported files, names on the Hub such as "OWNER/NAME", and runs (folders, or names below
+            `out`), for their students with all seeds; each may have a name in front: "base=path/to/model". None to measure
+            only teachers.
         evaluators: names of evaluators; by default those of the recipe.
-        settings: key paths to values, such as {"evaluators.perplexity.documents": 16, "corpus.folder": "src"}.
+        settings: key paths to values, such as {"evaluators.perplexity.limit": 16, "corpus.folder": "src"}.
         corpus: the plugin that provides held-out text; by default the recipe's.
         recipe: a recipe file with text, teachers, evaluators' settings, trackers and reporter; by default that of the
             first run among the models.
@@ -71,6 +74,7 @@ def evaluate(
         out: the folder for runs.
         store: the folder for what runs share.
         offline: use no network.
+        limit: items that each evaluator measures at most: its setting `limit`, unless the settings have it.
 
     Raises:
         KdtoolError: see `kdtool._errors`; nothing could be measured, or a model is not there.
@@ -81,28 +85,31 @@ def evaluate(
     """
     if name and not NAME.fullmatch(name):
         raise UsageError(f"the run's name (`--name`) must be {VALID_NAME}, not {name!r}")
-    chosen = models_of(models, Path(out))
+    chosen = models_of(models, Path(out), offline=offline)
     path = Path(recipe) if recipe is not None else None
-    name = name or _own_name([model.arm for model in chosen], evaluators, [path and path.resolve(), corpus, settings])
+    rest = [path and path.resolve(), corpus, settings, limit]
+    name = name or _own_name([model.arm for model in chosen], evaluators, rest)
     run = next((model.run for model in chosen if model.run), None)
     whole = path or (with_whole_paths(read_results(run)) if run else None)
-    loaded = measuring_recipe(name, evaluators, settings or {}, corpus=corpus, recipe=whole)
+    loaded = measuring_recipe(name, evaluators, settings or {}, corpus=corpus, recipe=whole, limit=limit)
     with assemble(loaded, print_line) as assembly:
-        names = {name for model in chosen for name in (model.name, model.arm)}
-        if taken := sorted(names & {*assembly.of_kind("teacher")}):
-            raise UsageError(
-                f"a model and a teacher of the recipe are called {taken[0]!r}; give the model another name, such as "
-                f"my-{taken[0].rpartition('.')[2]}=FOLDER"
-            )
-        if not chosen and not assembly.of_kind("teacher"):
-            raise UsageError(
-                "nothing to measure: name a model's folder, an exported file or a run, or --set teacher.use=…"
-            )
+        _require_subjects(chosen, assembly.of_kind("teacher"))
         named = assembly.of_kind("evaluator")
         others = {name for name in named if evaluators and name.rpartition(".")[2] not in evaluators}
         work, unused = partial(_measure, chosen, others), {*others, *assembly.of_kind("exporter")}
         folder = Path(out).absolute() / name
         return session(assembly, folder, store_folder(store), work, unused=unused, offline=offline)
+
+
+def _require_subjects(models: Sequence[Model], teachers: Collection[str]) -> None:
+    """Refuse to measure nothing, and a model with the name of a teacher."""
+    if taken := sorted({name for model in models for name in (model.name, model.arm)} & {*teachers}):
+        raise UsageError(
+            f"a model and a teacher of the recipe are called {taken[0]!r}; give the model another name, such as "
+            f"my-{taken[0].rpartition('.')[2]}=FOLDER"
+        )
+    if not models and not teachers:
+        raise UsageError("nothing to measure: name a model's folder, an exported file or a run, or --set teacher.use=…")
 
 
 def _own_name(arms: Sequence[str], evaluators: Sequence[str], rest: Sequence[object]) -> str:
@@ -132,15 +139,14 @@ def _measure(models: Sequence[Model], others: Collection[str], context: Context,
     results = results_of(context, measured, scores, texts)
     unmeasured = {model.name for model in models} - {each.subject for each in results.measurements}
     notes = (*results.notes, *(f"nothing was measured of {name}" for name in sorted(unmeasured)))
-    results = write_report(context, run, replace(results, notes=notes, seconds=time.monotonic() - start))
     if not results.measurements:
-        raise UsageError(_NOTHING)
-    return results
+        raise UsageError(f"nothing was measured: {'; '.join(results.notes) or _NOTHING}")
+    return write_report(context, run, replace(results, notes=notes, seconds=time.monotonic() - start))
 
 
 _NOTHING = (
-    "nothing was measured: evaluators of text need a corpus (--corpus, or one from --recipe), those that compare with a "
-    "teacher need one (--recipe, or --set teacher.use=…), and a model is a folder or file that some exporter writes"
+    "evaluators of text need a corpus (--corpus, or one from --recipe), those that compare with a teacher need one "
+    "(--recipe, or --set teacher.use=…), and a model is a folder or file that some exporter writes"
 )
 
 
@@ -159,27 +165,32 @@ class Models:
     reference and teachers follow. A teacher that the run trained is opened as it was before.
     """
 
-    def __init__(self, subjects: Mapping[str, Subject], run: RunInfo, results: Results | None) -> None:
+    def __init__(
+        self, subjects: Mapping[str, Subject], prepare: Callable[..., RunInfo], results: Results | None
+    ) -> None:
         self.subjects = subjects
         self.results = results
-        self._run = run
+        self._prepare = prepare
 
     def open(self, name: str) -> Runtime:
         """Open a model, with its weights; the caller closes it.
 
         Raises:
             UsageError: there is no such model, or no installed plugin opens it.
+            RecipeError: a teacher's plugin is not installed any more, or its address is not trusted here.
         """
         if name not in self.subjects:
             raise UsageError(f"there is no model {name!r} here; {did_you_mean(name, self.subjects, what='there are')}")
         subject = self.subjects[name]
         asked = subject.role in ("teacher", "reference")
         given = subject if asked else replace(subject, role="artifact")  # as `kdtool eval` opens it
-        opened = open_subject(self._run, given)
+        # Without teachers for other models: an address may be trusted only in the command that asks it.
+        opened = open_subject(self._prepare("exporters", *(("teachers", REFERENCE) if asked else ())), given)
         if opened is None:
+            left_out = "".join(f"; {exporter} {lacks}" for exporter, lacks in _openers().items() if lacks)
             raise UsageError(
                 f"no installed plugin opens {subject.path or name}: name a folder with a model of transformers and its "
-                "tokenizer, or a file of an installed exporter (`kdtool plugins exporter` lists them)"
+                f"tokenizer, or a file of an installed exporter (`kdtool plugins exporter` lists them){left_out}"
             )
         return opened.value
 
@@ -202,19 +213,25 @@ def open_models(model: Path | str, *, out: Path | str = "runs", offline: bool = 
             for piece in student.stream(kdtool.Request("1", "def area(", max_tokens=64)):
                 print(piece.text, end="")
     """
-    with translate_errors():
-        results, subjects = _find(model, Path(out))
-        recipe = opening_recipe(results.name if results else "models", results.recipe if results else {})
-        with assemble(recipe, print_line) as assembly, tempfile.TemporaryDirectory(prefix="kdtool-") as scratch:
-            run = Context.of(assembly, Path(scratch), store_folder(None), offline=offline).info()
-            yield Models(subjects, run, results)
+    with translate_errors(), ExitStack() as stack:
+        results, subjects = _find(str(model), Path(out), offline=offline)
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kdtool-")))
+
+        @cache
+        def prepare(*keys: str) -> RunInfo:
+            recipe = opening_recipe(results.name, results.recipe, keys) if results else opening_recipe("models", {})
+            assembly = stack.enter_context(assemble(recipe, print_line))
+            return Context.of(assembly, scratch, store_folder(None), offline=offline).info()
+
+        yield Models(subjects, prepare, results)
 
 
-def _find(model: Path | str, out: Path) -> tuple[Results | None, Mapping[str, Subject]]:
-    path = Path(model)
+def _find(model: str, out: Path, *, offline: bool) -> tuple[Results | None, Mapping[str, Subject]]:
+    path = locate_model(model, out, offline=offline)
     if is_model(path):
-        return None, {model.name: Subject(model.name, "artifact", model.path) for model in models_of([path], out)}
-    results = with_whole_paths(read_results(find_run(model, out, what="model, nor a finished run")))
+        single = models_of([model], out, offline=offline)
+        return None, {each.name: Subject(each.name, "artifact", each.path) for each in single}
+    results = with_whole_paths(read_results(path))
     artifacts = {artifact.path: artifact for arm in results.arms for artifact in arm.artifacts}
     by_name: dict[str, Subject] = {}
     for subject in sorted(results.subjects, key=lambda each: _ORDER.index(each.role)):
@@ -249,13 +266,14 @@ class Model:
         return found.hexdigest()
 
 
-def models_of(given: Sequence[Path | str], out: Path) -> list[Model]:
+def models_of(given: Sequence[Path | str], out: Path, *, offline: bool = False) -> list[Model]:
     """Return the given models, each by itself or with all seeds of a run.
 
     Raises:
         UsageError: one is missing, or two have the same name.
+        ServiceError: one on a hub cannot be fetched.
     """
-    groups = [list(_models(str(each), out)) for each in given]
+    groups = [list(_models(str(each), out, offline=offline)) for each in given]
     names = [name for models in groups for name in {name for model in models for name in (model.arm, model.name)}]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"two models are called {twice[0]!r}: give them names, such as first={given[0]}")
@@ -267,19 +285,34 @@ def is_model(path: Path) -> bool:
     return path.is_file() or (path.is_dir() and not any((path / name).is_file() for name in (RESULTS, GRAPH)))
 
 
-def _models(given: str, out: Path) -> Iterator[Model]:
+def locate_model(text: str, out: Path, *, offline: bool) -> Path:
+    """Return the file or folder of a model, also of one that a plugin knows by name, or the folder of a finished run.
+
+    Raises:
+        UsageError: there is none, or the run is not finished.
+        ServiceError: it cannot be fetched.
+    """
+    path = Path(text).absolute()
+    if "/" in text and not path.exists() and not (out / text).exists():
+        for plugin in list_plugins(MODELS):
+            if folder := call_plugin(MODELS, plugin, text, offline=offline):
+                return Path(folder)
+    return path if is_model(path) else find_run(text, out, what="model, nor a finished run")
+
+
+def _models(given: str, out: Path, *, offline: bool) -> Iterator[Model]:
     label, sign, text = given.partition("=")
     if not sign or Path(given).exists():
         label, text = "", given
-    path = Path(text).absolute()
-    if is_model(path):
+    folder = locate_model(text, out, offline=offline)
+    if is_model(folder):
         # Folders of a run that are named by the kind of their content.
         generic = {MODEL, *entries_by_name("exporter")}
-        plain_name = path.parent.name if path.name in generic else path.name
+        named = Path(text).absolute()
+        plain_name = named.parent.name if named.name in generic else named.name
         name = name_from(label or plain_name, "model", dots=True)
-        yield Model(name, name, path)
+        yield Model(name, name, folder)
         return
-    folder = find_run(text, out, what="model, nor a finished run")
     students = [arm for arm in read_results(folder).arms if arm.arm == "student"]
     if not students:
         raise UsageError(f"the run {text!r} has trained no student; name a model's folder")
@@ -299,6 +332,7 @@ def measuring_recipe(
     *,
     corpus: str | None = None,
     recipe: Path | Results | None = None,
+    limit: int | None = None,
 ) -> Recipe:
     """Return a recipe without students and training.
 
@@ -308,39 +342,66 @@ def measuring_recipe(
         settings: key paths to values, laid over all else.
         corpus: the corpus, in place of the recipe's corpora and filters.
         recipe: a whole recipe, or a run with its recipe, of which the keys for measuring are used.
+        limit: the setting `limit` of evaluators that have it, below `settings`.
 
     Raises:
         RecipeError: with all mistakes.
-        UsageError: no evaluator is named.
+        UsageError: no evaluator is named, or none of them has a `limit`.
     """
-    file = recipe.folder / RESULTS if isinstance(recipe, Results) else recipe
-    origin = Place(str(file or ""), 0, 0, Path.cwd())
-    layers = [as_node(recipe.recipe, origin)] if isinstance(recipe, Results) else read_layers(recipe) if recipe else []
+    origin = Place("", 0, 0, Path.cwd())
+    if isinstance(recipe, Results):
+        layers = [as_node(recipe.recipe, replace(origin, file=str(recipe.folder / RESULTS)))]
+    else:
+        layers = read_layers(recipe) if recipe else []
     below = _select(compose(layers), evaluators, corpus) if layers else Node({}, origin)
     overrides: dict[str, Any] = {"evaluators": {evaluator: {} for evaluator in evaluators}}
     if corpus:
         overrides["corpus"] = corpus
-    composed = compose([below, as_node(overrides, origin), settings_layer(settings)])
+    layers = [below, as_node(overrides, origin), settings_layer(settings)]
+    composed = compose(layers)
     if not composed.plain().get("evaluators"):
         raise UsageError("no evaluator is named; name some, `--with NAME`, or give a recipe")
+    if limit is not None:
+        composed = compose([*layers[:2], settings_layer(_limits(_with_openers(name, composed), limit)), layers[2]])
     return _with_openers(name, composed)
 
 
-def opening_recipe(name: str, recipe: Mapping[str, Any]) -> Recipe:
-    """Return a recipe with the teachers and exporters of a run's recipe, as `Results.recipe` holds it, to open models.
+def opening_recipe(name: str, recipe: Mapping[str, Any], keys: Sequence[str] = ("teachers", "exporters")) -> Recipe:
+    """Return a recipe with some keys of a run's recipe, as `Results.recipe` holds it, to open models.
 
     Raises:
         RecipeError: with all mistakes, such as a plugin that is not installed any more.
     """
-    kept = {key: recipe[key] for key in ("teachers", "exporters", REFERENCE) if recipe.get(key)}
+    kept = {key: recipe[key] for key in keys if recipe.get(key)}
     return _with_openers(name, as_node(kept, Place("", 0, 0, Path.cwd())))
+
+
+def _limits(recipe: Recipe, limit: int) -> dict[str, int]:
+    """Return `limit` as a setting of each evaluator that has it.
+
+    Raises:
+        UsageError: none has.
+    """
+    specs, limits = [spec for spec in recipe.shared if spec.kind == "evaluator"], dict[str, int]()
+    for spec in specs:
+        written = recipe.place(spec.key)
+        loaded = load(spec.kind, spec.use, written.folder if written else Path.cwd(), print_line)
+        if "limit" in loaded.cls.Config.model_fields:
+            limits[f"{spec.path}.limit"] = limit
+    if not limits:
+        named = ", ".join(spec.name for spec in specs)
+        raise UsageError(f"--limit: {named} has no setting `limit`, which counts items; leave out --limit")
+    return limits
 
 
 def _with_openers(name: str, composed: Node) -> Recipe:
     data = composed.plain()
     if isinstance(exporters := data.get("exporters") or {}, Mapping):  # anything else is refused below
         used = {*exporters, *(entry.get("use") for entry in exporters.values() if isinstance(entry, Mapping))}
-        data["exporters"] = {**{opener: {} for opener in _openers() if opener not in used}, **exporters}
+        data["exporters"] = {
+            **{opener: {} for opener, lacks in _openers().items() if opener not in used and not lacks},
+            **exporters,
+        }
     parser = Parser(Recipe(name, (0,), (), (), None, {"name": name, **data}, composed.places()))
     parser.refuse_unknown((), ("name", *_KEYS))
     if parser.problems:
@@ -364,13 +425,16 @@ def _select(whole: Node, evaluators: Sequence[str], corpus: str | None) -> Node:
     return Node(kept, whole.place)
 
 
-def _openers() -> Iterator[str]:
-    """Yield the names of installed exporters that need no settings."""
+def _openers() -> Mapping[str, str]:
+    """Return the installed exporters that need no settings, each with a line on requirements that are missing, or ""."""
+    missing = {}
     for name in entries_by_name("exporter"):
         try:
-            load("exporter", name, Path.cwd(), print_line).cls.Config()
-            yield name
+            loaded = load("exporter", name, Path.cwd(), print_line)
+            loaded.cls.Config()
+            missing[name] = missing_extra(loaded.distribution, loaded.cls.extra)
         except pydantic.ValidationError:  # it needs settings: a recipe names it
             continue
         except KdtoolError as error:
             print_line(f"models that only the exporter {name!r} opens cannot be measured: {error}")
+    return missing

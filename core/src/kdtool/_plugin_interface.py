@@ -108,7 +108,13 @@ from kdtool._errors import UsageError as UsageError
 from kdtool._plugins.registry import list_plugins as list_plugins
 from kdtool._plugins.registry import load_plugin as load_plugin
 from kdtool._store.files import copy_inside as copy_inside
+from kdtool._store.files import json_objects as json_objects
 from kdtool._store.files import open_regular as open_regular
+from kdtool._store.files import write_beside as write_beside
+from kdtool._text.terminal import count_of as count_of
+from kdtool._text.terminal import dollars as dollars
 from kdtool._text.terminal import say as say
+from kdtool._text.terminal import style as style
+from kdtool._text.terminal import waiting as waiting
 
 __version__ = _version("kdtool")

@@ -118,7 +118,7 @@ def test_questions_are_those_of_the_files(tmp_path: Path) -> None:
 def test_files_may_be_packed_and_some_examples_taken(tmp_path: Path) -> None:
     packed = tmp_path / "test.json.gz"
     packed.write_bytes(gzip.compress("\n".join(map(json.dumps, PYTHON_LINES * 10)).encode()))
-    found = evaluate(tmp_path, ScriptedRuntime(lambda _: ""), line_completion=packed, examples=5)
+    found = evaluate(tmp_path, ScriptedRuntime(lambda _: ""), line_completion=packed, limit=5)
     assert found["codexglue.python.line.exact-match"].n == 5
     assert found["codexglue.python.line.exact-match"].settings["examples"].startswith("at most 5")
 

@@ -23,7 +23,7 @@ needs_sandbox = pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on
 class TestHumanEval(EvaluatorConformance):
     component = HumanEval
     entry_point = "humaneval"
-    settings: ClassVar[dict[str, Any]] = {"problems": 3, "maximum_tokens": 32}
+    settings: ClassVar[dict[str, Any]] = {"limit": 3, "maximum_tokens": 32}
 
     def nothing_to_measure(self, folder: Path) -> Iterator[dict[str, Any]]:
         (folder / "plus.jsonl").touch()

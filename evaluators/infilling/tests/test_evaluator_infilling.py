@@ -28,7 +28,7 @@ needs_sandbox = pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on
 class TestInfilling(EvaluatorConformance):
     component = Infilling
     entry_point = "infilling"
-    settings: ClassVar[dict[str, Any]] = {"problems": 3, "maximum_tokens": 32}
+    settings: ClassVar[dict[str, Any]] = {"limit": 3, "maximum_tokens": 32}
 
     def nothing_to_measure(self, folder: Path) -> Iterator[dict[str, Any]]:
         (folder / "spans.jsonl").touch()
@@ -109,7 +109,7 @@ def test_lines_end_where_the_parser_ends_them(end: str, monkeypatch: pytest.Monk
 
 @needs_sandbox
 def test_a_model_that_fills_every_gap_passes_all(tmp_path: Path) -> None:
-    evaluator = Infilling(Infilling.Config(spans=("single-line", "multi-line"), problems=5))
+    evaluator = Infilling(Infilling.Config(spans=("single-line", "multi-line"), limit=5))
     known = {
         (one.forms["base"].prompt, one.forms["base"].suffix): one.solution
         for one in evaluator.problems(make_run(tmp_path))
@@ -140,7 +140,7 @@ def test_a_model_without_marks_is_left_out(tmp_path: Path, capsys: pytest.Captur
         def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
             raise AssertionError("it cannot fill a span")
 
-    evaluator = Infilling(Infilling.Config(problems=2))
+    evaluator = Infilling(Infilling.Config(limit=2))
     run = make_run(tmp_path, {"opener": OneRuntime(Continuing())})
     assert not list(evaluator.kdtool_evaluate(run, [kdtool.Subject("student", "student", tmp_path)]))
     assert "student is left out, it cannot infill, because its tokenizer has no FIM tokens" in capsys.readouterr().out

@@ -99,8 +99,8 @@ def test_scores_of_a_model_with_known_probabilities(tmp_path: Path) -> None:
 
 def test_requests_are_on_disk_and_not_repeated(tmp_path: Path) -> None:
     tasks = write_tasks(tmp_path)
-    first = evaluate(tmp_path, Fixed(), tasks=["own_choice"], include=[tasks], documents=5)
-    again = evaluate(tmp_path, None, tasks=["own_choice"], include=[tasks], documents=5)
+    first = evaluate(tmp_path, Fixed(), tasks=["own_choice"], include=[tasks], limit=5)
+    again = evaluate(tmp_path, None, tasks=["own_choice"], include=[tasks], limit=5)
     assert first == again
     assert first["lm-eval.own_choice.acc"].n == 5
 

@@ -77,7 +77,6 @@ HUMANEVAL_PACK: dict[str, dict[str, Any]] = {
     | {
         "declaration": _IMPORTS.get(name, "") + record["declaration"],
         "buggy_solution": record["canonical_solution"].replace("3 *", "4 *"),
-        "docstring": "Triple each number.",
         "entry_point": "Tripled" if name == "go" else "tripled",
         "instruction": "Write a function `tripled` to solve the following problem:\nTriple each number.",
     }

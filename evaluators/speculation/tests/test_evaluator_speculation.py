@@ -50,7 +50,7 @@ class TestSpeculation(EvaluatorConformance):
         return TinyModels(*refused)
 
     def prepare(self, folder: Path) -> dict[str, Any]:
-        return {"documents": 3, "maximum_tokens": 6}
+        return {"limit": 3, "maximum_tokens": 6}
 
 
 class ByName(kdtool.Exporter):

@@ -17,11 +17,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from kdtool_measuring import (
     Answer,
+    AnsweringRuntime,
+    Priced,
     Templates,
+    ask_teacher,
     bytes_of_exact_heads,
     bytes_to_answer,
     collect_answers,
     fit_prompt,
+    kept_answers,
     measure_missing_answers,
 )
 from kdtool_testing import ByteTokenizer, OneRuntime, make_run
@@ -88,6 +92,37 @@ def test_who_cannot_be_asked_is_left_out_and_that_is_said(tmp_path: Path) -> Non
     ]
     assert runtime.closed
     assert not runtime.asked
+
+
+class Paid(kdtool.Teacher, Priced):
+    offers: frozenset[kdtool.SignalKind] = frozenset({"text"})
+
+    def spent(self) -> str:
+        return "$0.420 of at most $5.00"
+
+    def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        return Echo().answer(requests)
+
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime:
+        return AnsweringRuntime(self.kdtool_answer, frozenset({"continue"}), self.spent)
+
+
+class Heard(kdtool.Tracker):
+    def kdtool_progress(self, run: kdtool.RunInfo, done: int, total: int | None) -> None:
+        self.last = (run.unit, done, total)
+
+
+def test_progress_of_stages_that_ask_has_requests_total_and_money(tmp_path: Path) -> None:
+    heard, requests = Heard(Heard.Config()), {name: kdtool.Request(name, "prompt", 4) for name in "abc"}
+    run = make_run(tmp_path, {"teacher": Paid(Paid.Config()), "heard": heard})
+    with kept_answers(run, tmp_path / "kept.jsonl", again=False) as kept:
+        ask_teacher(run, "teacher", requests.values(), kept, total=5, others=2)
+    assert heard.last == ("requests, $0.420 of at most $5.00", 5, 5)
+    for spent, opened in (("requests, $0.420 of at most $5.00", Paid(Paid.Config())), ("requests", OneRuntime(Echo()))):
+        (folder := tmp_path / spent[:9]).mkdir()
+        run = make_run(folder, {"teacher": opened, "heard": heard})
+        collect_answers(run, SUBJECT, [*"abc"], lambda name, _: requests[name], evaluator="test")
+        assert heard.last == (spent, 3, 3)
 
 
 class Choosy(Echo):
@@ -164,9 +199,10 @@ def test_a_prompt_is_cut_at_its_beginning_until_it_fits(prompt: str, maximum_tok
 
 
 def test_memory_holds_weights_and_the_keys_and_values_of_a_batch() -> None:
-    for tokens, of_batch in ((100, 32 * 100), (1024, 16384), (20_000, 20_000)):
-        values = 2 * 2 * 2 * 8 * of_batch
-        assert bytes_to_answer(kdtool.RunForecast({"student": FACTS}, "student"), tokens) == 4 * (1000 + values)
+    deep = replace(FACTS, layers=999)
+    for facts, tokens, of_batch in ((FACTS, 1024, 32 * 1024), (deep, 1024, 16384), (deep, 20_000, 20_000)):
+        values = 2 * (facts.layers + 1) * 2 * 8 * of_batch
+        assert bytes_to_answer(kdtool.RunForecast({"student": facts}, "student"), tokens) == 4 * (1000 + values)
 
 
 def test_heads_in_half_precision_are_copied_in_float32() -> None:

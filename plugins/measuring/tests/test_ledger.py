@@ -208,7 +208,6 @@ _DAMAGES: dict[str, str | Callable[[Path], object]] = {
     "unknown state": "UPDATE attempt SET state = 'free' WHERE id = 2",
     "state of a batch": "INSERT INTO batch VALUES ('b', '', 'lost', 0)",
     "no answers": "DROP TABLE answer",
-    "trigger": "CREATE TRIGGER t BEFORE INSERT ON attempt BEGIN SELECT RAISE(ABORT, 'no'); END",
 }
 
 

@@ -117,10 +117,7 @@ def test_the_value_lies_within_its_interval_or_at_its_edge(
         assert found.low <= found.high
 
 
-@pytest.mark.parametrize(
-    ("items", "message"),
-    [([], "nothing to measure"), ([Item("x", math.nan, 1)], "on 'x'.*diverged"), ([Item("x", 1e6, 1)], "too large")],
-)
+@pytest.mark.parametrize(("items", "message"), [([], "nothing to measure"), ([Item("x", 1e6, 1)], "too large")])
 def test_what_cannot_be_measured_is_an_error_with_its_name(tmp_path: Path, items: list[Item], message: str) -> None:
     with pytest.raises(kdtool.PluginError, match=f"perplexity of student/seed 0.*{message}"):
         measure(make_run(tmp_path), items)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from kdtool_programs import EVALPLUS_NUMPY, Module, Sandbox, Task, against_reference
+from kdtool_programs import EVALPLUS_NUMPY, Module, Sandbox, Task
 from kdtool_programs.problems import _ALLCLOSE
 
 RTOL, ATOL = 1e-7, 1e-6
@@ -92,12 +92,6 @@ def test_programs_cannot_pretend_to_be_close(answer: str, passes: bool, needs_bu
     )
     source = f"{lying}def f(x):\n    return {answer}\n"
     by_numpy = "import numpy as np\nassert np.allclose(f(1.0), [1 / 3, float('inf')], rtol=1e-7, atol=1e-6)\n"
-    of_reference = against_reference("def f(x):\n    return [x / 3, float('inf')]\n", "f", [[1.0], [2.5]])
-    tasks = [
-        Task("numpy", Module(source, by_numpy, ("f",), EVALPLUS_NUMPY), 60.0),
-        Task("reference", Module(source, of_reference, ("f",)), 60.0),
-    ]
     with Sandbox() as sandbox:
-        assert {verdict.id: verdict.has_passed for verdict in sandbox.run(tasks)} == dict.fromkeys(
-            ("numpy", "reference"), passes
-        )
+        (verdict,) = sandbox.run([Task("numpy", Module(source, by_numpy, ("f",), EVALPLUS_NUMPY), 60.0)])
+    assert verdict.has_passed == passes

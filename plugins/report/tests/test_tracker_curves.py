@@ -124,6 +124,14 @@ def test_odd_numbers_are_kept(kind: str, tmp_path: Path) -> None:
     assert [str(value) for _, value in losses(kind, tmp_path)] == ["inf", "-inf", "nan", str(last)]
 
 
+@both
+def test_the_end_of_a_run_says_how_to_see_the_curves(kind: str, tmp_path: Path) -> None:
+    said: list[str] = []
+    measure_twice(kind, make_run(tmp_path, say=said.append))
+    line = {"tensorboard": "tensorboard --logdir {}", "trackio": "TRACKIO_DIR={} trackio show"}[kind]
+    assert said == [f"to see the curves: {line.format(tmp_path / kind)}"] * 2
+
+
 @pytest.mark.parametrize("lost", [0, 1, 9, 30, 150])
 def test_a_torn_record_or_what_a_power_failure_left_is_cut_off(tmp_path: Path, lost: int) -> None:
     run = make_run(tmp_path)
@@ -135,6 +143,8 @@ def test_a_torn_record_or_what_a_power_failure_left_is_cut_off(tmp_path: Path, l
     content = path.read_bytes()
     assert lost < len(content) - len(whole)
     path.write_bytes(content[:-lost] if lost else whole + bytes(64))
+    for name in ("phase-train.partial", "phase-train.partial.writing"):
+        path.with_name(name).symlink_to("elsewhere")  # where nothing is written
     train("tensorboard", run, 4)
     assert losses("tensorboard", tmp_path) == [(1, 1.0), (2, 2.0), (4, 4.0)]
     assert len(event_files(tmp_path)) == 1

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import uvicorn
 from kdtool_serve import create_app
-from kdtool_serve.pool import Openable, Pool
+from kdtool_serve.pool import Pool
 from kdtool_serve.server import listen, make_server
 from openai import OpenAI
 
@@ -46,7 +46,7 @@ class Running:
 
 
 @contextmanager
-def running(models: Openable, **options: Any) -> Iterator[Running]:
+def running(models: Any, **options: Any) -> Iterator[Running]:
     """Serve models; arguments as for `create_app`."""
     app = create_app(models, **options)
     listener = listen("127.0.0.1", 0)

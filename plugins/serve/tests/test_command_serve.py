@@ -10,15 +10,18 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import kdtool
 import pytest
 from kdtool._cli import call
+from kdtool._text import terminal
 from kdtool_measuring import Priced
 from kdtool_serve import command, server
 from kdtool_serve.command import serve
+from kdtool_serve.engine import Engine, Workers
 from kdtool_testing import CommandConformance
 from scripted import ScriptedModels, StreamingRuntime
 
@@ -79,7 +82,7 @@ def test_it_says_where_it_is_and_ends_at_ctrl_c_while_it_answers(tmp_path: Path,
             assert process.wait(20) == 0
         assert time.perf_counter() - began < 15  # the answer would take 25 seconds
         assert process.stderr
-        assert process.stderr.read().splitlines() == ["loading student …"]
+        assert process.stderr.read().splitlines() == ["opening model …", "loading student …"]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - as AirPlay of macOS
@@ -131,7 +134,7 @@ def _choose(names: Sequence[str], monkeypatch: pytest.MonkeyPatch, *, paid: bool
     monkeypatch.setattr(kdtool, "load_plugin", lambda group, name: _Priced)
     models = ScriptedModels({"student": StreamingRuntime(), "teacher": StreamingRuntime()})
     record = kdtool.ComponentRecord("teacher", "teacher", "priced", "dist", "1", {})
-    models.results = type("Results", (), {"components": [record]})()
+    models.results = SimpleNamespace(components=[record], exported_files=list)
     return command._choose(models, tuple(names), paid=paid)  # type: ignore[arg-type]
 
 
@@ -148,11 +151,69 @@ def test_a_teacher_that_costs_money_is_offered_only_if_asked(
         _choose(["techer"], monkeypatch, paid=False)
 
 
+@pytest.mark.parametrize("columns", [None, 60, 80, 100])
+def test_lines_of_the_server_end_at_words_in_a_terminal(
+    columns: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(terminal, "width_of", lambda _: columns)
+    name = "owner/" + "x" * 110
+    engine = Engine(name, StreamingRuntime, queue=1, loader=Workers("none", 0))
+    engine._warn(SimpleNamespace(continued=True))  # type: ignore[arg-type]
+    first, *others = capsys.readouterr().err.splitlines()
+    assert (first == name and bool(others)) == (columns is not None)
+    assert all(len(line) <= (columns or 0) for line in others)
+
+
+@pytest.mark.parametrize("command", [("serve",), ("generate", "x = "), ("generate", "--json", "x = ")], ids=" ".join)
+def test_a_name_is_refused_before_torch_is_imported(command: tuple[str, ...], tmp_path: Path) -> None:
+    name, *rest = command
+    script = "import sys; from kdtool._cli import call; print(call(sys.argv[1:]), 'torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script, name, "nothing", *rest],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert done.stdout == "2 False\n"
+    assert "'nothing' is not a model, nor a finished run" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("files", "first"),
+    [({"a": (5, "opens"), "b": (3, "opens")}, "b"), ({"a": (5, "opens"), "b": (3, "closed"), "c": (2, "absent")}, "a"),
+     ({"a": (9, "opens")}, "student"), ({"a": (0, "opens")}, "student"), ({}, "student")],
+)  # fmt: skip
+def test_the_smallest_file_that_opens_answers_by_default_and_is_named(
+    files: dict[str, tuple[int, str]], first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    classes = {"opens": type("Opens", (kdtool.Exporter,), {"kdtool_open": lambda *_: None}), "closed": kdtool.Exporter}
+    monkeypatch.setattr(kdtool, "list_plugins", lambda group: list(classes))
+    monkeypatch.setattr(kdtool, "load_plugin", lambda group, name: classes[name])
+    models: Any = ScriptedModels({name: StreamingRuntime() for name in ("student", *files)})
+    for name, (size, _) in {"student": (8, ""), **files}.items():
+        (path := tmp_path / f"{name}.gguf").write_bytes(b"x" * size * 1_000_000)
+        models.subjects[name] = kdtool.Subject(name, "artifact" if name in files else "student", path)
+    exported = [SimpleNamespace(arm=name, artifact=SimpleNamespace(format=kind)) for name, (_, kind) in files.items()]
+    models.results = SimpleNamespace(components=[], exported_files=lambda: exported)
+    assert command._choose(models, (), paid=True)[0] == first
+    named = (
+        ""
+        if first == "student"
+        else f"answers by default: {first}, the student's smallest file ({files[first][0]} MB)\n"
+    )
+    assert capsys.readouterr().err == named
+    assert command._choose(models, ("student",), paid=True) == ["student"]
+
+
 def test_a_draft_is_for_teachers_on_offer() -> None:
     models: Any = ScriptedModels({"student": StreamingRuntime(), "teacher": StreamingRuntime()})
     with pytest.raises(kdtool.UsageError, match="none is on offer"):
-        command._find_teachers(models, "student", ["student"])
-    assert command._find_teachers(models, "student", ["student", "teacher"]) == ["teacher"]
+        command._with_draft(models, "student", ["student"])
+    drafted = command._with_draft(models, "student", ["student", "teacher"])
+    assert drafted.open("student") is models.open("student")
+    with pytest.raises(kdtool.UsageError, match="the target of speculative decoding is not a model of transformers"):
+        drafted.open("teacher")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of Windows end the process at once")

@@ -1,4 +1,4 @@
-"""Completions at a cursor: units, syntax, gaps for models without FIM tokens, the best of several, and shares of models."""
+"""Completions at a cursor: units, gaps for models without FIM tokens, several choices, and shares of models."""
 
 from __future__ import annotations
 
@@ -13,27 +13,15 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_serve.devices import Devices, cut_to_fit, end_at_unit, fitting_length, parse_shares
+from kdtool_serve.devices import end_at_unit, parse_shares
 from kdtool_serve.engine import cache_bytes, fitting_streams
 from kdtool_serve.tasks import as_gap, end_at_suffix
 from kdtool_testing.tiny_models import tiny_model
-from kdtool_transformers import SUFFIX_FIRST, infilling_by
-from kdtool_transformers.streaming import StreamingRuntime as TransformersStreaming
+from kdtool_transformers import SUFFIX_FIRST, TransformersRuntime, infilling_by
 from running import Running, running
 from scripted import ScriptedModels, StreamingRuntime
 
 SUFFIX = "\n\n\nprint(area(2, 3))\n"
-PYTHON = "import math\n\n\ndef area(radius):\n    "
-JAVA = "class Area {\n    double of(double r) {\n        return "
-SYNTAX = [
-    (PYTHON, "return math.pi * radius", "\n\n\nprint(area(2))\n", "return math.pi * radius"),
-    (PYTHON, "return math.sqrt(radius))", "\n\n\nprint(area(2))\n", "return math.sqrt(radius)"),
-    (PYTHON + "return math.sqrt(", "radius)", ")\n", "radius"),
-    (PYTHON + "x = 1", "= = 2", "\n    return x\n", ""),
-    (PYTHON + "x = ", "= = 2", "\n    return x\n", "= = 2"),  # nor does it parse without
-    (JAVA, "Math.PI * r;\n    }\n}", "\n    }\n}\n", "Math.PI * r;"),
-    ("Dear all,\n\nthe meeting ", "is (as always at nine.", "\n\nYours, Ann\n", "is (as always at nine."),
-]
 UNITS = [
     (partial(end_at_unit, before=before, after=after), text, kept)
     for before, text, after, kept in [
@@ -69,16 +57,6 @@ def _pieces(text: str, cuts: list[int]) -> Iterator[kdtool.TextPiece]:
         yield kdtool.TextPiece(text[begin:end], 1, number, "length" if number == len(ends) - 1 else None)
 
 
-@pytest.mark.parametrize(("before", "text", "after", "kept"), SYNTAX)
-def test_text_that_does_not_parse_is_cut_in_the_language_of_the_code(
-    before: str, text: str, after: str, kept: str
-) -> None:
-    assert text[: fitting_length(before, text, after)] == kept
-    (*empty, last) = cut_to_fit(_pieces(text, [3]), before, after)
-    assert (last.text, last.finish) == (kept, "length" if kept == text else "stop")
-    assert [piece.text for piece in empty] == [""]
-
-
 @pytest.mark.parametrize(("end", "text", "kept"), [*UNITS, *GAPS])
 @given(data=st.data())
 def test_an_answer_ends_with_its_unit_or_before_the_suffix_however_it_is_streamed(
@@ -102,16 +80,6 @@ class _Weighed(StreamingRuntime):
         chance = -5.0 if not number else -1.0 / number
         logprobs = () if request.logprobs is None else (kdtool.TokenLogprob(f"a{number}", chance),)
         yield kdtool.TextPiece(f"a{number}", 1, 1, "stop", logprobs=logprobs)
-
-
-def test_the_likeliest_of_several_is_given_and_counts_as_one_completion() -> None:
-    student = _Weighed()
-    with running(ScriptedModels({"student": student}), devices=Devices(best_of=2)) as server:
-        found = server.post("/infill", input_prefix="x", input_suffix="y", n_predict=9).json()
-        assert found["content"] == "a2"
-        counts = server.get("/v1/models").json()["data"][0]["kdtool"]["completions"]
-    assert (counts["asked"], counts["shown"]) == (1, 1)
-    assert [(asked.temperature, asked.logprobs) for asked in student.asked] == [(0.0, 0), (0.6, 0)]
 
 
 def test_several_answers_of_openais_protocol_come_the_likeliest_first() -> None:
@@ -150,7 +118,7 @@ def test_a_wrong_share_is_refused(given: str, message: str) -> None:
 
 
 def test_answers_at_once_are_limited_by_the_memory_of_their_keys_and_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = TransformersStreaming(tiny_model())
+    runtime = TransformersRuntime(tiny_model())
     facts = tiny_model().facts
     assert cache_bytes(runtime) == 2 * facts.layers * facts.kv_heads * (facts.hidden // facts.heads) * facts.context * 4
     assert fitting_streams(runtime) == runtime.streams
@@ -293,7 +261,7 @@ def test_fim_tokens_of_another_model_are_written_in_the_models_own_order(name: s
 
 
 def test_a_real_model_without_fim_tokens_is_never_an_error() -> None:
-    with running(ScriptedModels({"student": TransformersStreaming(tiny_model())})) as server:
+    with running(ScriptedModels({"student": TransformersRuntime(tiny_model())})) as server:
         found = server.post("/infill", input_prefix="def f(", input_suffix="):\n    pass\n", n_predict=8)
         assert (found.status_code, found.headers["kdtool-gap"]) == (200, "continued")
         assert found.json()["tokens_predicted"] <= 8

@@ -146,6 +146,35 @@ def test_what_is_not_http_1_ends_the_connection(server: Running, content: bytes,
         assert received.count(b"HTTP/1.1 ") == 1
 
 
+_HEAD = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: y\r\n\r\n"
+_BODY_FIRST = b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n\n "
+
+
+@pytest.mark.parametrize("before", [b"", SECOND, _BODY_FIRST], ids=["first", "pipelined", "behind a body"])
+@pytest.mark.parametrize(
+    ("written", "instead"),
+    [
+        (b"1.1\r\n", b"1.1\n"),
+        (b"y\r\n", b"y\n"),
+        (b"y\r\n\r\n", b"y\r\n\n"),
+        (b"X: y", b"X:\r\n y"),
+        (b"X: y", b"X: y\r\n\t"),
+    ],
+)
+def test_a_header_that_others_read_otherwise_is_refused(
+    server: Running, written: bytes, instead: bytes, before: bytes
+) -> None:
+    received = _send(server, before + _HEAD.replace(written, instead))
+    assert received.count(b"HTTP/1.1 ") == 1 + bool(before)
+    assert received.rpartition(b"HTTP/1.1 ")[2].startswith(b"400 ")
+
+
+@pytest.mark.parametrize("end", [b"\n", b"X: y\n\n", b"X: y\r\n z\r\n\r\n"])
+def test_so_is_a_trailer(server: Running, end: bytes) -> None:
+    head = b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+    assert b"HTTP/1.1 200" not in _send(server, head + end + SECOND)
+
+
 @pytest.mark.parametrize("path", ["/v1/nothing", "/../etc/passwd", "/v1/models/", "/v1/models/%2e%2e", "/%00"])
 def test_unknown_paths_are_refused(server: Running, path: str) -> None:
     assert server.get(path).json()["error"]["type"] == "invalid_request_error"

@@ -12,7 +12,7 @@ import kdtool
 import ollama
 import pytest
 from kdtool_testing.tiny_models import tiny_model
-from kdtool_transformers.streaming import StreamingRuntime as TransformersStreaming
+from kdtool_transformers import TransformersRuntime
 from running import Running, running
 from scripted import ScriptedModels, StreamingRuntime
 
@@ -161,7 +161,7 @@ def test_a_long_prompt_loses_its_beginning_and_a_long_chat_its_oldest_turns(stud
 
 
 def test_a_real_model_answers_and_has_its_shapes() -> None:
-    models = ScriptedModels({"student": TransformersStreaming(tiny_model())})
+    models = ScriptedModels({"student": TransformersRuntime(tiny_model())})
     with running(models) as server, _connected(server) as client:
         options = {"num_predict": 5, "temperature": 0}
         whole = client.generate("student", "def f(", raw=True, options=options)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from kdtool_serve.forms import describe_token
 from kdtool_testing.tiny_models import tiny_model
-from kdtool_transformers.streaming import StreamingRuntime as TransformersStreaming
+from kdtool_transformers import TransformersRuntime
 from running import Running, running
 from scripted import ScriptedModels, StreamingRuntime
 
@@ -23,7 +23,7 @@ END = 256
 @pytest.fixture(scope="module")
 def real() -> Iterator[Running]:
     """A server with a tiny model of 512 tokens of context."""
-    with running(ScriptedModels({"student": TransformersStreaming(tiny_model())})) as started:
+    with running(ScriptedModels({"student": TransformersRuntime(tiny_model())})) as started:
         yield started
 
 

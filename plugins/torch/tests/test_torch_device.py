@@ -15,10 +15,11 @@ from kdtool_torch import device as device_module
 def test_an_assumed_gpu_decides_device_precision_and_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_module, "_has_varlen_attention", lambda: True)
     before = pick_device()
-    for name, dtype, flash in (("t4", torch.float32, False), ("a100-80gb", torch.bfloat16, True)):
+    kinds = ("t4", "cuda", torch.float32, False), ("a100-80gb", "cuda", torch.bfloat16, True)
+    for name, kind, dtype, flash in (*kinds, ("m2-16gb", "mps", torch.float32, False)):
         with assume(Gpu.find(name)):
             device = pick_device()
-            assert (device.type, compute_dtype("auto", device), has_flash()) == ("cuda", dtype, flash)
+            assert (device.type, compute_dtype("auto", device), has_flash()) == (kind, dtype, flash)
             assert product_speed(torch.float16, device) == Gpu.find(name).half
             assert product_speed(torch.float32, device) == Gpu.find(name).single
     assert pick_device() == before

@@ -20,15 +20,9 @@ import torch
 import transformers
 from kdtool_export.gguf.files import write_gguf
 from kdtool_testing.tiny_models import save_tiny, tiny_model
-from kdtool_transformers import (
-    TransformersTokenizer,
-    find_source,
-    open_config,
-    open_model,
-    open_tokenizer,
-    source_identity,
-)
+from kdtool_transformers import find_source, open_config, open_model, open_tokenizer, source_identity, vetting
 from kdtool_transformers.gguf import read_gguf
+from kdtool_transformers.limits import LimitedProcess
 from kdtool_transformers.weights import require_fit
 from safetensors.torch import load_file, save_file
 
@@ -52,7 +46,12 @@ def _change(file: Path, **values: Any) -> None:
 
 
 def test_the_sound_model_is_opened(model: Path) -> None:
-    assert open_model(model, offline=True).facts.layers == 4
+    opened = open_model(model, offline=True)
+    assert opened.facts.layers == 4
+    tokenizer = opened.tokenizer
+    for encode in (tokenizer.encode, tokenizer.encode_template, lambda text: tokenizer.encode_batch(["a", text])):
+        with pytest.raises(kdtool.UsageError, match=r"begins with 'xxx.* has 4,194,305 characters; .*: divide it"):
+            encode("x" * (4 * 2**20 + 1))
 
 
 CONFIGS: list[tuple[dict[str, Any], str]] = [
@@ -62,12 +61,7 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"hidden_size": -1}, "hidden size"),
     ({"hidden_size": 10_000_000}, r"has the shape \(258, 10000000\), but \(258, 64\) is stored"),
     ({"num_attention_heads": 0}, "ZeroDivisionError"),
-    ({"num_hidden_layers": 5}, "it claims 5 layers, but the names of the weights have 4"),
-    ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1000000, expected 10,000 at most"),
-    ({"num_hidden_layers": 10**9, "model_type": "qwen2"}, "num_hidden_layers is 1000000000"),
-    ({"num_hidden_layers": 1e400}, "num_hidden_layers is inf"),
-    ({"text_config": {"num_hidden_layers": 10**9}}, "num_hidden_layers is 1000000000"),
-    ({"num_labels": 10**9}, "num_labels is 1000000000"),
+    ({"num_hidden_layers": 1e400}, "'num_hidden_layers' expected int, got float"),
     ({"rope_parameters": {"rope_type": "helix", "rope_theta": 1e4}}, "helix"),
     ({"hidden_act": "nonsense"}, "nonsense"),
     ({"dtype": "nonsense"}, "nonsense"),
@@ -98,6 +92,19 @@ def test_the_configuration_does_not_choose_code(model: Path, key: str) -> None:
     assert open_model(model, offline=True).facts.layers == 4
 
 
+@pytest.mark.parametrize(
+    "name", ["chat_template.jinja", "tokenizer_config.json", "additional_chat_templates/tools.jinja"]
+)
+def test_text_from_elsewhere_does_not_reach_a_student(model: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret").write_text('{"chat_template": "a key"}', encoding="utf-8")
+    (model / name).parent.mkdir(exist_ok=True)
+    (model / name).unlink(missing_ok=True)
+    (model / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(kdtool.StorageError, match=rf"{name} leads out of .*; expected a file in it; copy"):
+        open_tokenizer(model, offline=True).save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
 def _rewrite(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         weights = load_file(folder / "model.safetensors")
@@ -110,10 +117,6 @@ def _rewrite(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[P
 def _transpose(weights: dict[str, torch.Tensor]) -> None:
     name = "model.layers.1.mlp.down_proj.weight"
     weights[name] = weights[name].T.contiguous()
-
-
-def _drop(weights: dict[str, torch.Tensor]) -> None:
-    del weights["model.norm.weight"]
 
 
 def _cut(folder: Path) -> None:
@@ -136,7 +139,10 @@ def _index(*names: object) -> Callable[[Path], None]:
 
 WEIGHTS: list[tuple[Callable[[Path], None], str]] = [
     (_rewrite(_transpose), r"by config\.json \S+down_proj\.weight has the shape \(64, 48\), but \(48, 64\) is stored"),
-    (_rewrite(_drop), r"lacks 1 of the weights of LlamaForCausalLM \(model\.norm\.weight\)"),
+    (
+        _rewrite(lambda weights: weights.pop("model.norm.weight")),
+        r"lacks 1 of the weights of LlamaForCausalLM \(model\.norm\.weight\)",
+    ),
     (_cut, r"model\.safetensors is cut short or damaged: download it again"),
     (_lie, r"model\.safetensors is cut short or damaged: download it again"),
     (_index("../outside.safetensors"), r"index\.json names '\.\./outside\.safetensors'"),
@@ -144,6 +150,7 @@ WEIGHTS: list[tuple[Callable[[Path], None], str]] = [
     (_index("..\\outside.safetensors"), r"index\.json names"),
     (_index("pickled.bin"), r"index\.json names 'pickled\.bin'"),
     (_index(["other.safetensors"]), r"index\.json names"),
+    (lambda folder: _change(folder / "config.json", num_hidden_layers=5), r"lacks 9 of the weights of .*layers\.4\."),
     (_index("absent.safetensors"), r"lacks absent\.safetensors, which model\.safetensors\.index\.json names"),
 ]
 
@@ -183,85 +190,76 @@ def test_a_download_that_was_interrupted_can_go_on(model: Path) -> None:
     require_fit(model, config, is_cache=True)
 
 
-def _tokenizer(**values: Any) -> Callable[[Path], None]:
-    return lambda folder: _change(folder / "tokenizer.json", **values)
+def _ids(count: int, each: int) -> Callable[[Path], None]:
+    added = {"a": {"id": "a", "ids": [0] * each, "tokens": ["a"] * each}}
+    pieces = [*[{"SpecialToken": {"id": "a", "type_id": 0}}] * count, {"Sequence": {"id": "A", "type_id": 0}}]
+    pair = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+    processor = {"type": "TemplateProcessing", "single": pieces, "pair": pair, "special_tokens": added}
+    return lambda folder: _change(folder / "tokenizer.json", post_processor=processor)
 
 
-def _deep(folder: Path) -> None:
-    text = '{"type":"Sequence","normalizers":[' * 5000 + '{"type":"Lowercase"}' + "]}" * 5000
-    file = folder / "tokenizer.json"
-    content = json.loads(file.read_text("utf-8"))
-    file.write_text(json.dumps({**content, "normalizer": "HERE"}).replace('"HERE"', text), "utf-8")
+def _header(folder: Path) -> None:
+    entries = {f"w{at}": {"dtype": "F32", "shape": [1], "data_offsets": [4 * at, 4 * at + 4]} for at in range(400_000)}
+    text = json.dumps(entries).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(4 * len(entries)))
 
 
-def _large(folder: Path) -> None:
-    os.truncate(folder / "tokenizer.json", 1_000_000_000)  # sparse
+def _pattern(folder: Path) -> None:
+    group = {"targets": ["re:(.*)*(.*)*(.*)*x$"], "weights": {"num_bits": 4, "type": "int"}}
+    settings = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"g": group}}
+    _change(folder / "config.json", quantization_config=settings)
 
 
-BOMB = [{"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000} for _ in range(5)]
-SPLIT = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
-TOKENIZERS: list[tuple[Callable[[Path], None], str]] = [
-    (_deep, "its tokenizer cannot be opened: .*recursion"),
-    (_large, r"tokenizer\.json has 1,000,000,000 bytes"),
-    (_tokenizer(normalizer={"type": "Sequence", "normalizers": BOMB}), r"json .* makes a text 1e\+15 times as long"),
-    (_tokenizer(decoder={"type": "Sequence", "decoders": BOMB}), r"json .* makes a text 1e\+15 times as long"),
-    (_tokenizer(pre_tokenizer=SPLIT), r"tokenizer\.json .* cannot encode a text: .*retry-limit"),
-    (_tokenizer(model={"type": "BPE"}), "its tokenizer cannot be opened"),
-    (lambda folder: _change(folder / "config.json", num_hidden_layers=10**9), "num_hidden_layers is 1000000000"),
-]
-
-
-@pytest.mark.parametrize(("damage", "reason"), TOKENIZERS)
-def test_a_tokenizer_that_lies_or_never_ends_is_refused(
-    model: Path, damage: Callable[[Path], None], reason: str
-) -> None:
-    damage(model)
-    with pytest.raises(kdtool.UsageError, match=reason):  # noqa: PT012 - some show it only when they are used
-        tokenizer = open_tokenizer(model, offline=True)
-        tokenizer.encode("a" * 40 + "b")
-    if "encode" in reason:
-        with pytest.raises(kdtool.UsageError, match=reason):
-            tokenizer.encode_batch(["a" * 40 + "b"])
-
-
-LOOP = (
-    "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(9) %}{% endfor %}{% endfor %}{% endfor %}"
-)
-TEMPLATES = {
-    LOOP: "takes more than 5 s",
-    "{% if messages|length > 1 %}" + LOOP + "{% endif %}": "takes more than 5 s",
-    "{% set n = namespace(s='x') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}": "512 MB",
-    "{{ 'x' * 10 ** 11 }}": "512 MB",
-    "{{ 'x' * 20000000 }}": "writes more than",
-    "{% macro again(x) %}{{ again(x) }}{% endmacro %}{{ again(1) }}": "recursion",
-    "{% for": "unexpected",
-    "{{ raise_exception('no such role') }}": "no such role",
+BOMBS: dict[str, tuple[Callable[[Path], None], Callable[..., Any], str]] = {
+    "layers": (lambda folder: _change(folder / "config.json", num_hidden_layers=10**6), open_tokenizer, "3 s"),
+    "labels": (lambda folder: _change(folder / "config.json", num_labels=10**9), open_config, "(3 s|1,500 MB)"),
+    "ids around a text": (_ids(100_000, 1000), open_tokenizer, "(3 s|1,500 MB)"),
+    "a pattern of quantised layers": (_pattern, open_model, "3 s"),
+    "names of weights": (_header, open_config, "3 s"),
 }
+IMPATIENT = LimitedProcess("kdtool_transformers.rehearsal", seconds=3, megabytes=1500, idle=30)
 
 
-@pytest.fixture(scope="module")
-def talking(sound_files: Path) -> TransformersTokenizer:
-    return open_tokenizer(sound_files / "model", offline=True)
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_folder_that_takes_too_much_is_refused_by_another_process(
+    model: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vetting, "OPENER", IMPATIENT)
+    damage, opener, limit = BOMBS[name]
+    damage(model)
+    with pytest.raises(kdtool.UsageError, match=rf"/model is not opened, since it takes more than {limit} .* again"):
+        opener(model, offline=True)
 
 
-@pytest.mark.parametrize(("template", "reason"), TEMPLATES.items())
-def test_a_template_that_never_ends_is_stopped(talking: TransformersTokenizer, template: str, reason: str) -> None:
-    turns = [("user", "hello"), ("assistant", "a")]
-    talking.inner.chat_template = template
-    again = TransformersTokenizer(talking.inner)
-    with pytest.raises(kdtool.UsageError, match=f"chat template of .*{reason}"):
-        again.encode_prompt(turns, "")
-    talking.inner.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    sound = TransformersTokenizer(talking.inner)
-    assert sound.decode(sound.encode_prompt(turns, "")) == "helloa"
+def test_a_folder_is_tried_once_for_each_content(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path / "cache")
+    asked: list[Path] = []
+
+    def ask(folder: str, **_: str) -> dict[str, str]:
+        asked.append(Path(folder))
+        return {}
+
+    monkeypatch.setattr(vetting.OPENER, "ask", ask)
+    again = Path(copytree(model, tmp_path / "again"))
+    for folder in (model, again):
+        open_model(folder, offline=True)
+    _change(again / "generation_config.json", eos_token_id=1)
+    open_tokenizer(again, offline=True)
+    open_model(model, offline=True)
+    assert asked == [model, again]
+    (again / "additional_chat_templates").mkdir()
+    (again / "additional_chat_templates" / "tools.jinja").write_text("{{ messages }}", encoding="utf-8")
+    open_tokenizer(again, offline=True)
+    assert asked == [model, again, again]
 
 
+HANGING = "(.*)*(.*)*(.*)*x$"
 ADAPTERS: list[tuple[dict[str, Any], str]] = [
-    ({"exclude_modules": "(a+)+$"}, "exclude_modules in"),
-    ({"rank_pattern": {"(a+)+$": 4}}, "rank_pattern in"),
-    ({"alpha_pattern": {"(a+)+$": 4}}, "alpha_pattern in"),
-    ({"r": 10**9}, r"adapter_config\.json claims the rank 1000000000, but the weights next to it have 4 at most"),
-    ({"rank_pattern": {"q_proj": 10**9}}, "claims the rank 1000000000"),
+    ({"exclude_modules": HANGING}, "adapter is not opened, since it takes more than 3 s"),
+    ({"rank_pattern": {HANGING: 4}}, "adapter is not opened, since it takes more than 3 s"),
+    ({"target_modules": HANGING}, "adapter is not opened, since it takes more than 3 s"),
+    ({"r": 10**9}, "adapter is not opened, since it takes more than (3 s|1,500 MB)"),
+    ({"rank_pattern": {"q_proj": 10**9}}, "adapter is not opened, since it takes more than (3 s|1,500 MB)"),
     ({"r": "4"}, "does not fit"),
     ({"r": 3}, "does not fit"),
     ({"peft_type": 5}, "does not fit"),
@@ -286,39 +284,21 @@ def adapter(saved_adapter: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("values", "reason"), ADAPTERS, ids=str)
-def test_an_adapter_that_lies_is_refused(model: Path, adapter: Path, values: dict[str, Any], reason: str) -> None:
+def test_an_adapter_that_lies_is_refused(
+    model: Path, adapter: Path, values: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     open_model(model, offline=True, adapter=adapter)
+    monkeypatch.setattr(vetting, "OPENER", IMPATIENT)
     _change(adapter / "adapter_config.json", **values)
     with pytest.raises(kdtool.UsageError, match=reason):
         open_model(model, offline=True, adapter=adapter)
 
 
-@pytest.mark.parametrize(
-    "selecting",
-    [{"target_modules": "(.*)*(.*)*(.*)*x$"}, {"target_modules": r".*\.[qv]_proj", "exclude_modules": "(a+)+$"}],
-    ids=str,
-)
-def test_modules_of_an_adapter_are_those_of_its_weights(model: Path, adapter: Path, selecting: dict[str, Any]) -> None:
-    expected = open_model(model, offline=True, adapter=adapter).model.state_dict()
-    _change(adapter / "adapter_config.json", **selecting)
-    found = open_model(model, offline=True, adapter=adapter).model.state_dict()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
-
-
-def test_patterns_of_an_adapter_of_another_kind_are_refused(model: Path, adapter: Path) -> None:
-    save_file({"elsewhere": torch.ones(4, 4)}, adapter / "adapter_model.safetensors")
-    _change(adapter / "adapter_config.json", target_modules="(.*)*(.*)*(.*)*x$")
-    with pytest.raises(kdtool.UsageError, match=r"target_modules in .*adapter_config\.json is '\(\.\*\)"):
-        open_model(model, offline=True, adapter=adapter)
-
-
 def test_an_adapter_without_its_weights_is_refused(model: Path, adapter: Path) -> None:
-    save_file({}, adapter / "adapter_model.safetensors")
-    with pytest.raises(kdtool.UsageError, match=r"adapter_model\.safetensors holds no weights"):
-        open_model(model, offline=True, adapter=adapter)
-    save_file({"elsewhere": torch.ones(4, 4)}, adapter / "adapter_model.safetensors")
-    with pytest.raises(kdtool.UsageError, match="does not fit"):
-        open_model(model, offline=True, adapter=adapter)
+    for stored in ({}, {"elsewhere": torch.ones(4, 4)}):
+        save_file(stored, adapter / "adapter_model.safetensors")
+        with pytest.raises(kdtool.UsageError, match="does not fit"):
+            open_model(model, offline=True, adapter=adapter)
 
 
 def _text(text: str) -> bytes:
@@ -404,6 +384,7 @@ def _zeros(*shape: int) -> Any:
     return np.zeros(shape, np.float32)
 
 
+TOKENS = "tokenizer.ggml.token"
 LIES: list[tuple[dict[str, Any], str]] = [
     ({"llama.block_count": 5}, "block_count is 5, but it has tensors of 4 blocks"),
     ({"llama.block_count": 3}, "block_count is 3, but it has tensors of 4 blocks"),
@@ -420,7 +401,10 @@ LIES: list[tuple[dict[str, Any], str]] = [
     ({"llama.rope.dimension_count": 8}, "rope.dimension_count is 8, expected 16"),
     ({"llama.rope.scaling.type": "yarn"}, "rope.scaling.type is yarn, expected none"),
     ({"llama.vocab_size": 300}, "vocab_size is 300, expected 258"),
-    ({"tokenizer.ggml.tokens": [*map(str, range(260))]}, "it has 260 tokens, but token_embd has 258 rows"),
+    ({f"{TOKENS}s": [*map(str, range(260))], f"{TOKENS}_type": [1] * 260}, "260 tokens, but token_embd has 258 rows"),
+    ({f"{TOKENS}s": ["a"] * 9}, "list of tokens ends after 9, but that of token_type after 258"),
+    ({f"{TOKENS}_type": [1] * 9}, "list of tokens ends after 258, but that of token_type after 9"),
+    ({"tokenizer.ggml.eos_token_id": 258}, "list of tokens ends after 258, but eos_token_id is 258"),
     ({"token_embd.weight": None}, "token_embd"),
     ({"output_norm.weight": None}, "output_norm is missing"),
     ({"blk.3.ffn_down.weight": None}, r"blk\.3\.ffn_down is missing"),

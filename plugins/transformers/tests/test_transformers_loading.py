@@ -29,7 +29,7 @@ from kdtool_transformers import (
     weights_identity,
 )
 from kdtool_transformers.model import without_weights
-from kdtool_transformers.opening import explain
+from kdtool_transformers.opening import explain, find_model_folder
 from kdtool_transformers.weights import Quantisation, held_bytes, place_head
 
 needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
@@ -158,6 +158,11 @@ def test_a_partly_cached_model_of_the_hub_is_to_be_fetched(tmp_path: Path, monke
     monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(kdtool.ServiceError, match="hf download owner/name"):
         open_model("owner/name", offline=True)
+    assert find_model_folder("owner/name", offline=True) == snapshot
+    (snapshot / "model.safetensors").unlink()
+    for name in ("owner/name", "owner/absent"):
+        with pytest.raises(kdtool.ServiceError, match=f"hf download {name}"):
+            find_model_folder(name, offline=True)
 
 
 @pytest.mark.parametrize("source", ["absent", "models/absent", "./absent", "a/b/c"])
@@ -168,6 +173,7 @@ def test_the_hub_is_not_asked_for_a_folder_that_is_missing(
     (tmp_path / "models").mkdir()
     with pytest.raises(kdtool.UsageError, match=f"no such folder: {Path(source)}, and it is not a Hub name"):
         open_tokenizer(source)
+    assert find_model_folder(source) is None
     if source == "absent":  # as the oldest models of the hub are called
         monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: "held")
         with pytest.raises(kdtool.ServiceError, match="neither a folder here nor in the local cache"):

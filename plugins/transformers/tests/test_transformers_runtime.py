@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import kdtool
@@ -19,9 +23,10 @@ from kdtool_testing.tiny_models import (
     save_code_llama_tokenizer,
     tiny_model,
 )
-from kdtool_torch import windows
-from kdtool_transformers import TransformersModel, TransformersRuntime, generation, open_tokenizer
-from kdtool_transformers.generation import Capacity, capacity_of, gpu_capacity
+from kdtool_torch import score_continuations, self_check, windows
+from kdtool_transformers import SpeculativeRuntime, TransformersModel, TransformersRuntime, open_tokenizer
+from kdtool_transformers.generation import Capacity, answer_requests, capacity_of, cpu_capacity, gpu_capacity
+from kdtool_transformers.streaming.streamer import Streamer
 from transformers import LlamaConfig
 
 MODEL = tiny_model()
@@ -119,17 +124,34 @@ def test_answers_do_not_depend_on_what_shares_their_batch(monkeypatch: pytest.Mo
     assert MODEL.tokenizer.decode(ids[0].tolist()) == "def f" + answers["greedy"].text
 
 
-def test_requests_share_a_batch_by_length_and_fill_no_more_than_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_ends_makes_room_and_no_more_share_a_pass_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kdtool_transformers.runtime.capacity_of", lambda *_: Capacity(memory=100))
+    requests = [kdtool.Request(str(number), "x" * (5 + 40 * (number % 2)), 5 - number % 3) for number in range(8)]
+    rows, forward = [], Streamer._forward
+
+    def record(streamer: Streamer, new: Any, *arguments: Any) -> Any:
+        rows.append(len(new))
+        return forward(streamer, new, *arguments)
+
+    monkeypatch.setattr(Streamer, "_forward", record)
+    found = {answer.id: answer.tokens_out for answer in TransformersRuntime(MODEL).answer(requests)}
+    assert found == {request.id: request.max_tokens for request in requests}
+    assert "kdtool-stream" not in {thread.name for thread in threading.enumerate()}, "it has restored the model's mode"
+    assert max(rows) == 2
+    decoded = sum(request.max_tokens - 1 for request in requests)
+    assert len(rows) - len(requests) < 0.7 * decoded, "two at a time, almost always"
+
+
+def test_states_that_are_no_rows_are_answered_in_batches_of_similar_length() -> None:
     requests = [kdtool.Request(str(number), "x" * (5 + 40 * (number % 2)), 5) for number in range(8)]
-    batches, generate = [], generation.generate
+    batches = []
 
-    def record(*arguments: Any) -> Any:
-        batches.append([request.id for request in arguments[-1]])
-        return generate(*arguments)
+    def record(batch: list[kdtool.Request]) -> list[kdtool.TextAnswer]:
+        batches.append([request.id for request in batch])
+        return [kdtool.TextAnswer(request.id, "", "stop", 1, 1) for request in batch]
 
-    monkeypatch.setattr("kdtool_transformers.runtime.generate", record)
-    assert {answer.id for answer in TransformersRuntime(MODEL).answer(requests)} == set("01234567")
+    answers = answer_requests(requests, MODEL.tokenizer, 0, record, Capacity(memory=100))
+    assert {answer.id for answer in answers} == set("01234567")
     assert batches == [["1", "3"], ["5", "7"], ["0", "2", "4", "6"]]
 
 
@@ -139,9 +161,11 @@ SMOLLM2 = LlamaConfig(
 )
 
 
-def test_a_cpu_is_bounded_by_tokens() -> None:
-    capacity = capacity_of(MODEL.model, torch.device("cpu"))
+def test_a_cpu_is_bounded_by_tokens_or_a_gigabyte() -> None:
+    capacity = cpu_capacity(SMOLLM2, 4)  # 84,480 bytes per token
     assert [capacity.texts(tokens) for tokens in (0, 1, 512, 1000, 16384, 99999)] == [32, 32, 32, 16, 1, 1]
+    assert cpu_capacity(SMOLLM2, 2).texts(1000) == 25
+    assert capacity_of(MODEL.model, torch.device("cpu")) == cpu_capacity(MODEL.model.config, 4)
 
 
 @pytest.mark.parametrize(
@@ -261,3 +285,63 @@ def test_texts_that_end_at_the_context_share_no_batch_with_longer_answers() -> N
     prompts, limits = [[1] * 60, [2, 3]], [4, 62]
     alone = [model.generate([prompt], [limit], 1.0, [7])[0] for prompt, limit in zip(prompts, limits, strict=True)]
     assert model.generate(prompts, limits, 1.0, [7, 7]) == alone
+
+
+def _narrow(model: Any) -> None:
+    model.model.norm.weight.data.fill_(6e4)
+    model.half()
+
+
+def _later(model: Any) -> None:
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
+    model.model.embed_tokens.weight.data[MODEL.tokenizer.encode("y")] = torch.nan
+
+
+DAMAGES: dict[str, Callable[[Any], object]] = {
+    "NaN in a weight": lambda model: model.model.layers[1].mlp.down_proj.weight.data[0].fill_(torch.nan),
+    "an infinite weight": lambda model: model.model.layers[1].mlp.down_proj.weight.data[0].fill_(torch.inf),
+    "a weight that overflows": lambda model: model.model.norm.weight.data.fill_(3e38),
+    "NaN for one token's logit": lambda model: model.lm_head.weight.data[7].fill_(torch.nan),
+    "rms_norm_eps": lambda model: setattr(model.model.norm, "variance_epsilon", math.nan),
+    "float16": _narrow,
+    "NaN only after some tokens": _later,
+}
+ASKED = kdtool.Request("1", "def f(y", 8)
+USES: dict[str, Callable[[TransformersModel], object]] = {
+    "answers": lambda model: list(TransformersRuntime(model).answer([ASKED])),
+    "samples": lambda model: model.generate([model.tokenizer.encode("def f(y")], [8], 0.8, [0], 0.9),
+    "streams": lambda model: list(TransformersRuntime(model).stream(ASKED)),
+    "log-probabilities": lambda model: list(TransformersRuntime(model).stream(dataclasses.replace(ASKED, logprobs=2))),
+    "echo": lambda model: list(TransformersRuntime(model).stream(dataclasses.replace(ASKED, logprobs=2, echo=True))),
+    "drafted": lambda model: list(_speculate(model, MODEL).answer([ASKED])),
+    "drafts": lambda model: list(_speculate(MODEL, model).answer([ASKED])),
+    "scores": lambda model: list(TransformersRuntime(model).score(["def f(y):"])),
+    "scores of continuations": lambda model: list(score_continuations(model, [([65], model.tokenizer.encode("y)"))])),
+    "check": lambda model: self_check(model),
+}
+
+
+def _speculate(target: TransformersModel, draft: TransformersModel) -> SpeculativeRuntime:
+    return SpeculativeRuntime(TransformersRuntime(target), TransformersRuntime(draft))
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_model_that_computes_nan_or_infinity_is_refused_by_name(damage: str, use: str) -> None:
+    made = tiny_model()
+    made.model.name_or_path = "runs/damaged"
+    DAMAGES[damage](made.model)
+    if use == "check" and damage in ("float16", "NaN only after some tokens"):
+        pytest.skip("compared in float32, on few tokens")
+    with pytest.raises(kdtool.KdtoolError, match=r"^runs/damaged computes NaN or infinity; .*dtype: float32.*fetch it"):
+        USES[use](made)
+
+
+def test_other_answers_of_a_batch_continue_if_one_is_not_finite() -> None:
+    made = tiny_model()
+    _later(made.model)
+    with TransformersRuntime(made) as runtime, ThreadPoolExecutor(2) as pool:
+        sound = pool.submit(lambda: list(runtime.stream(kdtool.Request("2", "def f(x", 40))))
+        with pytest.raises(kdtool.KdtoolError, match="NaN"):
+            list(runtime.stream(ASKED))
+        assert sound.result()[-1].finish

@@ -1,4 +1,7 @@
-"""tokenizer.json is the truth: whatever class tokenizer_config.json names, texts become the ids that the file gives."""
+"""tokenizer.json is the truth: whatever class tokenizer_config.json names, texts become the ids that the file gives.
+
+Files and chat templates that lie or never end are refused.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_starcoder2_tokenizer, save_tiny
-from kdtool_transformers import open_model, open_tokenizer
+from kdtool_transformers import TransformersTokenizer, byte_tokenizer, open_model, open_tokenizer
 from tokenizers import AddedToken, Tokenizer
 
 CLASSES = (
@@ -163,3 +166,76 @@ def test_control_tokens_without_a_row_of_the_model_are_plain_text(tmp_path: Path
     tokenizer.save(str(file))
     with pytest.raises(kdtool.UsageError, match="belongs to another model"):
         open_model(tmp_path)
+
+
+def with_parts(**values: Any) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        file = folder / "tokenizer.json"
+        file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), **values}), "utf-8")
+
+    return write
+
+
+def nest(folder: Path) -> None:
+    text = '{"type":"Sequence","normalizers":[' * 5000 + '{"type":"Lowercase"}' + "]}" * 5000
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps({**content, "normalizer": "HERE"}).replace('"HERE"', text), "utf-8")
+
+
+def enlarge(folder: Path) -> None:
+    os.truncate(folder / "tokenizer.json", 1_000_000_000)  # sparse
+
+
+BOMB = [{"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000} for _ in range(5)]
+SPLIT = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+TOKENIZERS: list[tuple[Callable[[Path], None], str]] = [
+    (nest, "its tokenizer cannot be opened: .*recursion"),
+    (enlarge, r"tokenizer\.json has 1,000,000,000 bytes"),
+    (with_parts(normalizer={"type": "Sequence", "normalizers": BOMB}), r"json .* makes a text 1e\+15 times as long"),
+    (with_parts(decoder={"type": "Sequence", "decoders": BOMB}), r"json .* makes a text 1e\+15 times as long"),
+    (with_parts(pre_tokenizer=SPLIT), r"tokenizer\.json .* cannot encode a text: .*retry-limit"),
+    (with_parts(model={"type": "BPE"}), "its tokenizer cannot be opened"),
+]
+
+
+@pytest.mark.parametrize(("damage", "reason"), TOKENIZERS)
+def test_a_tokenizer_that_lies_or_never_ends_is_refused(
+    tmp_path: Path, damage: Callable[[Path], None], reason: str
+) -> None:
+    save_tiny(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(kdtool.KdtoolError, match=reason):  # noqa: PT012 - some show it only when they are used
+        tokenizer = open_tokenizer(tmp_path, offline=True)
+        tokenizer.encode("a" * 40 + "b")
+    if "encode" in reason:
+        with pytest.raises(kdtool.UsageError, match=reason):
+            tokenizer.encode_batch(["a" * 40 + "b"])
+
+
+LOOP = (
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(9) %}{% endfor %}{% endfor %}{% endfor %}"
+)
+TEMPLATES = {
+    LOOP: "takes more than 5 s",
+    "{% if messages|length > 1 %}" + LOOP + "{% endif %}": "takes more than 5 s",
+    "{% set n = namespace(s='x') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}": "512 MB",
+    "{{ 'x' * 10 ** 11 }}": "512 MB",
+    "{{ 'x' * 20000000 }}": "writes more than",
+    "{% macro again(x) %}{{ again(x) }}{% endmacro %}{{ again(1) }}": "recursion",
+    "{% for": "unexpected",
+    "{{ raise_exception('no such role') }}": "no such role",
+}
+
+
+@pytest.mark.parametrize(("template", "reason"), [*TEMPLATES.items(), ({"default": 7}, "'int'")])
+def test_a_template_that_never_ends_is_stopped(template: Any, reason: str) -> None:
+    talking = byte_tokenizer()
+    turns = [("user", "hello"), ("assistant", "a")]
+    talking.inner.chat_template = template
+    again = TransformersTokenizer(talking.inner)
+    with pytest.raises(kdtool.UsageError, match=f"chat template of .*{reason}"):
+        again.encode_prompt(turns, "")
+    talking.inner.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    sound = TransformersTokenizer(talking.inner)
+    assert sound.decode(sound.encode_prompt(turns, "")) == "helloa"

@@ -12,10 +12,8 @@ import pytest
 import torch
 import transformers
 from cut_source import Source, run_on
-from hypothesis import given
-from hypothesis import strategies as st
 from kdtool_student_pruned import Pruned
-from kdtool_student_pruned._cut import Kept, cut, uniform
+from kdtool_student_pruned._cut import Kept, cut
 from kdtool_student_pruned._importance import _rows, measure
 from kdtool_testing import StudentConformance, make_run
 from kdtool_testing.tiny_models import begin_texts_with, tiny_model
@@ -33,7 +31,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 class TestPruned(StudentConformance):
     component = Pruned
     entry_point = "pruned"
-    settings: ClassVar[dict[str, Any]] = {"layers": 2, "importance": "uniform"}
+    settings: ClassVar[dict[str, Any]] = {"keep": [0, 2]}
 
     def companions(self, folder: Path) -> Mapping[str, kdtool.Component]:
         return {"teacher": Source(tiny_model("llama", 4))}
@@ -102,16 +100,6 @@ def test_building_draws_no_random_numbers_and_leaves_the_source(tmp_path: Path) 
     for parameter in first.model.parameters():
         torch.nn.init.zeros_(parameter)
     assert all(torch.equal(weight, before[name]) for name, weight in source.model.state_dict().items())
-
-
-@given(st.integers(1, 40).flatmap(lambda layers: st.tuples(st.just(layers), st.integers(1, layers))))
-def test_uniform_keeps_different_layers_in_order(sizes: tuple[int, int]) -> None:
-    layers, count = sizes
-    kept = uniform(layers, count)
-    assert len(kept) == count
-    assert list(kept) == sorted(set(kept))
-    assert kept[0] == 0
-    assert count == 1 or kept[-1] == layers - 1
 
 
 @pytest.mark.parametrize(

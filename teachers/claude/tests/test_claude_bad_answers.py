@@ -99,7 +99,7 @@ def test_no_answer_costs_more_than_was_reserved_for_it(
     ask: Ask, server: MessagesServer, tmp_path: Path, mode: str
 ) -> None:
     asked = [kdtool.Request(f"r{i}", f"long {i} " * 2000, 4) for i in range(4)]
-    assert len(ask(asked, mode=mode, system="Answer well. " * 500, cache="1h")) == 4
+    assert len(ask(asked, mode=mode, system="Answer well. " * 500)) == 4
     with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as database:
         moves = database.execute("SELECT reserved, cost FROM attempt").fetchall()
     assert sum(cost for _, cost in moves) == server.bill.picodollars

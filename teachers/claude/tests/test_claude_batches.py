@@ -23,6 +23,7 @@ def test_batches_cost_half_and_hold_only_what_is_missing(ask: Ask, server: Messa
     paid = server.bill.picodollars
     with ask.opened(mode="batches", batch_size=25) as teacher:
         many = {one.id: one for one in teacher.kdtool_answer(requests(60))}
+        assert teacher.spent().startswith(f"{kdtool.dollars(server.bill.picodollars)} of at most ")
     assert server.bill.batches == 2, "41 were missing"
     assert {one.id: one for one in few}.items() <= many.items()
     assert len(many) == 60

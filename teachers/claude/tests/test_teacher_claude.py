@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
@@ -225,7 +227,7 @@ def test_the_key_may_be_in_the_keyring(ask: Ask, monkeypatch: pytest.MonkeyPatch
 def test_a_shared_prefix_is_written_to_the_cache_once(ask: Ask, server: MessagesServer) -> None:
     server.faults = Faults(delay=0.02)
     ask(50, system="Answer well. " * 500)
-    assert server.bill.cache_writes == 1, "one request warms the prefix, and the others wait for it"
+    assert server.bill.cache_writes == 1, "the first request writes the prefix, and the others wait for it"
     assert server.bill.most_under_way > 4, "and not for each other"
     assert ask.ledger.spent == server.bill.picodollars
     ask(5, system="Answer well.")
@@ -236,3 +238,27 @@ def test_its_terms_need_to_be_acknowledged_for_text() -> None:
     terms = Claude(Claude.Config(model=MODEL, budget_usd=Decimal(1))).licence_terms
     assert "competing models" in terms.restrictions[0]
     assert MODEL in terms.notices[0]
+
+
+@pytest.mark.parametrize("budget", ["100", "0.02", "0.001"])
+@pytest.mark.parametrize("mode", ["messages", "batches"])
+def test_a_forecast_bounds_the_bill_and_misses_the_key(
+    ask: Ask, server: MessagesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str, mode: str
+) -> None:
+    wanted, parts = requests(8), list[kdtool.Estimate]()
+    with ask.opened(budget_usd=budget, mode=mode) as teacher:
+        for asked in (wanted[:4], wanted[4:]):
+            parts += teacher.estimate_answers(make_run(tmp_path, say=lambda _: None), asked, most=2)
+        with suppress(kdtool.BudgetError):
+            list(teacher.kdtool_answer([*wanted, replace(wanted[0], id="the same")]))
+    most = sum(part.most_picodollars or 0 for part in parts)
+    assert server.bill.picodollars <= most <= Decimal(budget) * 10**12
+    assert (parts[0].picodollars < most) == (budget != "0.001")
+    assert not any(part.lacks for part in parts)
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    with ask.opened() as teacher:
+        (missing,) = teacher.estimate_answers(make_run(tmp_path), requests(1, first=9))
+        assert "ANTHROPIC_API_KEY is not set" in missing.lacks
+        assert not any(
+            part.lacks for part in teacher.estimate_answers(make_run(tmp_path), wanted[: len(server.bodies)])
+        )

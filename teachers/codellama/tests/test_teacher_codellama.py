@@ -17,7 +17,6 @@ from kdtool_teacher_codellama import CodeLlama
 from kdtool_testing import TeacherConformance, make_run
 from kdtool_testing.tiny_models import save_code_llama_tokenizer, save_reduced
 from kdtool_transformers import open_tokenizer, published_config
-from kdtool_transformers.card import known_terms
 
 SIZES = {
     "7B-base": (6_738_546_688, 32_016),
@@ -99,7 +98,3 @@ def test_prompts_of_the_instruct_model_are_wrapped(tmp_path: Path) -> None:
     assert teacher.render_prompt("Add two numbers.\n") == "[INST] Add two numbers. [/INST]"
     request = kdtool.Request("1", "a", 4, suffix="b")
     assert teacher.render(request) == request
-
-
-def test_its_licence_is_that_of_llama_2() -> None:
-    assert CodeLlama(CodeLlama.Config()).licence_terms == known_terms("llama2")

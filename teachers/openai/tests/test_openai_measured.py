@@ -51,7 +51,7 @@ def test_a_server_of_completions_completes_lines(tmp_path: Path) -> None:
     ("package", "evaluator", "api", "settings", "cannot"),
     [
         ("line_completion", "LineCompletion", "chat", {}, "continue text, only answer in a chat"),
-        ("humaneval", "HumanEval", "completions", {"form": "chat", "problems": 2}, ""),
+        ("humaneval", "HumanEval", "completions", {"form": "chat", "limit": 2}, ""),
         ("perplexity", "Perplexity", "completions", {}, "score text"),
     ],
 )

@@ -165,7 +165,7 @@ def refusal(teacher: Routed, text: Sequence[kdtool.Example]) -> str:
 def test_unknown_values_and_columns_are_refused_together() -> None:
     routes = {"teachers.one": ["python", "perl"], "teachers.two": ["rust"]}
     text = refusal(build(teachers=routes), examples("python", "go", "", "go", "python"))
-    assert "teachers: no teacher has the values 'go' (2 documents), '' (1 documents) of 'language'; add them" in text
+    assert "teachers: no teacher has the values 'go' (2 documents), '' (1 document) of 'language'; add them" in text
     assert "; teachers.teachers.one: no document has the values 'perl' of 'language'" in text
     assert "; teachers.teachers.two: no document has the values 'rust' of 'language'; there are 'python', 'go'" in text
     unknown = build(teachers=routes, column="topic")

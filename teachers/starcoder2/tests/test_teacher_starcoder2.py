@@ -18,7 +18,6 @@ from kdtool_teacher_starcoder2 import StarCoder2
 from kdtool_testing import TeacherConformance, make_run
 from kdtool_testing.tiny_models import save_reduced, save_starcoder2_tokenizer
 from kdtool_transformers import TransformersModel, open_tokenizer, published_config
-from kdtool_transformers.card import known_terms
 
 VOCABULARY = 49_152
 SIZES = {"3B": 3_030_371_328, "7B": 7_173_923_840, "15B": 15_957_889_024}
@@ -87,7 +86,3 @@ def test_an_answer_ends_where_the_model_begins_another_file(tmp_path: Path) -> N
         model.lm_head.weight[6] = 100 * states
     (answer,) = runtime.answer([kdtool.Request("1", "x = 1\n", 20)])
     assert (answer.finish, answer.text, answer.tokens_out) == ("stop", "", 0)
-
-
-def test_its_licence_is_bigcodes() -> None:
-    assert StarCoder2(StarCoder2.Config()).licence_terms == known_terms("bigcode-openrail-m")

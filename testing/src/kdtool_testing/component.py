@@ -57,8 +57,7 @@ class RegistrationConformance(OfferedConformance):
         """Return an instruction if the class under test or a setting that it requires is missing."""
         if not hasattr(cls, "component"):
             return f"write `component = …`, the {cls.kind} class under test"
-        fields = cls.component.Config.model_fields.items()
-        if missing := [name for name, field in fields if field.is_required() and name not in cls.settings]:
+        if missing := _missing(cls.component, cls.settings):
             given = ", ".join(f'"{name}": …' for name in missing)
             return f"give `settings`: {cls.component.__name__} requires {', '.join(missing)}; write `settings = {{{given}}}`"
         return ""
@@ -81,8 +80,8 @@ class RegistrationConformance(OfferedConformance):
         schema = self.component.Config.model_json_schema()
         jsonschema.Draft202012Validator.check_schema(schema)
         validator = jsonschema.Draft202012Validator(schema)
-        assert list(validator.iter_errors(dict(self.settings))) == []
-        assert not validator.is_valid({**self.settings, "no_such_setting": 1})
+        assert list(validator.iter_errors(self._fill_in())) == []
+        assert not validator.is_valid(self._fill_in(no_such_setting=1))
 
     def _offer(self) -> Any:
         return self.component
@@ -91,7 +90,11 @@ class RegistrationConformance(OfferedConformance):
         return self.component.kind
 
     def _import_arguments(self) -> tuple[str, str, str | None]:
-        return self.component.__module__, self.component.__qualname__, json.dumps(dict(self.settings))
+        return self.component.__module__, self.component.__qualname__, json.dumps(self._fill_in())
+
+    def _fill_in(self, **settings: Any) -> dict[str, Any]:
+        """Return a valid config, with further `settings` laid over it."""
+        return {**self.settings, **settings}
 
 
 @cache
@@ -108,8 +111,17 @@ class ComponentConformance(RegistrationConformance):
     Override `prepare` if the component needs files, and `companions` if it asks others of the run.
     """
 
+    @classmethod
+    def _unset(cls) -> str:
+        """Return an instruction if neither `settings` nor `prepare` can give a setting that is required."""
+        prepares = hasattr(cls, "component") and cls.prepare is not ComponentConformance.prepare
+        return "" if prepares else super()._unset()
+
     def prepare(self, folder: Path) -> Mapping[str, Any]:
-        """Return settings, over `settings`, under which the component works; write the files they name into `folder`."""
+        """Return settings, over `settings`, under which the component works; write the files they name into `folder`.
+
+        It is called once for each folder of a run, before the component is built, so it may build a model.
+        """
         return {}
 
     def companions(self, folder: Path) -> Mapping[str, Component]:
@@ -121,7 +133,9 @@ class ComponentConformance(RegistrationConformance):
         """A run in a separate folder; `run.hook` reaches a `Listener` and the companions."""
         folder = tmp_path / "run"
         folder.mkdir()
-        return self.make_run(folder)
+        run = self.make_run(folder)
+        self._prepare_once(folder)
+        return run
 
     def make_run(self, folder: Path, **fields: Any) -> RunInfo:
         """Return a run in `folder` as `run` is, with further fields of `RunInfo`."""
@@ -129,11 +143,28 @@ class ComponentConformance(RegistrationConformance):
 
     def build(self, **settings: Any) -> Any:
         """Build the component from `settings`, with further ones laid over them, validated as a recipe's are."""
-        return self.component(self._validate({**self.settings, **settings}))
+        return self.component(self._validate(self._fill_in(**settings)))
 
     def ready(self, run: RunInfo) -> Any:
         """Build the component so that it works in `run`."""
-        return self.build(**self.prepare(run.folder))
+        return self.build(**self._prepare_once(run.folder))
+
+    def _prepare_once(self, folder: Path) -> Mapping[str, Any]:
+        """Return what `prepare` returned for a folder."""
+        known = vars(self).setdefault("_prepared_folders", {})
+        if folder not in known:
+            folder.mkdir(parents=True, exist_ok=True)
+            known[folder] = self.prepare(folder)
+        found: Mapping[str, Any] = known[folder]
+        return found
+
+    def _fill_in(self, **settings: Any) -> dict[str, Any]:
+        """Return a valid config; settings that are required and missing are those of `prepare`, without its files."""
+        given = super()._fill_in(**settings)
+        if not _missing(self.component, given):
+            return given
+        with TemporaryDirectory() as folder:
+            return {**self._prepare_once(Path(folder)), **given}
 
     def _validate(self, settings: Mapping[str, Any]) -> Any:
         return self.component.Config.model_validate_json(json.dumps(dict(settings)), strict=True)
@@ -161,13 +192,13 @@ class ComponentConformance(RegistrationConformance):
                     if any(_fits(value, other) for other in _forms(field)):
                         continue
                     with pytest.raises(pydantic.ValidationError) as caught:
-                        self._validate({**self.settings, name: value})
+                        self._validate(self._fill_in(**{name: value}))
                     assert any(error["loc"][:1] == (name,) for error in caught.value.errors()), (name, value)
 
     @for_any_settings
     def test_unknown_settings_are_refused(self) -> None:
         with pytest.raises(pydantic.ValidationError) as caught:
-            self._validate({**self.settings, "no_such_setting": 1})
+            self._validate(self._fill_in(no_such_setting=1))
         assert [error["type"] for error in caught.value.errors()] == ["extra_forbidden"]
 
     @for_any_settings
@@ -179,7 +210,7 @@ class ComponentConformance(RegistrationConformance):
                 assert typed, f"make {name!r} a kdtool.ServiceUrl or a kdtool.KeyVariable: a recipe might send secrets"
 
     def test_its_settings_survive_a_round_trip(self) -> None:
-        config = self._validate(self.settings)
+        config = self._validate(self._fill_in())
         assert self.component.Config.model_validate_json(config.model_dump_json(), strict=True) == config
 
     def test_what_it_says_of_itself_is_well_formed_and_stable(self, run: RunInfo) -> None:
@@ -207,7 +238,6 @@ class ComponentConformance(RegistrationConformance):
                 assert saving.settings.keys() <= self.component.Config.model_fields.keys()
 
     def test_building_and_asking_it_changes_nothing_around_it(self, run: RunInfo) -> None:
-        self.prepare(run.folder)
         before = _around(run.folder)
         component = self.ready(run)
         _describe(component, run)
@@ -218,6 +248,12 @@ class ComponentConformance(RegistrationConformance):
         component = self.build()
         component.kdtool_close()
         component.kdtool_close()
+
+
+def _missing(component: type[Component], settings: Mapping[str, Any]) -> list[str]:
+    """Return the names of required settings that are not given."""
+    fields = component.Config.model_fields.items()
+    return [name for name, field in fields if field.is_required() and name not in settings]
 
 
 def _describe(component: Any, run: RunInfo) -> tuple[Any, ...]:

@@ -261,7 +261,7 @@ class EvaluatorConformance(ComponentConformance):
             companions = {"teacher": _Opened(opener), **companions}
         given = self.examples() if examples is None else examples
         run: RunInfo = make_run(run_folder, companions, given, say=said.append)
-        evaluator = self.build(**{**self.prepare(run_folder), **settings}) if settings else self.ready(run)
+        evaluator = self.build(**{**self._prepare_once(run_folder), **settings}) if settings else self.ready(run)
         chosen = self.subjects(files or folder) if subjects is None else subjects
         measured = list(self._evaluate(evaluator, run, chosen))
         evaluator.kdtool_close()
@@ -272,7 +272,7 @@ class EvaluatorConformance(ComponentConformance):
     ) -> str:
         run = make_run(folder / "run", {"listener": Listener(), **self.companions(folder)}, examples)
         try:
-            self.build(**{**self.prepare(run.folder), **(settings or {})}).kdtool_check(run, "text")
+            self.build(**{**self._prepare_once(run.folder), **(settings or {})}).kdtool_check(run, "text")
         except UsageError as error:
             return str(error)
         return ""

@@ -256,7 +256,7 @@ class Watcher(Tracker):
         self.reports.append(report)
         self._perhaps_die()
 
-    def kdtool_progress(self, run: RunInfo, done: int) -> None:
+    def kdtool_progress(self, run: RunInfo, done: int, total: int | None) -> None:
         self.progress.append(done)
 
     def _perhaps_die(self) -> None:

@@ -70,7 +70,7 @@ class TrackerConformance(ComponentConformance):
         tracker.kdtool_stage_start(run, 0, "")
         tracker.kdtool_stage_start(run, None, ODD)
         for done in (0, 10**15, 3, 3):
-            tracker.kdtool_progress(run, done)
+            tracker.kdtool_progress(run, done, None)
         tracker.kdtool_checkpoint(run, Path(ODD[:40].replace("\x00", "")), 10**9)
         tracker.kdtool_stage_end(run, 0.0, False)
         tracker.kdtool_run_end(run, "interrupted", None)
@@ -102,7 +102,7 @@ class TrackerConformance(ComponentConformance):
         tracker.kdtool_close()
 
     def test_it_goes_on_after_a_kill(self, run: RunInfo) -> None:
-        settings = json.dumps({**self.settings, **self.prepare(run.folder)})
+        settings = json.dumps({**self.settings, **self._prepare_once(run.folder)})
         task = [self.component.__module__, self.component.__qualname__, settings, str(run.folder)]
         killed = subprocess.run(  # noqa: S603
             [sys.executable, "-c", _KILLED],
@@ -156,7 +156,9 @@ def _events(run: RunInfo) -> list[tuple[str, tuple[Any, ...]]]:
     terms = {"ce": TermReport(2.5, 1.0), "forward-kl": TermReport(0.7, 0.5, 0.01)}
     steps = [StepReport(n, 4, n * 64, n * 0.5, 3.0 / n, 1e-3, 0.5, terms) for n in range(1, 5)]
     training = [
-        event for step in steps for event in (("kdtool_step_end", (run, step)), ("kdtool_progress", (run, step.step)))
+        event
+        for step in steps
+        for event in (("kdtool_step_end", (run, step)), ("kdtool_progress", (run, step.step, step.steps)))
     ]
     measured = Measurement("perplexity", "student-seed0", "per token", 12.5, 64, False, 11.9, 13.2, {"split": "test"})
     planned = [StageRecord(name, "0" * 64, 1.5, name == "text", run.folder / name) for name in ("text", "rows")]
@@ -164,7 +166,7 @@ def _events(run: RunInfo) -> list[tuple[str, tuple[Any, ...]]]:
         ("kdtool_run_start", (run, planned)),
         ("kdtool_stage_end", (run, 0.01, True)),
         ("kdtool_stage_start", (run, None, "documents")),
-        ("kdtool_progress", (run, 17)),
+        ("kdtool_progress", (run, 17, None)),
         ("kdtool_stage_end", (run, 1.5, False)),
         ("kdtool_stage_start", (run, 4, "steps")),
         *training,

@@ -4,9 +4,26 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
+import kdtool
 from kdtool import Component
+
+
+class Located(kdtool.Config):
+    """Settings that only `prepare` can give."""
+
+    file: kdtool.RecipePath
+    """A file."""
+
+
+def prepare(self: Any, folder: Path) -> dict[str, str]:
+    """Write a file, and refuse to do so twice; build a module of torch where there is one."""
+    if torch := sys.modules.get("torch"):
+        torch.nn.Linear(1, 1)
+    (folder / "file").touch(exist_ok=False)
+    return {"file": str(folder / "file")}
 
 
 def variant(sound: type, description: str, *fails: str, also: Any = None, **members: Any) -> None:

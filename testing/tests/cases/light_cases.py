@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import kdtool
-from case import variant
+from case import Located, prepare, variant
 from kdtool_testing import (
     EvaluatorConformance,
     ExporterConformance,
@@ -83,6 +83,7 @@ variant(
     kdtool_filter=lambda self, run, examples: [None for one in examples if self.judge(one, 0) is None],
 )
 variant(TestLong, "sends a key to a trusted address", Config=Trusted)
+variant(TestLong, "has a file that only prepare knows", Config=Located, also={"prepare": prepare})
 
 
 # --- trackers ---

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import kdtool
 import torch
-from case import variant
+from case import Located, prepare, variant
 from kdtool_testing import (
     ByteTokenizer,
     StudentConformance,
@@ -101,10 +101,6 @@ class TestTexts(TeacherConformance):
     component = Texts
 
 
-def fail_to_train(self: Any, run: kdtool.RunInfo) -> kdtool.Runtime:
-    raise NotImplementedError
-
-
 def infer(self: Any, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
     with torch.inference_mode():
         return Toy.kdtool_signal(self, batch, want)
@@ -133,11 +129,12 @@ variant(
     TestToy,
     "can be trained, and cannot load what was trained",
     "test_it_switches_to_trained_weights_and_back",
-    kdtool_trainable=fail_to_train,
+    kdtool_trainable=lambda self, run: None,
 )
 variant(
     TestToy, "builds its model for its tokenizer", TOKENIZER, kdtool_tokenizer=lambda self, run: toy_model(7).tokenizer
 )
+variant(TestToy, "has a file that only prepare knows", Config=Located, also={"prepare": prepare})
 variant(
     TestToy,
     "describes more layers than it has",
@@ -269,6 +266,7 @@ variant(
     kdtool_describe=lambda self, run: replace(toy_model(0).facts, parameters=5),
 )
 variant(TestFresh, "opens without reading the weights", OPENED, loaded=lambda self, folder: toy_model(9))
+variant(TestFresh, "starts from a file that only prepare knows", Config=Located, also={"prepare": prepare})
 variant(TestFresh, "saves a pickle with its weights", OPENED, kdtool_build_student=build_pickled)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import sys
 import tomllib
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from kdtool._cli import cli
 from kdtool._plugins.registry import GROUPS
@@ -55,23 +57,28 @@ def source(folder: Path) -> str:
     return (folder / "src" / module / "__init__.py").read_text(encoding="utf-8")
 
 
-def check_files(folder: Path) -> None:
+def check_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(folder / "src")
     for path in (path for path in folder.rglob("*") if path.is_file() and path.name != "py.typed"):
         content = path.read_text(encoding="utf-8")
         assert not re.search(r"\{\{ |\{%", content), path
         assert content.endswith("\n"), path
         assert not content.endswith("\n\n"), path
         if path.suffix == ".py":
-            ast.parse(content)
+            runpy.run_path(str(path))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_package_of_each_kind_is_whole(kind: str, made: Made) -> None:
+def test_a_package_of_each_kind_is_whole(kind: str, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, told = made(kind, "my-own2")
     assert {path.name for path in folder.iterdir()} - {"student.py"} == {
-        ".gitignore", "LICENSE", "README.md", "pyproject.toml", "recipe.yaml", "src", "tests",
+        ".github", ".gitignore", "LICENSE", "README.md", "pyproject.toml", "recipe.yaml", "src", "tests", "tox.ini",
     }  # fmt: skip
-    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    workflow = yaml.safe_load((folder / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
+    versions = [f"py{version.replace('.', '')}" for version in workflow["jobs"]["test"]["strategy"]["matrix"]["python"]]
+    assert f"env_list = {', '.join(versions)}\n" in (folder / "tox.ini").read_text(encoding="utf-8")
+    settings = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+    project = settings["project"]
     assert project["name"] == folder.name
     assert "kdtool>=0.1,<0.2" in project["dependencies"]
     value = project["entry-points"][GROUPS[kind]]["my-own2"]
@@ -79,12 +86,15 @@ def test_a_package_of_each_kind_is_whole(kind: str, made: Made) -> None:
     tree = ast.parse(source(folder))
     assert name in {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
     assert (folder / "src" / module / "py.typed").is_file()
+    assert settings["tool"]["pytest"]["ini_options"]["filterwarnings"] == [f"error:::{module}"]
     assert f"cd {folder.name}" in told
-    check_files(folder)
+    check_files(folder, monkeypatch)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_bare_package_is_one_module_and_one_test_without_settings(kind: str, made: Made) -> None:
+def test_a_bare_package_is_one_module_and_one_test_without_settings(
+    kind: str, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, told = made(kind, "mine", "--bare", *DESCRIBED)
     module = f"kdtool_{kind}_mine"
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
@@ -92,7 +102,7 @@ def test_a_bare_package_is_one_module_and_one_test_without_settings(kind: str, m
     }  # fmt: skip
     assert "recipe.yaml" not in told
     assert "runs/try" not in told
-    check_files(folder)
+    check_files(folder, monkeypatch)
     for file in ("README.md", "pyproject.toml"):
         assert "What 'mine' is for." in (folder / file).read_text(encoding="utf-8")
     assert len(source(folder).splitlines()) <= 20

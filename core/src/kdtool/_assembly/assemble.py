@@ -7,7 +7,7 @@ The arms of a run are the student, and controls that train the same student with
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,9 +28,12 @@ from kdtool._plugins.events import Events
 from kdtool._plugins.hook_specs import attribute_problem, form_of, mistakes, offer_problem
 from kdtool._plugins.hooks import ComponentHooks, describe, using
 from kdtool._plugins.registry import load
-from kdtool._recipe.model import COMPONENT_KEYS, ComponentSpec, PhaseSpec, Recipe, problem_at
+from kdtool._recipe.model import COMPONENT_KEYS, ComponentSpec, PhaseSpec, Recipe, of_kind, problem_at
 from kdtool._recipe.parser import invalid
 from kdtool._recipe.yaml import KeyPath
+
+_MORE = 0.3
+"""Share of the text, for the test, that is proposed where there are too few documents."""
 
 
 class Assembly:
@@ -71,6 +74,12 @@ class Assembly:
             isinstance(item, Tracker) and item.shows_messages and name not in self._muted
             for name, item in self.shared.items()
         )
+
+    def option_for_more_test_text(self) -> str:
+        """Return an option by which a corpus sets aside more text for the test; "" if none has a smaller `test_share`."""
+        shares = {name: getattr(item.config, "test_share", _MORE) for name, item in self.of_kind("corpus").items()}
+        paths = [self._shared_built[name].spec.path for name, share in shares.items() if share < _MORE]
+        return f"--set {paths[0]}.test_share={_MORE}" if paths else ""
 
     def of_kind(self, kind: str) -> dict[str, Component]:
         """Return the shared components of a kind by name, in recipe order."""
@@ -123,12 +132,17 @@ class Assembly:
         )
 
 
-def assemble(recipe: Recipe, say: Callable[[str], None] = print) -> Assembly:
+def assemble(
+    recipe: Recipe, say: Callable[[str], None] = print, look: Callable[[Assembly], Iterable[Problem]] = lambda _: ()
+) -> Assembly:
     """Import, configure, build and check the recipe's plugins. No weights are loaded and nothing is fetched.
 
     Args:
         recipe: what to assemble.
-        say: called with a line for the user: before code from a local file runs, and for failures that do not stop the run.
+        say: called with a line for the user: the recipe's notes, before code from a local file runs, and for failures that
+            do not stop the run.
+        look: returns further problems of sources and student. Called if there are problems already, with an assembly of
+            those that could be built.
 
     Returns:
         The assembly, to be used in a `with` block, which closes its components.
@@ -136,7 +150,9 @@ def assemble(recipe: Recipe, say: Callable[[str], None] = print) -> Assembly:
     Raises:
         RecipeError: with all that is wrong.
     """
-    problems: list[Problem] = []
+    for note in recipe.notes:
+        say(note)
+    problems = [*recipe.problems]
     built: dict[KeyPath, Built] = {}
     control = recipe.control.phases if recipe.control else ()
     specs = (*recipe.lasting, *(component for phase in (*recipe.phases, *control) for component in phase.components))
@@ -149,15 +165,25 @@ def assemble(recipe: Recipe, say: Callable[[str], None] = print) -> Assembly:
             except (UsageError, PluginError) as error:
                 problem = problem_at(recipe, (*spec.key, "use"), describe(error))
                 problems.append(replace(problem, plugin=isinstance(error, PluginError)))
-        if problems:
-            raise RecipeError(problems)
         parts = BuiltRecipe(recipe, built)
-        arms = arms_of(parts, problems)
-        problems.extend(check_components(parts))
+        whole = not problems
+        arms = arms_of(parts, problems) if whole else {}
+        if not recipe.problems:  # else components that could not be read would count as missing
+            problems.extend(check_components(parts, whole=whole))
         if problems:
-            raise RecipeError(problems)
+            some = replace(recipe, shared=_standing(parts), phases=(), control=None, reference=None)
+            raise RecipeError([*problems, *look(Assembly(some, {"student": ()}, built, lifetime))])
         on_error.pop_all()
     return Assembly(recipe, arms, built, lifetime)
+
+
+def _standing(parts: BuiltRecipe) -> tuple[ComponentSpec, ...]:
+    """Return the sources that could be built, and the student, except those that take something of others that could not."""
+    teachers, built = parts.recipe.data.get("teachers") or {}, {each.spec.path for each in parts.built.values()}
+    count = sum(entry is not False for entry in teachers.values()) if isinstance(teachers, Mapping) else 1
+    there = [spec for spec in parts.recipe.lasting if spec.key in parts.built]
+    kinds = {"corpus", "teacher"} | ({"student"} if len(of_kind(there, "teacher")) >= count else set())
+    return tuple(spec for spec in there if spec.kind in kinds and parts.component(spec).derives_from.keys() <= built)
 
 
 def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime, problems: list[Problem]) -> Built | None:

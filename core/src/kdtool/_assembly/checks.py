@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 
 from kdtool._assembly.built import Built, BuiltRecipe
 from kdtool._assembly.requirements import check_requirements
@@ -187,10 +188,11 @@ _CHECKS = (
 )
 
 
-def check_components(parts: BuiltRecipe) -> Iterator[Problem]:
-    """Yield the problems that every check finds."""
+def check_components(parts: BuiltRecipe, *, whole: bool) -> Iterator[Problem]:
+    """Yield the problems that every check finds; unless the recipe is `whole`, each ends at a component that is missing."""
     for check in _CHECKS:
-        yield from check(parts)
+        with nullcontext() if whole else suppress(KeyError):
+            yield from check(parts)
 
 
 def validators_of(recipe: Recipe, phase: PhaseSpec, built: Mapping[KeyPath, Built]) -> list[ComponentSpec]:

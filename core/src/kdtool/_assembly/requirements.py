@@ -137,15 +137,15 @@ def _judge(value: float, condition: _Condition, compared: Comparison | None) -> 
         if compared is None:
             return False, f"{shown}, and was not compared with {arm}"
         if not sign:
-            low, high = (signed_difference(end, relative=compared.relative) for end in (compared.low, compared.high))
+            ends = compared.low, compared.high
+            difference = signed_difference(compared.difference, *ends, relative=compared.relative)
             words = {"better": "better", "worse": "worse"}.get(compared.verdict, "not shown to be better")
             words += f", with too few items ({compared.items})," * (compared.outcome == "too few items")
-            interval = f"95 % interval of the difference {low} to {high}"
-            return compared.verdict == "better", f"{shown}, {words} than {arm} ({interval})"
+            return compared.verdict == "better", f"{shown}, {words} than {arm} (difference {difference})"
         if compared.share is None:
             reason = '"% of" needs a higher-is-better metric with a zero point, and a teacher above zero'
             return False, f"{shown}, but cannot be a share of {arm}: {reason}"
         value, unit = 100 * compared.share[0], " points"
-        shown = f"{value:.4g}% of {arm}"
+        shown = f"{value:.4g} % of {arm}"
     met = _SIGNS[sign](value, bound)
     return met, shown if met else f"{shown}, {abs(bound - value):.3g}{unit} off {sign} {bound:g}"

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from typing import Any
 
 from kdtool._assembly.built import Built, BuiltRecipe
 from kdtool._contract.loss import Loss, TokenLoss, Weighting
@@ -86,12 +88,13 @@ def check_signals(parts: BuiltRecipe) -> Iterator[Problem]:
                 source, signals = _source_of(phase, teacher), signals_for(parts, phase, loss, teacher)
                 yield from _check_initial_student(parts, phase, teacher, source)
                 if signals is None:
-                    yield _refuse_source(parts, spec, source)
+                    yield _refuse_source(parts, phase, spec, source)
                     continue
                 kinds = _kinds_to_record(parts, source, teacher, signals)
                 if not kinds <= parts.component(teacher).offers:
                     message = f"{source.use} is made of {in_words((kinds,))}, but {_offer(parts, teacher)}"
-                    yield parts.problem(source.key, message, "leave `signals` out, or name another teacher")
+                    problem = parts.problem(source.key, message, "leave `signals` out, or name another teacher")
+                    yield replace(problem, settings={as_written(source.key): False})
                 elif signals & FIXED_AT_CAPTURE:
                     first, at = temperatures.setdefault((source.key, teacher.path), (spec.name, loss.temperature))
                     if loss.temperature != at:
@@ -110,12 +113,23 @@ def _refuse_teacher(parts: BuiltRecipe, phase: PhaseSpec, spec: ComponentSpec) -
     return parts.problem(spec.key, message, remedy)
 
 
-def _refuse_source(parts: BuiltRecipe, spec: ComponentSpec, source: ComponentSpec) -> Problem:
-    message = f"needs {in_words(parts.component(spec).needs)}, but the {_offer(parts, source)}"
-    remedy = "use another loss, or another teacher"
+def _refuse_source(parts: BuiltRecipe, phase: PhaseSpec, spec: ComponentSpec, source: ComponentSpec) -> Problem:
+    """Return why a loss cannot learn from a source, with settings: the source stays if another loss learns from it."""
+    needs, component, settings = parts.component(spec).needs, parts.component(source), dict[str, Any]()
+    message, remedy = f"needs {in_words(needs)}, but the {_offer(parts, source)}", "use another loss or another teacher"
     if source.kind == "cache":
         remedy = "leave `signals` out, so that the teacher runs alongside the student, or use another loss"
-    return parts.problem(spec.key, message, remedy)
+        settings = {as_written(source.key): False}
+    losses: list[tuple[ComponentSpec, Loss]] = [(other, parts.component(other)) for other in phase.losses]
+    learning = [(loss, teacher) for other, loss in losses for teacher, _ in teachers_of(other, loss, phase)]
+    if any(_source_of(phase, pair[1]) == source and signals_for(parts, phase, *pair) for pair in learning):
+        remedy, settings = f"leave this loss out, or {remedy}", {as_written(spec.key): False}
+    for kind, given in component.offers_with.items() if source.kind == "teacher" else ():
+        if any(need <= {*component.offers, kind} for need in alternatives(needs)):
+            settings = {as_written((*source.key, name)): value for name, value in given.items()}
+            remedy = f"set {', '.join(f'`{key}: {value}`' for key, value in settings.items())}, or {remedy}"
+            break
+    return replace(parts.problem(spec.key, message, remedy), settings=settings)
 
 
 def _check_initial_student(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from shlex import quote
@@ -13,9 +14,9 @@ from typing import Any
 import click
 
 from kdtool._cli.shared import folder_path, json_option, no_sandbox_option, recipe_argument, set_option, store_option
-from kdtool._errors import MemoryExceededError
+from kdtool._errors import MemoryExceededError, RecipeError, UsageError
 from kdtool._estimate.machine import size
-from kdtool._text.terminal import duration, print_first_line, say
+from kdtool._text.terminal import count_of, dollars, duration, print_first_line, say, style
 
 
 @click.command()
@@ -23,7 +24,7 @@ from kdtool._text.terminal import duration, print_first_line, say
 @set_option
 @click.option("--memory", metavar="SIZE", help="Memory that the run should fit into, such as 8GB [default: all].")
 @click.option("--fit", metavar="SIZE", help="Propose the largest student that fits into SIZE, and settings for it.")
-@click.option("--gpu", metavar="NAME", help="Estimate for a machine with this GPU, such as t4, l4, a100-80gb or h200.")
+@click.option("--gpu", metavar="NAME", help="Estimate for a machine with this GPU, such as t4, a100-80gb or m2-16gb.")
 @click.option("--out", type=folder_path, default="runs", help="The folder for runs, whose disk counts.")
 @store_option
 @click.option("--offline", is_flag=True, expose_value=False, help="Use no network; a check never does.")
@@ -51,25 +52,42 @@ def check(
 
         settings = without_sandbox(Path(recipe), settings, partial(say, err=as_json))
     memory, wanted = fit or memory, fit is not None
-    report = check_recipe(Path(recipe), settings, memory=memory, fit=wanted, gpu=gpu, out=out, store=store)
+    try:
+        report = check_recipe(Path(recipe), settings, memory=memory, fit=wanted, gpu=gpu, out=out, store=store)
+    except RecipeError as error:
+        arguments = f"{quote(recipe)} --gpu {quote(gpu)}" if gpu else quote(recipe)
+        if line := _resolving(error, arguments, settings):
+            error.add_note(line)
+        raise
     fits = report["fits"]
     if as_json:
         click.echo(json.dumps(report, indent=1))
     else:
-        advice = _proposal(report) if wanted or not (fits["memory"] and fits["gpu"]) else ()
-        warnings = (click.style(f"! {line}", fg="yellow", bold=True) for line in report["warnings"])
-        for line in (*_verdict(report), *advice, *warnings, *_blocks(report)):
+        advice = _proposal(report, recipe, settings) if wanted or not (fits["memory"] and fits["gpu"]) else ()
+        noted = (*report["warnings"], *(report["lacks"] if gpu is not None else ()))
+        warnings = (style(f"! {line}", fg="yellow", bold=True) for line in noted)
+        for line in (*_verdict(report, here=gpu is None), *advice, *warnings, *_blocks(report)):
             say(line)
-    asked = (memory is not None and not fits["memory"]) or (gpu is not None and not fits["gpu"])
-    if asked or (fit is not None and report["proposal"] is None):
+    if report["lacks"] and gpu is None:
+        raise click.exceptions.Exit(UsageError.exit_code)
+    asked = memory is not None or gpu is not None
+    if (asked and not (fits["memory"] and fits["gpu"])) or (fit is not None and report["proposal"] is None):
         raise click.exceptions.Exit(MemoryExceededError.exit_code)
+
+
+def _resolving(error: RecipeError, arguments: str, given: Mapping[str, str]) -> str:
+    """Return the command with which the recipe is accepted, or the keys for which no setting is known; "" if for all."""
+    if error.settings:
+        return f"with all of this it is accepted:\n    kdtool check {arguments} {_options(error.settings, given)}"
+    left = dict.fromkeys(problem.key for problem in error.problems if not problem.settings)
+    return f"no command is proposed: no setting resolves {', '.join(left)}" if len(left) < len(error.problems) else ""
 
 
 _MEMORY = (("memory", "memory", "memory"), ("gpu", "GPU memory", "device_memory"))
 """Key of the limit, name, and key in the forecast."""
 
 
-def _verdict(report: Mapping[str, Any]) -> Iterator[str]:
+def _verdict(report: Mapping[str, Any], *, here: bool) -> Iterator[str]:
     forecast, limits = report["forecast"], report["limits"]
     needed = [(key, name, forecast[entry]["peak"]) for key, name, entry in _MEMORY]
     needed.append(("disk", "disk", forecast["disk_bytes"]))
@@ -78,27 +96,43 @@ def _verdict(report: Mapping[str, Any]) -> Iterator[str]:
         for key, name, count in needed
         if not report["fits"][key]
     ]
-    if missing:
-        yield click.style(f"✗ does not fit: {'; '.join(missing)}", fg="red", bold=True)
+    lacks = report["lacks"] if here else ()
+    if missing or lacks:
+        failures = ("does not fit", missing), ("cannot run", lacks)
+        yield from (style(f"✗ {why}: {'; '.join(what)}", fg="red", bold=True) for why, what in failures if what)
         return
     unknown = ", ".join(line.partition(":")[0] for line in forecast["unknown"])
     parts = ["✓ fits" + (f", as far as is known (not known: {unknown})" if unknown else "")]
     parts += [f"{size(count)} of {size(limits[key])} {name}" for key, name, count in needed if count and limits[key]]
     if forecast["seconds"]:
-        parts.append(f"about {duration(forecast['seconds'])}")
-    if forecast["picodollars"]:
-        parts.append(f"up to {forecast['picodollars'] / 1e12:,.2f} dollars")
-    yield click.style(" · ".join(parts), fg="green", bold=True)
+        besides = ", ".join(_besides(report))
+        parts.append(f"about {duration(forecast['seconds'])} of training" + (besides and f" (not counted: {besides})"))
+    if forecast["most_picodollars"]:
+        parts.append(f"at most {dollars(forecast['most_picodollars'], up=True)}")
+    yield style(" · ".join(parts), fg="green", bold=True)
 
 
-def _proposal(report: Mapping[str, Any]) -> Iterator[str]:
+def _besides(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the time of training leaves out, in words."""
+    kinds = Counter(stage.partition("/")[0] for stage in report["stages"])
+    for kind, noun in (("signals", "recording"), ("scores", "measurement")):
+        if kinds[kind]:
+            yield count_of(kinds[kind], noun)
+    if wait := report["forecast"]["waiting_seconds"]:
+        yield f"up to {duration(wait)} of waiting for each batch of answers"
+
+
+def _proposal(report: Mapping[str, Any], recipe: str, given: Mapping[str, str]) -> Iterator[str]:
     proposal = report["proposal"]
     if proposal is None:
         yield f"No suggested change is enough. {_largest_part(report)}"
         return
     figures = f"a student of {proposal['parameters']:,} parameters, peak memory {size(proposal['peak'])}"
-    settings = _options(proposal["settings"])
-    yield f"proposed: {figures}: {settings}{_cost(proposal)}" if settings else f"the recipe fits as it is: {figures}"
+    if proposal["settings"]:
+        yield f"proposed: {figures}{_cost(proposal)}:"
+        yield f"    kdtool run {quote(recipe)} {_options(proposal['settings'], given)}"
+    else:
+        yield f"the recipe fits as it is: {figures}"
 
 
 def _cost(remedy: Mapping[str, Any]) -> str:
@@ -112,16 +146,21 @@ def _largest_part(report: Mapping[str, Any]) -> str:
     return f"Largest part: {size(count)} for {part}, {_moment(report, memory['at'])}."
 
 
-def _options(settings: Mapping[str, Any]) -> str:
-    """Return settings as options of a command that a shell reads."""
-    return " ".join(f"--set {quote(f'{key}={_value(value)}')}" for key, value in settings.items())
+def _options(settings: Mapping[str, Any], given: Mapping[str, str]) -> str:
+    """Return settings, laid over those `given` as text, as options of a command that a shell reads."""
+    kept = {key: text for key, text in given.items() if not any(key.startswith(f"{new}.") for new in settings)}
+    texts = {**kept, **{key: _value(value) for key, value in settings.items()}}
+    return " ".join(f"--set {quote(f'{key}={text}')}" for key, text in texts.items())
 
 
 def _value(value: Any) -> str:
     """Return a value as YAML: text without quotation marks where it is read as the same text."""
     from kdtool._recipe.yaml import read_scalar
 
-    return value if isinstance(value, str) and read_scalar(value) == value else json.dumps(value, ensure_ascii=False)
+    with suppress(RecipeError):  # text that is no YAML
+        if isinstance(value, str) and read_scalar(value) == value:
+            return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _blocks(report: Mapping[str, Any]) -> Iterator[str]:
@@ -129,15 +168,15 @@ def _blocks(report: Mapping[str, Any]) -> Iterator[str]:
     blocks = {
         "Memory": _memory(report),
         "Disk": _disk(report),
-        "Time": _time(report["forecast"]),
+        "Time": _time(report),
         "Models": _models(report),
         "Licences": report["terms"],
-        "Components": [f"{len(report['components'])} components, arms {', '.join(report['arms'])}"],
+        "Components": [f"{count_of(len(report['components']), 'component')}, arms {', '.join(report['arms'])}"],
         "Not known": report["forecast"]["unknown"],
     }
     for heading, lines in blocks.items():
         if shown := [f"  {line}" for line in lines]:
-            yield from ("", click.style(heading, bold=True), *shown)
+            yield from ("", style(heading, bold=True), *shown)
 
 
 def _memory(report: Mapping[str, Any]) -> Iterator[str]:
@@ -156,12 +195,16 @@ def _disk(report: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"{size(spent['bytes']):>10}  download of {spent['what']}" for spent in forecast["downloads"])
 
 
-def _time(forecast: Mapping[str, Any]) -> Iterator[str]:
+def _time(report: Mapping[str, Any]) -> Iterator[str]:
+    forecast = report["forecast"]
     if forecast["seconds"]:
         yield f"about {duration(forecast['seconds'])} of training ({forecast['speed']})"
-    yield f"{forecast['steps']:,} steps, {forecast['tokens']:,} tokens"
+    if besides := ", ".join(_besides(report)):
+        yield f"not counted: {besides}"
+    yield f"{count_of(forecast['steps'], 'step')}, {count_of(forecast['tokens'], 'token')}"
     if forecast["picodollars"]:
-        yield f"cost: {forecast['picodollars'] / 1e12:,.2f} dollars, if all answers have their full length"
+        most = dollars(forecast["most_picodollars"], up=True)
+        yield f"cost: {dollars(forecast['picodollars'])} expected, if all answers have their full length; at most {most}"
         yield from (f"  {line}" for line in forecast["prices"])
 
 
@@ -185,7 +228,7 @@ def _spent(spent: Mapping[str, Any], count: Mapping[str, int]) -> str:
 
 def _models(report: Mapping[str, Any]) -> Iterator[str]:
     for name, facts in report["models"].items():
-        shape = f"{facts['layers']} layers, width {facts['hidden']}, vocabulary {facts['vocabulary']:,}"
+        shape = f"{count_of(facts['layers'], 'layer')}, width {facts['hidden']}, vocabulary {facts['vocabulary']:,}"
         yield f"{name}: {facts['parameters']:,} parameters, {shape}"
         if facts["context"]:
             cache = size(report["forecast"]["cache"][name])

@@ -20,8 +20,9 @@ from kdtool._cli.run import evaluate, run
 from kdtool._cli.runs import clean, compare, list_runs, report, show
 from kdtool._errors import KdtoolError, PluginError
 from kdtool._plugins.distributions import describe, find_known, install_command
-from kdtool._plugins.registry import GROUPS, entries_by_name, exit_as_exception, load_plugin
+from kdtool._plugins.registry import GROUPS, entries_by_name, exit_as_exception, is_of_project, load_plugin
 from kdtool._text.names import did_you_mean
+from kdtool._text.terminal import end_first_line
 
 
 class _Commands(click.Group):
@@ -34,6 +35,10 @@ class _Commands(click.Group):
         if cmd_name in self.commands:
             return self.commands[cmd_name]
         return _load_command(cmd_name) if cmd_name in entries_by_name("command") else None
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments; `help COMMAND` means `COMMAND --help`."""
+        return super().parse_args(ctx, [*args[1:], "--help"] if args[:1] == ["help"] else args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -64,8 +69,7 @@ class _Commands(click.Group):
 
     def _is_own(self, name: str) -> bool:
         """Return whether a command is kdtool's, or that of an installed package of the project."""
-        entries, ours = entries_by_name("command").get(name, ()), find_known("command", name)
-        return name in self.commands or bool(ours and ours.package in {entry.distribution for entry in entries})
+        return name in self.commands or is_of_project("command", name)
 
     def _summary(self, name: str) -> str:
         if name in self.commands:
@@ -104,7 +108,7 @@ def _load_command(name: str) -> click.Command:
 def cli() -> None:
     """Distil large code models into small ones, with plugins for every part.
 
-    A first run:  kdtool run recipes/quickstart.yaml
+    A first run:  kdtool run quickstart
     """
 
 
@@ -143,3 +147,5 @@ def call(arguments: Sequence[str]) -> int:
         return result if isinstance(result, int) else 0
     except BaseException as error:
         return explain(error, debug=False)
+    finally:
+        end_first_line()

@@ -5,8 +5,10 @@ An explained error has the cause, the plugin that failed, and a remedy. Signals 
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -19,8 +21,7 @@ from typing import Any, NoReturn
 import click
 
 from kdtool._errors import KdtoolError, Problem, RecipeError, cause_of, is_interrupt, is_resumable, list_problems
-from kdtool._text.terminal import escape_controls as escape
-from kdtool._text.terminal import say, width_of, wrap
+from kdtool._text.terminal import say, style
 
 
 def explain(error: BaseException, *, debug: bool) -> int:
@@ -37,6 +38,9 @@ def explain(error: BaseException, *, debug: bool) -> int:
             return INTERRUPTED
         if isinstance(error, click.exceptions.Exit):
             return error.exit_code
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            click.echo(error.format_message())
+            return 0
         if isinstance(error, click.ClickException):
             context = getattr(error, "ctx", None)
             usage = f"\n  {context.get_usage()}\n  Help: {context.command_path} --help" if context else ""
@@ -54,6 +58,7 @@ def explain(error: BaseException, *, debug: bool) -> int:
         text = describe(known)
         if isinstance(known, RecipeError):
             text = text.replace(str(known), list_problems(known.problems, _with_excerpt))
+            text = "\n".join([text, *getattr(known, "__notes__", ())])
         _say(text)
         return known.exit_code
     except BaseException:
@@ -69,9 +74,7 @@ def explain(error: BaseException, *, debug: bool) -> int:
 
 
 def _say(text: str) -> None:
-    colour = False if os.environ.get("NO_COLOR") else None
-    shown = f"{click.style('error', fg='red', bold=True)}: {escape(text)}"
-    click.echo(wrap(shown, width_of(sys.stderr)), err=True, color=colour)
+    say(style("error", fg="red", bold=True), f": {text}", err=True)
 
 
 def _with_excerpt(problem: Problem) -> str:
@@ -96,18 +99,33 @@ INTERRUPTED = 130
 """The exit code of a process that was stopped."""
 _PATIENCE = 10.0
 """Seconds after its end in which a command waits for what plugins left running."""
+_SOON = 0.1
 _STOPS = ("SIGTERM", "SIGBREAK")
 
 
 def interrupt_on_stop_signals() -> None:
     """Have stop signals raise KeyboardInterrupt with their name, as Ctrl-C does without; an ignored one stays ignored.
 
-    The interpreter resets handlers while it ends. Signals are ignored from then on, and do not change the exit code.
+    Python drops what is raised while an object is destroyed: a signal that came then is delivered again. The interpreter
+    resets handlers while it ends. Signals are ignored from then on, and do not change the exit code.
     """
+    before = sys.unraisablehook
 
     def interrupt(number: int, _: Any) -> None:
         raise KeyboardInterrupt(signal.Signals(number).name)
 
+    def deliver_again(dropped: sys.UnraisableHookArgs) -> None:
+        if dropped.exc_type is not KeyboardInterrupt:
+            before(dropped)
+            return
+        number = getattr(signal, str(dropped.exc_value), signal.SIGINT)
+        again = threading.Timer(
+            _SOON, _thread.interrupt_main, [number]
+        )  # not now: this, too, runs while it is destroyed
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = deliver_again
     _handle(_STOPS, interrupt)
     atexit.register(_handle, ("SIGINT", *_STOPS), signal.SIG_IGN)
 
@@ -124,6 +142,7 @@ def exit_with(code: int) -> NoReturn:
     late = threading.Timer(_PATIENCE, _leave, [code])
     late.daemon = True
     late.start()
+    gc.freeze()  # else the interpreter looks for garbage among torch's objects at its end: 1.1 s
     sys.exit(code)
 
 

@@ -6,9 +6,11 @@ Listing imports no plugin; `show` imports one, `check` and `schema` all.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
+from textwrap import indent, shorten
 from typing import TYPE_CHECKING
 
 import click
@@ -19,8 +21,7 @@ from kdtool._errors import KdtoolError, UsageError
 from kdtool._plugins.distributions import describe, find_misplaced, install_command, refusal
 from kdtool._plugins.registry import GROUPS, Entry, entries_by_name, find, list_kinds, load_plugin
 from kdtool._text.names import did_you_mean
-from kdtool._text.terminal import escape_controls as escape
-from kdtool._text.terminal import say, width_of
+from kdtool._text.terminal import say, style, width_of
 
 if TYPE_CHECKING:
     from kdtool._assembly.json_schema import Setting
@@ -29,11 +30,6 @@ _NOTHING_INSTALLED = """No plugins are installed, and the core does nothing with
 
     {}
 """
-
-
-def _echo(text: str, *, err: bool = False) -> None:
-    """Print text that packages may have written."""
-    say(escape(text), err=err)
 
 
 _kind_option = click.option("--kind", type=click.Choice(list(GROUPS)), help="Only plugins of this kind.")
@@ -63,20 +59,21 @@ def list_plugins(context: click.Context, word: str, kind: str | None, as_json: b
     rows = [_row(entry, commands, twice=len(entries) > 1) for entries in namesakes for entry in entries]
     rows = [row for row in rows if word.lower() in f"{row['name']} {row['summary']}".lower()]
     for trouble in find_misplaced(GROUPS.values()):
-        _echo(f"note: {trouble}", err=True)
+        say(f"note: {trouble}", err=True)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
     limit = width_of(sys.stdout)
     width = max((len(row["name"]) for row in rows), default=0)
     for each, count in Counter(row["kind"] for row in rows).items():
-        say(click.style(f"{each} ({count})", bold=True))
+        say(style(f"{each} ({count})", bold=True))
         for row in (row for row in rows if row["kind"] == each):
-            _echo(f"  {row['name']:<{width}}  {row['summary']}"[:limit])
+            room = max(20, limit - width - 4) if limit else len(row["summary"]) + 1
+            say(f"  {row['name']:<{width}}  {shorten(row['summary'], room, placeholder=' …', break_on_hyphens=False)}")
     if not rows:
         which = f" of the kind {kind}" * bool(kind) + f" with {word!r} in name or description" * bool(word)
         nothing = f"No plugins{which} are installed."
-        _echo(nothing if which else _NOTHING_INSTALLED.format(install_command("kdtool[quickstart]")))
+        say(nothing if which else _NOTHING_INSTALLED.format(install_command("kdtool[quickstart]")))
 
 
 def _row(entry: Entry, commands: Collection[str], *, twice: bool) -> dict[str, str]:
@@ -109,8 +106,8 @@ def check(context: click.Context) -> None:
                     load_plugin(kind, name)
             except KdtoolError as error:
                 failed += 1
-                _echo(str(error))
-    _echo(f"{failed} of {count} plugins cannot be used" if failed else f"all {count} plugins can be used")
+                say(str(error))
+    say(f"{failed} of {count} plugins cannot be used" if failed else f"all {count} plugins can be used")
     context.exit(int(failed > 0))
 
 
@@ -120,7 +117,6 @@ def check(context: click.Context) -> None:
 def show(name: str, kind: str | None) -> None:
     """Show a plugin: its purpose, origin, settings, and a line for a recipe."""
     from inspect import getdoc
-    from textwrap import indent
 
     from kdtool._assembly.json_schema import class_and_settings, settings_in
 
@@ -128,13 +124,18 @@ def show(name: str, kind: str | None) -> None:
         entry = find(each, name)
         cls, schema = class_and_settings(each, name)
         settings = list(settings_in(schema))
-        _echo(f"{each} {name} ({entry.distribution} {entry.version}, {entry.value})\n")
-        _echo(indent(getdoc(cls) or "", "  ") + "\n")
+        say(f"{each} {name} ({entry.distribution} {entry.version}, {entry.value})\n")
+        say(_paragraphs(getdoc(cls) or "", "  ") + "\n")
         for setting in settings:
-            _echo(f"  {setting.key}: {setting.type} {f'= {setting.default}' if setting.default else '(required)'}")
+            say(f"  {setting.key}: {setting.type} {f'= {setting.default}' if setting.default else '(required)'}")
             if setting.about:
-                _echo(indent(setting.about, "      "))
-        _echo("\n" * bool(settings) + f"  {_recipe_line(each, name, settings)}")
+                say(_paragraphs(setting.about, "      "))
+        say("\n" * bool(settings) + f"  {_recipe_line(each, name, settings)}")
+
+
+def _paragraphs(text: str, before: str) -> str:
+    """Return text with each paragraph in a line, which `say` wraps; lists, tables and code keep their lines."""
+    return indent(re.sub(r"(?<=\S)\n(?=[^\s|*-])", " ", text), before)
 
 
 def _recipe_line(kind: str, name: str, settings: Sequence[Setting]) -> str:
@@ -142,9 +143,10 @@ def _recipe_line(kind: str, name: str, settings: Sequence[Setting]) -> str:
     known = next(each for each in TABLE if each.name == kind)
     required = ", ".join(f"{one.key}: …" for one in settings if not one.default and "." not in one.key)
     entry = f"{{use: {name}, {required}}}" if required else name
-    several = f"{{{name}: {{{required}}}}}"
     under = ", below train" if known.scope == "phase" and not known.single else ""
-    return f"in a recipe{under}:  {known.key}: {entry if known.single else several}"
+    if known.single or kind in {"corpus", "teacher"}:
+        return f"in a recipe{under}:  {known.key if known.single else kind}: {entry}"
+    return f"in a recipe{under}:  {known.key}: {{{name}: {{{required}}}}}"
 
 
 def _kinds_of(name: str, kind: str | None) -> list[str]:

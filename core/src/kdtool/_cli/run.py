@@ -5,17 +5,28 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdtool._cli.runs import print_results
-from kdtool._cli.shared import no_sandbox_option, offline_option, out_option, recipe_argument, set_option, store_option
+from kdtool._cli.runs import print_json, print_results
+from kdtool._cli.shared import (
+    json_option,
+    no_sandbox_option,
+    offline_option,
+    out_option,
+    recipe_argument,
+    set_option,
+    store_option,
+)
 from kdtool._errors import ServiceError, UsageError
 from kdtool._estimate.machine import size
-from kdtool._text.terminal import print_first_line, print_line, say
+from kdtool._plugins.registry import output_to_stderr
+from kdtool._text.terminal import count_of, print_first_line, print_line, say, width_of
 
 if TYPE_CHECKING:
     from kdtool._run.plan import PlannedStage
@@ -78,8 +89,10 @@ def _start_processes(count: int, only_plan: bool) -> None:
     if only_plan:
         os.environ["WORLD_SIZE"] = str(count)
         return
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m", "kdtool")
-    os.execv(sys.executable, [sys.executable, *torchrun, *sys.argv[1:]])  # noqa: S606
+    from kdtool._contract.executor import torchrun
+
+    command = torchrun([sys.executable, "-P", "-m", "kdtool", *sys.argv[1:]], count)
+    os.execv(command[0], command)  # noqa: S606
 
 
 def _lines_before_download(error: ServiceError, report: Mapping[str, Any]) -> Iterator[str]:
@@ -90,14 +103,19 @@ def _lines_before_download(error: ServiceError, report: Mapping[str, Any]) -> It
 
 
 def _plan_lines(stages: Sequence[PlannedStage], verbose: bool) -> Iterator[str]:
-    """Yield a line for each stage with its reasons; the reused ones share a line unless `verbose`."""
+    """Yield a line for each stage with its reasons, which share a line if all are the same; so do reused stages."""
     shown = [stage for stage in stages if verbose or stage.action != "reuse"]
     if reused := len(stages) - len(shown):
-        yield f"✓ {reused} stage{'s' * (reused > 1)} reused"
-    width = max((len(stage.title) for stage in shown), default=0)
-    for stage in shown:
-        sign = "✓" if stage.action == "reuse" else "↻"
-        yield f"{sign} {stage.action:<8}  {stage.title:<{width}}  {', '.join(stage.why)}".rstrip()
+        yield f"✓ {count_of(reused, 'stage')} reused"
+    reasons = [", ".join(stage.why) for stage in shown]
+    if len(reasons) > 1 and len({*reasons}) == 1 and reasons[0]:
+        yield f"{count_of(len(reasons), 'stage')} to make: {reasons[0]}"
+        reasons = [""] * len(reasons)
+    titles = [f"{'✓' if stage.action == 'reuse' else '↻'} {stage.action:<8}  {stage.title}" for stage in shown]
+    column, widest = max(map(len, titles), default=0), max(map(len, reasons), default=0)
+    if column + widest + 2 > (width_of(sys.stdout) or inf):
+        column = 0
+    yield from (f"{title:<{column}}  {reason}".rstrip() for title, reason in zip(titles, reasons, strict=True))
 
 
 @click.command("eval")
@@ -110,21 +128,28 @@ def _plan_lines(stages: Sequence[PlannedStage], verbose: bool) -> Iterator[str]:
     help="A recipe to take text, teacher and evaluators from [default: the recipe of the first run among the models].",
 )
 @set_option
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Items that each evaluator measures at most.")
 @click.option("--name", help="The run's name [default: eval and the names of the models].")
 @out_option
 @store_option
 @offline_option
-def evaluate(models: tuple[str, ...], evaluators: str, settings: dict[str, str], **options: Any) -> None:
+@json_option
+def evaluate(models: tuple[str, ...], evaluators: str, settings: dict[str, str], as_json: bool, **options: Any) -> None:
     """Measure existing models, and compare them.
 
-    Nothing is trained. A MODEL is a model's folder, an exported file, or a run (its name or folder), whose student is
-    measured with all its seeds. NAME=MODEL gives it a name. Teachers are measured as well, even without a MODEL: --set
-    teacher.use=NAME. To leave out the recipe's: --set teacher=false. If it was interrupted, the same command resumes.
+    Nothing is trained. A MODEL is a model's folder, an exported file, OWNER/NAME on the Hub, or a run (its name or folder),
+    whose student is measured with all its seeds. NAME=MODEL gives it a name. Teachers are measured as well, even without a
+    MODEL: --set teacher.use=NAME. To leave out the recipe's: --set teacher=false. If it was interrupted, the same command
+    resumes.
     """
     print_first_line("reading plugins …")
     from kdtool._evaluate import evaluate as evaluate_models
 
     wanted = [name.strip() for name in evaluators.split(",") if name.strip()]
-    results = evaluate_models(models, wanted, settings, **options)
+    with output_to_stderr() if as_json else nullcontext():
+        results = evaluate_models(models, wanted, settings, **options)
+    if as_json:
+        print_json(results)
+        return
     say()
     print_results(results, str(options["out"]), every=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,27 +15,36 @@ import click
 
 from kdtool._cli.shared import json_option, out_option, store_option, table
 from kdtool._estimate.machine import size
-from kdtool._text.terminal import SHOWN_UNITS, duration, figure, say
-from kdtool._text.terminal import escape_controls as escape
+from kdtool._text.terminal import SHOWN_UNITS, Styled, count_of, duration, figure, say, style, waiting
 
 if TYPE_CHECKING:
     from kdtool._contract.evaluation import ArmValue, Comparison, Measurement
     from kdtool._contract.reporting import Results
-    from kdtool._results.runs import KnownRun
+    from kdtool._results.runs import Compared, KnownRun
 
 
 @click.command()
 @click.argument("run")
 @out_option
 @click.option("--all", "every", is_flag=True, help="Show all measurements, the whole verdict and the notes.")
-def show(run: str, out: str, every: bool) -> None:
+@json_option
+def show(run: str, out: str, every: bool, as_json: bool) -> None:
     """Show the results of a finished run.
 
     RUN is a name or a folder. Main figures have 95 % intervals. `kdtool report` writes the report for people again.
     """
     from kdtool._api import load
 
-    print_results(load(run, out=out), out, every=every)
+    results = load(run, out=out)
+    print_json(results) if as_json else print_results(results, out, every=every)
+
+
+def print_json(results: Results | Compared) -> None:
+    """Print the values of a run or of several, their comparisons and the verdict as JSON."""
+    from kdtool._results.files import PLAIN
+
+    plain = {key: getattr(results, key) for key in ("values", "comparisons", "notes", "verdict")}
+    click.echo(PLAIN.dump_json(plain, indent=1).decode())
 
 
 def print_results(results: Results, out: str, *, every: bool = False) -> None:
@@ -49,32 +59,33 @@ def print_results(results: Results, out: str, *, every: bool = False) -> None:
     shown = [value for value in results.values if every or value.measurement in main]
     compared = differences(results.comparisons, [results.values]) if every and not results.arms else []
     say(verdict(results.outcome, judge(results.comparisons, trained=bool(results.arms))))
-    say("".join(f"\n{escape(note)}\n" for note in (results.verdict, *results.notes) if every))
-    say("\n\n".join([value_table(by_arm(shown), results.measurements), *compared, ""]))
+    say("".join(f"\n{note}\n" for note in (results.verdict, *results.notes) if every))
+    for part in (value_table(by_arm(shown), results.measurements), *compared):
+        say(part, "\n")
     for needed in results.requirements:
-        met = "✓ met" if needed.met else click.style("✗ missed", fg="red")
-        say(f"{met}: require {needed.measurement} {needed.condition}, {needed.text}")
+        met = "✓ met" if needed.met else style("✗ missed", fg="red")
+        say(met, f": require {needed.measurement} {needed.condition}, {needed.text}")
     if results.arms and results.arms[0].artifacts:
-        say(f"{_exported_table(results)}\n")
+        say(_exported_table(results), "\n")
     for arm in (arm for arm in results.arms if arm.arm == "student"):
         say(f"student, seed {arm.seed}: {results.folder / arm.path}")
     say(where(results))
     left_out = len({value.measurement for value in results.values}) - len({value.measurement for value in shown})
-    named = results.name if out == "runs" else results.folder
+    named = shlex.quote(results.name if out == "runs" else str(results.folder))
     if left_out:
-        say(f"{left_out} more measurement{'s' * (left_out > 1)}: kdtool show {named} --all")
+        say(f"{count_of(left_out, 'more measurement')}: kdtool show {named} --all")
     show_next_steps(results, named)
 
 
-def show_next_steps(results: Results, place: str | Path) -> None:
-    """Print the installed commands that use a trained student."""
+def show_next_steps(results: Results, place: str) -> None:
+    """Print the installed commands that use a trained student, for a shell."""
     from kdtool._plugins.registry import defaults_of
 
     for command in sorted(defaults_of("command")) if results.arms else ():
         say(f"next: kdtool {command} {place}")
 
 
-def _exported_table(results: Results) -> str:
+def _exported_table(results: Results) -> Styled:
     files = results.exported_files()
     units = {value.measurement: value.unit for value in results.values}
     measured = dict.fromkeys(name for file in files for name in file.comparisons)
@@ -110,15 +121,13 @@ def compare(runs: tuple[str, ...], out: str, arms: tuple[str, ...], html: str | 
     """
     from kdtool._api import report_of
     from kdtool._contract.evaluation import shorten
-    from kdtool._results.files import PLAIN
     from kdtool._results.runs import as_results, settings_by_run
     from kdtool._results.runs import compare as compare_runs
 
     compared = compare_runs(runs, out=out, arms=arms)
     page = report_of(as_results(compared, Path(html).absolute())) if html else None
     if as_json:
-        plain = {key: getattr(compared, key) for key in ("values", "comparisons", "notes", "verdict")}
-        click.echo(PLAIN.dump_json(plain, indent=1).decode())
+        print_json(compared)
         return
     ways = {name: _ways(runs) for name, runs in settings_by_run(compared).items()}
     columns: dict[str, list[ArmValue]] = {}
@@ -128,7 +137,9 @@ def compare(runs: tuple[str, ...], out: str, arms: tuple[str, ...], html: str | 
         columns |= by_arm(named, f"{run}/") if len({value.arm for value in shown}) > 1 else {run: named}
     tables = [value_table(columns, compared.measurements), *differences(compared.comparisons, compared.values.values())]
     headline = verdict(shorten(compared.comparisons, trained=False), compared.comparisons)
-    say("\n\n".join([headline, *tables, "\n".join(compared.notes)]).rstrip())
+    say(headline)
+    for part in filter(None, [*tables, "\n".join(compared.notes)]):
+        say("\n", part)
     if page:
         say(f"\nreport: {page}")
 
@@ -138,7 +149,7 @@ def by_arm(values: Sequence[ArmValue], before: str = "") -> dict[str, list[ArmVa
     return {f"{before}{arm}": [v for v in values if v.arm == arm] for arm in dict.fromkeys(v.arm for v in values)}
 
 
-def value_table(columns: Mapping[str, Sequence[ArmValue]], measurements: Iterable[Measurement]) -> str:
+def value_table(columns: Mapping[str, Sequence[ArmValue]], measurements: Iterable[Measurement]) -> Styled:
     """Return a table with a row for each of `measurements`, its number of items, and the values below each heading."""
     counts: dict[str, set[int]] = defaultdict(set)
     for measurement in measurements:
@@ -171,7 +182,7 @@ def verdict(text: str, comparisons: Sequence[Comparison]) -> str:
     verdicts = {each.outcome for each in comparisons if not each.aside}
     better, worse = "better" in verdicts, "worse" in verdicts
     sign, colour = ("○", "yellow") if better == worse else ("▲", "green") if better else ("▼", "red")
-    return click.style(f"{sign} {escape(text)}", fg=colour, bold=True)
+    return style(f"{sign} {text}", fg=colour, bold=True)
 
 
 def difference(found: Comparison, unit: str = "") -> str:
@@ -181,15 +192,15 @@ def difference(found: Comparison, unit: str = "") -> str:
     return text if found.relative else text.replace(" %", " points")
 
 
-def differences(comparisons: Sequence[Comparison], values: Iterable[Sequence[ArmValue]]) -> list[str]:
-    """Return a table of the comparisons; none without any. The `values` know the units."""
+def differences(comparisons: Sequence[Comparison], values: Iterable[Sequence[ArmValue]]) -> list[Styled]:
+    """Return a table of the comparisons for each pair of models; none without any. The `values` know the units."""
     units = {value.measurement: value.unit for each in values for value in each}
-    rows = []
+    pairs: dict[str, list[list[str]]] = defaultdict(list)
     for found in comparisons:
-        over = f"{found.items} items" + (f", {found.seeds} seeds" if found.seeds > 1 else "")
-        shown = difference(found, units.get(found.measurement, ""))
-        rows.append([found.measurement, found.arm, found.against, shown, found.outcome, over])
-    return [table(["", "of", "against", "difference", "shown", "over"], rows)] if rows else []
+        over = ", ".join([count_of(found.items, "item"), *[count_of(found.seeds, "seed")] * (found.seeds > 1)])
+        row = [found.measurement, difference(found, units.get(found.measurement, "")), found.outcome, over]
+        pairs[f"{found.arm} against {found.against}"].append(row)
+    return [table([pair, "difference", "shown", "over"], rows) for pair, rows in pairs.items()]
 
 
 @click.command()
@@ -203,7 +214,9 @@ def report(run: str, out: str, use: str | None) -> None:
     """
     from kdtool._api import report as write_report
 
-    say(str(write_report(run, use, out=out)))
+    with waiting("writing the report …"):
+        path = write_report(run, use, out=out)
+    say(str(path))
 
 
 @click.command("runs")
@@ -259,7 +272,7 @@ def clean(store: str | None, yes: bool) -> None:
     for item in done.found:
         say(f"{size(item.bytes):>9}  {item.path}  ({done.left.get(item.path) or item.why})")
     freed = size(sum(item.bytes for item in done.found if item.path not in done.left))
-    total = f"of {size(done.total)} in {folder} ({done.runs} run{'s' * (done.runs != 1)})"
+    total = f"of {size(done.total)} in {folder} ({count_of(done.runs, 'run')})"
     if not done.found:
         say(f"Nothing to free: all {total} is needed.")
     elif yes:

@@ -5,14 +5,16 @@ Tables have columns in line and no rules, so that lines can be searched and cut.
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import chain, groupby, zip_longest
 
 import click
 
+from kdtool._text.terminal import Styled, fill, pieces_of, say, style, width_of
 from kdtool._text.terminal import escape_controls as escape
-from kdtool._text.terminal import width_of
 
 
 def read_pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -56,37 +58,64 @@ _COLOURS = {"better": "green", "worse": "red", "done": "green", "damaged": "red"
 """Colours of the cells that end with these words."""
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table with colours, which `click.echo` removes in pipes; cells are wrapped at words, only in a terminal.
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Styled:
+    """Return a table with colours, which `say` removes in pipes; cells are wrapped at words, only in a terminal.
 
-    A terminal that is too narrow for it gets a line for each cell.
+    In a terminal that is too narrow for it, the first cell of each row is on a separate line, and if that is not enough,
+    each cell is.
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     width = width_of(sys.stdout) or 10_000
-    columns = [[escape(cell) for cell in column] for column in zip(head, *rows, strict=True)]
-    least = [max(len(word) for cell in column for word in cell.split() or [""]) for column in columns]
+    shown = [[escape(cell) for cell in row] for row in (head, *rows)]
+    for apart in (0, 1):
+        if widths := _fit([row[apart:] for row in shown], width - 2 * apart):
+            lines = (_lines(row, widths, apart, bold=not index) for index, row in enumerate(shown))
+            return Styled("\n".join(chain.from_iterable(lines)))
+    return Styled("\n".join(map(partial(_card, head), rows)))
+
+
+def _fit(rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Return the width of each column so that all fit; none if words or intervals would be divided."""
+    columns = [*zip(*rows, strict=True)]
+    least = [max((len(piece) for cell in column for piece in pieces_of(cell)), default=0) for column in columns]
     widths = [max(map(len, column)) for column in columns]
     while sum(widths) + 2 * len(widths) > width + 2:
         widest = max(range(len(widths)), key=lambda column: widths[column] - least[column])
         if widths[widest] <= least[widest]:
-            return "\n".join(map(partial(_card, head), rows))
+            return []
         widths[widest] -= 1
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    for name, columns_wide in zip(head, widths, strict=True):
-        grid.add_column(Text.assemble((escape(name), "bold")), width=columns_wide)
-    for row in rows:
-        grid.add_row(*(Text.assemble((escape(cell), _COLOURS.get(cell.rpartition(" ")[2], ""))) for cell in row))
-    console = Console(width=width, force_terminal=True, color_system="standard", no_color=False)
-    with console.capture() as captured:
-        console.print(grid)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+    return widths
+
+
+def _lines(row: Sequence[str], widths: Sequence[int], apart: int, *, bold: bool) -> Iterator[str]:
+    """Yield the lines of a row, whose first cell may stand `apart` from the others."""
+    yield from (style(cell, bold=True) for cell in row[:apart] if cell)
+    colours = [_COLOURS.get(cell.rpartition(" ")[2]) for cell in row[apart:]]
+    for parts in zip_longest(*map(fill, row[apart:], widths), fillvalue=""):
+        cells = (
+            (style(part, fg=colour, bold=bold) if part and (bold or colour) else part) + " " * (width - len(part))
+            for part, colour, width in zip(parts, colours, widths, strict=True)
+        )
+        yield "  " * apart + "  ".join(cells).rstrip()
+
+
+def say_markdown(text: str) -> None:
+    """Print Markdown: as it is in a file or pipe, its headings, names and tables as those of kdtool in a terminal."""
+    if width_of(sys.stdout) is None:
+        say(text)
+        return
+    for is_table, lines in groupby(text.replace("`", "").split("\n"), lambda line: line.startswith("|")):
+        if is_table:
+            head, _, *rows = (
+                [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines
+            )
+            say(table(head, rows))
+        else:
+            for line in lines:
+                say(style(line.lstrip("# "), bold=True) if line.startswith("#") else line)
 
 
 def _card(head: Sequence[str], row: Sequence[str]) -> str:
     """Return a row of a table as lines: its first cell, then the others after their headings."""
-    first, *others = ((escape(name), escape(cell)) for name, cell in zip(head, row, strict=True))
-    lines = (f"  {name}: {cell}" if name else f"  {cell}" for name, cell in others if cell)
-    return "\n".join([click.style(" ".join(filter(None, first)), bold=True), *lines])
+    first, *others = zip(head, row, strict=True)
+    lines = (escape(f"  {name}: {cell}" if name else f"  {cell}") for name, cell in others if cell)
+    return "\n".join([style(" ".join(filter(None, first)), bold=True), *lines])

@@ -102,7 +102,7 @@ class DetailedMessages(Messages):
         )
 
 
-_ROLES = {"human": "user", "gpt": "assistant", "model": "assistant"}
+_ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "observation": "tool"}
 _TURN = {"role": ("role", "from"), "content": ("content", "value")}
 _TEXTS = {
     "assistant": dict.fromkeys(("reasoning_content", "reasoning", "thinking"), "reasoning_content"),
@@ -114,6 +114,10 @@ _TEXTS = {
 def _turn(number: int, message: object) -> tuple[tuple[str, str], dict[str, Any]]:
     if not isinstance(message, Mapping):
         raise ValueError(f'message {number} must be an object with the texts "role" and "content"')  # noqa: TRY004
+    called = next((message[key] for key in _TURN["content"] if message.get(key)), None)
+    if "function_call" in (message.get("role"), message.get("from")) and isinstance(called, str):  # ShareGPT's
+        calls = called if called.lstrip().startswith("[") else f"[{called}]"
+        message = {**message, "role": "assistant", "content": "", "tool_calls": calls}
     texts = []
     for name, keys in _TURN.items():
         value = next((message[key] for key in keys if message.get(key) is not None), None)

@@ -223,28 +223,32 @@ def judge(comparisons: Sequence[Comparison], *, trained: bool) -> list[Compariso
 
 
 def shorten(comparisons: Sequence[Comparison], *, trained: bool) -> str:
-    """Return the verdict in a few words: of a `trained` student against controls and reference, or of two models.
+    """Return the verdict in a few words: of a `trained` student against controls and reference, or of all models.
 
-    Abilities come first. Other measurements are named where they differ.
+    Abilities come first. Other measurements are named where they differ. Of more than two pairs of models only those that
+    differ are named, if that takes at most three parts.
     """
     shown = judge(comparisons, trained=trained)
     pairs = dict.fromkeys((each.arm, each.against) for each in shown)
     if trained and not pairs:
         return "not compared with a control"
-    if not trained and len(pairs) > 2:
-        return f"{len(pairs)} pairs compared"
+    many = not trained and len(pairs) > 2
     opponents: dict[tuple[str, str], list[str]] = {}
     for aside in dict.fromkeys(["", *(each.aside for each in shown)]):
         for arm, against in pairs:
             made = [each for each in shown if (each.arm, each.against, each.aside) == (arm, against, aside)]
             for outcome, words in _IN_BRIEF.items():
                 names = [each.measurement for each in made if each.outcome == outcome]
-                if names and (not aside or outcome in {"better", "worse"}):
+                if names and (not (aside or many) or outcome in {"better", "worse"}):
                     where = f"{aside} (not an ability)" if aside else _count(names, len(made))
                     few = f", with fewer than {FEWEST} items" * (outcome == "too few items")
                     opponents.setdefault((words if trained else f"{arm} {words}", where + few), []).append(against)
     parts = [f"{words} {' and '.join(others)} in {where}" for (words, where), others in opponents.items()]
-    return "; ".join(parts) or "nothing was compared"
+    if not many:
+        return "; ".join(parts) or "nothing was compared"
+    differing = len({(each.arm, each.against) for each in shown if each.outcome in {"better", "worse"}})
+    named = f": {'; '.join(parts)}" if 0 < len(parts) <= 3 else ""
+    return f"{differing} of {len(pairs)} pairs shown to differ{named}"
 
 
 def _count(names: Sequence[str], made: int) -> str:

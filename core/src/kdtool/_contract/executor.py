@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +11,15 @@ from typing import Protocol
 
 from kdtool._contract.component import Component, hook
 from kdtool._contract.run_info import RunInfo
+
+
+def torchrun(command: Sequence[str], processes: int, *options: str) -> list[str]:
+    """Return the command by which torchrun starts a `command` as several processes on this machine.
+
+    As for all processes of kdtool, Python's `-P` keeps the working directory out: it may be a model's folder.
+    """
+    start = [sys.executable, "-P", "-m", "torch.distributed.run", *(options or ["--standalone"])]
+    return [*start, "--nproc-per-node", str(processes), "--no-python", *command]
 
 
 @dataclass(frozen=True)
@@ -49,16 +59,12 @@ class Task:
             machine: the number of this machine, from 0.
             main: HOST:PORT of a free port of machine 0, if there are several machines.
         """
-        torchrun: list[str] = []
+        command = [sys.executable, "-P", "-m", self.module, str(self.folder), self.name, self.attempt]
         if machines > 1:
             host, _, port = main.rpartition(":")
-            torchrun = ["--nnodes", str(machines), "--node-rank", str(machine)]
-            torchrun += ["--master-addr", host.strip("[]"), "--master-port", port]
-        elif processes > 1:
-            torchrun = ["--standalone"]
-        if torchrun:
-            torchrun = ["torch.distributed.run", *torchrun, "--nproc-per-node", str(processes), "-m"]
-        return [sys.executable, "-m", *torchrun, self.module, str(self.folder), self.name, self.attempt]
+            where = ("--nnodes", str(machines), "--node-rank", str(machine))
+            return torchrun(command, processes, *where, "--master-addr", host.strip("[]"), "--master-port", port)
+        return torchrun(command, processes) if processes > 1 else command
 
     def make(self) -> None:
         """Make the stage in this process, without its trackers: one at a time, in the main thread.

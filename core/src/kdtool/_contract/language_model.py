@@ -41,6 +41,11 @@ class ModelFacts:
     head_size: int = 0
     experts: int = 0
 
+    def cache_bytes(self, itemsize: int, tokens: int | None = None) -> int:
+        """Return the bytes of the keys and values of this number of tokens, by default of the whole context. Since 0.1."""
+        width = self.head_size or self.hidden // max(1, self.heads)
+        return 2 * self.layers * self.kv_heads * width * (self.context if tokens is None else tokens) * itemsize
+
 
 class Tokenizer(ABC):
     """Text to token ids and back.
@@ -136,6 +141,13 @@ class Tokenizer(ABC):
         texts. The last part of the preceding text is enough; "" if there is none. Since 0.1.
         """
         return self.encode(text)
+
+    def encode_template(self, text: str, before: str = "") -> list[int]:
+        """Return the ids of `text` after `before`, in which control tokens that are written count: text of a template.
+
+        In all other texts they are text. By default as `encode_behind`. Since 0.1.
+        """
+        return self.encode_behind(before, text)
 
     chat_fingerprint: str = ""
     """Identifies the template of `encode_chat`; "" if the tokenizer has none. Since 0.1."""

@@ -72,12 +72,16 @@ class Licensed:
 
 @dataclass(frozen=True)
 class Objection:
-    """A reason to refuse a recipe: a `component`, or a `line` of its acknowledgements; the other is ""."""
+    """A reason to refuse a recipe: a `component`, or a `line` of its acknowledgements; the other is "".
+
+    `agree` is the licence to acknowledge for the component, "" if that would not do.
+    """
 
     component: str
     line: str
     message: str
     remedy: str
+    agree: str = ""
 
 
 def judge_terms(
@@ -161,4 +165,4 @@ def _unsaid(licences: Iterable[Licensed], wanted: Mapping[str, str], weights: li
             begin = f"the {terms.licence}{where} binds the student, which takes {taken}:"
             message = "\n    ".join((begin, *terms.restrictions))
             remedy = f"to accept these terms, add\n    {line}"
-        yield Objection(each.component, "", message, remedy)
+        yield Objection(each.component, "", message, remedy, "" if each.forbidden else each.needed)

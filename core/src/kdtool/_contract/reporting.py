@@ -223,8 +223,11 @@ class Tracker(Component):
         """
 
     @hook(tolerant=True)
-    def kdtool_progress(self, run: RunInfo, done: int) -> None:
-        """`done` units of the stage are done. Called at most about ten times per second. Since 0.1."""
+    def kdtool_progress(self, run: RunInfo, done: int, total: int | None) -> None:
+        """`done` units of the stage are done, of `total`; None leaves that of the stage's start.
+
+        Called at most about ten times per second. Since 0.1.
+        """
 
     @hook(tolerant=True)
     def kdtool_step_end(self, run: RunInfo, report: StepReport) -> None:

@@ -4,23 +4,29 @@ A term of a phase is a loss with its weight, teacher and temperature; its figure
 receive the planned run as a `RunForecast`, and return each `Estimate` of memory, disk, time and money for it, perhaps for
 a GPU elsewhere (`kdtool check --gpu NAME`).
 
-Figures of these GPUs are all dense: data sheets of L4, L40S, H100 and H200 print 16-bit figures with sparsity, twice as
-much. The 16-bit figures were checked by the number of multiprocessors, clock and operations of each, the L40S's by a copy of
-its sheet, and not against NVIDIA's documents themselves:
+Figures of GPUs (`gpus.json`) are all dense: data sheets of L4, L40S, H100 and H200 print 16-bit figures with sparsity, twice
+as much. The 16-bit figures were checked by the number of multiprocessors, clock and operations of each, the L40S's by a copy
+of its sheet, and not against NVIDIA's documents themselves:
 
-- T4, V100 (SXM2), A10, A100, L4, L40S, H100 (SXM), H200 (SXM): the data sheet of that name. PCIe versions of V100,
-  H100 and H200 are slower.
-- RTX 3090: the white paper of Ampere GA102; RTX 4090: that of Ada. In 16 bits with float32 accumulation, as training does.
+- T4, V100 (SXM2), A10, A10G, A100, L4, L40S, H100 (SXM), H200 (SXM), B200 (HGX), RTX PRO 6000: the data sheet of that
+  name. PCIe versions of V100, H100 and H200 are slower.
+- RTX 3050, 3060 and 3090: the white paper of Ampere GA102; RTX 4060 and 4090: that of Ada; RTX 5090: that of Blackwell. RTX
+  2060: that of Turing. In 16 bits with float32 accumulation, as training does. MX450 and GTX 1650, which lack matrix
+  units: cores, clock and twice as many operations in 16 bits.
+- Apple's chips: float32 as announced with each chip, which 16 bits do not exceed. Apple gives no such figure for later ones.
 
 Memory is in units of 10^9 bytes, as on the box; drivers report somewhat more.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from importlib.resources import files
 from math import cos, pi
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
@@ -106,7 +112,9 @@ class RunInfo:
     "perplexity-student" among the scores; "" if there is only one. `rank` and `world` count processes. `say` shows a line
     to the user. `licences` are the terms of the run's components, and the student's use of them. `untrained` is the
     untrained student's folder while exporters check it (`kdtool_check`), and while a corpus of `control: {self: …}`
-    samples from it. `time` is when an event happened, in seconds since 1970; only trackers get it. `store` is the folder
+    samples from it. `time` is when an event happened, in seconds since 1970; only trackers get it. `unit` is what
+    `kdtool_progress` counts, and what was spent on it, such as "requests, $0.420 of at most $5.00"; "" if it is the unit of
+    the stage's start. `store` is the folder
     that runs share, for paid answers; None where there is none. `stage_title` is the stage in words, such as "training of
     student, seed 0".
     """
@@ -129,6 +137,7 @@ class RunInfo:
     time: float = 0.0
     store: Path | None = None
     stage_title: str = ""
+    unit: str = ""
 
     @property
     def stage_name(self) -> str:
@@ -277,7 +286,10 @@ class Estimate:
     moments that do not add up either: `<stage>: <moment>`, such as "phases/student-seed0-train: backward". Disk of a part
     with stages is free again after them. `unloads` names components whose models are freed during the stages. Parts with
     `download_bytes` and the same name are one download. `compute_bytes` is memory where models compute: of the GPU if the
-    run has one, else of the machine. `note` names the source of a number, or unknown parts.
+    run has one, else of the machine. `note` names the source of a number, or unknown parts. `picodollars` are expected, and
+    `most_picodollars` is the most that it can cost; None stands for the same. `lacks` names what is missing on
+    this machine, such as a key, and the remedy: a check shows it with the rest, and a run stops before it makes anything.
+    `waiting_seconds` is the longest time that the run waits idly for a service, once or several times.
     """
 
     part: str
@@ -293,6 +305,9 @@ class Estimate:
     savings: tuple[Saving, ...] = ()
     compute_bytes: int = 0
     unloads: tuple[str, ...] = ()
+    most_picodollars: int | None = None
+    lacks: str = ""
+    waiting_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -370,7 +385,7 @@ class RunForecast:
 class Gpu:
     """A GPU's published figures: memory in bytes, and dense operations a second in 16 bits and in float32.
 
-    `bfloat16` is True for those that compute in it, on which flash attention runs too.
+    `bfloat16` is True for those that compute in it, on which flash attention runs too. `unified` memory is the machine's.
     """
 
     name: str
@@ -378,15 +393,17 @@ class Gpu:
     half: float
     single: float
     bfloat16: bool = True
+    unified: bool = False
 
     @classmethod
     def find(cls, name: str) -> Gpu:
-        """Return the published figures of a GPU by its name, such as "a100-80gb". Since 0.1.
+        """Return the published figures of a GPU by its name, such as "a100-80gb" or "A100 80GB". Since 0.1.
 
         Raises:
             UsageError: it is unknown.
         """
-        if (gpu := GPUS.get(name.lower())) is None:
+        plain = {re.sub(r"[\s_-]", "", each): gpu for each, gpu in GPUS.items()}
+        if (gpu := plain.get(re.sub(r"[\s_-]", "", name.lower()))) is None:
             raise UsageError(f"--gpu: {name!r} is unknown; give one of {', '.join(GPUS)}")
         return gpu
 
@@ -397,20 +414,8 @@ class Gpu:
 
 
 GPUS = {
-    gpu.name: gpu
-    for gpu in (
-        Gpu("t4", 16 * 10**9, 65e12, 8.1e12, bfloat16=False),
-        Gpu("v100", 32 * 10**9, 125e12, 15.7e12, bfloat16=False),
-        Gpu("rtx3090", 24 * 10**9, 71e12, 35.6e12),
-        Gpu("rtx4090", 24 * 10**9, 165e12, 82.6e12),
-        Gpu("a10", 24 * 10**9, 125e12, 31.2e12),
-        Gpu("l4", 24 * 10**9, 121e12, 30.3e12),
-        Gpu("l40s", 48 * 10**9, 362e12, 91.6e12),
-        Gpu("a100-40gb", 40 * 10**9, 312e12, 19.5e12),
-        Gpu("a100-80gb", 80 * 10**9, 312e12, 19.5e12),
-        Gpu("h100", 80 * 10**9, 989e12, 67e12),
-        Gpu("h200", 141 * 10**9, 989e12, 67e12),
-    )
+    name: Gpu(name, **figures)
+    for name, figures in json.loads(files("kdtool").joinpath("gpus.json").read_text(encoding="utf-8")).items()
 }
 
 

@@ -98,6 +98,8 @@ class Teacher(Component):
     kind = "teacher"
     offers: frozenset[SignalKind] = frozenset()
     """Signals that `kdtool_signal` and `kdtool_answer` can return; may depend on the config."""
+    offers_with: Mapping[SignalKind, Mapping[str, Any]] = {}
+    """Settings with which it would also offer a signal, for the remedy of a loss that lacks it. Since 0.1."""
     answer_cache_key: Mapping[str, str] | None = None
     """Everything besides the request that determines its answers, such as the name of a server's model.
 

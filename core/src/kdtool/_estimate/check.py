@@ -24,7 +24,7 @@ from kdtool._contract.component import KEY_VARIABLE, PATH_OR_NAME
 from kdtool._contract.licences import Licensed, licence_lines
 from kdtool._contract.run_info import Estimate, Gpu, RunForecast, RunInfo, assume
 from kdtool._contract.training import Student, Transform
-from kdtool._errors import KdtoolError, ServiceError
+from kdtool._errors import KdtoolError, RecipeError, ServiceError
 from kdtool._estimate.forecast import AttributedEstimate, ForecastCache, ask, describe, forecast_of
 from kdtool._estimate.machine import free_disk, memory_here, read_size
 from kdtool._estimate.totals import Forecast, add_up
@@ -32,12 +32,12 @@ from kdtool._plugins.hooks import translate_errors
 from kdtool._plugins.registry import entries_by_name, load
 from kdtool._recipe.layers import as_written
 from kdtool._recipe.model import ComponentSpec
-from kdtool._recipe.parser import load_recipe
+from kdtool._recipe.parser import read_recipe
 from kdtool._results.files import component_record
-from kdtool._run.comparability import compare_with_teachers, describe_vocabularies, refuse_uneven_trainers
+from kdtool._run.comparability import compare_with_teachers, describe_vocabularies
 from kdtool._run.context import Context
 from kdtool._run.plan import build_graph
-from kdtool._run.preflight import identify, licences_of, refusals_with_places, refuse, try_corpora, try_packers
+from kdtool._run.preflight import look, missing_keys, preflight, refusals_with_places, refuse, try_corpora, unwritable
 from kdtool._run.stages.phases import training_title
 from kdtool._run.stages.terms import describe_mixtures
 from kdtool._statistics import ENOUGH, FEWEST
@@ -90,10 +90,11 @@ def check(
         student's compared with each teacher's; null if a tokenizer is not on this machine), `notes` (lines on these, and on
         losses with several teachers at once), `documents` (by split, if evaluators read text of fewer than 1,000),
         `warnings` (lines on too few of them for a verdict),
-        `forecast` (memory, disk, tokens, time, …), `fits`, `limits`, and `proposal`: settings with which the run fits.
+        `forecast` (memory, disk, tokens, time, …), `fits`, `limits`, `lacks` (lines on keys and folders without which a run
+        would end at its start), and `proposal`: settings with which the run fits.
 
     Raises:
-        RecipeError: with all mistakes, or all that this machine lacks.
+        RecipeError: with all mistakes, or all that this machine lacks; its `settings` are those that resolve them.
         UsageError: `memory` is not a size, or the GPU is unknown.
     """
     limit = read_size(memory) if isinstance(memory, str) else memory
@@ -101,11 +102,12 @@ def check(
     path = Path(recipe) if isinstance(recipe, str) else recipe
     stored = store_folder(store)
     look = partial(_check, path, settings or {}, stored, assumed, ForecastCache())
-    checked = look()
-    here = memory_here() if assumed is None else 0  # the memory of the machine with an assumed GPU is unknown
-    free = min(free_disk(Path(out).absolute()), free_disk(stored))
-    limits = {"memory": limit or here, "disk": free, "gpu": assumed.memory if assumed else 0}  # 0 for none
-    forecast = checked.forecast
+    try:
+        checked = look()
+    except RecipeError as error:
+        raise resolve(error, partial(look, whole=True)) from error
+    folder, forecast = Path(out).absolute(), checked.forecast
+    limits = _limits(limit, assumed, min(free_disk(folder), free_disk(stored)))
     needed = {"memory": forecast.memory.peak, "gpu": forecast.device_memory.peak, "disk": forecast.disk_bytes}
     fits = {key: count <= limits[key] or (key != "disk" and not limits[key]) for key, count in needed.items()}
 
@@ -116,7 +118,17 @@ def check(
     if fit or not (fits["memory"] and fits["gpu"]):
         proposal = propose(proposals(checked.assembly, checked.asked), attempt, larger=fit)
         proposal = proposal and leave_out_lost(proposal, checked.assembly)
-    return {**_describe(checked), "limits": limits, "fits": fits, "proposal": _plain(proposal)}
+    lacks = [*missing_keys(checked.assembly), *forecast.lacks, *(() if assumed else unwritable(folder, stored))]
+    lacks = [*dict.fromkeys(lacks)]
+    return {**_describe(checked), "limits": limits, "fits": fits, "lacks": lacks, "proposal": _plain(proposal)}
+
+
+def _limits(memory: int | None, gpu: Gpu | None, disk: int) -> dict[str, int]:
+    """Return the bytes that a run may take; 0 for none, and for the main memory of another machine."""
+    if gpu is None:
+        return {"memory": memory or memory_here(), "disk": disk, "gpu": 0}
+    main, own = (gpu.memory, 0) if gpu.unified else (0, gpu.memory)
+    return {"memory": memory or main, "disk": disk, "gpu": own}
 
 
 def _check(
@@ -126,26 +138,61 @@ def _check(
     gpu: Gpu | None,
     cache: ForecastCache,
     further: Mapping[str, Any] | None = None,
+    *,
+    whole: bool = False,
 ) -> _Checked:
-    """Check a recipe; with `further` settings only what these may change. The cache is added to."""
-    say: Callable[[str], None] = print_line if not further else lambda _: None
+    """Check a recipe; with `further` settings only what these may change, unless the `whole`. The cache is added to."""
+    said = set[str]()
+
+    def say(line: str) -> None:
+        if not further and line not in said:
+            said.add(line)
+            print_line(line)
+
     with (
         assume(gpu),
-        assemble(load_recipe(path, {**settings, **(further or {})}), say) as assembly,
+        assemble(read_recipe(path, {**settings, **(further or {})}), say, look) as assembly,
         tempfile.TemporaryDirectory() as scratch,
         refusals_with_places(assembly),
     ):
         context = replace(Context.of(assembly, Path(scratch), Path(scratch)), forecast=True)
         info = replace(context.info(), stage="check", say=say, store=store)  # no tracker shows anything
-        licences = () if further else licences_of(assembly)
-        refuse(assembly, info, "start", complete=cache.complete)
         documents: Mapping[str, int] = {}
-        if not further:
-            identify(context, info)
+        if further and not whole:
+            refuse(assembly, info, "start", complete=cache.complete)
+        else:
+            preflight(context, info, complete=cache.complete)
             with suppress(ServiceError):  # the student's tokenizer or the text is not on this machine
-                try_packers(context, info)
                 documents = try_corpora(context, replace(info, say=lambda _: None))
-        return replace(_foresee(context, info, cache), licences=licences, documents=documents)
+        return replace(_foresee(context, info, cache), licences=context.licences, documents=documents)
+
+
+_ROUNDS = 8
+"""The most checks in search of settings with which a refused recipe is accepted."""
+
+
+def resolve(error: RecipeError, attempt: Callable[[Mapping[str, Any]], object]) -> RecipeError:
+    """Return a refusal with the settings that resolve it, and the problems that others hid.
+
+    The settings that problems name are tried together until the recipe is accepted, or none is left.
+    """
+    problems, left, tried = [*error.problems], error.problems, dict[str, Any]()
+    for _ in range(_ROUNDS):
+        further = {key: value for problem in left for key, value in problem.settings.items()}
+        if further.items() <= tried.items():
+            break
+        tried |= further
+        try:
+            attempt(tried)
+        except RecipeError as refused:
+            known = {(problem.key, problem.message) for problem in problems}
+            left = refused.problems
+            problems += [problem for problem in left if (problem.key, problem.message) not in known]
+        except KdtoolError:
+            break
+        else:
+            return RecipeError(problems, tried)
+    return RecipeError(problems)
 
 
 def _describe(checked: _Checked) -> dict[str, Any]:
@@ -169,18 +216,19 @@ def _describe(checked: _Checked) -> dict[str, Any]:
             "terms": list(licence_lines(checked.licences, checked.assembly.recipe.name)),
             "notes": [*describe_vocabularies(checked.vocabularies), *describe_mixtures(checked.assembly)],
             "documents": checked.documents,
-            "warnings": list(_warnings(checked.documents)),
+            "warnings": list(_warnings(checked.documents, checked.assembly.option_for_more_test_text())),
             "forecast": checked.forecast,
         }
     )
     return described
 
 
-def _warnings(documents: Mapping[str, int]) -> Iterator[str]:
+def _warnings(documents: Mapping[str, int], option: str) -> Iterator[str]:
     """Yield a line if there will be too few test documents for a verdict."""
     if documents and (count := documents.get("test", 0)) < FEWEST:
         needed = f"a verdict needs {FEWEST}, and {ENOUGH} show smaller differences"
-        yield f"only {count} of {sum(documents.values())} documents are for the test: {needed}; set aside more of the text"
+        more = f"set aside more of the text{option and f', such as {option}'}"
+        yield f"only {count} of {sum(documents.values())} documents are for the test: {needed}; {more}"
 
 
 def _plain(value: Any) -> Any:
@@ -198,7 +246,6 @@ def _attempt_of(found: _Checked, limits: Mapping[str, int]) -> Attempt:
 
 
 def _foresee(context: Context, info: RunInfo, cache: ForecastCache) -> _Checked:
-    refuse_uneven_trainers(context.assembly)
     models = describe(context, info, cache)
     vocabularies = compare_with_teachers(context, info)
     run_graph = build_graph(context, models)

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.run_info import RunForecast, RunInfo
 from kdtool._estimate.forecast import AttributedEstimate, ForecastCache, ask, describe, forecast_of
 from kdtool._recipe.model import ARMS, SELF
 from kdtool._run.context import Context
 from kdtool._run.plan import RunGraph
+from kdtool._run.preflight import most_picodollars
 from kdtool._run.stages.phases import training_title
 
 _OF_TIME = (ARMS["time"], SELF[ARMS["time"]])
@@ -49,7 +49,11 @@ class Spent:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The needs of a run. `speed` names the source of `seconds`, `prices` of `picodollars`. `unknown`: missing figures."""
+    """The needs of a run. `speed` names the source of `seconds`, `prices` of `picodollars`. `unknown`: missing figures.
+
+    `most_picodollars` is the most that answers can cost, `lacks` what this machine lacks for the run, `waiting_seconds` the
+    longest wait for a service, which `seconds` leave out, as they do measuring and recording.
+    """
 
     memory: Memory
     device_memory: Memory
@@ -64,6 +68,9 @@ class Forecast:
     prices: tuple[str, ...]
     cache: Mapping[str, int]
     unknown: tuple[str, ...]
+    most_picodollars: int
+    lacks: tuple[str, ...]
+    waiting_seconds: float
 
 
 def add_up(
@@ -93,8 +100,11 @@ def add_up(
         speed="; ".join(dict.fromkeys(notes)),
         picodollars=sum(part.estimate.picodollars * part.runs for part in asked),
         prices=tuple(dict.fromkeys(p.estimate.note for p in asked if p.estimate.picodollars and p.estimate.note)),
-        cache={name: cache_bytes(facts) for name, facts in ahead.models.items()},
+        cache={name: facts.cache_bytes(2) for name, facts in ahead.models.items()},
         unknown=tuple(dict.fromkeys([*unknown, *_unknown(asked)])),
+        most_picodollars=sum(most_picodollars(part.estimate) * part.runs for part in asked),
+        lacks=tuple(dict.fromkeys(part.estimate.lacks for part in asked if part.estimate.lacks)),
+        waiting_seconds=max((part.estimate.waiting_seconds for part in asked), default=0.0),
     )
 
 
@@ -102,12 +112,6 @@ def _place(part: AttributedEstimate, where: str) -> AttributedEstimate:
     """Return the part with the memory of its models counted where they compute."""
     held = getattr(part.estimate, where) + part.estimate.compute_bytes
     return replace(part, estimate=replace(part.estimate, **{where: held}, compute_bytes=0))
-
-
-def cache_bytes(facts: ModelFacts, tokens: int = 0, itemsize: int = 2) -> int:
-    """Return the bytes of a KV cache for this number of tokens, by default the whole context in 16 bits."""
-    width = facts.head_size or facts.hidden // max(1, facts.heads)
-    return 2 * facts.layers * facts.kv_heads * width * (tokens or facts.context) * itemsize
 
 
 def _memory(
@@ -152,7 +156,7 @@ def _unknown(asked: Sequence[AttributedEstimate]) -> Iterable[str]:
     """Yield parts without any figure, each with its note."""
     for part in asked:
         known = ("host_bytes", "device_bytes", "disk_bytes", "download_bytes", "seconds", "tokens", "picodollars")
-        if part.estimate.note and not any(getattr(part.estimate, what) for what in known):
+        if part.estimate.note and not part.estimate.lacks and not any(getattr(part.estimate, what) for what in known):
             yield f"{part.estimate.part} of {part.component}: {part.estimate.note}"
 
 

@@ -184,6 +184,10 @@ Default commands, of which there may be several, are those to use a finished run
 """
 STORES = "kdtool.stores"
 """Entry points that name a class for remote stores, see `kdtool._store.shared`."""
+MODELS = "kdtool.models"
+"""Entry points that name a function for names of models: (name, *, offline) → their folder, or None for other text."""
+RECIPES = "kdtool.recipes"
+"""Entry points that name the package whose file `NAME.yaml` is the recipe of that name."""
 LIBRARIES = "kdtool_"
 """The beginning of the names of libraries' entry-point groups, such as those of languages; others begin with `kdtool.`."""
 
@@ -209,7 +213,7 @@ def points() -> tuple[EntryPoint, ...]:
 
 def find_misplaced(groups: Collection[str]) -> tuple[str, ...]:
     """Return a sentence for each entry point in an unknown group of ours."""
-    known = {*groups, DEFAULTS, STORES}
+    known = {*groups, DEFAULTS, STORES, MODELS, RECIPES}
     suggest = cache(lambda group: did_you_mean(group, groups, what="groups", shown=20))
     return tuple(
         f"{origin_of(point.dist).name} registers {point.name!r} under {point.group!r}, which is not an entry-point group "

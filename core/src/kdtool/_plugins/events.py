@@ -114,7 +114,7 @@ class Events:
         self._log: Log | None = None
 
     def begin(self, run: RunInfo, log: Log) -> None:
-        """Log the events from now on to the end of the run."""
+        """Log the events from now on to the end of the run. Trackers show it from here on."""
         self._run, self._log = run, log
 
     def record(self, hook: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -304,7 +304,7 @@ _FULL = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.
 _ABSENT = {errno.ENOENT, errno.ENOTDIR}
 
 
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EEXIST, *_ABSENT}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EEXIST, errno.ELOOP, *_ABSENT}
 
 
 def place_of(error: BaseException) -> str:

@@ -16,7 +16,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint
@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from kdtool._contract.kind_table import TABLE
-from kdtool._errors import PluginError, UsageError, cause_of
+from kdtool._errors import KdtoolError, PluginError, UsageError, cause_of
 from kdtool._plugins.distributions import (
     DEFAULTS,
     LIBRARIES,
@@ -103,6 +103,26 @@ def load_plugin(group: str, name: str) -> Any:
     return import_point(_word(kind), name, find(kind, name).point)[0]
 
 
+def call_plugin(group: str, name: str, *arguments: Any, **named: Any) -> Any:
+    """Call what `load_plugin` returns.
+
+    Raises:
+        PluginError: it failed other than by an error of `kdtool._errors`, or tried to end the process.
+    """
+    called = load_plugin(group, name)
+    try:
+        with exit_as_exception():
+            return called(*arguments, **named)
+    except (KdtoolError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        entry = find(_KINDS.get(group, group), name)
+        what = "tried to end the process" if isinstance(error, SystemExit) else f"failed: {cause_of(error)}"
+        raise PluginError(
+            f"{_word(entry.point.group)} {name!r} ({entry.value} of {entry.distribution}) {what}"
+        ) from error
+
+
 def _word(kind: str) -> str:
     return kind.rpartition(".")[2].removesuffix("s") if "." in kind else kind
 
@@ -114,11 +134,18 @@ def defaults_of(kind: str) -> list[str]:
 
 
 def default_of(kind: str) -> str | None:
-    """Return the name of the installed plugin that is the default of its kind; None, with a note, if there are several."""
-    found = defaults_of(kind)
+    """Return the name of the installed plugin that is the default of its kind; of several, with a note, the project's."""
+    found = sorted(defaults_of(kind), key=lambda name: (not is_of_project(kind, name), name))
     if len(found) > 1:
-        print_line(f"note: {' and '.join(found)} are both the default {kind}, so none is used; name one in the recipe")
-    return found[0] if len(found) == 1 else None
+        choice = f"{found[0]} is used; to choose, write `{kind}: {{use: NAME}}` in the recipe"
+        print_line(f"note: {' and '.join(found)} are each the default {kind}; {choice}")
+    return found[0] if found else None
+
+
+def is_of_project(kind: str, name: str) -> bool:
+    """Return whether one of the project's packages registers this name."""
+    ours = find_known(kind, name)
+    return bool(ours and ours.package in {entry.distribution for entry in entries_by_name(kind).get(name, ())})
 
 
 def find(kind: str, name: str) -> Entry:
@@ -223,7 +250,7 @@ def import_file(kind: str, use: str, folder: Path, announce: Callable[[str], Non
 def _importing(what: str, explain: Callable[[BaseException], str]) -> Iterator[None]:
     late = threading.Timer(_PATIENCE, print_line, [f"still importing {what} …"])
     late.daemon = True
-    with _IMPORT_LOCK, redirect_stdout(sys.stderr), exit_as_exception():
+    with _IMPORT_LOCK, output_to_stderr(), exit_as_exception():
         late.start()
         try:
             yield
@@ -234,6 +261,27 @@ def _importing(what: str, explain: Callable[[BaseException], str]) -> Iterator[N
             raise PluginError(f"{what} cannot be imported: {explain(error)}") from error
         finally:
             late.cancel()
+
+
+@contextmanager
+def output_to_stderr() -> Iterator[None]:
+    """Send standard output to standard error, also that of C code and of child processes, which do not use `sys.stdout`."""
+    _flush()
+    with redirect_stdout(sys.stderr), ExitStack() as stack:
+        with suppress(OSError):  # a process may lack standard streams
+            output = os.dup(1)
+            stack.callback(os.close, output)
+            os.dup2(2, 1)
+            stack.callback(os.dup2, output, 1)
+            stack.callback(_flush)
+        yield
+
+
+def _flush() -> None:
+    """Write what Python has buffered for standard output to where that leads now."""
+    for stream in (sys.stdout, sys.__stdout__):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()  # type: ignore[union-attr]
 
 
 @contextmanager

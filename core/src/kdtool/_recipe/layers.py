@@ -1,9 +1,9 @@
 """Layers of a recipe: those it extends, the recipe itself, and all `--set` together, composed from the bottom up.
 
 Sugar is removed before composing: `teacher: x` becomes `teachers: {teacher: {use: x}}`, and `train` gets named phases. A
-layer that changes `use` drops the options of the plugin below and keeps the core's own keys. A list of names becomes a map
-that replaces what is below. `false` removes an inherited entry; so does `null` for a key that holds one component, and in
-`--set`. In a map of a file, `null`, `true` and `{}` mean defaults.
+layer that changes `use` drops the options of the plugin below and its acknowledged licence, and keeps the core's own keys.
+A list of names becomes a map that replaces what is below. `false` removes an inherited entry; so does `null` for a key that
+holds one component, and in `--set`. In a map of a file, `null`, `true` and `{}` mean defaults.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from kdtool._contract.kind_table import TABLE, reserved_keys
 from kdtool._errors import Problem, RecipeError
+from kdtool._plugins.distributions import RECIPES
+from kdtool._plugins.registry import find, list_plugins
 from kdtool._recipe.yaml import MAXIMUM_DEPTH, KeyPath, Node, Place, as_node, read_document, read_scalar, read_text
 from kdtool._text.names import did_you_mean
 
@@ -49,6 +52,7 @@ TOP_KEYS = (
     "control",
     "reference",
     "require",
+    "claims",
 )
 """Keys of a recipe without sugar and `extends`."""
 
@@ -66,11 +70,13 @@ def read_layers(path: Path) -> list[Node]:
 
     Raises:
         RecipeError: a file is missing or unreadable, or layers extend each other in a circle.
+        PluginError: several packages bring a recipe of the name that is given in place of a file.
     """
     layers: list[Node] = []
     seen: list[Path] = []
-    key, origin = "", Place("", 0, 0, Path())
+    key, origin, named = "", Place("", 0, 0, Path()), str(path)
     while True:
+        path = locate_recipe(origin.folder, named)
         try:
             if (
                 real := Path(os.path.realpath(path))
@@ -80,9 +86,10 @@ def read_layers(path: Path) -> list[Node]:
             text = read_text(path)
         except FileNotFoundError as error:
             files = (file for pattern in ("[!.]*.y*ml", "recipes/*.y*ml") for file in path.parent.glob(pattern))
-            there = [file.relative_to(path.parent).as_posix() for file in files]
-            remedy = did_you_mean(path.name, there, what="recipes there") or "check the path"
-            raise RecipeError([origin.problem(key, f"recipe {str(path)[:200]!r} not found", remedy)]) from error
+            there = [*(file.relative_to(path.parent).as_posix() for file in files), *list_plugins(RECIPES)]
+            remedy = did_you_mean(path.name, there, what="recipes") or "check the path"
+            message = f"recipe {named[:200]!r} not found: no file {str(path.absolute())[:300]}"
+            raise RecipeError([origin.problem(key, message, remedy)]) from error
         except (OSError, ValueError) as error:
             reason = (
                 "not UTF-8 text" if isinstance(error, UnicodeError) else getattr(error, "strerror", "") or str(error)
@@ -106,19 +113,27 @@ def read_layers(path: Path) -> list[Node]:
             return layers
         key, origin = "extends", base.place
         if not isinstance(base.value, str):
-            raise RecipeError([origin.problem(key, "must be the path of a recipe")])
-        path = origin.folder / base.value
+            raise RecipeError([origin.problem(key, "must be the path of a recipe, or the name of an installed one")])
+        named = base.value
 
 
-def settings_layer(settings: Mapping[str, Any]) -> Node:
+def locate_recipe(folder: Path, named: str) -> Path:
+    """Return the file of a recipe, or of an installed one that a bare name such as `quickstart` means."""
+    path = folder / named
+    if named not in list_plugins(RECIPES) or path.is_file():
+        return path
+    return Path(str(resources.files(find(RECIPES, named).value) / f"{named}.yaml"))
+
+
+def settings_layer(settings: Mapping[str, Any], known: list[Problem] | None = None) -> Node:
     """Make one layer from `--set` values: key paths to values; text is read as a recipe would read it.
 
     Raises:
-        RecipeError: a key path is malformed or below another's value, or a value cannot be read.
+        RecipeError: a key path is malformed or below another's value, or a value cannot be read; `known` gets it if given.
     """
+    problems: list[Problem] = [] if known is None else known
     origin = Place("", 0, 0, Path.cwd(), from_settings=True)
     root = Node({}, origin)
-    problems: list[Problem] = []
     for key, value in settings.items():
         first, _, rest = key.partition(".")
         # below `require` the rest is one key: names of measurements may hold any character
@@ -126,12 +141,13 @@ def settings_layer(settings: Mapping[str, Any]) -> Node:
         if len(parents) >= MAXIMUM_DEPTH:
             problems.append(origin.problem(f"{key[:60]}…", f"is nested deeper than {MAXIMUM_DEPTH} levels"))
             continue
+        if parents != ["require"] and not all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in (*parents, last)):
+            problems.append(origin.problem(key, "is not a key path; write for example train.steps=100"))
+            continue
         target: Any = root.value
         for part in parents:
             target = target.setdefault(part, Node({}, origin)).value if isinstance(target, dict) else target
-        if parents != ["require"] and not all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in (*parents, last)):
-            problems.append(origin.problem(key, "is not a key path; write for example train.steps=100"))
-        elif not isinstance(target, dict):
+        if not isinstance(target, dict):
             problems.append(origin.problem(key, "is below a key that another setting gives a value"))
         else:
             try:
@@ -140,18 +156,23 @@ def settings_layer(settings: Mapping[str, Any]) -> Node:
                 target[last] = Node(False, origin) if is_entry else given
             except RecipeError as error:
                 problems += [origin.problem(key, problem.message, problem.remedy) for problem in error.problems]
-    if problems:
+    if problems and known is None:
         raise RecipeError(problems)
     return root
 
 
-def compose(layers: Sequence[Node]) -> Node:
-    """Compose layers, lowest first, into one without sugar; places follow the layer that had the last word."""
-    problems: list[Problem] = []
+def compose(layers: Sequence[Node], known: list[Problem] | None = None, notes: list[str] | None = None) -> Node:
+    """Compose layers, lowest first, into one without sugar; places follow the layer that had the last word.
+
+    `notes` gets a line for each acknowledged licence that is dropped.
+    """
+    problems: list[Problem] = [] if known is None else known
     result = Node({}, layers[-1].place)
     for layer in layers:
-        result = _merge(result, _without_sugar(layer, problems), "")
-    if problems:
+        above = _without_sugar(layer, problems)
+        _forget_terms(result, above, [] if notes is None else notes)
+        result = _merge(result, above, "")
+    if problems and known is None:
         raise RecipeError(problems)
     return result
 
@@ -218,12 +239,31 @@ def _is_off(node: Node) -> bool:
     return node.value is None or node.value is False
 
 
+def _forget_terms(below: Node, above: Node, notes: list[str]) -> None:
+    """Remove the acknowledged licences of components that the layer above takes from another plugin."""
+    terms, components = below.value.get("terms_acknowledged"), {*COLLECTIONS, *SINGLE} & below.value.keys()
+    for key in components & above.value.keys() if terms and isinstance(terms.value, dict) else ():
+        old, new = ({key: each} if key in SINGLE else each.value for each in (below.value[key], above.value[key]))
+        for name in old.keys() & new.keys() if isinstance(old, dict) and isinstance(new, dict) else ():
+            if _is_swapped(old[name], new[name], name):
+                for entries, entry in ((terms, name), (terms, f"{key}.{name}"), (terms.value.get(key), name)):
+                    if entries and isinstance(entries.value, dict) and (agreed := entries.value.pop(entry, None)):
+                        component, use = as_written((key, name)), new[name].value["use"].value
+                        notes.append(f"{component} is now {use!r}: the acknowledgement of {agreed.value!r} is dropped")
+
+
+def _is_swapped(below: Node, above: Node, name: str) -> bool:
+    """Return whether a component is of another plugin than in the layer below."""
+    if not (isinstance(below.value, dict) and isinstance(above.value, dict) and "use" in above.value):
+        return False
+    return bool(above.value["use"].value != (below.value["use"].value if "use" in below.value else name))
+
+
 def _merge(below: Node, above: Node, name: str) -> Node:
     if above.whole or not (isinstance(below.value, dict) and isinstance(above.value, dict)):
         return above
     kept = below.value
-    use = above.value.get("use")
-    if use is not None and use.value != (kept["use"].value if "use" in kept else name):
+    if _is_swapped(below, above, name):
         # Settings of one plugin mean nothing to another one; weight, teacher and the like belong to the core.
         kept = {key: node for key, node in kept.items() if key in reserved_keys() and key != "use"}
     merged = {key: _merge(kept[key], node, key) if key in kept else node for key, node in above.value.items()}

@@ -101,7 +101,8 @@ class Recipe:
     """A whole recipe. `shared` holds the components outside the phases, in the order of the table of kinds.
 
     `reference` is an existing model that is only measured, with the role of a teacher that nothing learns from.
-    `given` are the arguments of `load_recipe`, with which another process reads the same.
+    `given` are the arguments of `load_recipe`, with which another process reads the same. `problems` are mistakes that
+    were found so far; `assemble` adds those of components and raises all. `notes` are lines for the user, which it shows.
     """
 
     name: str
@@ -113,6 +114,8 @@ class Recipe:
     places: Mapping[KeyPath, Place] = field(repr=False)
     reference: ComponentSpec | None = None
     given: tuple[Any, Mapping[str, Any]] = field(default=({}, {}), repr=False)
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def lasting(self) -> tuple[ComponentSpec, ...]:
@@ -195,6 +198,19 @@ def acknowledgements(value: Any, before: str = "") -> Iterator[tuple[str, str]]:
             raise ValueError("not a licence")
 
 
+class Claim(Config):
+    """A published figure of the model that a recipe rebuilds."""
+
+    measurement: str
+    """The name that `kdtool show` prints, such as `humaneval.pass@1`."""
+    value: float
+    """The figure, in the unit of the measurement: a fraction, bytes, tokens per second."""
+    source: str
+    """The place of its publication."""
+    arm: str = "student"
+    """The model that it is about, such as `student-gguf`."""
+
+
 class RecipeKeys(Config):
     """Keys of a recipe other than components."""
 
@@ -225,6 +241,11 @@ class RecipeKeys(Config):
         _expect('a mapping of measurements to conditions, such as {EVALUATOR.MEASUREMENT: ">= 0.70"}'),
     ] = None
     """Targets of the student: EVALUATOR.MEASUREMENT to a condition such as '>= 0.70'."""
+    claims: Annotated[
+        list[Claim] | _Off,
+        _expect('a list of figures, such as [{measurement: EVALUATOR.pass@1, value: 0.423, source: "the paper"}]'),
+    ] = None
+    """Published figures, which `kdtool claims` and the report compare with the run's own."""
 
 
 class PhaseKeys(Config):

@@ -54,18 +54,12 @@ class Parser:
         self.reference = self._first((REFERENCE,))
 
     def recipe(self) -> Recipe:
-        """Return the whole recipe.
-
-        Raises:
-            RecipeError: with all that is wrong.
-        """
+        """Return the whole recipe, with all that is wrong among its `problems`."""
         self.refuse_unknown((), TOP_KEYS)
         core_keys, phases = self._own_keys((), RecipeKeys), self._phases()
         control = self._control(tuple(phase for phase in phases if phase.trains is None))
         for key in ("corpora", "student", *(() if phases else ("rows", "trainer"))):
             self._need((), key)
-        if self.problems:
-            raise RecipeError(list(dict.fromkeys(self.problems)))
         return replace(
             self.empty,
             name=core_keys["name"] or self.empty.name,
@@ -74,6 +68,7 @@ class Parser:
             phases=phases,
             control=control,
             reference=self.reference,
+            problems=tuple(dict.fromkeys(self.problems)),
         )
 
     def refuse_unknown(self, path: KeyPath, known: tuple[str, ...]) -> None:
@@ -271,6 +266,8 @@ def invalid(
             path = (*key, *map(str, loc))
             known = {*schema.get("properties", {}), *(core_keys if len(loc) == 1 else ())}
             hint = did_you_mean(str(loc[-1]), known, what="settings", shown=20) or "it has no settings"
+            if key[:1] == ("evaluators",) and hint.startswith("settings") and "limit" in known:
+                hint = f"the number of items to measure is `limit`; {hint}"
             yield problem_at(recipe, path, f"unknown setting{f' of {what}' if len(loc) == 1 else ''}", hint)
         elif kind in {"missing", "missing_argument"} and inside == len(loc):
             yield problem_at(recipe, path, f"is missing; {what} needs {describe(schema)}", _description(schema))
@@ -322,12 +319,22 @@ def load_recipe(recipe: Path | Mapping[str, Any], settings: Mapping[str, Any] | 
     Raises:
         RecipeError: with all that is wrong.
     """
+    read = read_recipe(recipe, settings)
+    if read.problems:
+        raise RecipeError(read.problems)
+    return read
+
+
+def read_recipe(recipe: Path | Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> Recipe:
+    """Do what `load_recipe` does, with mistakes among the recipe's `problems`, for `assemble` to raise with all others."""
     if isinstance(recipe, Mapping):
         content = {key: value for key, value in recipe.items() if key != "extends"}
         below = layers.read_layers(Path(str(recipe["extends"]))) if "extends" in recipe else []
         stack, name = [*below, as_node(content, Place("recipe", 0, 0, Path.cwd()))], "run"
     else:
         stack, name = layers.read_layers(recipe), name_from(recipe.stem, "run")
-    composed = layers.compose([*stack, layers.settings_layer(settings or {})])
+    problems, notes = list[Problem](), list[str]()
+    composed = layers.compose([*stack, layers.settings_layer(settings or {}, problems)], problems, notes)
     empty = Recipe(name, (0,), (), (), None, composed.plain(), composed.places(), given=(recipe, settings or {}))
-    return Parser(empty).recipe()
+    read = Parser(empty).recipe()
+    return replace(read, problems=(*problems, *read.problems), notes=tuple(notes))

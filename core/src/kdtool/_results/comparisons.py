@@ -7,7 +7,6 @@ have. Ratios (of perplexities, of the teacher) have their intervals on the logar
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
@@ -34,8 +33,8 @@ from kdtool._statistics import (
     margins,
     widen_fraction,
 )
-from kdtool._store.files import json_lines
-from kdtool._text.terminal import number, signed_difference
+from kdtool._store.files import json_objects
+from kdtool._text.terminal import figure, number, signed_difference
 
 Verdict = Literal["better", "worse", "no evidence of a difference"]
 BySeed = Mapping[int | None, Measurement]
@@ -153,7 +152,7 @@ def differing(one: Measurement, other: Measurement) -> list[str]:
 
 def read_items(path: Path | None) -> Mapping[str, Pair]:
     """Return a measurement's items: sum and weight by name; none without a file."""
-    rows = [json.loads(line) for line in json_lines(path)] if path else []
+    rows = json_objects(path, item=str, sum=(int, float), weight=(int, float)) if path else ()
     return {row["item"]: (row["sum"], row["weight"]) for row in rows}
 
 
@@ -244,16 +243,21 @@ _OUTCOMES = {
     "no evidence of a difference": "not shown to differ",
     "too few items": f"not judged, with fewer than {FEWEST} items,",
 }
-_FEW = f"Measure on more text or tasks: a verdict needs {FEWEST} items, and {ENOUGH} show smaller differences."
+_FEW = f"a verdict needs {FEWEST} items, and {ENOUGH} show smaller differences."
 
 
 def verdict(
-    comparisons: Sequence[Comparison], *, on_policy: bool = False, ended_early: bool = False, has_control: bool = True
+    comparisons: Sequence[Comparison],
+    *,
+    on_policy: bool = False,
+    ended_early: bool = False,
+    has_control: bool = True,
+    option: str = "",
 ) -> str:
     """State against which arms the student is better, worse, or not shown to differ, and its share of the teacher.
 
     `on_policy`: the student also learned from text that it wrote. `ended_early`: it or the control stopped before all steps.
-    `has_control`: the run trained one.
+    `has_control`: the run trained one. `option` sets aside more text for the test.
     """
     control = _ENDED_EARLY if ended_early else _ON_POLICY if on_policy else _OPPONENTS["control"]
     of_student = [comparison for comparison in comparisons if comparison.arm == "student"]
@@ -268,11 +272,11 @@ def verdict(
         sentences.append(f"Against {words}, the distilled student is {shown}.")
     shares = [f"The student reaches {share}." for share in map(_share_in_words, of_student) if share]
     one_seed = [_ONE_SEED] if opponents and all(comparison.seeds == 1 for comparison in opponents) else []
-    return " ".join([*sentences, *_several(opponents), *shares, *_weakness(of_student), *one_seed])
+    return " ".join([*sentences, *_several(opponents, option), *shares, *_weakness(of_student), *one_seed])
 
 
-def side_by_side(comparisons: Sequence[Comparison]) -> str:
-    """State the outcome for each pair of arms, none of which was trained here."""
+def side_by_side(comparisons: Sequence[Comparison], option: str = "") -> str:
+    """State the outcome for each pair of arms, none of which was trained here; `option` as for `verdict`."""
     sentences = []
     for arm, against in dict.fromkeys((comparison.arm, comparison.against) for comparison in comparisons):
         shown = _outcome(
@@ -280,15 +284,16 @@ def side_by_side(comparisons: Sequence[Comparison]) -> str:
         )
         sentences.append(f"Against {against}, {arm} is {shown}.")
     shares = [f"{comparison.arm}: {_share_in_words(comparison)}." for comparison in comparisons if comparison.share]
-    return " ".join([*sentences, *_several(comparisons), *shares]) or _NO_PAIR
+    return " ".join([*sentences, *_several(comparisons, option), *shares]) or _NO_PAIR
 
 
-def _several(comparisons: Sequence[Comparison]) -> list[str]:
+def _several(comparisons: Sequence[Comparison], option: str) -> list[str]:
     """Return sentences on chance among several comparisons, and on those with too few items."""
     count = sum(comparison.items >= FEWEST for comparison in comparisons)
-    chance = f"{1 - 0.95**count:.0%} of runs would show one."
+    chance = f"{100 * (1 - 0.95**count):.0f} % of runs would show one."
     text = f"These are {count} comparisons at the 5 % level each: without any difference, up to {chance}"
-    return [text] * (count > 1) + [_FEW] * (count < len(comparisons))
+    few = f"Measure on more text or tasks{option and f', such as by {option}'}: {_FEW}"
+    return [text] * (count > 1) + [few] * (count < len(comparisons))
 
 
 def _weakness(comparisons: Sequence[Comparison]) -> list[str]:
@@ -304,9 +309,7 @@ def _weakness(comparisons: Sequence[Comparison]) -> list[str]:
 def _share_in_words(found: Comparison) -> str:
     if found.share is None:
         return ""
-    ratio, low, high = found.share
-    bounds = "" if low is None or high is None else f" (95 % interval {low:.1%} to {high:.1%})"
-    return f"{ratio:.1%} of {found.against} in {found.measurement}{bounds}"
+    return f"{figure(found.share[0], 'fraction', *found.share[1:])} of {found.against} in {found.measurement}"
 
 
 def _outcome(comparisons: Sequence[Comparison]) -> str:
@@ -320,6 +323,5 @@ def _outcome(comparisons: Sequence[Comparison]) -> str:
 
 
 def _with_interval(found: Comparison) -> str:
-    numbers = (found.difference, *sorted((found.low, found.high)))
-    value, low, high = (signed_difference(each, relative=found.relative) for each in numbers)
-    return f"{found.measurement} ({value}, 95 % interval {low} to {high})"
+    shown = signed_difference(found.difference, *sorted((found.low, found.high)), relative=found.relative)
+    return f"{found.measurement} ({shown})"

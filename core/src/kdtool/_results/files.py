@@ -16,8 +16,9 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -35,7 +36,7 @@ from kdtool._contract.reporting import ComponentRecord, Results, export_link
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import StorageError, UsageError, cause_of
 from kdtool._plugins.hook_specs import PREFIX
-from kdtool._store.files import append_line, open_regular, read_sealed, write_beside, write_sealed
+from kdtool._store.files import append_line, open_to_append, read_json, read_sealed, write_beside, write_sealed
 from kdtool._store.shared import EVENTS, GRAPH, RESULTS
 from kdtool._text.names import did_you_mean
 
@@ -53,21 +54,27 @@ def write_results(results: Results) -> Path:
     return path
 
 
-def find_run(run: Path | str, out: Path | str, what: str = "finished run") -> Path:
+def find_run(run: Path | str, out: Path | str, what: str = "finished run", given: Sequence[Path | str] = ()) -> Path:
     """Return the folder of a finished run, given as a folder or by its name below `out`.
 
     Raises:
-        UsageError: the run does not exist; the message calls it `what`, and lists the runs that do.
+        UsageError: the run does not exist; the message calls it `what`, and lists the runs that do. For a folder it has the
+            command that measures it, with all that are `given`.
     """
     for folder in (Path(run), Path(out, run)):
         if (folder / RESULTS).is_file():
             return folder.absolute()
         if (folder / GRAPH).is_file():
             raise UsageError(f"the run {str(run)!r} is not finished; run its recipe again to finish it")
+    if Path(run).exists():
+        models = shlex.join(dict.fromkeys(map(str, given or [run])))
+        raise UsageError(
+            f"{str(run)!r} is not a {what}; to measure and compare models: kdtool eval {models} --with NAME"
+        )
     marked = (path for depth in ("*", "*/*") for path in Path(out).glob(f"{depth}/{RESULTS}"))
     names = {path.parent.relative_to(out).as_posix() for path in marked}
-    hint = did_you_mean(str(run), names, what="there are") or "it holds none"
-    raise UsageError(f"{str(run)!r} is not a {what}: neither a folder of a run nor a name in {out}; {hint}")
+    hint = did_you_mean(str(run), names, what="there are") or "none is finished there"
+    raise UsageError(f"{str(run)!r} is not a {what}: neither a folder nor the name of a run in {out}; {hint}")
 
 
 def with_whole_paths(results: Results) -> Results:
@@ -91,11 +98,15 @@ def read_results(folder: Path) -> Results:
     try:
         results = _ADAPTER.validate_json(read_sealed(path, remedy))
         plain = map_paths(_ADAPTER.dump_python(results), Places.of(folder).find)
-        return replace(_ADAPTER.validate_python(plain), folder=folder)
+        results = replace(_ADAPTER.validate_python(plain), folder=folder)
     except FileNotFoundError as error:
         raise UsageError(f"{folder} holds no finished run: it lacks {RESULTS}") from error
     except ValidationError as error:
-        raise StorageError(f"{path} cannot be read: {error.error_count()} entries are not as written") from error
+        raise StorageError(f"{path} has {error.error_count()} entries that are not as written. {remedy}") from error
+    unknown = {measurement.subject for measurement in results.measurements} - {each.name for each in results.subjects}
+    if unknown:
+        raise StorageError(f"{path} names {min(unknown)!r}, expected one of its subjects. {remedy}")
+    return results
 
 
 def component_record(built: Built) -> ComponentRecord:
@@ -153,8 +164,8 @@ class Places:
     def of(cls, folder: Path) -> Places:
         """Return the places of the run in `folder`, as its graph names them."""
         store = None
-        with suppress(OSError, ValueError, LookupError, TypeError), open_regular(folder / GRAPH) as file:
-            store = Path(json.load(file)["store"])
+        with suppress(OSError, StorageError):
+            store = Path(read_json(folder / GRAPH, dict, store=str)["store"])
         return cls(folder, store)
 
     def hide(self, value: Any) -> Any:
@@ -262,14 +273,8 @@ class EventLog:
 
     def _append(self, line: bytes) -> None:
         if self._file is None:
-            with suppress(FileNotFoundError), open_regular(self._path, _MOST_EVENTS) as file:
-                # A killed process may have left the last line without its end.
-                os.truncate(self._path, file.read().rfind(b"\n") + 1)
-            self._file = self._path.open("ab", buffering=0)
+            self._file = open_to_append(self._path)
         append_line(self._file, line)
-
-
-_MOST_EVENTS = 1 << 30
 
 
 def _plain(value: object) -> object:

@@ -5,8 +5,8 @@ Comparing measures nothing again: values come from `results.json`, and pairs fro
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 from kdtool._contract.evaluation import ArmValue, Comparison, Measurement, Subject
 from kdtool._contract.reporting import Results
-from kdtool._errors import KdtoolError, UsageError
+from kdtool._errors import KdtoolError, StorageError, UsageError
 from kdtool._plugins.hooks import translate_errors
 from kdtool._results.comparisons import arm_of, compare_all, side_by_side
 from kdtool._results.files import find_run, read_results
-from kdtool._store.files import open_regular
+from kdtool._store.files import read_json
 from kdtool._store.shared import GRAPH, HOLDER, PLACES, RESULTS, TASKS, bytes_below, known_runs, worker_of
 from kdtool._text.names import did_you_mean
 from kdtool._text.terminal import number
@@ -93,13 +93,9 @@ def _inspect(folder: Path, name: str) -> KnownRun:
 
 def _places(folder: Path) -> Iterator[str]:
     """Yield the stages that an executor makes now, each with its place."""
-    try:
-        with open_regular(folder / TASKS / PLACES) as file:
-            places = json.load(file)
-    except (OSError, ValueError):
-        return
-    for place in places:
-        yield f"{place['title']} on {place['host']} (process {place['pid']})"
+    with suppress(OSError, StorageError, LookupError, TypeError):
+        for place in read_json(folder / TASKS / PLACES, list):
+            yield f"{place['title']} on {place['host']} (process {place['pid']})"
 
 
 def _figure(results: Results) -> str:
@@ -156,7 +152,7 @@ def compare(runs: Sequence[Path | str], *, out: Path | str = "runs", arms: Seque
         compared = kdtool.compare(["quickstart", "longer"])
         print(compared.verdict)
     """
-    folders = list(dict.fromkeys(find_run(run, out) for run in runs))
+    folders = list(dict.fromkeys(find_run(run, out, given=runs) for run in runs))
     if len(folders) < 2:
         raise UsageError("give at least two runs to compare; `kdtool show RUN` shows one")
     results_by_run = {label: read_results(folder) for label, folder in _labels(folders).items()}

@@ -21,6 +21,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic import TypeAdapter
+
 from kdtool._contract.language_model import Request, Runtime, TextAnswer
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.sources import Teacher
@@ -36,12 +38,17 @@ _KEEP = """INSERT INTO answer (key, answer, sha256) VALUES (?, ?, ?) ON CONFLICT
     SET answer = excluded.answer, sha256 = excluded.sha256
     WHERE answer <> excluded.answer OR sha256 <> excluded.sha256"""
 """Writes nothing if a teacher stored the same answer when it arrived."""
+_TABLE = "CREATE TABLE answer (key TEXT PRIMARY KEY, answer TEXT NOT NULL, sha256 TEXT NOT NULL)"
+_SCHEMA = """SELECT sql FROM sqlite_master
+    WHERE sql NOT NULL AND (type IN ('trigger', 'view') OR tbl_name = 'answer' COLLATE NOCASE)"""
+"""Finds all that SQLite would run when the table is used."""
 _SETUP = (
     "BEGIN IMMEDIATE",
     f"PRAGMA user_version = {_VERSION}",
-    "CREATE TABLE IF NOT EXISTS answer (key TEXT PRIMARY KEY, answer TEXT NOT NULL, sha256 TEXT NOT NULL)",
+    _TABLE.replace("TABLE", "TABLE IF NOT EXISTS"),
     "COMMIT",
 )
+_ANSWER = TypeAdapter(TextAnswer)
 
 
 def open_answers(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -53,7 +60,7 @@ def open_answers(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
 
     Raises:
         UsageError: another version wrote the file.
-        StorageError: it cannot be read or written, or is damaged.
+        StorageError: it cannot be read or written, is damaged, or has triggers, views, or another table `answer`.
     """
     address = f"{file.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
     with storage_errors(file), ExitStack() as stack:
@@ -61,6 +68,8 @@ def open_answers(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
             make_private(file.parent)
             if not file.exists():
                 file.touch(mode=PRIVATE)  # SQLite gives the files beside it the same mode
+        if file.is_symlink() or not file.is_file():  # closing the file here would release the locks of SQLite
+            raise OSError("it is a link, a pipe, a device or missing")
         database = sqlite3.connect(
             address, uri=True, timeout=_SECONDS_FOR_OTHERS, isolation_level=None, check_same_thread=False
         )
@@ -76,6 +85,9 @@ def open_answers(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
                 database.execute(statement)
             with suppress(sqlite3.OperationalError):  # another process that opens the file does it now
                 database.execute("PRAGMA journal_mode = WAL")
+        schema = [sql for (sql,) in database.execute(_SCHEMA)]
+        if schema != [_TABLE] and (schema or version):
+            raise sqlite3.DatabaseError("its tables, triggers or views are not those that kdtool makes")
         database.execute("PRAGMA synchronous = NORMAL")
         stack.pop_all()
     return database
@@ -178,27 +190,32 @@ class _Answers:
 
     def _find(self, request: Request, key: str) -> TextAnswer | None:
         with storage_errors(self._file):
-            found = self._database.execute("SELECT answer, sha256 FROM answer WHERE key = ?", (key,)).fetchone()
-        if found is None:
+            stored = self._database.execute("SELECT answer, sha256 FROM answer WHERE key = ?", (key,)).fetchone()
+        if stored is None:
             return None
-        if not is_intact(*found):
+        answer = read_answer(*stored)
+        if answer is None:
             self.changed.add(key)
             return None
         self.found += 1
-        return replace(TextAnswer(**json.loads(found[0])), id=request.id)
+        return replace(answer, id=request.id)
 
     def _keep(self, key: str, answer: TextAnswer) -> None:
         text = json.dumps(vars(answer))
         with storage_errors(self._file):
-            self._database.execute(_KEEP, (key, text, _digest(text)))
+            self._database.execute(_KEEP, (key, text, text_digest(text)))
 
 
-def is_intact(answer: object, sha256: object) -> bool:
-    """Return whether a stored answer is the text that was stored."""
-    return isinstance(answer, str) and sha256 == _digest(answer)
+def read_answer(text: object, sha256: object) -> TextAnswer | None:
+    """Return a stored answer; None if its text is not the one that was stored, or is not an answer."""
+    with suppress(ValueError, RecursionError):
+        if isinstance(text, str) and sha256 == text_digest(text):
+            return _ANSWER.validate_python(json.loads(text))
+    return None
 
 
-def _digest(text: str) -> str:
+def text_digest(text: str) -> str:
+    """Return the hash that is stored with a text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -258,7 +275,7 @@ def take_back_answers(answers: Path, files: Iterable[Path]) -> None:
 
 
 def _copy(source: Path, database: sqlite3.Connection) -> None:
-    database.create_function("is_intact", 2, is_intact)
+    database.create_function("is_intact", 2, lambda *stored: read_answer(*stored) is not None)
     database.execute("ATTACH ? AS other", (str(source),))
     try:
         database.execute(_COPY)

@@ -26,6 +26,7 @@ from kdtool._run.context import Context
 from kdtool._run.graph import Node
 from kdtool._run.ranks import rank_and_world
 from kdtool._run.stages.phases import TrainedModel
+from kdtool._text.terminal import count_of
 from kdtool._tokenizers import Vocabularies
 
 _REMEDY = "use a student that inherits the teacher's tokenizer, or a loss that works across vocabularies"
@@ -78,7 +79,7 @@ def require_windows(assembly: Assembly, models: Mapping[str, ModelFacts]) -> Non
         length = row_length(assembly, phase)
         if name in models and 0 < models[name].context < length - 1:  # the last token is only predicted
             context = models[name].context
-            message = f"makes rows of {length:,} tokens, but {name} reads {context:,} at most"
+            message = f"makes rows of {count_of(length, 'token')}, but {name} reads {context:,} at most"
             problems.append(problem_at(assembly.recipe, packer.key, message, f"set its length to {context} or less"))
     if problems:
         raise RecipeError(list(dict.fromkeys(problems)))
@@ -186,7 +187,7 @@ def refuse_uneven_arms(assembly: Assembly, arms: Sequence[TrainedModel], made: N
     early = min(student.share_of_steps(), control.share_of_steps()) < 1
     given, seen = (sum(report.tokens for report in arm.reports()) for arm in (control, student))
     if given != seen and not early and not (given > seen and on_policy_keys(assembly)):
-        raise _uneven(f"it trained on {given:,} tokens, the student on {seen:,}")
+        raise _uneven(f"it trained on {count_of(given, 'token')}, the student on {seen:,}")
 
 
 def _uneven(found: str) -> UsageError:

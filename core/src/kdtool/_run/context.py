@@ -28,13 +28,14 @@ from kdtool._contract.sources import Teacher
 from kdtool._contract.training import Student
 from kdtool._errors import KdtoolError, PluginError, ServiceError, UsageError
 from kdtool._plugins.distributions import STORES, install_command
-from kdtool._plugins.registry import entries_by_name, load_plugin
+from kdtool._plugins.registry import call_plugin, entries_by_name
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.graph import Node, component_part, tokenizer_part
 from kdtool._run.ranks import DividedRuntime, invite_ranks, may_join, rank_and_world, wait_for
 from kdtool._run.stages.text import StoredTexts
 from kdtool._store.artefacts import Artefact, Artefacts, verify
 from kdtool._store.shared import MODEL, Remote, address_of, is_led
+from kdtool._text.terminal import erase_line
 from kdtool._tokenizers import Vocabularies
 
 
@@ -116,6 +117,7 @@ class Context:
         """Show the user a line, on rank 0. All trackers get it; if none of them shows it, it goes to the terminal."""
         if self.rank:
             return
+        erase_line()
         self.hooks.kdtool_message(self.info(), text)
         if not self.assembly.shows_messages():
             self.assembly.complain(text)
@@ -286,7 +288,7 @@ def open_remote(store: Path) -> Remote:
             f"--store {address} is not a local folder, and the package for remote stores is not installed; get it with: "
             f"{install_command(package)}"
         )
-    remote: Remote = load_plugin(STORES, "remote")(address, store)
+    remote: Remote = call_plugin(STORES, "remote", address, store)
     return remote
 
 

@@ -37,7 +37,7 @@ from kdtool._run.context import Context
 from kdtool._run.graph import Node
 from kdtool._run.plan import RunGraph
 from kdtool._run.stages.data import ANSWERS, computes
-from kdtool._store.files import PRIVATE, append_line, make_private, write_beside
+from kdtool._store.files import PRIVATE, append_line, create, make_private, open_to_append, write_beside
 from kdtool._store.shared import PLACES, TASKS
 
 Needs = Callable[[Context, RunInfo, RunGraph], Mapping[str, tuple[int, int]]]
@@ -298,7 +298,7 @@ class LocalProcess:
     """A command that runs on this machine; its output goes into a file."""
 
     def __init__(self, command: list[str], output: Path) -> None:
-        with output.open("wb") as file:
+        with create(output) as file:
             self._process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)  # noqa: S603
 
     def done(self) -> bool:
@@ -344,8 +344,7 @@ class TaskLog:
     """Writes the events of a task, a line at once; a `Log` of `kdtool._plugins.events`."""
 
     def __init__(self, file: Path) -> None:
-        self._file = open(file, "ab", buffering=0, opener=lambda path, flags: os.open(path, flags, PRIVATE))  # noqa: SIM115
-
+        self._file = open_to_append(file, PRIVATE)
         self._said = ""
 
     def begin(self) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.requirements import checked_against
 from kdtool._contract.evaluation import Measurement
-from kdtool._contract.licences import Licensed, licence_lines
+from kdtool._contract.licences import licence_lines
 from kdtool._contract.reporting import Exporter, Reporter, Results, StageRecord
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError, StorageError, cause_of, is_interrupt
@@ -36,18 +36,12 @@ from kdtool._results.files import (
     write_card,
     write_results,
 )
-from kdtool._run.comparability import (
-    describe_on_policy,
-    describe_vocabularies,
-    on_policy_keys,
-    refuse_uneven_arms,
-    refuse_uneven_trainers,
-)
+from kdtool._run.comparability import describe_on_policy, describe_vocabularies, on_policy_keys, refuse_uneven_arms
 from kdtool._run.context import Context, refuse_executor, refuse_network
 from kdtool._run.dispatch import Needs, make_all
 from kdtool._run.graph import Graph, Node
 from kdtool._run.plan import RunGraph, check_and_build_graph
-from kdtool._run.preflight import identify, licences_of, refusals_with_places, refuse, refuse_empty_text
+from kdtool._run.preflight import licences_of, preflight, refuse, refuse_empty_text, unwritable
 from kdtool._run.ranks import agree
 from kdtool._run.stages.data import corpora_of, rows_of
 from kdtool._run.stages.scores import Measured, messages_of, read_artifact, read_scores
@@ -57,6 +51,7 @@ from kdtool._run.stages.text import StoredTexts
 from kdtool._store.artefacts import verify
 from kdtool._store.files import write_sealed
 from kdtool._store.shared import GRAPH, MODEL, register_run, run_lock
+from kdtool._text.terminal import end_first_line
 
 
 @translate_errors()
@@ -87,7 +82,7 @@ def execute(
     if assembly.of_kind("executor"):
         refuse_executor(store)
     work = partial(_run, recipe_text, needs)
-    return session(assembly, folder, store, work, offline=offline, licences=licences_of(assembly))
+    return session(assembly, folder, store, work, offline=offline, licensed=True)
 
 
 def session(
@@ -98,26 +93,28 @@ def session(
     *,
     unused: Collection[str] = (),
     offline: bool,
-    licences: tuple[Licensed, ...] = (),
+    licensed: bool = False,
 ) -> Results:
     """Do the work of a run in its folder: locked, registered in the store, shown by the trackers.
 
-    Of several processes only the first does so, after it has checked the components except the `unused` ones. No tracker
-    sees the refusals of these checks.
+    Of several processes only the first does so, after it has checked folders, keys and the components except the `unused`
+    ones. No tracker sees the refusals of these checks. If it is `licensed`, licences are judged and recorded.
     """
     if offline:
         refuse_network(store)
-    context = Context.of(assembly, folder, store, offline=offline, licences=licences)
-    run = context.info()
+    context = Context.of(assembly, folder, store, offline=offline)
     if context.rank:
-        return work(context, run)
-    with refusals_with_places(assembly):
-        refuse(assembly, run, "start", but=unused)
-        identify(context, run)
-        refuse_uneven_trainers(assembly)
+        context.licences = licences_of(assembly) if licensed else ()
+        return work(context, context.info())
+    for line in unwritable(folder, store):
+        raise StorageError(line)
+    preflight(context, context.info(), licensed=licensed, but=unused)
+    run = context.info()
     with run_lock(folder) as context.leader, context.store.remote.run(run.name, folder):
         register_run(store, folder)
         assembly.events.begin(run, EventLog(folder, assembly.recipe.data, assembly.complain, store))
+        if not assembly.shows_messages():
+            end_first_line(f"running {run.name} …")
         try:
             results = work(context, run)
         except BaseException as error:
@@ -210,6 +207,8 @@ def begin(context: Context, run: RunInfo, graph: Graph) -> None:
         return
     record = graph.record(context.assembly.recipe.name, context.store.root)
     write_sealed(context.folder / GRAPH, {**record, "by": (context.leader or {}).get("id")})
+    if context.assembly.shows_messages():
+        end_first_line()
     context.hooks.kdtool_run_start(run, tuple(map(_stage_record, graph.nodes.values())))
     for line in licence_lines(context.licences, context.assembly.recipe.name):
         context.say(line)
@@ -236,7 +235,7 @@ def results_of(
     return Results(
         name=recipe.name,
         folder=context.folder,
-        verdict=side_by_side(comparisons),
+        verdict=side_by_side(comparisons, context.assembly.option_for_more_test_text()),
         measurements=measurements,
         comparisons=tuple(comparisons),
         arms=(),
@@ -273,6 +272,7 @@ def _with_training(context: Context, run_graph: RunGraph, measured: Results) -> 
             on_policy=bool(on_policy_keys(assembly)),
             ended_early=ended_early,
             has_control=assembly.recipe.control is not None,
+            option=assembly.option_for_more_test_text(),
         ),
         arms=tuple(arms),
         models={name: {**described, **built}[name] for name in named if name in {**described, **built}},

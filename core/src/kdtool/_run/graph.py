@@ -32,7 +32,7 @@ from kdtool._errors import StorageError
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.sources import code_of
 from kdtool._store.artefacts import Artefacts
-from kdtool._store.files import read_sealed
+from kdtool._store.files import sealed_json
 from kdtool._store.shared import GRAPH, SHARED_KINDS
 
 
@@ -161,10 +161,9 @@ class Graph:
 def read_record(folder: Path) -> dict[str, Any]:
     """Return the record of the last graph of the run in `folder`; {} if none is there, or it is damaged."""
     try:
-        record: dict[str, Any] = json.loads(read_sealed(folder / GRAPH, ""))
+        return sealed_json(folder / GRAPH, "", nodes=dict)
     except (OSError, StorageError):
         return {}
-    return record
 
 
 FORMAT = 3

@@ -1,8 +1,8 @@
-"""Checks before a run makes anything: components that refuse, text that gives no row, and licences.
+"""Checks before a run makes anything: components that refuse, text that gives no row, licences, keys and folders.
 
-`kdtool check` and `kdtool run` share them. Components refuse a missing library, nothing to measure on, or a model that
-cannot be exported. Text and packers that give no row to train on are refused before the student is built, by `check`
-before anything is made.
+`kdtool check` and `kdtool run` share them, and show all that they find at once. Components refuse a missing library,
+nothing to measure on, or a model that cannot be exported. Text and packers that give no row to train on are refused before
+the student is built, by `check` before anything is made.
 
 Licences are those of components whose weights, text or signals end up in the student, judged before anything is loaded. A
 student has weights (its own, and those in `derives_from`), its corpora's text, and the signals of the teachers that its
@@ -11,31 +11,146 @@ losses learn from. Controls and plain cross-entropy use nothing of a teacher.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.built import Built
 from kdtool._assembly.checks import adapting_phases, taken_by
 from kdtool._assembly.signals import labelling, weighs
-from kdtool._contract.component import Component
+from kdtool._assembly.trust import find_marked
+from kdtool._contract.component import KEY_VARIABLE, Component
 from kdtool._contract.data import Example, Split
 from kdtool._contract.evaluation import Evaluator
 from kdtool._contract.licences import LicenceTerms, Licensed, Objection, Transfer, judge_terms
-from kdtool._contract.run_info import Hooks, RunInfo
-from kdtool._contract.sources import Packer
-from kdtool._errors import PluginError, Problem, RecipeError, ServiceError, UsageError
+from kdtool._contract.run_info import Estimate, Hooks, RunForecast, RunInfo
+from kdtool._contract.sources import Packer, Teacher
+from kdtool._errors import AuthenticationError, PluginError, Problem, RecipeError, ServiceError, UsageError
 from kdtool._plugins.hooks import describe, owner_of, using
+from kdtool._recipe.layers import as_written
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, acknowledgements, of_kind, problem_at
+from kdtool._run.comparability import refuse_uneven_trainers
 from kdtool._run.context import Context
 from kdtool._run.graph import Node
 from kdtool._run.stages.data import corpora_of, pack, shares_of
 from kdtool._run.stages.terms import other_templates, plain_terms
 from kdtool._run.stages.text import Counts, StoredTexts, gather
+from kdtool._text.terminal import dollars
+
+
+def preflight(
+    context: Context,
+    run: RunInfo,
+    *,
+    licensed: bool = True,
+    but: Collection[str] = (),
+    complete: set[str] | None = None,
+) -> None:
+    """Refuse at once all that the recipe or this machine lacks; add licences, if `licensed`, and identities to the context.
+
+    Except in a forecast, which estimates everything, a line shows the cost of answers. `but` and `complete` are those of
+    `refuse`.
+
+    Raises:
+        AuthenticationError: a key is missing.
+        RecipeError: with all problems. Nothing is fetched if there are any.
+        ServiceError: see `identify`.
+    """
+    problems, assembly = dict[Problem, None](), context.assembly
+    if licensed:
+        with _gather(assembly, problems):
+            context.licences = licences_of(assembly)
+    run = replace(run, licences=context.licences)
+    with _gather(assembly, problems):
+        refuse(assembly, run, "start", but=but, complete=complete)
+    with _gather(assembly, problems):
+        refuse_uneven_trainers(assembly)
+    if not (problems or context.forecast):
+        with _gather(assembly, problems):
+            _show_price(context, run)
+    with _gather(assembly, problems), suppress(ServiceError) if problems else nullcontext():
+        identify(context, replace(run, offline=run.offline or bool(problems)))
+    if assembly.of_kind("student"):
+        with _gather(assembly, problems), suppress(ServiceError) if problems or context.forecast else nullcontext():
+            try_packers(context, run)
+    for name in context.hooks.implementing("kdtool_describe") if problems else ():
+        with _gather(assembly, problems), suppress(ServiceError):
+            context.hooks.component(name, Component).kdtool_describe(run)
+    if problems:
+        raise RecipeError([*problems])
+
+
+def look(assembly: Assembly) -> Iterable[Problem]:
+    """Return the problems that a forecast's `preflight` finds in a part of a recipe."""
+    with TemporaryDirectory() as scratch:
+        context = replace(Context.of(assembly, Path(scratch), Path(scratch)), forecast=True)
+        try:
+            preflight(context, replace(context.info(), stage="check", say=lambda _: None), licensed=False)
+        except RecipeError as error:
+            return error.problems
+    return ()
+
+
+@contextmanager
+def _gather(assembly: Assembly, problems: dict[Problem, None]) -> Iterator[None]:
+    """Add the problems that the block raises, except at keys that have one: most are the same in other words."""
+    known = {problem.key for problem in problems}
+    try:
+        with refusals_with_places(assembly):
+            yield
+    except UsageError as error:
+        if isinstance(error, RecipeError) and owner_of(error) is None:
+            problems |= {problem: None for problem in error.problems if problem.key not in known}
+        else:
+            problems[Problem("", describe(error))] = None
+
+
+def unwritable(*folders: Path) -> Iterator[str]:
+    """Yield a line for each folder that a run could not write into."""
+    for folder in folders:
+        there = next(each for each in (folder, *folder.parents) if each.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            yield f"{folder} cannot be written: {there} is {'read-only' if there.is_dir() else 'a file'}; choose another"
+        for link in folder.glob("*"):
+            if link.is_symlink() and (link.is_dir() or not link.exists()):
+                yield f"{link} is a link; expected a folder or nothing, since runs write and delete there; remove it"
+
+
+def missing_keys(assembly: Assembly) -> Iterator[str]:
+    """Yield a line for each variable with a key that the recipe names, for a component that needs none by default."""
+    for built in assembly.built.values():
+        for each in find_marked(built.config, built.spec.key):
+            if each.mark == KEY_VARIABLE and each.default is None and not os.environ.get(each.value, "").strip():
+                yield f"{as_written(each.key)}: {each.value} is not set; export it with the key"
+
+
+def most_picodollars(estimate: Estimate) -> int:
+    """Return the most that a part can cost."""
+    return estimate.picodollars if estimate.most_picodollars is None else estimate.most_picodollars
+
+
+def _show_price(context: Context, run: RunInfo) -> None:
+    """Show what the answers of teachers that are a service will cost, without those to text that is not there yet."""
+    teachers = context.assembly.of_kind("teacher").values()
+    services = [each for each in teachers if isinstance(each, Teacher) and each.answer_cache_key is not None]
+    estimates: list[Estimate] = []
+    for hooks, built in _implementing(context.assembly, "kdtool_estimate") if services else ():
+        if built.spec.kind in {"corpus", "filter"} or built.component in services:
+            component = hooks.component(built.spec.path, Component)
+            with suppress(ServiceError):  # text that is not on this machine yet
+                estimates += component.kdtool_estimate(replace(run, offline=True), RunForecast()) or ()
+    if lacks := dict.fromkeys([*missing_keys(context.assembly), *(each.lacks for each in estimates if each.lacks)]):
+        raise AuthenticationError("; ".join(lacks))
+    if expected := sum(each.picodollars for each in estimates):
+        most = dollars(sum(map(most_picodollars, estimates)), up=True)
+        context.assembly.complain(f"paid answers: {dollars(expected)} expected, at most {most}")
 
 
 def refuse(
@@ -112,11 +227,12 @@ def refusals_with_places(assembly: Assembly) -> Iterator[None]:
         blamed = [built for built in assembly.built.values() if built.owner == owner]
         if not blamed:
             raise
-        key, message = blamed[0].spec.key, describe(error)
-        setting, _, rest = message.partition(": ")
-        if setting in blamed[0].spec.options:
+        spec, message = blamed[0].spec, describe(error)
+        key, (setting, _, rest) = spec.key, message.removeprefix(f"{spec.path}.").partition(": ")
+        if setting in spec.options:
             key, message = (*key, setting), rest
-        raise RecipeError([problem_at(assembly.recipe, key, message)]) from error
+        settings = {as_written((*spec.key, name)): value for name, value in error.settings.items()}
+        raise RecipeError([replace(problem_at(assembly.recipe, key, message), settings=settings)]) from error
 
 
 def _implementing(assembly: Assembly, hook: str) -> Iterator[tuple[Hooks, Built]]:
@@ -304,4 +420,5 @@ def _transfers(assembly: Assembly) -> Iterator[tuple[str, Transfer]]:
 def _problem(assembly: Assembly, objection: Objection) -> Problem:
     keys = {spec.path: spec.key for spec in assembly.recipe.lasting}
     key = keys[objection.component] if objection.component else (KEY, *objection.line.split("."))
-    return problem_at(assembly.recipe, key, objection.message, objection.remedy)
+    settings = {f"{KEY}.{objection.component}": objection.agree} if objection.agree else {}
+    return replace(problem_at(assembly.recipe, key, objection.message, objection.remedy), settings=settings)

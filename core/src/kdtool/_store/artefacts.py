@@ -19,7 +19,6 @@ run are unknown: it has just begun, or its graph is damaged.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 import time
@@ -36,14 +35,15 @@ from kdtool._store.files import (
     KEPT,
     PRIVATE,
     RECORD,
+    UnfitFileError,
     discard_uncommitted,
     entry_of,
     make_private,
     problem_of,
     process_number,
-    read_sealed,
     record_files,
     remember,
+    sealed_json,
     sync,
     write_sealed,
 )
@@ -160,6 +160,8 @@ class Artefacts:
     ) -> Artefact:
         partial = path.with_name(path.name + ".partial")
         is_private = path.parent.name in PRIVATE_KINDS
+        if partial.is_symlink():  # what is not committed is deleted in it
+            raise UnfitFileError(f"{partial} is a link; expected a folder; remove it")
         partial.mkdir(mode=0o700 if is_private else 0o777, exist_ok=True)
         with contextlib.suppress(StorageError):  # none, unless a process was killed just before the rename
             verify(partial)
@@ -228,7 +230,7 @@ def _time_spent(partial: Path) -> float:
     file = partial / KEPT
     if not file.exists():
         return 0.0
-    before = float(json.loads(read_sealed(file, f"Delete {file} and run again"))["seconds"])
+    before = float(sealed_json(file, f"Delete {file} and run again")["seconds"])
     last = max(path.lstat().st_mtime for path in (partial, *partial.rglob("*")))  # a link may lead nowhere
     return before + max(0.0, last - file.stat().st_mtime)
 
@@ -249,12 +251,11 @@ def _lock(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
 
 def _manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest: dict[str, Any] = json.loads(read_sealed(path / MANIFEST, ""))
+        return sealed_json(path / MANIFEST, "", fingerprint=str, files=dict)
     except FileNotFoundError:
         raise _damage(path, f"{path / MANIFEST} is missing") from None
-    except (StorageError, OSError, ValueError):
+    except (StorageError, OSError):
         raise _damage(path, f"{path / MANIFEST} is not what was written") from None
-    return manifest
 
 
 def _damage(path: Path, problem: str) -> StorageError:
@@ -322,13 +323,13 @@ def _needs(store: Path, folder: Path) -> Iterator[Path]:
     if not file.exists():
         return
     remedy = "Run its recipe again, or delete that folder; until then the needs of the run are unknown"
-    for node in json.loads(read_sealed(file, remedy))["nodes"].values():
+    for node in sealed_json(file, remedy, nodes=dict)["nodes"].values():
         yield (store if node["in"] == "store" else folder) / node["path"]
 
 
 def _find_unneeded(store: Path, folders: list[Path], needed: set[Path]) -> Iterator[Found]:
     parents = [root / kind for root in (store, *folders) for kind in (*SHARED_KINDS, *OWN_KINDS)]
-    for path in (path for parent in parents for path in sorted(parent.glob("*"))):
+    for path in (path for parent in parents if not parent.is_symlink() for path in sorted(parent.glob("*"))):
         name = _NAME.fullmatch(path.name)
         if name is None or not path.is_dir() or path.is_symlink():
             continue

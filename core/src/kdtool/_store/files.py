@@ -1,7 +1,8 @@
 """Files that survive a kill: whole or absent, sealed, or committed one by one in an unfinished folder.
 
-`open_regular` and `copy_inside` read what others may have written: opening a pipe or a device may never end, and a link may
-lead to a file that nobody meant to read or send.
+A folder may come from others, with pipes, devices and links at any name: opening these may never end, or reach a file that
+nobody meant to read, send or overwrite. So files are read by `open_regular`, made by `create`, and appended to by
+`open_to_append`; JSON of a folder is read by `read_json`.
 
 A sealed file is a JSON object whose last entry, `sha256`, is the digest of every byte before it. Manifests, the graph and
 results are sealed.
@@ -21,12 +22,15 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from io import BufferedReader, FileIO
+from io import BufferedReader, BufferedWriter, FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kdtool._errors import StorageError
 
+T = TypeVar("T")
+LARGEST = 1 << 30
+"""Bytes of the largest file that a run writes line by line."""
 PRIVATE = 0o600
 """Mode of a file with prompts, answers or money."""
 
@@ -37,14 +41,41 @@ def make_private(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
 
 
-def write_beside(path: Path, text: str) -> None:
-    """Write a small file under a temporary name, sync it, and rename it, so that it is never half written."""
+def create(path: Path) -> BufferedWriter:
+    """Open a new file in place of an old one; a link is not followed, but replaced."""
+    path.unlink(missing_ok=True)
+    return path.open("xb")
+
+
+def write_beside(path: Path, content: str | bytes) -> None:
+    """Write a small file under a temporary name, sync it, and rename it, so that it is never half written. Since 0.1.
+
+    A link at one of the two names is replaced, not followed.
+    """
     beside = path.with_name(path.name + ".writing")
-    with beside.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
+    with create(beside) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
+
+
+def open_to_append(path: Path, mode: int = 0o666) -> FileIO:
+    """Open a file of lines, unbuffered, to append to it; a last line that a killed process left half written is removed.
+
+    Raises:
+        OSError: it cannot be opened. Also a `StorageError` if it is a link, a pipe or a device, or too large.
+    """
+    if path.is_symlink() or (path.exists() and path.stat().st_nlink > 1):  # a file with two names
+        raise UnfitFileError(f"{path} is a link; expected a file; remove it")
+    unless_link = getattr(os, "O_NOFOLLOW", 0)  # it may become one meanwhile
+    file = open(path, "a+b", buffering=0, opener=lambda name, flags: _open_at_once(name, flags | unless_link, mode))  # noqa: SIM115
+    _refuse_unfit(file, path, LARGEST)
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+    if file.read(1) not in {b"", b"\n"}:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+    return file
 
 
 def append_line(file: FileIO, line: bytes) -> None:
@@ -58,9 +89,45 @@ def append_line(file: FileIO, line: bytes) -> None:
         raise OSError(errno.ENOSPC, "the disk is full")
 
 
+def parse_json(text: bytes, path: Path, kind: type[T], **fields: type | tuple[type, ...]) -> T:
+    """Return the JSON value in a text that others may have written: of one type, an object with at least these fields.
+
+    Raises:
+        StorageError: it is another; the message names `path`, the file that the text is from.
+    """
+    try:
+        # An integer of 400 digits would overflow wherever it meets a float.
+        value = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 300 else float(digits))
+    except (ValueError, RecursionError) as error:
+        problem = f"is not JSON that can be read ({error})"
+    else:
+        given = value if isinstance(value, dict) else {}
+        if isinstance(value, kind) and all(isinstance(given.get(name), types) for name, types in fields.items()):
+            return value
+        problem = "has other content"
+    expected = f"a JSON {'list' if kind is list else 'object'}" + f" with {', '.join(fields)}" * bool(fields)
+    raise StorageError(f"{path} cannot be read: it {problem}; expected {expected}; replace or remove it")
+
+
+def read_json(path: Path, kind: type[T], **fields: type | tuple[type, ...]) -> T:
+    """Return the JSON value in a file; it raises as `open_regular` and `parse_json` do."""
+    with open_regular(path) as file:
+        return parse_json(file.read(), path, kind, **fields)
+
+
+def json_objects(path: Path, **fields: type | tuple[type, ...]) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON Lines file that others may have written. Since 0.1.
+
+    Raises:
+        OSError: it cannot be opened.
+        StorageError: it is not a file, or a line is not an object with at least these fields of these types.
+    """
+    return (parse_json(line, path, dict, **fields) for line in json_lines(path))
+
+
 def json_lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a JSON Lines file. Only a line feed ends one: U+2028, for one, may be inside of texts."""
-    with open_regular(path, None) as file:
+    with open_regular(path, LARGEST) as file:
         yield from file
 
 
@@ -69,6 +136,11 @@ def write_sealed(path: Path, content: Mapping[str, Any] | str) -> None:
     text = content if isinstance(content, str) else json.dumps(content, indent=1)
     body = text.rstrip().removesuffix("}").rstrip()
     write_beside(path, body + _tail(body.encode()))
+
+
+def sealed_json(path: Path, remedy: str, **fields: type) -> dict[str, Any]:
+    """Return the object in a sealed file, which has at least these fields; it raises as `read_sealed` does."""
+    return parse_json(read_sealed(path, remedy), path, dict, **fields)
 
 
 def read_sealed(path: Path, remedy: str) -> bytes:
@@ -141,9 +213,7 @@ def discard_uncommitted(folder: Path, say: Callable[[str], None]) -> None:
     for path, groups in records.items():
         whole = list(_intact(path.parent, groups, say))
         kept |= {path.parent / name for group in whole for name in group}
-        beside = path.with_name(f"{path.name}.writing")
-        beside.write_bytes(b"".join(seal_line({"files": group}) for group in whole))
-        beside.replace(path)
+        write_beside(path, b"".join(seal_line({"files": group}) for group in whole))
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_dir() and not path.is_symlink():
             if not any(path.iterdir()):
@@ -253,13 +323,8 @@ def _intact(
 
 
 def _append(folder: Path, content: Mapping[str, Any]) -> None:
-    with (folder / f"{RECORD}{process_number()}").open("a+b") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - 1))
-        if file.read(1) not in {b"", b"\n"}:  # a line that a killed process left half written
-            file.write(b"\n")
-        file.write(seal_line(content))
-        file.flush()
+    with open_to_append(folder / f"{RECORD}{process_number()}") as file:
+        append_line(file, seal_line(content))
         os.fsync(file.fileno())
 
 
@@ -315,10 +380,15 @@ def open_regular(path: Path, limit: int | None = 64 << 20, inside: Path | None =
     if not (real.is_relative_to(base) or real.is_relative_to(blobs)):
         raise UnfitFileError(f"{path} leads out of {inside}; expected a file in it; copy the file there, or remove it")
     file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 - Path's takes no opener
+    _refuse_unfit(file, path, limit)
+    return file
+
+
+def _refuse_unfit(file: BufferedReader | FileIO, path: Path, limit: int | None) -> None:
     status, problem = os.fstat(file.fileno()), "is a pipe or a device; expected a file"
     if stat.S_ISREG(status.st_mode):
         if limit is None or status.st_size <= limit:
-            return file
+            return
         problem = f"has {status.st_size:,} bytes; expected {limit:,} at most"
     file.close()
     raise UnfitFileError(f"{path} {problem}; replace or remove it")
@@ -338,9 +408,9 @@ def copy_inside(source: Path, folder: Path, target: Path) -> None:
     for path in sorted(below.rglob("*")) if below.is_dir() else [below]:
         if path.is_symlink() or not path.is_dir():
             (target / path.relative_to(base)).parent.mkdir(parents=True, exist_ok=True)
-            with open_regular(path, None, base) as file, (target / path.relative_to(base)).open("wb") as copy:
+            with open_regular(path, None, base) as file, create(target / path.relative_to(base)) as copy:
                 shutil.copyfileobj(file, copy)
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # else a pipe is opened once someone writes to it
+def _open_at_once(path: str, flags: int, mode: int = 0o666) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), mode)  # else a pipe is opened once someone writes to it

@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from kdtool._errors import LockedError, StorageError, UsageError
-from kdtool._store.files import make_private, open_regular, read_sealed, write_beside, write_sealed
+from kdtool._store.files import make_private, read_json, sealed_json, write_beside, write_sealed
 
 GRAPH = "graph.json"
 """The file in a run's folder that holds what `Graph.record` returns."""
@@ -135,7 +135,7 @@ def refuse_unmounted(runs: Mapping[Path, Path]) -> None:
         StorageError: with the run, and what to do.
     """
     for file, folder in runs.items():
-        mount = json.loads(read_sealed(file, "")).get("mount", "/")
+        mount = sealed_json(file, "").get("mount", "/")
         if not folder.is_dir() and not os.path.ismount(mount):
             raise StorageError(
                 f"the needs of the run in {folder} are unknown: its disk is not mounted at {mount}. Mount it, or delete "
@@ -171,7 +171,7 @@ def known_runs(store: Path) -> dict[Path, Path]:
     """
     files = sorted((store / REGISTERED).glob("*.json"))
     remedy = "Run that run again, or delete the file if the run no longer exists"
-    return {file: Path(json.loads(read_sealed(file, remedy))["folder"]) for file in files}
+    return {file: Path(sealed_json(file, remedy, folder=str)["folder"]) for file in files}
 
 
 def bytes_below(folder: Path) -> int:
@@ -246,11 +246,9 @@ def holder_of(folder: Path) -> dict[str, Any] | None:
 def recorded_holder(folder: Path) -> dict[str, Any] | None:
     """Return the record of the last holder of the lock, which may have ended."""
     try:
-        with open_regular(folder / HOLDER) as file:
-            holder: dict[str, Any] = json.load(file)
-    except (OSError, ValueError):
+        return read_json(folder / HOLDER, dict, pid=int, host=str, since=str, id=str)
+    except (OSError, StorageError):
         return None
-    return holder
 
 
 def is_led(folder: Path, leader: dict[str, Any] | None) -> bool:
@@ -259,5 +257,5 @@ def is_led(folder: Path, leader: dict[str, Any] | None) -> bool:
 
 
 def _by_holder(folder: Path) -> str:
-    holder = recorded_holder(folder) or {}
-    return f" by process {holder['pid']} on {holder['host']} since {holder['since']}" if "since" in holder else ""
+    holder = recorded_holder(folder)
+    return f" by process {holder['pid']} on {holder['host']} since {holder['since']}" if holder else ""

@@ -22,7 +22,7 @@ class Agreement(kdtool.Evaluator):
 
         split: Literal["validation", "test"] = "test"
         """The split whose documents are used: `validation` to choose settings, `test` once at the end."""
-        documents: int = kdtool.Field(default=64, ge=1, le=1_000_000)
+        limit: int = kdtool.Field(default=64, ge=1, le=1_000_000)
         """Largest number of documents, chosen by the hashes of their ids."""
         tokens: int = kdtool.Field(default=512, ge=1, le=1_000_000)
         """Largest number of tokens of a document, or fewer if the teacher's context or the compared model's ends before."""
@@ -46,7 +46,7 @@ class Agreement(kdtool.Evaluator):
                 "measured student", ("scores",), compute_bytes=ahead.student_bytes + heads + layer + logits
             )
         for teacher in teachers:
-            size = 4 * teacher.hidden * (teacher.vocabulary + self.config.documents * self.config.tokens)
+            size = 4 * teacher.hidden * (teacher.vocabulary + self.config.limit * self.config.tokens)
             yield kdtool.Estimate("states of the teacher", disk_bytes=size, note="at most")
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
@@ -67,9 +67,10 @@ class Agreement(kdtool.Evaluator):
         teachers = [subject for subject in subjects if subject.role == "teacher"]
         learners = [subject for subject in subjects if subject.role not in {"teacher", "reference"}]
         documents, done = self._documents(run), count(1)
+        passes = sum(len(learners) + (teacher.files is None) for teacher in teachers)
 
         def progress() -> None:
-            run.hook.kdtool_progress(run, next(done))
+            run.hook.kdtool_progress(run, next(done), passes * len(documents))
 
         if not teachers:
             run.say("agreement: nothing is measured, no teacher of this run can be opened")
@@ -83,7 +84,7 @@ class Agreement(kdtool.Evaluator):
         from kdtool_measuring import held_out, without_text
 
         # A token stands for eight characters at most on average: longer texts would be cut away after encoding.
-        documents = held_out(run, self.config.split, most=self.config.documents, characters=8 * self.config.tokens)
+        documents = held_out(run, self.config.split, most=self.config.limit, characters=8 * self.config.tokens)
         if not documents:
             raise without_text(run, "agreement", self.config.split)
         return documents
@@ -123,6 +124,7 @@ class Agreement(kdtool.Evaluator):
     ) -> Iterator[kdtool.Measurement]:
         """Yield the measurements of a learner; none, with a message, if it cannot be compared."""
         from kdtool_measuring import digest, open_for_measuring
+        from kdtool_torch import say_context
 
         from kdtool_evaluator_agreement._divergence import agreement, fitting, heads_of
 
@@ -130,6 +132,7 @@ class Agreement(kdtool.Evaluator):
             model = None if runtime is None else runtime.model
             if model is None:
                 return
+            say_context(run, "agreement", learner, model, [document.text for document in documents])
             vocabularies = kdtool.Vocabularies.compare(model.tokenizer, recorded.tokenizer)
             sentence = vocabularies.sentence(learner.name, teacher.name)
             if not vocabularies.comparable:

@@ -31,6 +31,8 @@ class AnswersMatch(kdtool.Evaluator):
         """`base` has the model continue the prompt; `chat` sends it as the user's message, by the chat template."""
         maximum_tokens: int = kdtool.Field(default=64, ge=1, le=100_000)
         """Largest number of tokens of an answer."""
+        limit: int | None = kdtool.Field(default=None, ge=1)
+        """Maximum number of questions, selected by the hashes of their ids; null asks all."""
         stop: tuple[str, ...] | None = None
         """Texts before which an answer ends; null: the line's end or, of a program, the next definition at the margin. A
         chat's answer ends by itself."""
@@ -91,9 +93,9 @@ class AnswersMatch(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: the file is in another form, or empty.
         """
-        from kdtool_measuring import collect_answers, make_measurement, measure_missing_answers
+        from kdtool_measuring import choose, collect_answers, make_measurement, measure_missing_answers
 
-        questions = self._questions()
+        questions = {question.id: question for question in choose([*self._questions().values()], self.config.limit)}
         for subject in subjects:
             answers = collect_answers(
                 run, subject, list(questions), lambda name, runtime: self._request(questions[name], runtime),
@@ -157,6 +159,7 @@ class AnswersMatch(kdtool.Evaluator):
         stops = "" if stop is None else f", before {' '.join(map(repr, stop)) or 'nothing'}"
         return {
             "questions": f"SHA-256 {self.kdtool_identity(run)['file'][:12]}",
+            **({"limit": str(self.config.limit)} if self.config.limit else {}),
             "metric of lines without one": self.config.metric,
             "form": self.config.form,
             "decoding": f"greedy, at most {self.config.maximum_tokens} tokens{stops}",

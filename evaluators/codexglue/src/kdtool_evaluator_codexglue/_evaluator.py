@@ -39,20 +39,20 @@ class CodeXGlue(kdtool.Evaluator):
         """test.jsonl of code-to-text, of one programming language: `codexglue.<language>.bleu-4`."""
         generation: kdtool.RecipePath | None = kdtool.Field(default=None)
         """dev.json of text-to-code (CONCODE): `codexglue.java.codebleu`, which needs the extra `codebleu`."""
-        examples: int | None = kdtool.Field(default=None, ge=1, le=10_000_000)
+        limit: int | None = kdtool.Field(default=None, ge=1, le=10_000_000)
         """Largest number of examples of each file, chosen by the hashes of their numbers; null takes all, as usual."""
 
         @model_validator(mode="after")
         def _something_is_measured(self) -> CodeXGlue.Config:
             if not self.files:
-                names = ", ".join(name for name in type(self).model_fields if name != "examples")
+                names = ", ".join(name for name in type(self).model_fields if name != "limit")
                 raise ValueError(f"nothing would be measured: give the file of at least one task ({names})")
             return self
 
         @property
         def files(self) -> Mapping[str, Path]:
             """The files that are given, by their settings."""
-            names = (name for name in type(self).model_fields if name != "examples")
+            names = (name for name in type(self).model_fields if name != "limit")
             return {name: file for name in names if (file := getattr(self, name)) is not None}
 
     config: Config
@@ -117,16 +117,16 @@ class CodeXGlue(kdtool.Evaluator):
         makers = {"line_completion": line_task, "summarisation": summary_task, "generation": program_task}
         for name, make in makers.items():
             if name in self.config.files:
-                yield make(self.config.files[name], self.config.examples, self._settings(run, name))
+                yield make(self.config.files[name], self.config.limit, self._settings(run, name))
 
     def _codes(self) -> tuple[str, Sequence[Code]] | None:
         from kdtool_evaluator_codexglue._tokens import codes_of
 
         file = self.config.token_completion
-        return None if file is None else codes_of(file, self.config.examples)
+        return None if file is None else codes_of(file, self.config.limit)
 
     def _settings(self, run: kdtool.RunInfo, name: str) -> dict[str, str]:
-        most = self.config.examples
+        most = self.config.limit
         return {
             "file": f"SHA-256 {self.kdtool_identity(run)[name][:12]}",
             "examples": "all" if most is None else f"at most {most}, chosen by the hashes of their numbers",

@@ -14,7 +14,7 @@ from pathlib import Path
 import kdtool
 import torch
 from kdtool_measuring import Item, choose, file_of, journal, make_measurement, open_for_measuring, read_lines
-from kdtool_torch import eval_mode, exact_head, exact_logits, windows
+from kdtool_torch import eval_mode, exact_head, exact_logits, say_context, windows
 
 from kdtool_evaluator_codexglue._tasks import language_of
 
@@ -77,10 +77,11 @@ def accuracy(
             with open_for_measuring(run, subject, name, _unfit) as runtime:
                 if runtime is None or runtime.model is None:
                     return
+                say_context(run, name, subject, runtime.model, [code.text for code in missing])
                 head = exact_head(runtime.model.head)
                 for code in missing:
                     kept.add(_Counted(code.id, *_counts(runtime.model, head, code)))
-                    run.hook.kdtool_progress(run, len(kept))
+                    run.hook.kdtool_progress(run, len(kept), len(programs))
         counts = [kept[code.id] for code in programs]
     yield make_measurement(
         [Item(count.id, count.correct, count.counted) for count in counts],

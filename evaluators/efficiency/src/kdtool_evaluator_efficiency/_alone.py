@@ -21,7 +21,7 @@ import psutil
 from kdtool_evaluator_efficiency._timed import Answering
 from kdtool_evaluator_efficiency._turns import Amount, Resident, UnmeasurableError
 
-_COMMAND = [sys.executable, "-m", "kdtool_evaluator_efficiency._alone"]
+_COMMAND = [sys.executable, "-P", "-m", "kdtool_evaluator_efficiency._alone"]
 _DEADLINE_SECONDS = 900.0
 _BETWEEN_SECONDS = 0.01
 _LITTLE = Amount(prompt=64, generated=2, seconds=0.1)
@@ -61,7 +61,7 @@ def main() -> None:
     with kdtool.open_models(task["path"], offline=True) as models:
         (name,) = models.subjects
         with models.open(name) as runtime:
-            model = Answering(runtime, _LITTLE, None)
+            model = Answering(runtime, _LITTLE)
             with _most_resident() as sizes:
                 room, tokens = model.fill(task["context"])
     print(json.dumps(asdict(Resident(room, tokens, max(sizes)))))

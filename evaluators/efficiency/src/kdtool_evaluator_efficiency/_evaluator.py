@@ -24,7 +24,7 @@ _CONTEXT_BYTES = 500_000_000
 
 
 class Efficiency(kdtool.Evaluator):
-    """Measures parameters, file size, speed of reading and writing, memory and energy, subjects in turns."""
+    """Measures parameters, file size, speed of reading and writing, and memory, subjects in turns."""
 
     class Config(EfficiencyConfig):
         """Amounts to time."""
@@ -37,7 +37,6 @@ class Efficiency(kdtool.Evaluator):
         "prefill-speed",
         "decode-speed",
         "peak-memory",
-        "energy-per-token",
         "peak-device-memory",
         "resident-memory",
     )
@@ -48,9 +47,9 @@ class Efficiency(kdtool.Evaluator):
         from kdtool_evaluator_efficiency._timed import place
 
         here = place()
-        numbers = 4 if here.dtype == "float32" else 2
+        itemsize, context = 4 if here.dtype == "float32" else 2, self.config.context or 0
         sizes = [
-            numbers * (facts.parameters + _states(facts, self.config.context or 0))
+            itemsize * facts.parameters + facts.cache_bytes(itemsize, min(context, facts.context))
             for name, facts in ahead.models.items()
             if name in (ahead.student, *ahead.teachers)
         ]
@@ -106,22 +105,16 @@ class Efficiency(kdtool.Evaluator):
         answering: Mapping[kdtool.Subject, tuple[str, kdtool.Runtime]],
     ) -> dict[kdtool.Subject, Ready]:
         """Make all subjects ready to generate; processes end with the stack."""
-        from kdtool_evaluator_efficiency._energy import meter
         from kdtool_evaluator_efficiency._measurements import Ready
         from kdtool_evaluator_efficiency._timed import Answering, Worker, place
         from kdtool_evaluator_efficiency._turns import Amount, UnmeasurableError
 
         here = place()
-        counted = meter(here.device)
-        for part, reason in counted.missing.items():
-            run.say(f"efficiency: the energy of the {part} is not measured: {reason}")
-        parts = f"{' and '.join(counted.parts)}, including other work and idle power"
-        part_in_use = "GPU" if here.device.type == "cuda" else "processors"
         waiting = {"threads wait": "asleep"} if os.environ.get("OMP_WAIT_POLICY") == "PASSIVE" else {}
         much = Amount(self.config.prompt, self.config.generated, self.config.seconds)
         ready: dict[kdtool.Subject, Ready] = {}
         # All processes start together, but load one after the other: the disk and the memory bus are shared.
-        workers = [stack.enter_context(Worker(subject.name, counted.counting(part_in_use))) for subject in folders]
+        workers = [stack.enter_context(Worker(subject.name)) for subject in folders]
         for (subject, folder), worker in zip(folders.items(), workers, strict=True):
             worker.load(folder, here, much)
             if worker.generated < much.generated:
@@ -129,18 +122,12 @@ class Efficiency(kdtool.Evaluator):
                     f"efficiency: {subject.name} generates {worker.generated} tokens, and not {much.generated}: its context "
                     "ends there"
                 )
-            ready[subject] = Ready(
-                worker,
-                {"timed": "the model's passes, by transformers", **here.description, **waiting},
-                parts,
-                f"transformers, {here.dtype}",
-            )
+            settings = {"timed": "the model's passes, by transformers", **here.description, **waiting}
+            ready[subject] = Ready(worker, settings, f"transformers, {here.dtype}")
         for subject, (owner, runtime) in answering.items():
-            # A server may be elsewhere; a file may compute on the processors or on the GPU.
-            energy = None if subject.path is None else counted.counting("processors", part_in_use)
             timed = f"answers of {owner}, one at a time; splitting into tokens and the way there and back included"
             try:
-                ready[subject] = Ready(Answering(runtime, much, energy), {"timed": timed}, parts, owner)
+                ready[subject] = Ready(Answering(runtime, much), {"timed": timed}, owner)
             except UnmeasurableError as error:
                 run.say(f"efficiency: {subject.name} is not timed: {error}")
         return ready
@@ -193,12 +180,6 @@ def _find_subject(
         model.save(folder)
         runtime.unload()  # its own process has the model from now on
     return folder, None
-
-
-def _states(facts: kdtool.ModelFacts, context: int) -> int:
-    """Return the numbers in the KV cache of a full context."""
-    size = facts.head_size or facts.hidden // max(1, facts.heads)
-    return 2 * facts.layers * facts.kv_heads * size * min(context, facts.context)
 
 
 def _has_model(path: Path) -> bool:

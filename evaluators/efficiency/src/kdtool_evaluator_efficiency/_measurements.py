@@ -25,14 +25,13 @@ _WEIGHTS = frozenset({".safetensors", ".gguf", ".bin", ".onnx", ".data", ".pt"})
 
 @dataclass(frozen=True)
 class Ready:
-    """A subject that is ready to generate, the settings needed to reproduce the figures, and the parts with counted energy.
+    """A subject that is ready to generate, and the settings needed to reproduce the figures.
 
     `program` names the program that runs it, and the number format if it is known.
     """
 
     timed: Worker | Answering
     settings: Mapping[str, str]
-    counted: str
     program: str
 
 
@@ -85,14 +84,6 @@ def measurements(
         yield _spread(name, "decode-speed", "tokens/s", speeds, settings, higher=True)
     else:
         run.say(f"efficiency: how fast {name} generates is not measured, its answers end too early")
-    counted = [timing for timing in turns if timing.joules and timing.tokens]
-    if counted:
-        joules = [(timing.joules or 0.0) / timing.tokens for timing in counted]
-        written = f"{median(timing.tokens for timing in counted):.0f} generated; the prompt's energy is included"
-        of = {"counted": ready.counted, "tokens": written}
-        yield _spread(name, "energy-per-token", "J/token", joules, {**settings, **of}, higher=False)
-    elif any(timing.joules is not None for timing in turns):
-        run.say(f"efficiency: the energy of {name} is not measured: the counters did not move in a turn")
     if isinstance(ready.timed, Worker):
         yield from _of_process(name, ready.timed, once)
     if config.context and (subject.path is not None or isinstance(ready.timed, Worker)):  # servers answer for money

@@ -30,7 +30,6 @@ import psutil
 import torch
 from kdtool_torch import compute_dtype, pick_device
 
-from kdtool_evaluator_efficiency._energy import Meter
 from kdtool_evaluator_efficiency._turns import Amount, NoProcessError, Resident, Turn, UnmeasurableError
 
 _SILENT_SECONDS = 900.0
@@ -78,12 +77,11 @@ class Worker:
     peak_bytes = 0
     device_bytes = 0
 
-    def __init__(self, name: str, meter: Meter | None) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._meter = meter
         self._errors: IO[bytes] = TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "kdtool_evaluator_efficiency._worker"],
+            [sys.executable, "-P", "-m", "kdtool_evaluator_efficiency._worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -113,12 +111,9 @@ class Worker:
 
     def turn(self) -> Turn:
         """Generate once."""
-        before = self._meter.read() if self._meter else []
         answer = self._ask(self._turn)
-        joules = self._meter.since(before) if self._meter else None
         self.peak_bytes, self.device_bytes = answer["peak_bytes"], answer["device_bytes"]
-        first, speed = answer["first_token_seconds"], answer["tokens_per_second"]
-        return Turn(self._prompt, first, speed, answer["tokens"], joules)
+        return Turn(self._prompt, answer["first_token_seconds"], answer["tokens_per_second"])
 
     def read(self, context: int) -> Resident:
         """Read `context` tokens, or as many as fit into the model's context."""
@@ -170,17 +165,15 @@ class Answering:
     Args:
         runtime: continues prompts, or converses.
         amount: numbers of tokens; a prompt has fewer if the model refuses longer ones.
-        meter: counts its energy.
 
     Raises:
         UnmeasurableError: the runtime does neither, refuses every prompt, or does not report token counts.
     """
 
-    def __init__(self, runtime: kdtool.Runtime, amount: Amount, meter: Meter | None) -> None:
+    def __init__(self, runtime: kdtool.Runtime, amount: Amount) -> None:
         if not {"continue", "converse"} & runtime.abilities:
             raise UnmeasurableError("the model does not answer prompts")
         self._runtime = runtime
-        self._meter = meter
         self._prompts = random.Random(secrets.randbits(64))  # a server may remember the prompts of other runs
         self._lines = _LINES
         self._count = 2
@@ -188,15 +181,14 @@ class Answering:
         self._fit_count(amount)
 
     def turn(self) -> Turn:
-        """Have three prompts answered; a fourth if energy is counted."""
+        """Have three prompts answered."""
         first, started = self._time_answer(1, self._lines)
         _, short = self._time_answer(1)
         many, long = self._time_answer(self._count)
         # An answer may end by itself. The token that ends it need not be counted, which matters in a short one.
         decoded, seconds = many.tokens_out - 1, long - short
         speed = decoded / seconds if decoded >= self._count / 2 and seconds > 0 else None
-        joules, tokens = self._energy() if self._meter else (None, many.tokens_out)
-        return Turn(first.tokens_in, started, speed, tokens, joules)
+        return Turn(first.tokens_in, started, speed)
 
     def read(self, context: int) -> Resident:
         """Have a prompt answered that fills the context.
@@ -229,13 +221,6 @@ class Answering:
                 raise UnmeasurableError("the model refuses every prompt")
             lines = int(lines * _ROOM)
         return context if lines == most else answer.tokens_in, answer.tokens_in
-
-    def _energy(self) -> tuple[float, int]:
-        """Return the joules of a prompt with its long answer, and how many tokens that has."""
-        meter = self._meter or Meter()
-        before = meter.read()
-        answer, _ = self._time_answer(self._count, self._lines)
-        return meter.since(before), answer.tokens_out
 
     def _fit_prompt(self, tokens: int) -> None:
         """Find how many lines have about `tokens` tokens."""

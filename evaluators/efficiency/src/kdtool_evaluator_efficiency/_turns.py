@@ -51,15 +51,12 @@ class Amount:
 class Turn:
     """Result of a subject for one prompt of `prompt` tokens.
 
-    `tokens_per_second` is the speed after the first token, None if too few came; `joules` is the energy for the prompt and
-    all `tokens` that were generated, None if nothing counts it.
+    `tokens_per_second` is the speed after the first token, None if too few came.
     """
 
     prompt: int
     first_token_seconds: float
     tokens_per_second: float | None
-    tokens: int
-    joules: float | None
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ def in_turns(timed: Mapping[str, Callable[[], Turn]], turns: int, run: kdtool.Ru
                 continue
             if number:
                 results[name].append(timing)
-        run.hook.kdtool_progress(run, number)
+        run.hook.kdtool_progress(run, number, turns)
     return results
 
 

@@ -33,7 +33,7 @@ class LineCompletion(kdtool.Evaluator):
 
         split: Literal["validation", "test"] = "test"
         """The split whose documents are used: `validation` to choose settings, `test` once at the end."""
-        documents: int = kdtool.Field(default=64, ge=1, le=1_000_000)
+        limit: int = kdtool.Field(default=64, ge=1, le=1_000_000)
         """Largest number of documents, chosen by the hashes of their ids."""
         places: int = kdtool.Field(default=4, ge=1, le=10_000)
         """Largest number of lines of a document, chosen by the hashes of its id and their numbers."""
@@ -93,7 +93,7 @@ class LineCompletion(kdtool.Evaluator):
         from kdtool_measuring import held_out, without_text
 
         config = self.config
-        documents = held_out(run, config.split, most=config.documents, characters=_LONGEST_DOCUMENT)
+        documents = held_out(run, config.split, most=config.limit, characters=_LONGEST_DOCUMENT)
         places = {
             position.id: position
             for document in documents

@@ -29,7 +29,7 @@ class LMEval(kdtool.Evaluator):
         relative to it. Functions that it names with `!function` run in this process: include only files that you trust."""
         fewshot: int | None = kdtool.Field(default=None, ge=0, le=1000)
         """Examples before each document; null uses those of the task. Tasks that have 0 on purpose keep it."""
-        documents: int | None = kdtool.Field(default=None, ge=1)
+        limit: int | None = kdtool.Field(default=None, ge=1)
         """Maximum number of documents per task, the first ones, as `--limit` of the harness; null uses all, as published
         scores do."""
         form: Literal["base", "chat"] = "base"
@@ -56,7 +56,7 @@ class LMEval(kdtool.Evaluator):
 
         from kdtool_evaluator_lm_eval._tasks import digest
 
-        return {"harness": version("lm_eval"), "tasks": digest(self._tasks(run), self.config.documents)}
+        return {"harness": version("lm_eval"), "tasks": digest(self._tasks(run), self.config.limit)}
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
         """Find the tasks by name at the start; once there is text, load their documents.
@@ -99,7 +99,7 @@ class LMEval(kdtool.Evaluator):
         for subject in subjects:
             for name, task in tasks.items():
                 model = SubjectModel(run, subject, task, name, self.config.form, self.config.seed)
-                yield from measure_task(run, subject, task, name, model, self.config.documents)
+                yield from measure_task(run, subject, task, name, model, self.config.limit)
 
     def _find(self) -> TaskManager:
         from kdtool_evaluator_lm_eval._tasks import find_tasks

@@ -151,7 +151,7 @@ class SubjectModel(LM):  # type: ignore[misc] # the harness has no types
                     replies = score(runtime, [wanted[name].args for name in missing])
                     for number, value, is_greedy in replies:
                         kept.add(_Likelihood(missing[number], value, is_greedy))
-                        self._run.hook.kdtool_progress(self._run, len(kept))
+                        self._run.hook.kdtool_progress(self._run, len(kept), len(wanted))
             return [kept[_key(request)] for request in requests]
 
     def _unfit(self, runtime: kdtool.Runtime) -> str:

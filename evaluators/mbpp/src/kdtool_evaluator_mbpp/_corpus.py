@@ -84,6 +84,10 @@ def _example(problem: Problem, split: kdtool.Split) -> kdtool.Example:
 
 
 _NAME = "google-research-datasets/mbpp"
+_REMEDY = (
+    "fetch mbpp.jsonl elsewhere (https://github.com/google-research/google-research/tree/master/mbpp) and name it in the "
+    "setting `file`: --set evaluators.mbpp.file=mbpp.jsonl, or corpus.file for the corpus"
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ class MbppProblems:
 
     def __init__(self, file: Path | None, variant: Literal["full", "sanitized"], revision: str | None) -> None:
         self._file = file
-        self._hub = None if file is not None else HubDataset(_NAME, variant, revision)
+        self._hub = None if file is not None else HubDataset(_NAME, variant, revision, _REMEDY)
 
     def identity(self, *, offline: bool) -> Mapping[str, str]:
         """Return the file's SHA-256, or the dataset's commit.

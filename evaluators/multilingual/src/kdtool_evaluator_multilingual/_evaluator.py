@@ -13,18 +13,12 @@ from kdtool_measuring import check_fields, read_and_hash, records_of
 from kdtool_programs import Limits, PassAtK, Problem, installed_languages, missing
 
 from kdtool_evaluator_multilingual._data_set import DataSet, Record
-from kdtool_evaluator_multilingual._humaneval import (
-    HUMANEVAL_EXPLAIN,
-    HUMANEVAL_FIX,
-    HUMANEVAL_SYNTHESIZE,
-    HUMANEVAL_X,
-    rewrite,
-)
+from kdtool_evaluator_multilingual._humaneval import HUMANEVAL_FIX, HUMANEVAL_SYNTHESIZE, HUMANEVAL_X
 from kdtool_evaluator_multilingual._multipl_e import MULTIPL_E
 
 
 class Multilingual(PassAtK):
-    """Functions to be written, fixed or explained in several languages; each language is scored separately."""
+    """Functions to be written or fixed in several languages; each language is scored separately."""
 
     benchmark: ClassVar[str] = "multilingual"
     limits = Limits(15.0, 2**30)
@@ -36,18 +30,16 @@ class Multilingual(PassAtK):
         files: tuple[kdtool.RecipePath, ...] = kdtool.Field(min_length=1)
         """Files of HumanEval-X (humaneval_cpp.jsonl, …), of MultiPL-E (humaneval-cpp.jsonl, …) or of HumanEvalPack,
         compressed with gzip or not, relative to the recipe. The records show the dataset and the language."""
-        task: Literal["synthesize", "fix", "explain"] = "synthesize"
-        """`synthesize` asks for a function from its signature and documentation. The others are HumanEvalFix and
-        HumanEvalExplain, from files of HumanEvalPack: `fix` shows a function with a bug and its tests, and asks for the
-        function without the bug; `explain` asks for a description of a function, and then for the function from that
-        description. Their measurements are called `humanevalfix.<language>.pass@1` and
-        `humanevalexplain.<language>.pass@1`."""
+        task: Literal["synthesize", "fix"] = "synthesize"
+        """`synthesize` asks for a function from its signature and documentation. `fix` is HumanEvalFix, from files of
+        HumanEvalPack: it shows a function with a bug and its tests, and asks for the function without the bug. Its
+        measurements are called `humanevalfix.<language>.pass@1`."""
 
     config: Config
 
     def __init__(self, config: Config) -> None:
-        if config.task != "synthesize":
-            self.benchmark = f"humaneval{config.task}"  # type: ignore[misc] # of this instance
+        if config.task == "fix":
+            self.benchmark = "humanevalfix"  # type: ignore[misc] # of this instance
         super().__init__(config)
         self.measurements = self.measurements_of(f"{self.benchmark}.*")
 
@@ -91,20 +83,12 @@ class Multilingual(PassAtK):
         return self._problem_set.problems
 
     def parts(self, problems: Sequence[Problem]) -> Mapping[str, Sequence[Problem]]:
-        """Return the problems of each language, by `multilingual.<language>`, `humanevalfix.<language>` or so."""
+        """Return the problems of each language, by `multilingual.<language>` or `humanevalfix.<language>`."""
         languages = dict.fromkeys(problem.language for problem in problems)
         return {
             f"{self.benchmark}.{name}": [problem for problem in problems if problem.language == name]
             for name in languages
         }
-
-    def problems_for(
-        self, run: kdtool.RunInfo, subject: kdtool.Subject, problems: Sequence[Problem]
-    ) -> Sequence[Problem] | None:
-        """Return the problems; for the task `explain` with the subject's own descriptions, which it is asked for first."""
-        if self.config.task != "explain":
-            return problems
-        return rewrite(run, subject, problems, self.config, self.benchmark)
 
     def benchmark_settings(self, problems: Sequence[Problem]) -> Mapping[str, str]:
         """Return the dataset's name, the harness with the same prompts, and which problems of the language are left out."""
@@ -122,12 +106,10 @@ _KEY = "multilingual.files"
 _DATA_SETS: Mapping[str, Sequence[DataSet]] = {
     "synthesize": (HUMANEVAL_SYNTHESIZE, HUMANEVAL_X, MULTIPL_E),  # HumanEvalPack has all fields of HumanEval-X, too
     "fix": (HUMANEVAL_FIX,),
-    "explain": (HUMANEVAL_EXPLAIN,),
 }
 _EXPECTED = {
     "synthesize": "a file of HumanEval-X (humaneval_js.jsonl), of MultiPL-E (humaneval-js.jsonl), or of HumanEvalPack",
     "fix": "a file of HumanEvalPack (humanevalpack.jsonl)",
-    "explain": "a file of HumanEvalPack (humanevalpack.jsonl)",
 }
 
 
@@ -140,7 +122,7 @@ class Published:
     left_out: Mapping[str, Sequence[str]]
 
 
-def read_published(files: Sequence[Path], task: Literal["synthesize", "fix", "explain"]) -> Published:
+def read_published(files: Sequence[Path], task: Literal["synthesize", "fix"]) -> Published:
     """Return the content of the files, as problems of the task.
 
     Raises:

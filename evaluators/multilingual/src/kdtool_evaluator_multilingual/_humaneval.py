@@ -6,21 +6,18 @@ lines replace the parts that the tests use, or the problem is left out. Source: 
 `check_correctness` in execution.py.
 
 HumanEvalPack is HumanEval-X with a bug in each function. `HUMANEVAL_FIX` asks for the function of a program that has a bug,
-with its tests; `HUMANEVAL_SYNTHESIZE` asks for the function from its documentation; `HUMANEVAL_EXPLAIN` asks for a
-description of the solution, and then for the function from that description only. Source:
-bigcode_eval/tasks/humanevalpack.py in bigcode-evaluation-harness, tasks `humanevalfixtests-*`, `humanevalsynthesize-*`,
-`humanevalexplaindescribe-*` and `humanevalexplainsynthesize-*`.
+with its tests; `HUMANEVAL_SYNTHESIZE` asks for the function from its documentation. Source:
+bigcode_eval/tasks/humanevalpack.py in bigcode-evaluation-harness, tasks `humanevalfixtests-*` and `humanevalsynthesize-*`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 import kdtool
-from kdtool_programs import Form, Module, PassAtKConfig, Problem, Program, Sample, after, collect_samples, language
+from kdtool_programs import Form, Module, Problem, Program, after, language
 
 from kdtool_evaluator_multilingual._data_set import (
     DataSet,
@@ -152,10 +149,6 @@ _OCTOPACK_STOP = {
     "java": ("\n    }\n",),
     "go": ("\n}", "\n//", "\nfunc main(", "struct", "\nfunc"),
 }
-_NAMES = {
-    "python": "Python", "cpp": "C++", "javascript": "JavaScript", "java": "Java", "go": "Go", "rust": "Rust"
-}  # fmt: skip
-_STOP_OF_DESCRIPTIONS = {"python": _OCTOPACK_STOP["python"], "go": _OCTOPACK_STOP["go"][1:]}
 _HEADERS = (
     "stdlib.h", "algorithm", "cmath", "math.h", "numeric", "stdio.h", "vector", "set", "map", "queue", "stack", "list",
     "deque", "string", "climits", "cstring", "iostream", "sstream", "fstream",
@@ -164,7 +157,7 @@ _HEADERS = (
 
 def _fix(name: str, record: Record) -> Problem:
     """Return a problem that shows the function with its bug and the tests, and asks for it without the bug."""
-    beginning = _declaration(name, record)
+    beginning = ("fn main(){}\n" if name == "rust" else "") + str(record["declaration"])
     buggy = f"{beginning}{record['buggy_solution']}\n{record['test']}"
     return _octopack_problem(name, record, beginning, f"{buggy}\nFix bugs in {record['entry_point']}.", is_shown=True)
 
@@ -172,36 +165,6 @@ def _fix(name: str, record: Record) -> Problem:
 def _synthesize(name: str, record: Record) -> Problem:
     """Return a problem that asks for a function; only a chat model is given the instruction."""
     return _octopack_problem(name, record, record["prompt"], record["instruction"], is_shown=False)
-
-
-def _explain(name: str, record: Record) -> Problem:
-    """Return a problem that asks for a description of the solution, at most as long as the function's documentation."""
-    beginning, stop = _declaration(name, record), _STOP_OF_DESCRIPTIONS.get(name, ())
-    length = len(record["docstring"])
-    asked = (
-        f"{beginning}{record['canonical_solution']}\nProvide a concise natural language description of the code using at "
-        f"most {length} characters."
-    ).strip()
-
-    def written_from(description: str) -> Problem:
-        instruction = f"Write functional code in {_NAMES[name]} according to the description."
-        return _octopack_problem(name, record, beginning, f"{description}\n{instruction}", is_shown=True)
-
-    first = written_from("")
-    return Explained(
-        id=first.id,
-        forms={"base": Form((), asked, stop), "chat": Form((("user", asked),), "", stop)},
-        continued=first.continued,
-        whole=first.whole,
-        solution=first.solution,
-        language=name,
-        written_from=written_from,
-        shorten=partial(shorten, stop=stop, length=length, solution=record["canonical_solution"]),
-    )
-
-
-def _declaration(name: str, record: Record) -> str:
-    return ("fn main(){}\n" if name == "rust" else "") + str(record["declaration"])
 
 
 def _octopack_problem(name: str, record: Record, beginning: str, asked: str, *, is_shown: bool) -> Problem:
@@ -245,61 +208,6 @@ def _data_set(
 HUMANEVAL_FIX = _data_set(
     "HumanEvalFix", _fix, ("declaration", "buggy_solution", "entry_point"), "humanevalfixtests", "instruct"
 )
-
-
-@dataclass(frozen=True)
-class Explained(Problem):
-    """A problem in which `forms` ask for a description.
-
-    `written_from` makes the problem that asks for the function by a description, and `shorten` a description of an answer.
-    """
-
-    written_from: Callable[[str], Problem] = field(kw_only=True)
-    shorten: Callable[[str], str] = field(kw_only=True)
-
-
-def shorten(answer: str, *, stop: Sequence[str], length: int, solution: str) -> str:
-    """Return the description in an answer: its first `length` characters, without lines of the solution.
-
-    A model cannot pass the code on, since longer lines of it are removed.
-    """
-    text = answer.strip()[:length]
-    for word in stop:
-        text = text.partition(word)[0]
-    text = text.rstrip()
-    for line in map(str.strip, solution.split("\n")):
-        if len(line) > _LONGEST_LINE:
-            text = text.replace(line, "")
-    return text
-
-
-_LONGEST_LINE = 20
-"""Characters of a line of code that a description may contain, as in OctoPack."""
-HUMANEVAL_EXPLAIN = _data_set(
-    "HumanEvalExplain",
-    _explain,
-    ("declaration", "docstring"),
-    "humanevalexplaindescribe-* and humanevalexplainsynthesize",
-    "instruct",
-)
 HUMANEVAL_SYNTHESIZE = _data_set(
     "HumanEvalSynthesize", _synthesize, ("instruction",), "humanevalsynthesize", "continue"
 )
-
-
-def rewrite(
-    run: kdtool.RunInfo, subject: kdtool.Subject, problems: Sequence[Problem], config: PassAtKConfig, benchmark: str
-) -> list[Problem] | None:
-    """Return the problems with a subject's own descriptions, one each; None if it cannot be asked, after a message."""
-    once = config.model_copy(update={"samples": 1})
-    answers = collect_samples(run, subject, problems, once, f"{benchmark}.descriptions")
-    if answers is None:
-        return None
-    return [_second(problem, answer) for problem, answer in zip(problems, answers, strict=True)]
-
-
-def _second(problem: Problem, answer: Sample) -> Problem:
-    """Return the problem of the second step; without a description the first, which is refused again and fails."""
-    if not isinstance(problem, Explained) or answer.missing:
-        return problem
-    return problem.written_from(problem.shorten(answer.text))

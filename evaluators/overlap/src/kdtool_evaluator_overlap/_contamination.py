@@ -164,7 +164,7 @@ def _search(run: kdtool.RunInfo, benchmarks: Benchmarks, results: Mapping[str, _
                 result.documents.setdefault(match.problem, []).append(example.id)
                 result.words.setdefault(match.problem, match.words)
         number += len(group)
-        run.hook.kdtool_progress(run, number)
+        run.hook.kdtool_progress(run, number, None)
     return number
 
 

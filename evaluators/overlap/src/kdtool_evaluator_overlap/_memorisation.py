@@ -28,7 +28,7 @@ class Memorisation(kdtool.Evaluator):
     class Config(kdtool.Config):
         """Settings of `memorisation`."""
 
-        passages: int = kdtool.Field(default=200, ge=1, le=1_000_000)
+        limit: int = kdtool.Field(default=200, ge=1, le=1_000_000)
         """Maximum number of passages, selected by the hashes of their positions."""
         prefix: int = kdtool.Field(default=25, ge=1, le=100_000)
         """Words in the prompt: names, keywords and numbers, with the punctuation between them. 25 are about 60 tokens."""
@@ -70,7 +70,7 @@ class Memorisation(kdtool.Evaluator):
 
         from kdtool_evaluator_overlap._passages import continuations_of
 
-        asked = self._passages(run, self.config.passages)
+        asked = self._passages(run, self.config.limit)
         for subject in subjects:
             answers = continuations_of(run, subject, asked)
             if answers is not None:

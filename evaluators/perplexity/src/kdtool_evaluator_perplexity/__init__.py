@@ -14,9 +14,6 @@ from kdtool_measuring import Document, DocumentEvaluator
 
 __all__ = ["Perplexity"]
 
-_FEW, _SHORT, _MUCH = 4, 512, 0.05
-"""Documents, tokens of each, and the difference in nats per token, of the check for the tokens before a text."""
-
 
 class Perplexity(DocumentEvaluator):
     """Measures perplexity per token and bits per byte of every subject that can score texts."""
@@ -29,7 +26,7 @@ class Perplexity(DocumentEvaluator):
 
         student = ahead.models.get(ahead.student)
         if student is not None:
-            tokens = min(8192, self.config.documents * self.config.characters // 2)  # of windows that share a batch
+            tokens = min(8192, self.config.limit * self.config.characters // 2)  # of windows that share a batch
             layer = 4 * tokens * (4 * student.hidden + 3 * student.feed_forward)
             logits = 3 * 4 * min(tokens, 512) * student.vocabulary
             size = ahead.student_bytes + bytes_of_exact_heads(ahead) + layer + logits
@@ -42,6 +39,7 @@ class Perplexity(DocumentEvaluator):
             kdtool.UsageError: there is no text to score.
         """
         from kdtool_measuring import digest, open_for_measuring, unfit_to_score
+        from kdtool_torch import say_context
 
         documents = self.documents(run)
         chosen = digest(documents)
@@ -49,8 +47,8 @@ class Perplexity(DocumentEvaluator):
             with open_for_measuring(run, subject, self.name, unfit_to_score) as runtime:
                 if runtime is None:
                     continue
-                if runtime.model is not None and subject.open_runtime() is None:  # not of a student that still learns
-                    _check_context(run, subject, runtime.model, documents)
+                if runtime.model is not None:
+                    say_context(run, self.name, subject, runtime.model, [document.text for document in documents])
                 scores = list(_scores(run, runtime, documents))
                 settings = {**self._settings(documents), "documents": chosen}
                 known = runtime.tokenizer
@@ -68,38 +66,13 @@ class Perplexity(DocumentEvaluator):
         }
 
 
-def _check_context(
-    run: kdtool.RunInfo, subject: kdtool.Subject, model: kdtool.LanguageModel, documents: Sequence[Document]
-) -> None:
-    """Say so if the tokens that kdtool puts before a text change the loss of a few documents by much.
-
-    The first token of a document is not counted, since nothing precedes it without them.
-    """
-    from kdtool_torch import score_continuations
-
-    start, tokenizer = model.tokenizer.scoring_context, model.tokenizer
-    most = min(_SHORT, model.facts.context or _SHORT) - len(start)
-    texts = [ids[:most] for ids in (tokenizer.encode(each.text) for each in documents[:_FEW]) if len(ids) > 1]
-    losses, count = {start: 0.0, (): 0.0}, sum(len(ids) - 1 for ids in texts)
-    for before in losses:
-        pairs = [([*before, ids[0]], ids[1:]) for ids in texts]
-        losses[before] = -sum(score for _, score, _ in score_continuations(model, pairs)) / max(1, count)
-    if abs(losses[start] - losses[()]) > _MUCH:
-        names = tokenizer.tokens()
-        run.say(
-            f"perplexity: {subject.name} takes {losses[start]:.3f} nats per token for {len(texts)} documents after "
-            f"{' '.join(repr(names[index]) for index in start)}, which kdtool puts before a text, and {losses[()]:.3f} "
-            "without: compare its figures only with those of tools that put the same there"
-        )
-
-
 def _scores(
     run: kdtool.RunInfo, runtime: kdtool.Runtime, documents: Sequence[Document]
 ) -> Iterator[kdtool.LogLikelihood]:
     for done, score in enumerate(runtime.score([document.text for document in documents]), 1):
         yield score
         if done % 16 == 0 or done == len(documents):
-            run.hook.kdtool_progress(run, done)
+            run.hook.kdtool_progress(run, done, len(documents))
 
 
 def _measurements(

@@ -1,19 +1,20 @@
 """The evaluator `speculation`: how much a model helps its teacher as the draft of speculative decoding.
 
-The engine calls it once with all subjects; `kdtool_streaming` generates.
+The engine calls it once with all subjects; `kdtool_transformers` generates.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import kdtool
 
 if TYPE_CHECKING:
     from kdtool_measuring import Document
-    from kdtool_transformers.streaming import Speculation
+    from kdtool_transformers import Speculation
 
 
 __all__ = ["SpeculationEvaluator"]
@@ -29,7 +30,7 @@ class SpeculationEvaluator(kdtool.Evaluator):
 
         split: Literal["validation", "test"] = "test"
         """The split whose documents begin the prompts: `validation` to choose settings, `test` once at the end."""
-        documents: int = kdtool.Field(default=32, ge=2, le=1_000_000)
+        limit: int = kdtool.Field(default=32, ge=2, le=1_000_000)
         """Largest number of documents, chosen by the hashes of their ids; each is a prompt."""
         characters: int = kdtool.Field(default=400, ge=1, le=1_000_000)
         """A prompt is so much of a document's beginning, or its first half if that is shorter."""
@@ -82,13 +83,17 @@ class SpeculationEvaluator(kdtool.Evaluator):
                 )
                 for document in documents
             ]
-            undrafted = list(self._answers(run, target, requests, 0))
-            for number, subject in enumerate(
-                (each for each in subjects if each.role not in ("teacher", "reference")), 1
-            ):
+            drafting = [each for each in subjects if each.role not in ("teacher", "reference")]
+            done, total = count(1), len(requests) * (1 + len(drafting))
+
+            def progress() -> None:
+                run.hook.kdtool_progress(run, next(done), total)
+
+            undrafted = list(self._answers(target, requests, progress))
+            for subject in drafting:
                 with open_for_measuring(run, subject, "speculation", _unfit) as draft:
                     if draft is not None:
-                        yield from self._measure(run, subject, (target, draft), requests, undrafted, number)
+                        yield from self._measure(run, subject, (target, draft), requests, undrafted, progress)
 
     def _measure(
         self,
@@ -97,20 +102,20 @@ class SpeculationEvaluator(kdtool.Evaluator):
         models: tuple[kdtool.Runtime, kdtool.Runtime],
         requests: Sequence[kdtool.Request],
         undrafted: Sequence[_Answered],
-        number: int,
+        progress: Callable[[], None],
     ) -> Iterator[kdtool.Measurement]:
         """Yield the measurements of a subject; `undrafted` are the answers of the teacher without a draft."""
         import torch
         from kdtool_measuring import Item, make_measurement
         from kdtool_torch import pick_device
-        from kdtool_transformers.streaming import SpeculativeRuntime
+        from kdtool_transformers import SpeculativeRuntime
 
         try:
             runtime = SpeculativeRuntime(*models, self.config.drafted)
         except kdtool.UsageError as error:
             run.say(f"speculation: {subject.name} is left out: {error}")
             return
-        answers = list(self._answers(run, runtime, requests, number * len(requests)))
+        answers = list(self._answers(runtime, requests, progress))
         settings = self._settings(requests)
         items = [
             Item(request.id, each.counted.tokens, each.counted.steps)
@@ -140,24 +145,24 @@ class SpeculationEvaluator(kdtool.Evaluator):
         )
 
     def _answers(
-        self, run: kdtool.RunInfo, runtime: kdtool.Runtime, requests: Sequence[kdtool.Request], done: int
+        self, runtime: kdtool.Runtime, requests: Sequence[kdtool.Request], progress: Callable[[], None]
     ) -> Iterator[_Answered]:
         """Answer one request after the other; verification steps are counted if there are any."""
-        from kdtool_transformers.streaming import SpeculativeRuntime
+        from kdtool_transformers import SpeculativeRuntime
 
         list(runtime.answer([kdtool.Request("warm-up", requests[0].prompt, _WARM_UP)]))
-        for number, request in enumerate(requests, 1):
+        for request in requests:
             begun = time.perf_counter()
             (answer,) = runtime.answer([request])
             seconds = time.perf_counter() - begun
             counted = runtime.last if isinstance(runtime, SpeculativeRuntime) else None
             yield _Answered(answer.text, seconds, counted)
-            run.hook.kdtool_progress(run, done + number)
+            progress()
 
     def _documents(self, run: kdtool.RunInfo) -> list[Document]:
         from kdtool_measuring import held_out, without_text
 
-        documents = held_out(run, self.config.split, most=self.config.documents, characters=2 * self.config.characters)
+        documents = held_out(run, self.config.split, most=self.config.limit, characters=2 * self.config.characters)
         if not documents:
             raise without_text(run, "speculation", self.config.split)
         return documents

@@ -15,7 +15,7 @@ import kdtool
 import pytest
 import yaml
 from kdtool._cli import call
-from kdtool_cloud.jobs.bundle import write_bundle, write_wheel
+from kdtool_cloud.jobs.bundle import _MARK, write_bundle, write_wheel
 from kdtool_cloud.jobs.command import GPUS, Job, cloud, estimate, forecast
 from kdtool_testing import CommandConformance
 from uv import find_uv_bin
@@ -35,7 +35,19 @@ def _command(shown: str) -> list[str]:
     return line.partition(" && ")[2].split()
 
 
+def _make_bundle(folder: Path, mark: str) -> Path:
+    """Make a folder as others may send one: it has links to a file, which is returned."""
+    (victim := folder.absolute().parent / "victim").write_text("", encoding="utf-8")
+    folder.mkdir()
+    (folder / ".gitignore").write_text(mark, encoding="utf-8")
+    for name in ("small.yaml", "task.yaml", ".skyignore", "toy.py", "key.env"):
+        (folder / name).symlink_to(victim)
+    return victim
+
+
 def test_a_task_of_skypilot_resumes_on_spot_machines(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("cloud").mkdir()
+    victim = _make_bundle(Path("cloud/toy"), _MARK.decode())
     assert call(["cloud", str(recipe), *SKY, "--gpu", "L4", "--price", "2", "--set", "train.steps=2"]) == 0
     shown = capsys.readouterr().out
     folder = Path("cloud/toy")
@@ -45,10 +57,22 @@ def test_a_task_of_skypilot_resumes_on_spot_machines(recipe: Path, capsys: pytes
     assert task["file_mounts"]["/kdtool"]["mode"] == "MOUNT_CACHED"
     assert task["run"].endswith("run small.yaml --out /kdtool/runs --store /kdtool/store --set train.steps=2\n")
     assert "secrets" not in task
-    assert {"small.yaml", "toy.py", "wheels", "task.yaml"} <= {path.name for path in folder.iterdir()}
+    names = {"small.yaml", "toy.py", "wheels", "task.yaml", ".gitignore", ".skyignore"}
+    assert (victim.read_bytes(), {path.name for path in folder.iterdir()}) == (b"", names)
+    assert {path.name for path in folder.parent.iterdir()} == {"toy", "victim"}
     assert [path.name.partition("-")[0] for path in (folder / "wheels").glob("*.whl")] == ["kdtool"]
     assert _command(shown)[:3] == ["sky", "jobs", "launch"]
     assert "aws s3 sync s3://you-kdtool/runs runs" in shown
+
+
+def test_a_folder_that_is_not_a_bundle_is_not_replaced(recipe: Path) -> None:
+    _make_bundle(other := recipe.parent / "other", "*\n")
+    (recipe.parent / "link").symlink_to("other")
+    (recipe.parent / ".gitignore").write_bytes(_MARK)
+    for folder in (other, recipe.parent / "link", recipe.parent, recipe.parent / "wheels" / ".."):
+        with pytest.raises(kdtool.UsageError, match=r"--to: .* has other files; expected a new folder"):
+            write_bundle(recipe, {}, folder)
+    assert (other / "key.env").exists()
 
 
 def test_hf_jobs_accepts_the_command(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,7 +95,10 @@ def test_hf_jobs_accepts_the_command(recipe: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_script_of_hf_jobs_binds_every_package_of_kdtool_to_a_file(recipe: Path) -> None:
-    assert call(["cloud", str(recipe), *HF]) == 0
+    longer = recipe.with_name("longer.yaml")
+    longer.write_text("extends: small.yaml\nname: toy\n", encoding="utf-8")
+    assert call(["cloud", str(longer), *HF]) == 0
+    assert {"longer.yaml", "small.yaml"} <= {path.name for path in Path("cloud/toy").iterdir()}
     lines = Path("cloud/toy/job.py").read_text(encoding="utf-8").splitlines()
     (line,) = [line for line in lines if line.startswith("# dependencies = ")]
     for requirement in json.loads(line.partition("= ")[2]):
@@ -97,10 +124,13 @@ def test_costs_are_hours_times_price(recipe: Path) -> None:
     gpu, report = forecast(recipe, {}, "t4", ["t4"])
     unknown = "cost    unknown: give the machine's price per hour with --price"
     assert unknown in [*estimate(gpu, report["forecast"], None)]
-    lines = [*estimate(gpu, {**report["forecast"], "seconds": 5400.0, "picodollars": 2_500_000_000_000}, 0.5)]
+    ahead = {**report["forecast"], "seconds": 5400.0, "picodollars": 2_500_000_000_000, "waiting_seconds": 86400.0}
+    lines = [*estimate(gpu, ahead, 0.5)]
     assert any("1.5 h of training" in line for line in lines)
     assert "cost    $0.75 for training at $0.50 per hour" in lines
     assert "        $2.50 for the teacher's service" in lines
+    assert "wait    up to 24 h for each batch of answers, while the machine is rented and idle ($12.00)" in lines
+    assert "29h" in Job("toy", "hf://buckets/you/kdtool", gpu, ahead, [], [], lines).start()
 
 
 @pytest.mark.parametrize(
@@ -174,7 +204,7 @@ def test_text_that_names_a_file_by_chance_or_a_variable_is_not_sent(
 def test_values_are_quoted_as_their_file_needs(value: str, tmp_path: Path) -> None:
     (tmp_path / "wheels").mkdir()
     head = ("time\u2028import os\rname: x\nexit()",)
-    needs = {"memory": {"peak": 1e9}, "disk_bytes": 1e9, "seconds": 1}
+    needs = {"memory": {"peak": 1e9}, "disk_bytes": 1e9, "seconds": 1, "waiting_seconds": 0}
     for bucket in ("s3://you", "hf://buckets/you/kdtool"):
         Job("toy", bucket, "T4", needs, ["run", value], ["HF_TOKEN"], head).write(tmp_path, ["x>=1"])
     task = yaml.safe_load((tmp_path / "task.yaml").read_text(encoding="utf-8"))
@@ -183,13 +213,6 @@ def test_values_are_quoted_as_their_file_needs(value: str, tmp_path: Path) -> No
     job = ast.parse((tmp_path / "job.py").read_text(encoding="utf-8"))
     assert [ast.literal_eval(node.value) for node in job.body if isinstance(node, ast.Assign)] == [["run", value]]
     assert len(job.body) == 4
-
-
-def test_a_recipe_is_sent_with_those_it_extends(recipe: Path) -> None:
-    longer = recipe.with_name("longer.yaml")
-    longer.write_text("extends: small.yaml\nname: longer\n", encoding="utf-8")
-    assert call(["cloud", str(longer), *SKY]) == 0
-    assert {"longer.yaml", "small.yaml"} <= {path.name for path in Path("cloud/longer").iterdir()}
 
 
 def test_run_starts_the_tool_in_the_bundle_and_ends_with_its_exit_code(

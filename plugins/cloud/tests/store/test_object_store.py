@@ -21,6 +21,7 @@ from kdtool_cloud.store import ObjectStore, leases, open_objects
 from kdtool_cloud.store.artefacts import checked_name, read_limit
 from kdtool_cloud.store.leases import Holder, hold
 from kdtool_cloud.store.objects import FolderObjects
+from kdtool_cloud.store.snapshots import RunFiles
 
 HERE = Path(__file__).parent
 Run = Callable[..., kdtool.Results]
@@ -177,6 +178,19 @@ def test_a_damaged_part_is_reported(run: Run, address: str, tmp_path: Path) -> N
     with pytest.raises(kdtool.StorageError, match=r"is damaged: its SHA-256 is not .* Delete store/rows/"):
         run("second", address)
     assert {path.parent.suffix for path in store_of(tmp_path / "second").glob("rows/*/manifest.json")} == {".fetching"}
+
+
+def test_a_tracker_s_database_is_copied_whole_and_another_file_by_that_name_as_it_is(tmp_path: Path) -> None:
+    run = RunFiles(FolderObjects(tmp_path / "there"), "run", tmp_path, "machine")
+    with closing(sqlite3.connect(tmp_path / "own.db")) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("CREATE TABLE point (value)")  # still in the log
+        content = run._content(tmp_path / "own.db")
+    (tmp_path / "copy.db").write_bytes(content)
+    with closing(sqlite3.connect(tmp_path / "copy.db")) as database:
+        assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("point",)]
+    (tmp_path / "own.db").write_text("text", encoding="utf-8")
+    assert run._content(tmp_path / "own.db") == b"text"
 
 
 @pytest.mark.parametrize("name", ["", "/etc/passwd", "../x", "a/../../x", "..\\x", "C:/x"])

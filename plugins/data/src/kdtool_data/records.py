@@ -26,8 +26,8 @@ from typing import Any
 import kdtool
 from pydantic import TypeAdapter, ValidationError
 
-_PATIENCE = 10.0
-"""Seconds to wait for the Hub's first answer before it counts as unreachable."""
+_PATIENCE: Any = (3.0, 10.0, 10.0, 10.0)
+"""Seconds to wait for a connection to each address of the Hub, and for its first answer: then it is unreachable."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _AHEAD = 1000
 """Rows of a JSON file that its columns are taken from."""
@@ -46,11 +46,15 @@ class Record(dict[str, Any]):
 
 @dataclass
 class HubDataset:
-    """A dataset by its name on the Hub. The newest commit of `revision` is looked up only once."""
+    """A dataset by its name on the Hub. The newest commit of `revision` is looked up only once.
+
+    `remedy` is what a user without a connection can do.
+    """
 
     name: str
     config: str | None = None
     revision: str | None = None
+    remedy: str = ""
     _commit: str = field(default="", init=False)
 
     def identity(self, *, offline: bool = False) -> dict[str, str]:
@@ -73,7 +77,7 @@ class HubDataset:
         """Yield the records of one of the dataset's own splits. Raises as `identity`, and if the stream breaks off."""
         if Path(self.name).exists():  # `datasets` would read it instead of the dataset
             raise kdtool.UsageError(
-                f"a folder or file {self.name} is here, too: run elsewhere, or name its files instead"
+                f"a folder or file {self.name} is here, too: run elsewhere, or name its files in the setting `files`"
             )
         revision = self.identity(offline=offline)["commit"]
         source = f"dataset {self.name}" + (f" ({self.config})" if self.config else "")
@@ -94,7 +98,8 @@ class HubDataset:
         from huggingface_hub.errors import HfHubHTTPError
 
         try:
-            return str(HfApi().dataset_info(self.name, revision=self.revision, timeout=_PATIENCE).sha)
+            with kdtool.waiting(f"asking the Hub for dataset {self.name} …"):
+                return str(HfApi().dataset_info(self.name, revision=self.revision, timeout=_PATIENCE).sha)
         except HfHubHTTPError as error:
             status = getattr(error.response, "status_code", 0)
             if status in {401, 403, 404}:
@@ -111,9 +116,12 @@ class HubDataset:
 
     def _unreachable(self, reason: str) -> kdtool.ServiceError:
         where = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+        remedy = self.remedy or (
+            f"fetch it elsewhere (hf download --repo-type dataset {self.name} --local-dir FOLDER) and name its files in the "
+            "setting `files` instead of `dataset`"
+        )
         return kdtool.ServiceError(
-            f"dataset {self.name}: {where} cannot be reached ({reason}); try again with a connection, or fetch it elsewhere "
-            f"(hf download --repo-type dataset {self.name} --local-dir FOLDER) and name its files instead"
+            f"dataset {self.name}: {where} cannot be reached ({reason}); try again with a connection, or {remedy}"
         )
 
 

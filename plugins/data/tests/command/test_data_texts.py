@@ -99,7 +99,7 @@ def say(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         capsys.readouterr()
         assert call(["data", *words, "--store", "store"]) == code
         captured = capsys.readouterr()
-        return captured.out + captured.err
+        return captured.err if code else captured.out
 
     return run
 
@@ -183,7 +183,7 @@ def test_recovered_rows_are_those_that_the_finished_text_has(
     (tmp_path / "stop later").touch()
     with pytest.raises(kdtool.ServiceError):
         kdtool.run(recipe, store="store")
-    assert "2 rows are in so-far.jsonl; kdtool run continues" in say("recover", "recipe.json", "so-far.jsonl")
+    assert "so-far.jsonl has 2 rows; kdtool run continues" in say("recover", "recipe.json", "so-far.jsonl")
     recovered = read_lines(tmp_path / "so-far.jsonl")
     (tmp_path / "stop later").unlink()
     kdtool.run(recipe, store="store")

@@ -270,7 +270,7 @@ def test_settings_that_say_too_much_or_too_little_are_refused(options: dict[str,
 
 def test_offline_a_data_set_of_the_hub_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     corpus = Hub(Hub.Config(dataset="some/set", text_column="content"))
-    with pytest.raises(kdtool.ServiceError, match=r"some/set: .*offline.*name its files instead"):
+    with pytest.raises(kdtool.ServiceError, match=r"some/set: .*offline.*name its files in the setting `files`"):
         corpus.kdtool_identity(make_run(tmp_path, offline=True))
 
 

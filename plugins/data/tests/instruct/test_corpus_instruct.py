@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import random
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -15,165 +12,34 @@ from typing import Any, ClassVar, cast
 import kdtool
 import pydantic
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from instruct_stand_ins import (
+    BROKEN,
+    ONE_CELL,
+    PRICE,
+    RIGHT,
+    WRONG,
+    Rule,
+    Seeds,
+    Writer,
+    does_not_parse,
+    instruct,
+    no_twos,
+    rejected_lines,
+    repaired_from,
+    run_with,
+    status,
+    template,
+    unkempt_until_repaired,
+    written,
+)
 from kdtool_data.instruct import Instruct
 from kdtool_data.instruct.candidates import Parts, code_of, read_parts
-from kdtool_data.instruct.settings import LANGUAGES, TASKS, quotas
+from kdtool_data.instruct.settings import LANGUAGES, TASKS
 from kdtool_measuring import Priced
 from kdtool_programs import missing
 from kdtool_testing import CorpusConformance, make_run
 
-PRICE = 1_000_000_000
-"""Picodollars of an answer: a tenth of a cent."""
-
-RIGHT, WRONG, BROKEN = "def add(x):\n    return x + 1", "def add(x):\n    return x - 1", "def add(x:\n    return"
-ONE_CELL: dict[str, Any] = {"languages": ("python",), "difficulties": ("easy",)}
-Code = str | Callable[[kdtool.Request], str]
 needs_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
-
-
-class Writer(kdtool.Teacher):
-    """Answers in another order than it was asked, a share of `failing` badly, decided by the request's content alone.
-
-    `script` says how answers end, by their number; `change` is what a repair words differently.
-    """
-
-    offers = frozenset({"text"})
-
-    def __init__(
-        self,
-        failing: float = 0.0,
-        *,
-        tests: str = "assert add(1) == 2",
-        code: Code = RIGHT,
-        script: Mapping[int, tuple[str, str, int]] | None = None,
-        change: tuple[str, str] = ("Write it: ", "Write it: "),
-        shuffled: bool = True,
-    ) -> None:
-        super().__init__(self.Config())
-        self.failing, self.tests, self.code, self.change = failing, tests, code, change
-        self.script, self.shuffled = script or {}, shuffled
-        self.asked: list[kdtool.Request] = []
-        self.calls: list[int] = []
-
-    def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        waiting = list(requests)
-        self.calls.append(len(waiting))
-        if self.shuffled:
-            random.Random(len(self.asked)).shuffle(waiting)
-        for request in waiting:
-            self.asked.append(request)
-            answer = self.answer(request)
-            finish: Any
-            finish, reason, price = self.script.get(
-                len(self.asked) - 1, (answer.finish, answer.reason, answer.picodollars)
-            )
-            yield replace(answer, finish=finish, reason=reason, picodollars=price)
-
-    def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
-        system, user = request.turns[0][1], request.turns[1][1]
-        language = system.partition("begin with ```")[2].partition(".")[0]
-        subject = f"{user.partition('Subject: ')[2]} {drawn_from(request.turns[:2]).random()}"
-        code = self.code if isinstance(self.code, str) else self.code(request)
-        text = written(subject, language, code, self.tests if "<tests>" in system else "")
-        if len(request.turns) > 2:
-            text = text.replace(*self.change)
-        drawn = drawn_from(request.turns)
-        if drawn.random() < self.failing:
-            how = drawn.randrange(4)
-            if how == 0:
-                return kdtool.TextAnswer(request.id, "", "refused", 5, 0, reason="")
-            if how == 1:
-                return kdtool.TextAnswer(request.id, text, "length", 5, 9, PRICE)
-            text = text.replace("</response>", "") if how == 2 else text.replace("```", "'''")
-        return kdtool.TextAnswer(request.id, text, "stop", 5, 9, PRICE)
-
-
-def drawn_from(turns: object) -> random.Random:
-    return random.Random(hashlib.sha256(repr(turns).encode()).hexdigest())
-
-
-def written(subject: str, language: str, code: str, tests: str) -> str:
-    response = f"<response>\n```{language}\n{code}\n```\nDone: {subject}\n</response>\n"
-    return f"<instruction>Write it: {subject}</instruction>\n{response}" + (
-        f"<tests>\n{tests}\n</tests>" if tests else ""
-    )
-
-
-def repaired_from(first: str, then: str = RIGHT) -> Code:
-    """Return code that is wrong until the error is known."""
-    return lambda request: then if len(request.turns) > 2 else first
-
-
-class Rule(kdtool.Filter):
-    """Rejects rows for the reasons that a function gives, and remembers how often it judged each."""
-
-    undecided = frozenset({"no verdict"})
-
-    def __init__(self, rule: Callable[[kdtool.Example], str | None]) -> None:
-        super().__init__(self.Config())
-        self.rule = rule
-        self.judged: Counter[str] = Counter()
-
-    def kdtool_filter(self, run: kdtool.RunInfo, examples: Any) -> list[str | None]:
-        self.judged.update(example.id for example in examples)
-        return [self.rule(example) for example in examples]
-
-
-def no_twos() -> Rule:
-    return Rule(lambda example: "a two" if "0.2" in kdtool.parts_of(example.body)[0] else None)
-
-
-def unkempt_until_repaired() -> Rule:
-    return Rule(lambda example: None if example.meta.get("repairs") else "unkempt")
-
-
-def does_not_parse(example: kdtool.Example) -> str | None:
-    try:
-        compile(code_of(kdtool.parts_of(example.body)[1], "python"), "x", "exec")
-    except SyntaxError:
-        return "broken"
-    return None
-
-
-class Seeds(kdtool.Corpus):
-    """The examples of a function."""
-
-    def __init__(self, examples: Callable[[], Iterator[kdtool.Example]]) -> None:
-        super().__init__(self.Config())
-        self.examples = examples
-
-    def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
-        return self.examples()
-
-
-def instruct(
-    folder: Path, teacher: kdtool.Teacher, *others: tuple[str, kdtool.Component], **settings: Any
-) -> list[kdtool.Example]:
-    corpus = Instruct(Instruct.Config.model_validate({"rows": 6, "tasks": ("generate",)} | settings))
-    return list(corpus.kdtool_examples(run_with(folder, teacher, *others)))
-
-
-def run_with(folder: Path, teacher: kdtool.Teacher, *others: tuple[str, kdtool.Component]) -> kdtool.RunInfo:
-    folder.mkdir(parents=True, exist_ok=True)
-    return make_run(folder, {"teacher": teacher, **dict(others)}, say=print)
-
-
-def status(folder: Path) -> Any:
-    (file,) = folder.glob("instruct/*/status.json")
-    return json.loads(file.read_text("utf-8"))
-
-
-def rejected_lines(folder: Path) -> list[dict[str, str]]:
-    (file,) = folder.glob("instruct/*/rejected.jsonl")
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-
-
-def template(folder: Path, text: str, name: str = "own") -> Path:
-    file = folder / f"{name}.jinja"
-    file.write_text(text, encoding="utf-8")
-    return file
 
 
 class TestInstruct(CorpusConformance):
@@ -455,19 +321,6 @@ def test_a_template_with_a_mistake_is_refused_by_check(tmp_path: Path) -> None:
     assert "uses the undeclared variables other; declare them in `variables`" in problem
 
 
-@given(
-    st.integers(1, 500),
-    st.dictionaries(st.sampled_from(LANGUAGES), st.floats(0.01, 100), min_size=1),
-    st.dictionaries(st.sampled_from(TASKS), st.floats(0.01, 100), min_size=1),
-)
-def test_quotas_add_up_and_follow_the_shares(rows: int, languages: dict[str, float], tasks: dict[str, float]) -> None:
-    found = quotas(rows, languages, {"easy": 1.0}, tasks)
-    assert sum(found.values()) == rows
-    for cell, count in found.items():
-        exact = rows * languages[cell.language] * tasks[cell.task] / sum(languages.values()) / sum(tasks.values())
-        assert abs(count - exact) < 1 + 1e-6
-
-
 def test_marks_and_fences_in_an_answer() -> None:
     tests = "<tests>\nSo:\n```py\nassert x\n```\n</tests>"
     text = f"</response><instruction>a</instruction>\n<response>b</response> and c</response>\n{tests}"
@@ -499,8 +352,9 @@ def test_the_account_sums_all_cells_and_shows_some_of_each_rejection(tmp_path: P
     account = corpus.kdtool_account(run_with(tmp_path, teacher))
     assert account is not None
     assert (account["rows"], account["requests"]) == (len(rows), len(teacher.asked))
-    assert account["picodollars"] == sum(teacher.answer(one).picodollars for one in teacher.asked)
-    assert account["tokens_in"] == 5 * len(teacher.asked)
+    paid = {teacher.answer_key(one): teacher.answer(one).picodollars for one in teacher.asked}
+    assert account["picodollars"] == sum(paid.values()), "the same request is paid for once"
+    assert account["tokens_in"] == 5 * len(paid)
     assert sum(account["rejected"].values()) == len(teacher.asked) - len(rows)
     shown = Counter(one["reason"] for one in account["samples"])
     assert shown.keys() == account["rejected"].keys()

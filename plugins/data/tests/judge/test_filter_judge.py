@@ -53,6 +53,18 @@ class Critic(kdtool.Teacher):
         return kdtool.TextAnswer(request.id, self.always or answer, finish, 11, 5, PRICE, reason=reason)
 
 
+class Paid(Critic, Priced):
+    def spent(self) -> str:
+        return "$0.420 of at most $5.00"
+
+
+class Heard(kdtool.Tracker):
+    shown: ClassVar[list[tuple[int, str]]] = []
+
+    def kdtool_progress(self, run: kdtool.RunInfo, done: int, total: int | None) -> None:
+        self.shown.append((done, run.unit))
+
+
 def example(text: str, name: str = "") -> kdtool.Example:
     return kdtool.Example(name or text, kdtool.Completion("Do it.\n", text), language="python", source="tests")
 
@@ -99,14 +111,16 @@ def test_rows_below_a_score_or_without_a_verdict_are_rejected_by_reason(tmp_path
 
 
 def test_a_batch_is_asked_at_once_and_each_text_once(tmp_path: Path) -> None:
-    critic, filter_ = Critic(), judge()
-    run = run_in(tmp_path, critic)
+    critic, filter_ = Paid(), judge()
+    run = run_in(tmp_path, critic, heard=Heard(Heard.Config()))
     batch = [example("a"), example("b"), example("a", "another id"), example("wrong")]
     assert filter_.kdtool_filter(run, batch) == [None, None, None, "correctness below 4"]
     assert [len(call) for call in critic.calls] == [3]
     assert filter_.kdtool_filter(run, batch[::-1]) == ["correctness below 4", None, None, None]
     assert filter_.kdtool_filter(run, [example("c"), example("b")]) == [None, None]
     assert [len(call) for call in critic.calls] == [3, 1]
+    money = "verdicts, $0.420 of at most $5.00"
+    assert {(1, money), (4, money)} <= {*Heard.shown}
     assert len({request.id for request in critic.asked}) == len({request.turns for request in critic.asked}) == 4
     assert {request.temperature for request in critic.asked} == {0.0}
     assert len(lines_of(tmp_path)) == 4, "what is judged again is not recorded again"
@@ -224,7 +238,7 @@ def test_check_states_the_price_of_a_row(tmp_path: Path) -> None:
             yield kdtool.Estimate("answers", picodollars=round(times * 10**9) * sum(1 for _ in requests))
 
     (found,) = judge().kdtool_estimate(run_in(tmp_path, Paid()), kdtool.RunForecast())
-    assert found.note == "at most $0.0010 for a row of 3,000 characters that the other filters keep"
+    assert found.note == "at most $0.00100 for a row of 3,000 characters that the other filters keep"
     assert list(judge().kdtool_estimate(run_in(tmp_path, Critic()), kdtool.RunForecast())) == []
 
 

@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import unquote, urlparse
 
@@ -105,8 +106,9 @@ def _digest(content: bytes) -> str:
 
 
 @pytest.fixture
-def hub() -> Iterator[str]:
-    """The address of a hub on this machine."""
+def hub(tmp_path: Path) -> Iterator[str]:
+    """The address of a hub on this machine; the card of its dataset `own/local` names a file of this machine."""
+    Hub.sets["own/local"] = {"README.md": TABLE.replace("train.csv", str(tmp_path / "own.csv")).encode()}
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -34,7 +34,9 @@ def test_a_stream_is_of_one_commit_configuration_and_split_and_runs_no_code(hub:
         ["some/set", "other", "test", {}],
         ["own/code", None, "train", {}],
         ["some/table", None, "train", {}],
+        ["own/local", None, "train", {}],
     ]
+    (tmp_path / "own.csv").write_text("content\nprivate\n", encoding="utf-8")
     proxies = {"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HF_HUB_OFFLINE"}
     surroundings = {name: value for name, value in os.environ.items() if name not in proxies}
     done = subprocess.run(
@@ -45,12 +47,14 @@ def test_a_stream_is_of_one_commit_configuration_and_split_and_runs_no_code(hub:
         check=False,
         encoding="utf-8",
     )
-    test, train, other, none, without, code, table = map(json.loads, done.stdout.splitlines() or [done.stderr] * 7)
+    replies = map(json.loads, done.stdout.splitlines() or [done.stderr] * 8)
+    test, train, other, none, without, code, table, local = replies
     assert test == {"found": [f"t{number}" for number in range(5)], "commit": COMMIT}
     assert sorted(train["found"]) == sorted(f"x{number}" for number in range(50)) != train["found"]
     assert other["found"] == [f"o{number}" for number in range(5)]
     assert "some/set (none) cannot be read: BuilderConfig 'none' not found" in none["UsageError"]
     assert "Bad split: test. Available splits: ['train']" in without["UsageError"]
     assert table["found"] == ["None", "NA", "", "007"], "cells of CSV are text"
+    assert "Data files don't belong to own/local" in local["UsageError"]
     assert "dataset own/code cannot be read: " in code["UsageError"]
     assert "this has run" not in done.stdout + done.stderr

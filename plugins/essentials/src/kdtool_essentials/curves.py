@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import kdtool
+from kdtool._store.files import read_json
 
 
 class CurvesTracker(kdtool.Tracker):
@@ -31,8 +32,8 @@ class CurvesTracker(kdtool.Tracker):
         self._stages: Sequence[str] = ()
         self._measured: dict[str, list[kdtool.Measurement]] = {}
 
-    def begin(self, run: kdtool.RunInfo) -> None:
-        """A run begins, or a resumed one continues, in `run.folder`."""
+    def begin(self, run: kdtool.RunInfo) -> str:
+        """Begin a run, or continue a resumed one, in `run.folder`; return the command that shows its curves."""
         raise NotImplementedError
 
     def log_step(self, series: str, phase: str, report: kdtool.StepReport, values: Mapping[str, float]) -> None:
@@ -47,7 +48,7 @@ class CurvesTracker(kdtool.Tracker):
 
     def kdtool_run_start(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
         self._folder, self._stages, self._measured = run.folder, [stage.name for stage in stages], {}
-        self.begin(run)
+        self._viewer = self.begin(run)
 
     def kdtool_step_end(self, run: kdtool.RunInfo, report: kdtool.StepReport) -> None:
         if self._folder is not None:
@@ -64,6 +65,7 @@ class CurvesTracker(kdtool.Tracker):
             settings = main_settings(self._folder)
             for series, measurements in self._measured.items():
                 self.log_results(series, measurements, settings)
+            run.say(f"to see the curves: {self._viewer}")
         self._folder = None
 
     def _series_of(self, subject: str) -> str:
@@ -119,10 +121,10 @@ def main_settings(folder: Path) -> dict[str, Setting]:
 
     Lists are shown as JSON. Empty if the run has no results yet.
     """
-    path = folder / "results.json"
-    if not path.is_file():
+    try:
+        recipe = read_json(folder / "results.json", dict, recipe=dict)["recipe"]
+    except FileNotFoundError:
         return {}
-    recipe = json.loads(path.read_text(encoding="utf-8"))["recipe"]
     return {key: value for name in _MAIN_SETTINGS if name in recipe for key, value in _leaves(name, recipe[name])}
 
 

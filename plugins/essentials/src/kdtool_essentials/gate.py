@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 import click
 import kdtool
+from kdtool._cli.shared import say_markdown
+from kdtool._text.terminal import figure
 
 
 @click.command("gate")
@@ -56,7 +58,7 @@ def gate(
     RUN is the name or the folder of a finished run. The exit code is 0 if the student is better than its controls, the
     reference and itself before its training, and reached all required scores; 6 if a required score was missed, 11 if
     "better" was not shown, 12 if the student is worse, 13 if it is worse in a measurement named by --guard. The decision
-    is printed in Markdown, as the comment of a pull request.
+    is printed as text in a terminal, elsewhere in Markdown, as the comment of a pull request.
 
     \b
     Example:  kdtool gate quickstart --guard perplexity
@@ -65,7 +67,7 @@ def gate(
     text = write_comment(decision)
     if comment is not None:
         comment.write_text(text, encoding="utf-8")
-    click.echo(json.dumps(_plain(decision), indent=1) if as_json else text, nl=as_json)
+    click.echo(json.dumps(_plain(decision), indent=1)) if as_json else say_markdown(text.rstrip())
     context.exit(decision.exit_code)
 
 
@@ -199,13 +201,7 @@ def _comment_lines(decision: Decision) -> Iterator[str]:
 
 
 def _comment_row(each: kdtool.Comparison, against: str) -> str:
-    form = "{:+.1%}" if each.relative else "{:+.3g}"
-    difference, low, high = (form.format(value) for value in (each.difference, each.low, each.high))
-    cells = [
-        each.measurement,
-        against,
-        f"{each.value:.4g}",
-        f"{each.against_value:.4g}",
-        f"{difference} ({low} to {high})",
-    ]
+    unit = "fraction" if each.relative else ""
+    difference = figure(each.difference, unit, each.low, each.high, signed=True)
+    cells = [each.measurement, against, f"{each.value:.4g}", f"{each.against_value:.4g}", difference]
     return f"| {' | '.join([*cells, str(each.items), str(each.seeds), each.outcome])} |"

@@ -18,8 +18,8 @@ from typing import Any, get_args
 import kdtool
 import pydantic
 
-_LONGEST = 64 * 2**20
-"""Bytes of the longest line that is read: a file without line breaks must not fill the memory."""
+_LONGEST = 4 * 2**20
+"""Bytes of the longest line that is read: while a text is encoded, each of its tokens takes more than 100 bytes."""
 
 
 class JsonLines(kdtool.Corpus):

@@ -23,7 +23,15 @@ from typing import Any, Literal
 import click
 import kdtool
 from filelock import FileLock, Timeout
-from kdtool._cli.shared import offline_option, out_option, read_pairs, recipe_argument, set_option, store_option
+from kdtool._cli.shared import (
+    offline_option,
+    out_option,
+    read_pairs,
+    recipe_argument,
+    say_markdown,
+    set_option,
+    store_option,
+)
 from kdtool._plugins.hooks import translate_errors
 from kdtool._recipe.parser import load_recipe
 from kdtool._recipe.yaml import read_scalar
@@ -31,7 +39,7 @@ from kdtool._results.comparisons import BySeed, arm_of, compare, differing, read
 from kdtool._results.files import PLAIN
 from kdtool._store.files import write_beside
 from kdtool._text.names import name_from
-from kdtool._text.terminal import html_table, number, number_range
+from kdtool._text.terminal import end_first_line, html_table, number, number_range, print_first_line
 
 Recipe = Path | str | Mapping[str, Any]
 Grid = Mapping[str, Sequence[Any] | str]
@@ -110,8 +118,11 @@ def sweep(
             if point.status == "failed":  # known beforehand
                 continue
             values = ", ".join(f"{key} {value}" for key, value in point.values.items())
-            kdtool.say(f"point {index} of {len(swept.points)}: {point.label} ({values})", err=True)
-            _run_point(point, call, offline=offline)
+            print_first_line(f"point {index} of {len(swept.points)}: {point.label} ({values})")
+            try:
+                _run_point(point, call, offline=offline)
+            finally:
+                end_first_line()
             if point.exit_code:
                 kdtool.say(f"{point.label} failed, the other points run: {point.error}", err=True)
             elif point.reused:
@@ -122,6 +133,7 @@ def sweep(
     return swept
 
 
+@kdtool.waiting("checking all points of the sweep …")
 def _prepare(
     recipe: Recipe, grid: Grid, settings: Mapping[str, Any], out: Path | str, store: Path | str | None
 ) -> tuple[SweepResults, Callable[..., Any]]:
@@ -395,6 +407,9 @@ def command(plan: bool, as_json: bool, offline: bool, **given: Any) -> None:
         return
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         swept = sweep(**given, offline=offline)
-    shown = f"\n{as_markdown(swept)}\ntables: {swept.folder / 'sweep.html'}\n"
-    click.echo((swept.folder / "sweep.json").read_text(encoding="utf-8") if as_json else shown, nl=False)
+    if as_json:
+        click.echo((swept.folder / "sweep.json").read_text(encoding="utf-8"), nl=False)
+    else:
+        say_markdown(f"\n{as_markdown(swept)}")
+        kdtool.say(f"tables: {swept.folder / 'sweep.html'}")
     click.get_current_context().exit(swept.exit_code)

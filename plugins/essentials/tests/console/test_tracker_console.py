@@ -9,8 +9,7 @@ from pathlib import Path
 
 import kdtool
 import pytest
-from kdtool_essentials.console import ConsoleTracker, Position
-from kdtool_essentials.console.lines import PlainDisplay
+from kdtool_essentials.console import ConsoleTracker, PlainDisplay, Position
 from kdtool_essentials.console.live import LiveDisplay
 from kdtool_testing import TrackerConformance, make_run
 from rich.console import Console
@@ -66,18 +65,23 @@ def test_a_log_hears_of_progress_every_ten_seconds(capsys: pytest.CaptureFixture
     display.start("rows", 400, "rows")
     for second in range(1, 26):
         now = float(second)
-        display.advance("rows", second * 10)
+        display.advance("rows", second * 10, 500 if second > 11 else None)
     display.start("phases", 100, "steps")
     now += 11
     display.step("phases", report(40))
     display.step("phases", report(41))
-    display.advance("never started", 3)
+    display.advance("never started", 3, None)
+    now += 15
+    display.say_if_silent()
+    display.say_if_silent()
+    display.close()
     assert capsys.readouterr().err.splitlines() == [
         "rows: begins, 400 rows",
         "rows: 100/400 rows, 10 rows/s, 30 s left",
-        "rows: 200/400 rows, 10 rows/s, 20 s left",
+        "rows: 200/500 rows, 10 rows/s, 30 s left",
         "phases: begins, 100 steps",
         "phases: step 40/100, loss 0.25, 1.4k tokens/s, 90 s left",
+        "phases: 26 s so far",
     ]
 
 
@@ -106,16 +110,37 @@ def test_a_terminal_gets_bars_and_keeps_what_was_said(tmp_path: Path, monkeypatc
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h")
 
 
+@pytest.mark.parametrize("width", [None, 60, 80, 100])
+def test_a_paid_stage_shows_requests_total_and_dollars_in_one_line(
+    width: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now, out, unit = 0.0, io.StringIO(), "requests, $0.420 of at most $5.00"
+    live = LiveDisplay(Console(file=out, force_terminal=True, width=width, color_system=None))
+    display = live if width else PlainDisplay(clock=lambda: now)
+    display.start("text", None, "documents")
+    now = 100.0  # until the first report, a model was loaded
+    display.advance("text", 2, 200, unit)
+    now = 110.0
+    display.advance("text", 12, 200, unit)
+    live._progress.refresh()
+    now = 120.0
+    display.advance("text", 200, 200, unit)
+    display.close()
+    (line,) = {line for line in (capsys.readouterr().err + out.getvalue()).splitlines() if "12/200" in line}
+    assert f"12/200 {unit}" in line
+    assert width or line.endswith("$5.00, 1 requests/s, 3 min left")
+
+
 @pytest.mark.parametrize("width", [60, 80, 100])
 def test_a_message_is_wrapped_at_words(width: int) -> None:
     out = io.StringIO()
-    path = "/a/folder/" * 12
+    path = "/a/sub-folder/" * 12
     text = (
         f"near-duplicates: the student uses its text with 134.5 million parameters, which are in {path} and elsewhere"
     )
     LiveDisplay(Console(file=out, force_terminal=True, width=width, color_system=None)).line(text)
     assert out.getvalue().split() == text.split()
-    assert all(len(line) <= width or line.startswith(path) for line in out.getvalue().splitlines())
+    assert all(len(line) <= width or line.strip().startswith(path) for line in out.getvalue().splitlines())
 
 
 NAMES = [
@@ -136,7 +161,7 @@ def test_the_time_left_is_that_of_stages_like_those_to_come() -> None:
     now = 10.0
     position.advance("signals/teacher", 20)
     now = 20.0
-    position.advance("signals/teacher", 40)
+    position.advance("signals/teacher", 40, 100)
     assert position.describe("signals/teacher") == "stage 2 of 8, at least 30 s left", "two units a second"
     position.end("signals/teacher", 50.0)
     position.advance("signals/teacher", 100)

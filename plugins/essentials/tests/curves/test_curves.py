@@ -28,8 +28,9 @@ class Listed(CurvesTracker):
         self.results: dict[str, list[str]] = {}
         self.settings: Mapping[str, Any] = {}
 
-    def begin(self, run: kdtool.RunInfo) -> None:
+    def begin(self, run: kdtool.RunInfo) -> str:
         self.steps, self.results = [], {}
+        return "view them"
 
     def log_step(self, series: str, phase: str, report: kdtool.StepReport, values: Mapping[str, float]) -> None:
         assert values[f"{phase}/loss"] == report.loss

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -68,7 +69,11 @@ CASES: list[tuple[tuple[Verdict, ...], int]] = [
 
 @pytest.mark.parametrize(("verdicts", "code"), CASES)
 def test_the_exit_code_is_that_of_the_outcome(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdicts: tuple[Verdict, ...], code: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    verdicts: tuple[Verdict, ...],
+    code: int,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_run(tmp_path / "runs" / "small", *verdicts)
@@ -76,6 +81,13 @@ def test_the_exit_code_is_that_of_the_outcome(
     comment = (tmp_path / "gate.md").read_text(encoding="utf-8")
     assert "| old-skill | base (guard) |" in comment
     assert f"The run's verdict: {kdtool.load('small').outcome}." in comment
+    assert capsys.readouterr().out == comment
+    for width in (30, 100, 200):  # a line for each cell, tables with and without wrapped cells
+        monkeypatch.setattr("kdtool._cli.shared.width_of", lambda _, width=width: width)
+        call(["gate", "small", "--guard", "old-skill"])
+        shown = capsys.readouterr().out
+        assert not re.search(r"[|#`]|---", shown)
+        assert set(re.findall(r"[\w.]+", comment)) <= set(re.findall(r"[\w.]+", shown))
 
 
 def test_too_few_items_are_named(tmp_path: Path) -> None:

@@ -232,6 +232,9 @@ def test_a_short_text_is_divided_so_that_a_verdict_is_possible(files: int, enoug
     assert (said in done.output) == (count < 12)
     checked = CliRunner().invoke(cli, ["check", str(RECIPE)]).output
     assert (f"! {said}" in checked) == (count < 12)
+    if files >= 100:  # of fewer, 2 % are no text at all
+        (warning,) = kdtool.check(RECIPE, {"corpus.test_share": 0.02})["warnings"]
+        assert warning.endswith("; set aside more of the text, such as --set corpus.test_share=0.3")
 
 
 def test_a_file_is_only_overwritten_with_force() -> None:

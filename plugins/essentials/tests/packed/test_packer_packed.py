@@ -152,6 +152,25 @@ def test_a_conversation_that_the_template_refuses_is_named_with_the_way_out() ->
 ASKED = (("user", "hi"), ("assistant", "no"), ("user", "what"), ("assistant", "yes"))
 
 
+class Written(ByteTokenizer):
+    """Reads `<|end|>` as the end of text where control tokens count."""
+
+    def encode_template(self, text: str, before: str = "") -> list[int]:
+        parts = text.split("<|end|>")
+        return [token for part in parts for token in [*part.encode(), END]][:-1]
+
+
+@pytest.mark.parametrize(
+    ("reads", "expected"),
+    [(False, b"a<|end|>b<|end|>.c<|end|>d.### user\n<|end|>"), (True, b"a.b.c.d.### user\n<|end|>")],
+)
+def test_control_tokens_in_texts_count_if_asked_for(reads: bool, expected: bytes) -> None:
+    bodies = [kdtool.Text("a<|end|>b<|end|>"), kdtool.Completion("c<|end|>", "d")]
+    asked = kdtool.Messages((("user", "<|end|>"), ("assistant", "y")))
+    rows, _ = pack([*bodies, asked], Written(), length=128, control_tokens=reads)
+    assert bytes(46 if token == END else token for token in rows[0].input_ids).startswith(expected)
+
+
 def test_turns_without_a_weight_are_not_learned() -> None:
     talk = kdtool.DetailedMessages(ASKED, ({}, {"weight": 0}, {}, {}))
     (row,) = rows([kdtool.Example("m", talk)], length=80)

@@ -9,6 +9,14 @@ import kdtool
 if TYPE_CHECKING:
     from torch import Tensor
 
+SAMPLE = (
+    'def load(path, mode="rb"):\n    """Größe von 日本語."""\n\treturn [x ** 2 for x in range(1234567)]\n\n\n'
+    "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n"
+    "        self.items.append(item)\n        return len(self.items)\n\n\nfor i, line in enumerate(open('a.txt')):\n"
+    "    if not line.strip():\n        continue\n    print(i, line.split(',')[0], sep=': ')  # it's 3.14 😀\r\n"
+)
+"""Text to compare on if the run has none, and text that tokenizers split differently."""
+
 
 class DescribedExporter(kdtool.Exporter):
     """An exporter that completes the model card of its artefact at the end of the run."""
@@ -17,6 +25,14 @@ class DescribedExporter(kdtool.Exporter):
         from kdtool_transformers.card import complete_card
 
         return complete_card(results, artifact)
+
+
+def measured_texts(run: kdtool.RunInfo, most: int, characters: int) -> list[str]:
+    """Return texts of the split test, else validation, else a sample."""
+    from kdtool_measuring import held_out
+
+    found = (held_out(run, split, most=most, characters=characters) for split in ("test", "validation"))
+    return [document.text for document in next(filter(None, found), ())] or [SAMPLE]
 
 
 def drawn_logits(model: Any, vocabulary: int) -> Tensor:

@@ -118,6 +118,9 @@ def test_each_exporter_opens_its_own_folders_quietly(tmp_path: Path, capfd: pyte
         with runtime:
             next(runtime.score(["def f"]))
     assert not capfd.readouterr().err
+    (tmp_path / "trained" / "config.json").write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(kdtool.UsageError, match=r"config.json cannot be read"):
+        ours.kdtool_open(run, dense)
 
 
 @pytest.mark.parametrize(

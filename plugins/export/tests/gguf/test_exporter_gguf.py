@@ -38,8 +38,11 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> TransformersModel:
 @pytest.fixture(scope="module")
 def runtime(student: TransformersModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GGUFRuntime]:
     file = write_gguf(student, tmp_path_factory.mktemp("written") / "student.gguf")
-    with GGUFRuntime(file, context=4096, threads=1) as opened:
-        yield opened
+    file.with_name("numpy.py").write_text("raise SystemExit('code of a model')", encoding="utf-8")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(file.parent)
+        with GGUFRuntime(file, context=4096, threads=1) as opened:
+            yield opened
 
 
 def test_scores_are_the_model_s_own(student: TransformersModel, runtime: GGUFRuntime) -> None:

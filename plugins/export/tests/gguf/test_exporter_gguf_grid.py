@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import kdtool
 import pytest
@@ -48,7 +48,7 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).square().mean().sqrt() / expected.std())
 
 
-def stored(run: kdtool.RunInfo, folder: Path, mix: Mix, imatrix: str) -> dict[str, torch.Tensor]:
+def stored(run: kdtool.RunInfo, folder: Path, mix: Mix, imatrix: Literal["text", "none"]) -> dict[str, torch.Tensor]:
     """Export the student in a folder, and return two matrices of the file."""
     artifact = GGUF(GGUF.Config(type=mix, imatrix=imatrix, threads=1)).kdtool_export(run, folder)
     tensors = {tensor.name: tensor for tensor in GGUFReader(artifact.path).tensors}

@@ -42,6 +42,14 @@ def runtime(file: Path) -> Iterator[GGUFRuntime]:
         yield opened
 
 
+def test_a_file_that_computes_nan_is_refused_by_name(tmp_path: Path) -> None:
+    student = save_student(tmp_path / "student")
+    student.model.model.layers[1].mlp.down_proj.weight.data[0] = torch.nan
+    file = write_gguf(student, tmp_path / "damaged.gguf")
+    with pytest.raises(kdtool.KdtoolError, match=r"damaged\.gguf computes NaN or infinity"):
+        GGUFRuntime(file, context=256, threads=1)
+
+
 def streaming(runtime: GGUFRuntime) -> LlamaCpp:
     """Return the server that streams."""
     assert runtime._streaming is not None

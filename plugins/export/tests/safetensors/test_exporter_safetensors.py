@@ -106,7 +106,7 @@ def test_the_card_says_what_was_done_against_the_terms(tmp_path: Path) -> None:
 def compared(folder: Path, trained: TransformersModel, written: Path, dtype: torch.dtype) -> tuple[str, str]:
     exporter = Safetensors(Safetensors.Config())
     expected = drawn_logits(trained.model, trained.head.vocabulary)
-    return exporter._compare(make_run(folder), expected, written, trained.model.dtype, dtype)
+    return exporter._compare(make_run(folder), expected, expected, written, trained.model.dtype, dtype)
 
 
 def test_an_export_that_deviates_is_refused(tmp_path: Path) -> None:
@@ -117,6 +117,21 @@ def test_an_export_that_deviates_is_refused(tmp_path: Path) -> None:
     said, open_in = compared(tmp_path, trained, tmp_path / "trained", torch.float32)
     assert "by 0.0e+00 standard" in said
     assert open_in == "float32"
+
+
+def test_a_student_that_rounding_moves_far_is_exported_and_that_is_said(tmp_path: Path) -> None:
+    trained, said = tiny_model(), list[str]()
+    for name, weight in trained.model.named_parameters():
+        weight.data *= (
+            1000.0 if "q_proj" in name or "k_proj" in name else 1.0
+        )  # attention takes one position or another
+    trained.save(tmp_path / "trained")
+    artifact = Safetensors(Safetensors.Config()).kdtool_export(
+        make_run(tmp_path, say=said.append), tmp_path / "trained"
+    )
+    (line,) = said
+    assert line.startswith("safetensors: rounded to bfloat16, the student's logits deviate by ")
+    assert "open it in float32" in artifact.card
 
 
 @pytest.mark.parametrize(("dtype", "written"), [("same", "bfloat16"), ("bfloat16", "bfloat16"), ("float32", "float32")])

@@ -39,7 +39,7 @@ class Progress(kdtool.Tracker):
 
     seen: ClassVar[list[int]] = []
 
-    def kdtool_progress(self, run: kdtool.RunInfo, done: int) -> None:
+    def kdtool_progress(self, run: kdtool.RunInfo, done: int, total: int | None) -> None:
         self.seen.append(done)
 
 

@@ -6,7 +6,7 @@
 - `records_of` and `choose` read published test sets
 - `AnsweringRuntime` answers by a teacher's server, and `readable` and `cut_at_stops` clean what such a server returns
 - `collect_answers` asks a subject and stores its answers; `ask_teacher` does so for a teacher whose answers become training
-  text, with `Account` for their sums and `Pace` for lines on progress
+  text, with `Account` for their sums
 - `Templates` finds, checks and renders the Jinja templates of a recipe; `Turns` is a rendered request
 - `Priced` is the base class of teachers whose answers cost money, and `priced_teacher` finds them
 - `Ledger` stores paid answers with attempts, batches and money; `read_summary` reads it from outside
@@ -56,7 +56,7 @@ from kdtool_measuring.measurements import text_of as text_of
 from kdtool_measuring.measurements import unfit_to_score as unfit_to_score
 from kdtool_measuring.measurements import without_text as without_text
 from kdtool_measuring.teachers import Account as Account
-from kdtool_measuring.teachers import Pace as Pace
+from kdtool_measuring.teachers import AskingProgress as AskingProgress
 from kdtool_measuring.teachers import Priced as Priced
 from kdtool_measuring.teachers import ask_teacher as ask_teacher
 from kdtool_measuring.teachers import kept_answers as kept_answers

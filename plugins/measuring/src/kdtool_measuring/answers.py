@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -16,10 +16,11 @@ import kdtool
 
 from kdtool_measuring.journals import journal
 from kdtool_measuring.measurements import cannot, open_for_measuring
+from kdtool_measuring.teachers import AskingProgress
 
 _WITHOUT = "which are longer than its context or refused by its server"
-_TEXTS_AT_ONCE, _TOKENS_AT_ONCE = 32, 16384
-"""Largest batch that a model of transformers answers; a longer text is a separate batch."""
+_TEXTS_AT_ONCE, _TOKENS_AT_ONCE, _BYTES_AT_ONCE = 32, 16384, 2**30
+"""Most texts that a model of transformers answers at once, and most tokens, or bytes of keys and values if that is more."""
 _STARTS = 4
 """Maximum number of tokens that tokenizers prepend to a prompt."""
 
@@ -84,12 +85,13 @@ def collect_answers(
                     return None
                 for name in (name for name in missing if name not in requests):
                     kept.add(Answer(name, "", "refused", 0, continues=True))
+                progress = AskingProgress(run, len(ids), getattr(runtime, "spent", None))
                 for reply in runtime.answer(requests.values()):
                     continues = bool(requests[reply.id].prompt)
                     kept.add(
                         Answer(reply.id, reply.text, reply.finish, reply.tokens_out, continues, reason=reply.reason)
                     )
-                    run.hook.kdtool_progress(run, len(kept))
+                    progress.show(len(kept))
         answers = [kept[name] for name in ids]
     without = [answer for answer in answers if answer.missing]
     reason = next((f" (the first: {answer.reason})" for answer in without if answer.reason), "")
@@ -123,15 +125,17 @@ def measure_missing_answers(
 
 
 class AnsweringRuntime(kdtool.Runtime):
-    """Answers as a teacher on a server does; closing it leaves the teacher's connection open."""
+    """Answers as a teacher on a server does; closing it leaves the teacher's connection open. For `spent` see `Priced`."""
 
     def __init__(
         self,
         answer: Callable[[Iterable[kdtool.Request]], Iterator[kdtool.TextAnswer]],
         abilities: frozenset[kdtool.Ability],
+        spent: Callable[[], str] | None = None,
     ) -> None:
         self._answer = answer
         self.abilities = abilities
+        self.spent = spent
 
     def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         """Yield answers as they come. Raises as `kdtool_answer`."""
@@ -203,14 +207,13 @@ def bytes_to_answer(ahead: kdtool.RunForecast, tokens: int) -> int:
     `tokens` is the length of one prompt with its answer.
     """
     student = ahead.models[ahead.student]
-    head_size = student.head_size or student.hidden // student.heads
-    values = (
-        2 * student.layers * student.kv_heads * head_size * max(tokens, min(_TEXTS_AT_ONCE * tokens, _TOKENS_AT_ONCE))
-    )
     # Autocast does not shrink keys and values: rotary embeddings of float32 states are float32. bfloat16 weights do;
     # float16 is widened to float32, since no device measures in it.
     saved = ahead.student_bytes // student.parameters
-    return ahead.student_bytes + (saved if student.dtype == "bfloat16" else 4) * values
+    itemsize = saved if student.dtype == "bfloat16" else 4
+    per_token = replace(student, layers=student.layers + 1).cache_bytes(itemsize, 1)  # one layer's are copied to grow
+    most = max(_TOKENS_AT_ONCE, _BYTES_AT_ONCE // per_token)
+    return ahead.student_bytes + per_token * max(tokens, min(_TEXTS_AT_ONCE * tokens, most))
 
 
 def file_of(run: kdtool.RunInfo, evaluator: str, subject: kdtool.Subject, what: str) -> Path:

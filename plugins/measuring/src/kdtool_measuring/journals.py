@@ -156,6 +156,4 @@ def _record(line: bytes, kind: type[Record]) -> Record | None:
         record = kind(**content) if content is not None else None
     except TypeError:
         record = None
-    if record is None:
-        return None
-    return record if isinstance(record.id, str) else None
+    return record if record is not None and isinstance(record.id, str) else None

@@ -18,9 +18,10 @@ from types import TracebackType
 from typing import NamedTuple
 
 import kdtool
+from kdtool._run.answers import read_answer, text_digest
 
 from kdtool_measuring.ledger_files import damaged_error, lock_ledger, storage_errors
-from kdtool_measuring.ledger_tables import NEW_ANSWER, is_answer, open_tables, text_digest
+from kdtool_measuring.ledger_tables import NEW_ANSWER, open_tables
 
 _INTENT = """INSERT INTO attempt (id, key, state, reserved, begun, batch, model, purpose, request)
     VALUES (?, ?, 'open', ?, ?, ?, ?, ?, ?)"""
@@ -79,6 +80,10 @@ class Ledger:
         """Picodollars of all recorded answers."""
         return self._spent
 
+    def spent_of(self, limit: int) -> str:
+        """Return the money spent so far of that limit, such as "$0.420 of at most $5.00"."""
+        return f"{kdtool.dollars(self.spent)} of at most {kdtool.dollars(limit)}"
+
     @property
     def on_hold(self) -> int:
         """Picodollars reserved for attempts that are open or whose outcome is unknown."""
@@ -103,7 +108,7 @@ class Ledger:
         if not isinstance(text, str) or text_digest(text) != row[1]:
             self._changed.add(key)
             return None
-        if not is_answer(text):
+        if read_answer(*row) is None:
             raise damaged_error(self.path, f"the answer with the key {key!r} is not one that kdtool wrote")
         return text
 

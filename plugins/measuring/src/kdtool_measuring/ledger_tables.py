@@ -6,8 +6,6 @@ the hash of that text.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sqlite3
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -65,7 +63,6 @@ _BAD_BATCH = """NOT COALESCE(typeof(id) = 'text' AND typeof(remote) = 'text' AND
 _LEFT = """UPDATE attempt SET state = 'unknown', reason = 'the process ended before an answer was recorded'
     WHERE state = 'open' AND batch IS NULL"""
 _COLUMNS = {
-    "answer": "key answer sha256",
     "attempt": "id key state reserved cost begun batch reason model purpose request thinking",
     "batch": "id remote state begun",
 }
@@ -98,13 +95,9 @@ def require_whole(database: sqlite3.Connection, path: Path) -> Money:
 
 
 def _foreign_tables(database: sqlite3.Connection) -> str:
-    for kind, name in database.execute("SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view')"):
-        return f"{kind} {name!r} is not one of kdtool's"
-    tables = tables_of(database)  # none in a file that is being made
-    for table, columns in _COLUMNS.items():
-        present = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
-        lacking = {*columns.split()} - present
-        if lacking and (tables if table == "answer" else tables & {"attempt", "batch"}):
+    for table, columns in _COLUMNS.items() if tables_of(database) & _COLUMNS.keys() else ():  # a new file has none
+        lacking = {*columns.split()} - {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
+        if lacking:
             return f"table {table!r} lacks {', '.join(sorted(lacking))}"
     return ""
 
@@ -120,20 +113,3 @@ def _bad_rows(database: sqlite3.Connection) -> str:
 def tables_of(database: sqlite3.Connection) -> set[str]:
     """Return the names of the tables in a file."""
     return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-
-
-_ANSWER = kdtool.TextAnswer("", "", "stop", 0, 0)
-
-
-def text_digest(text: str) -> str:
-    """Return the hash that is stored with a text."""
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-
-
-def is_answer(text: str) -> bool:
-    """Return whether a text is an answer that kdtool can read."""
-    try:
-        fields = vars(kdtool.TextAnswer(**json.loads(text)))
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return all(type(fields[name]) is type(value) for name, value in vars(_ANSWER).items())

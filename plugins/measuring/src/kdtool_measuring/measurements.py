@@ -94,11 +94,18 @@ def make_measurement(
     overflows.
 
     Raises:
-        PluginError: there are no items, their weights sum to 0, or an item or the value is not finite.
+        PluginError: there are no items, their weights sum to 0, or the value is too large.
     """
-    _check_items(items, name, subject)
-    mean = sum(item.sum for item in items) / sum(item.weight for item in items)
-    value = _transform(mean, transform, name, subject)
+    weight = sum(item.weight for item in items)
+    if not weight > 0:
+        raise kdtool.PluginError(
+            f"{name} of {subject.name} has nothing to measure on: no items, or all weigh 0; add text"
+        )
+    mean = sum(item.sum for item in items) / weight
+    try:
+        value = exp(mean) if transform == "exp" else mean
+    except OverflowError:
+        raise kdtool.PluginError(f"{name} of {subject.name} is too large for a number: exp({mean:.4g})") from None
     bounds = kdtool.interval_of(((item.sum, item.weight) for item in items), unit=unit, transform=transform)
     low, high = bounds if bounds and all(map(isfinite, bounds)) else (None, None)
     path = run.folder / (re.sub(r"[^\w.-]", "_", f"{name}.{subject.name}") + ".items.jsonl")
@@ -143,28 +150,6 @@ def _item_line(item: Item) -> str:
     return json.dumps({"item": item.item, "sum": item.sum, "weight": item.weight, **shown}) + "\n"
 
 
-def _check_items(items: Sequence[Item], name: str, subject: kdtool.Subject) -> None:
-    for item in items:
-        if not (isfinite(item.sum) and isfinite(item.weight)):
-            raise kdtool.PluginError(
-                f"{name} of {subject.name} is not finite on {item.item!r}: the model computes NaN or infinity; check "
-                "whether its training diverged"
-            )
-    if not sum(item.weight for item in items) > 0:
-        raise kdtool.PluginError(
-            f"{name} of {subject.name} has nothing to measure on: no items, or all weigh 0; add text"
-        )
-
-
-def _transform(value: float, transform: str, name: str, subject: kdtool.Subject) -> float:
-    if transform == "identity":
-        return value
-    try:
-        return exp(value)
-    except OverflowError:
-        raise kdtool.PluginError(f"{name} of {subject.name} is too large for a number: exp({value:.4g})") from None
-
-
 class DocumentEvaluator(kdtool.Evaluator):
     """Base of evaluators of held-out documents: subclasses give `name`, `measurements` and `kdtool_evaluate`."""
 
@@ -176,7 +161,7 @@ class DocumentEvaluator(kdtool.Evaluator):
 
         split: Literal["validation", "test"] = "test"
         """The split whose documents are scored: `validation` to choose settings, `test` once at the end."""
-        documents: int = kdtool.Field(default=64, ge=1, le=1_000_000)
+        limit: int = kdtool.Field(default=64, ge=1, le=1_000_000)
         """Documents at most, chosen by the hashes of their ids."""
         characters: int = kdtool.Field(default=4000, ge=1, le=10_000_000)
         """Maximum number of characters of a document; the rest is cut."""
@@ -189,7 +174,7 @@ class DocumentEvaluator(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: the split has no text.
         """
-        chosen = held_out(run, self.config.split, most=self.config.documents, characters=self.config.characters)
+        chosen = held_out(run, self.config.split, most=self.config.limit, characters=self.config.characters)
         if not chosen:
             raise without_text(run, self.name, self.config.split)
         return chosen
@@ -248,9 +233,11 @@ def open_for_measuring(
     """Open a subject for the block; None, with a message to the user, if nothing opens it or it is unfit."""
     opened = kdtool.open_subject(run, subject)
     if opened is None:
-        run.say(
-            f"{evaluator}: {subject.name} is left out, no component opens it; its component must implement kdtool_open"
-        )
+        why = "component opens it; its component must implement kdtool_open"
+        if subject.role == "artifact":
+            why = f"installed plugin opens {subject.path}; name a folder with config.json, a tokenizer and *.safetensors, "
+            why += "or a file of an installed exporter"
+        run.say(f"{evaluator}: {subject.name} is left out, no {why}")
         yield None
         return
     with opened.value as runtime:

@@ -1,4 +1,4 @@
-"""Teachers that are asked for training text: stored answers, their price, an account of them, and lines on progress.
+"""Teachers that are asked for training text: stored answers, their price, and an account of them.
 
 Asking stops early if a teacher refuses everything. The account is written with the text, for `kdtool_account`, and read by
 every run with it.
@@ -7,11 +7,12 @@ every run with it.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,8 @@ def ask_teacher(
     requests: Iterable[kdtool.Request],
     kept: Journal[kdtool.TextAnswer],
     *,
-    progress: Callable[[], None],
-    replaced: bool = False,
+    total: int,
+    others: int = 0,
 ) -> None:
     """Ask a teacher and store each answer; a message counts refusals, with the first reason.
 
@@ -55,20 +56,22 @@ def ask_teacher(
         teacher: its name in the recipe.
         requests: those without a stored answer.
         kept: journal of the answers.
-        progress: called after each answer.
-        replaced: another teacher answers what this one refuses, so never stop early.
+        total: all requests of the stage, for its progress.
+        others: those that other teachers have answered.
 
     Raises:
         UsageError: the journal was empty, and a server refused each of the first requests with a reason.
     """
     if kept:
         run.say(f"{len(kept):,} answers of {teacher} are stored already and are not requested again")
-    hopeful = bool(kept) or replaced
+    hopeful = bool(kept)
     first: list[str] = []
     reasons: dict[str, str] = {}
+    priced = priced_teacher(run, teacher)
+    progress = AskingProgress(run, total, priced.spent if priced else None)
     for answer in run.component(teacher, kdtool.Teacher).kdtool_answer(_record_first(requests, first)):
         kept.add(answer)
-        progress()
+        progress.show(others + len(kept))
         if answer.reason:
             reasons[answer.id] = answer.reason
         if not hopeful and len(first) == _FIRST_REQUESTS and reasons.keys() >= set(first):
@@ -79,6 +82,26 @@ def ask_teacher(
             )
     if reasons:
         run.say(f"{teacher} refused {len(reasons):,} requests, the first with: {next(iter(reasons.values()))}")
+
+
+class AskingProgress:
+    """Progress of a stage that asks a teacher, at most ten times per second: `unit`s done, of `total`, and money spent."""
+
+    def __init__(
+        self, run: kdtool.RunInfo, total: int | None, spent: Callable[[], str] | None, unit: str = "requests"
+    ) -> None:
+        self._run, self._total, self._spent, self._unit = run, total, spent, unit
+        self._shown = 0.0
+
+    def show(self, done: int) -> None:
+        """Report how many are done."""
+        if done >= (self._total or math.inf) or time.monotonic() - self._shown >= _SECONDS:
+            self._shown = time.monotonic()
+            unit = ", ".join(filter(None, (self._unit, self._spent and self._spent())))
+            self._run.hook.kdtool_progress(replace(self._run, unit=unit), done, self._total)
+
+
+_SECONDS = 0.1
 
 
 def refusal_remedy(reason: str) -> str:
@@ -120,6 +143,10 @@ class Priced:
         """
         raise NotImplementedError
 
+    def spent(self) -> str:
+        """Return the money spent and its limit, such as "$0.420 of at most $5.00"; "" before anything was asked."""
+        return ""
+
 
 def priced_teacher(run: kdtool.RunInfo, name: str) -> Priced | None:
     """Return a component of the run if its answers cost money, else None."""
@@ -132,7 +159,8 @@ def priced_teacher(run: kdtool.RunInfo, name: str) -> Priced | None:
 class Account:
     """Sums over all answers, the number of rows made of them, and reasons why others were left out.
 
-    `cut_characters` of the `characters` in accepted replies surround their code, and are not in the rows.
+    Requests with the same content are one, which is paid for once. `cut_characters` of the `characters` in accepted replies
+    surround their code, and are not in the rows.
     """
 
     requests: int = 0
@@ -143,9 +171,13 @@ class Account:
     characters: int = 0
     cut_characters: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
+    _keys: set[str] = field(default_factory=set)
 
-    def add(self, answer: kdtool.TextAnswer) -> None:
-        """Count an answer, accepted or not."""
+    def add(self, answer: kdtool.TextAnswer, key: str) -> None:
+        """Count an answer, accepted or not; `key` is its request's (`Teacher.answer_key`)."""
+        if key in self._keys:
+            return
+        self._keys.add(key)
         self.requests += 1
         self.tokens_in += answer.tokens_in
         self.tokens_out += answer.tokens_out
@@ -154,6 +186,7 @@ class Account:
     def write(self, file: Path) -> None:
         """Store the account next to the text; without characters if none were counted."""
         account = {**vars(self), "rejected": dict(self.rejected.most_common())}
+        del account["_keys"]
         if not self.characters:
             del account["characters"], account["cut_characters"]
         file.write_text(json.dumps(account), encoding="utf-8")
@@ -163,37 +196,3 @@ class Account:
         """Return the account in a file as plain data; None if there is none."""
         account: Mapping[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
         return account
-
-
-SECONDS = 30.0
-"""Time between two lines."""
-
-
-class Pace:
-    """Shows a line every half minute, with the time left at the speed since the last one.
-
-    Args:
-        say: shows a line.
-        now: the clock, in seconds.
-    """
-
-    def __init__(self, say: Callable[[str], None], now: Callable[[], float] = time.monotonic) -> None:
-        self._say, self._now = say, now
-        self._shown, self._share = now(), 0.0
-
-    def is_due(self) -> bool:
-        """Return whether half a minute has passed since the last line."""
-        return self._now() - self._shown >= SECONDS
-
-    def show(self, text: str, share: float) -> None:
-        """Show a line; `share` is the part of the work that is done, from 0 to 1."""
-        now, gained = self._now(), share - self._share
-        if gained > 0:
-            text += f", {_duration((1 - min(1.0, share)) * (now - self._shown) / gained)} left at this speed"
-        self._shown, self._share = now, share
-        self._say(text)
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"

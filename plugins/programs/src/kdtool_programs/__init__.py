@@ -28,13 +28,9 @@ from kdtool_programs.problems import Limits as Limits
 from kdtool_programs.problems import Problem as Problem
 from kdtool_programs.problems import ProblemWithTests as ProblemWithTests
 from kdtool_programs.problems import after as after
-from kdtool_programs.problems import against_reference as against_reference
 from kdtool_programs.problems import module_like as module_like
 from kdtool_programs.problems import problem_with_tests as problem_with_tests
 from kdtool_programs.samples import Judged as Judged
-from kdtool_programs.samples import PassAtKConfig as PassAtKConfig
-from kdtool_programs.samples import Sample as Sample
-from kdtool_programs.samples import collect_samples as collect_samples
 from kdtool_programs.samples import verdicts_of as verdicts_of
 from kdtool_programs.sandbox import Engine as Engine
 from kdtool_programs.sandbox import Sandbox as Sandbox

@@ -72,15 +72,6 @@ class PassAtK(kdtool.Evaluator):
         """Group problems that are scored together, by the name before `.pass@k` in their measurements."""
         return {self.benchmark: problems}
 
-    def problems_for(
-        self, run: kdtool.RunInfo, subject: kdtool.Subject, problems: Sequence[Problem]
-    ) -> Sequence[Problem] | None:
-        """Return the problems as one subject is asked them, for benchmarks whose prompts depend on its earlier answers.
-
-        None if it cannot be asked, after a message to the user.
-        """
-        return problems
-
     def benchmark_settings(self, problems: Sequence[Problem]) -> Mapping[str, str]:
         """Return the measurement's settings that are specific to the benchmark."""
         return {"like": self.harness.get(self.config.form, "")}
@@ -125,17 +116,16 @@ class PassAtK(kdtool.Evaluator):
         settings = {name: self._settings(name, part) for name, part in parts.items()}
         limits = Limits(self.seconds, self.limits.memory)
         for subject in subjects:
-            asked = self.problems_for(run, subject, problems)
-            samples = None if asked is None else collect_samples(run, subject, asked, self.config, self.benchmark)
-            if asked is not None and samples is not None:
+            samples = collect_samples(run, subject, problems, self.config, self.benchmark)
+            if samples is not None:
                 file = file_of(run, self.benchmark, subject, "verdicts")
-                verdicts = judge_samples(run, file, asked, samples, limits, self.config.workers, self.packages)
+                verdicts = judge_samples(run, file, problems, samples, limits, self.config.workers, self.packages)
                 for name, part in parts.items():
                     yield from self._measurements(run, subject, name, part, samples, verdicts, settings[name])
 
     def _select_problems(self, run: kdtool.RunInfo) -> dict[str, Sequence[Problem]]:
         """Select the problems to ask, grouped by part."""
-        parts = {name: choose(part, self.config.problems) for name, part in self.parts(self.problems(run)).items()}
+        parts = {name: choose(part, self.config.limit) for name, part in self.parts(self.problems(run)).items()}
         if not parts or not all(parts.values()):
             raise kdtool.UsageError(
                 f"{self.benchmark}: there is no problem to ask, so there would be no score; give it other files or settings"
@@ -187,9 +177,7 @@ class PassAtK(kdtool.Evaluator):
         # The sandbox runs the Python that runs this; versions judge some programs differently.
         python = any(problem.language == "python" for problem in problems)
         return {
-            "problems": f"{len(problems)}"
-            if config.problems is None
-            else f"{len(problems)}, chosen by their ids' hashes",
+            "problems": f"{len(problems)}" if config.limit is None else f"{len(problems)}, chosen by their ids' hashes",
             "prompts and tests": self._digests[part],
             "samples": str(config.samples),
             "decoding": f"{decoding}, at most {config.maximum_tokens} tokens, seed {config.seed}",

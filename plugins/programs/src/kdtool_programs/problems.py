@@ -1,7 +1,6 @@
 """Problems of benchmarks and of corpora, and tests that judge any program for them.
 
-Tests were often written for one solution, or compare with a reference as EvalPlus does: `module_like` and
-`against_reference` apply them to other programs.
+Tests were often written for one solution: `module_like` applies them to other programs.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from types import CodeType
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import kdtool
 
@@ -243,48 +242,3 @@ sys.modules["numpy"] = numpy
 """Helpers for tests of EvalPlus, which compare floats by numpy's `allclose` and use nothing else of it. This module
 replaces numpy on every machine, so that verdicts do not depend on installed packages. It makes the checks of EvalPlus' own
 scorer, the same type and the same length, which the published tests lack."""
-_REFERENCE_TESTS = """\
-from copy import deepcopy as _copied
-
-inf, nan = float("inf"), float("nan")
-{allclose}
-_inputs = {inputs}
-_space = {{"__name__": "reference"}}
-exec({reference}, _space)
-
-
-def _floats(value):
-    return type(value) is float or (type(value) in (list, tuple) and value and all(type(one) is float for one in value))
-
-
-def _same(found, expected, most):
-    if found == expected:
-        return True
-    most = most or (1e-6 if _floats(expected) else 0)
-    return bool(most) and allclose(found, expected, 1e-7, most)
-
-
-for _number, _given in enumerate(_inputs):
-    _expected = _space[{name!r}](*_copied(_given))
-    _found = {name}(*_copied(_given))
-    assert _same(_found, _expected, {tolerance!r}), f"input {{_number}} gives another value than the reference"
-"""
-
-
-def against_reference(reference: str, name: str, inputs: Sequence[Sequence[Any]], tolerance: float = 0.0) -> str:
-    """Return tests for a `Module`: `name` must give what the reference's function of that name gives for all inputs.
-
-    Equal is as in EvalPlus 0.3: equal values, or, if the reference returns floats or a tolerance is set, values of the same
-    type and shape with |found - expected| <= tolerance + 1e-7 |expected|, with 1e-6 as the tolerance of floats. Infinities
-    and NaN are close to no other value. A task whose answer is not unique needs different tests.
-
-    Args:
-        reference: the reference's whole module; it runs in the tests' process.
-        name: the function.
-        inputs: arguments of each call, made of literals; infinities and NaN are allowed.
-        tolerance: absolute.
-    """
-    given = repr([list(arguments) for arguments in inputs])
-    return _REFERENCE_TESTS.format(
-        allclose=_ALLCLOSE, inputs=given, reference=repr(reference), name=name, tolerance=tolerance
-    )

@@ -37,7 +37,7 @@ class PassAtKConfig(kdtool.Config):
     """Sampling temperature; 0 decodes greedily. Several samples need a temperature above 0."""
     maximum_tokens: int = kdtool.Field(default=512, ge=1, le=100_000)
     """Maximum tokens per answer."""
-    problems: int | None = kdtool.Field(default=None, ge=1)
+    limit: int | None = kdtool.Field(default=None, ge=1)
     """Maximum number of problems per measurement, selected by the hashes of their ids; null uses all, as published
     scores do."""
     seconds: float | None = kdtool.Field(default=None, gt=0, le=600)

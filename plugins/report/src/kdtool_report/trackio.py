@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import kdtool
@@ -45,9 +46,10 @@ class TrackioTracker(CurvesTracker):
         self._name = ""
         self._database = Database(Path(), "")
 
-    def begin(self, run: kdtool.RunInfo) -> None:
-        self._name = run.name
-        self._database = Database(self.config.folder or run.folder / "trackio", self.config.project or run.name)
+    def begin(self, run: kdtool.RunInfo) -> str:
+        self._name, folder = run.name, self.config.folder or run.folder / "trackio"
+        self._database = Database(folder, self.config.project or run.name)
+        return f"TRACKIO_DIR={quote(str(folder))} trackio show"
 
     def log_step(self, series: str, phase: str, report: kdtool.StepReport, values: Mapping[str, float]) -> None:
         self._database.log(self._run(series), f"phase-{phase}", report.step, values)

@@ -18,9 +18,11 @@ from datetime import datetime
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal
 
 import kdtool
+from kdtool._store.files import json_lines, parse_json, read_json
 from kdtool_essentials.curves import figures
 from pydantic import TypeAdapter
 
@@ -49,8 +51,6 @@ class WandbTracker(kdtool.Tracker):
         """Tags of all W&B runs."""
         notes: str = ""
         """Description of all W&B runs."""
-        upload_exports: bool = False
-        """Upload exported files whole; otherwise artefacts hold their hashes and the path in the run."""
         system_metrics: bool = False
         """Log W&B's own measurements of processor, memory, disk and GPU."""
         wait: int = kdtool.Field(25, ge=1, le=86_400)
@@ -113,7 +113,11 @@ class WandbTracker(kdtool.Tracker):
     def kdtool_run_end(self, run: kdtool.RunInfo, status: str, report: Path | None) -> None:
         if self._run is not None and status == "done" and (self._run.folder / "results.json").exists():
             self._publish(kdtool.load(self._run.folder))
+        kept = bool(self._runs) and (run.offline or self.config.mode == "offline")
         self._finish(0 if status == "done" else 1)
+        if kept:
+            folder = run.folder / "wandb"
+            run.say(f"W&B's files are in {folder}; to upload them:\n    wandb sync {quote(str(folder))}/offline-run-*")
 
     def kdtool_close(self) -> None:
         self._finish(1)
@@ -186,16 +190,16 @@ class WandbTracker(kdtool.Tracker):
                     run.log({"report": wandb.Html(file.read().decode(), inject=False)})
             for made in _sources(results, signals, f"phases/{trained.arm}-seed{trained.seed}-"):
                 run._log_artifact(made, is_user_created=True, use_after_commit=True)  # `use_artifact` refuses offline
-            for made in _outputs(results, trained, whole=self.config.upload_exports):
+            for made in _outputs(results, trained):
                 run.log_artifact(made)
 
 
 def _events(folder: Path, *kinds: str) -> Iterator[Mapping[str, Any]]:
-    with suppress(FileNotFoundError), kdtool.open_regular(folder / "events.jsonl", None) as file:
-        for line in file:
-            with suppress(ValueError):  # torn by a kill
-                if (event := json.loads(line)).get("event") in kinds:
-                    yield event
+    with suppress(FileNotFoundError):
+        for line in json_lines(path := folder / "events.jsonl"):
+            # The last line may be half written.
+            if line.endswith(b"\n") and (event := parse_json(line, path, dict, event=str))["event"] in kinds:
+                yield event
 
 
 def _some(record: object, *names: str) -> dict[str, Any]:
@@ -215,8 +219,7 @@ def _inputs(results: kdtool.Results, signals: Sequence[kdtool.StageRecord]) -> I
 
 
 def _sources(results: kdtool.Results, signals: Sequence[kdtool.StageRecord], phases: str) -> Iterator[wandb.Artifact]:
-    with kdtool.open_regular(results.folder / "graph.json") as file:
-        nodes = json.load(file)["nodes"]
+    nodes = read_json(results.folder / "graph.json", dict, nodes=dict)["nodes"]
     own = [node for name, node in nodes.items() if name.startswith(phases)]
     # Others, such as "the time of …", only tell the control of equal time how many steps it has.
     names = {name for node in own for role, name in node["inputs"].items() if not role.startswith("the ")}
@@ -224,19 +227,18 @@ def _sources(results: kdtool.Results, signals: Sequence[kdtool.StageRecord], pha
     yield from _inputs(results, used) if used or any(node["parts"].get("teachers") for node in own) else ()
 
 
-def _outputs(results: kdtool.Results, arm: kdtool.ArmResult, *, whole: bool) -> Iterator[wandb.Artifact]:
+def _outputs(results: kdtool.Results, arm: kdtool.ArmResult) -> Iterator[wandb.Artifact]:
     work = {key: _some(phase, "steps", "tokens", "seconds") for key, phase in arm.phases.items()}
     about = {"role": arm.arm, "seed": arm.seed, "phases": work}
     yield _artefact(results, f"{arm.arm}-seed{arm.seed}", "model", about, arm.path.parent)
     for each in arm.artifacts:
         path, how = each.path, each.how_to_use.replace(str(each.path), each.path.name)
         about = {**_some(each, "format", "quantisation", "bytes"), "how_to_use": how}
-        made = _artefact(results, f"export-{each.format}", "model", about, None if whole else path.parent)
+        made = _artefact(results, f"export-{each.format}", "model", about, path.parent)
         card = (path if path.is_dir() else path.parent) / "README.md"
-        for file in filter(Path.is_file, {card, path, *path.rglob("*")} if whole else {card}):
-            kdtool.open_regular(file, None, path.parent).close()
-            inner = "README.md" if file == card else file.relative_to(path.parent).as_posix()
-            made.add_file(str(file), name=inner, policy="immutable")
+        if card.is_file():
+            kdtool.open_regular(card, None, path.parent).close()
+            made.add_file(str(card), name=card.name, policy="immutable")
         yield made
 
 

@@ -38,16 +38,6 @@ def _money(results: kdtool.Results, dollars_per_hour: Decimal | None = None) -> 
     return found
 
 
-def _compared(
-    sample: kdtool.Results, difference: float, low: float, high: float, against: str = "control"
-) -> kdtool.Results:
-    score = kdtool.Measurement("humaneval.pass@1", "student", "fraction", 0.5, 164, higher_is_better=True)
-    first = next(one for one in sample.comparisons if not one.relative)
-    one = dataclasses.replace(first, difference=difference, low=low, high=high, against=against, measurement=score.name)
-    compared = (*sample.comparisons, one)
-    return dataclasses.replace(_paid(sample), measurements=(*sample.measurements, score), comparisons=compared)
-
-
 def test_known_money_stands_beside_what_may_have_been_charged(sample: kdtool.Results) -> None:
     found = _money(_paid(sample))
     corpus, ledger = found.rows
@@ -73,30 +63,6 @@ def test_a_run_that_paid_for_nothing_has_no_money(sample: kdtool.Results) -> Non
     assert money_of(free, Subjects(free.subjects), None) is None
     assert 'id="money"' not in page(free)
     assert 'id="money"' not in page(sample)
-
-
-@pytest.mark.parametrize(
-    ("difference", "low", "high", "words"),
-    [
-        (0.02, 0.01, 0.04, "$3.00 a point ($1.50 to $6.00)"),
-        (0.02, -0.01, 0.06, "$3.00 a point, at least $1.00; the interval includes no gain"),
-        (-0.01, -0.03, 0.01, "no gain is measured; at the interval's end $6.00 a point"),
-        (-0.02, -0.03, -0.01, "no gain"),
-    ],
-)
-def test_a_point_s_price_has_the_interval_of_the_difference(
-    sample: kdtool.Results, difference: float, low: float, high: float, words: str
-) -> None:
-    results = _compared(sample, difference, low, high)
-    assert _money(results).points == (f"Humaneval: pass@1 over Control, equal tokens: {words}",)
-    if "($1.50" in words:
-        (with_training,) = _money(results, Decimal(6 / TRAINING_HOURS)).points
-        assert with_training.endswith("$6.00 a point ($3.00 to $12.00)")
-
-
-def test_only_benchmarks_of_unpaid_arms_have_prices(sample: kdtool.Results) -> None:
-    assert _money(_paid(sample)).points == (), "lower is better, or likeness to the teacher is no ability"
-    assert _money(_compared(sample, 0.02, 0.01, 0.04, "teachers.claude")).points == ()
 
 
 def test_the_break_even_is_where_asking_would_have_cost_as_much(sample: kdtool.Results) -> None:
@@ -127,8 +93,8 @@ def test_the_student_s_machine_counts_where_its_speed_and_price_are_known(sample
 
 
 def test_the_page_shows_money_and_rejections_with_samples(sample: kdtool.Results) -> None:
-    text = page(_compared(sample, 0.02, 0.01, 0.04), Decimal(2))
-    for words in ("Paid for answers", "$0.00500 an accepted row", "3, at most $0.100", "Per point gained", "After "):
+    text = page(_paid(sample), Decimal(2))
+    for words in ("Paid for answers", "$0.00500 an accepted row", "3, at most $0.100", "After "):
         assert words in text, words
     assert "Rejected by corpora.instruct" in text
     assert 0 < text.index("<td>250</td>") < text.index("<td>50</td>"), "in the recipe's order"

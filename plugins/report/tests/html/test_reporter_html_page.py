@@ -7,8 +7,9 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +25,7 @@ from kdtool._results.files import read_results, write_results
 from kdtool_report.html import HtmlReporter
 from kdtool_report.html.comparisons import forest
 from kdtool_report.html.page import page
-from kdtool_report.html.wording import interval
+from kdtool_report.html.wording import Subjects, interval
 from kdtool_testing import ReporterConformance, empty_results, make_run
 
 VOID = {"meta", "link", "br", "img", "input", "hr", "line", "rect", "circle"}
@@ -116,7 +117,7 @@ def test_a_whole_run_is_shown(sample_page: str) -> None:
         "2.49\u00a0×",
         "forward-kl",
         "near-duplicates: duplicate of an earlier file",
-        "The teacher's signals took 3\u00a0min 08\u00a0s (in an earlier run) and are shared by 3 students",
+        "The teacher's signals took 3\u00a0min 08\u00a0s (in an earlier run). All seeds",
         "kdtool-teacher-causal-lm 0.1",
         "local file",
         "AutoModelForCausalLM.from_pretrained",
@@ -215,13 +216,16 @@ def test_an_interval_without_end_is_drawn_to_the_edge(sample: kdtool.Results, tm
     endless = dataclasses.replace(found, **open_end)
     write_results(dataclasses.replace(sample, comparisons=(endless,), folder=tmp_path))
     assert "+4.00e+51 % −100 % to +∞" in text_of(page(read_results(tmp_path))).replace("\u00a0", " ")
-    (drawn,) = forest([endless], {"perplexity": "per token"}, {"perplexity": False})
+    (drawn,) = forest([endless], {"perplexity": "per token"}, {"perplexity": False}, Subjects(sample.subjects))
     (row,) = drawn.rows
     assert 0 < row.low < row.at < row.high == 100
 
 
-def test_the_reporter_replaces_the_page(tmp_path: Path, sample: kdtool.Results) -> None:
+@pytest.mark.parametrize("odd", [getattr(os, "mkfifo", Path.touch), lambda path: path.symlink_to("elsewhere")])
+def test_the_reporter_replaces_the_page(odd: Callable[[Path], None], tmp_path: Path, sample: kdtool.Results) -> None:
     run = make_run(tmp_path / "run")
+    run.folder.mkdir(exist_ok=True)
+    odd(run.folder / "report.html.writing")
     reporter = HtmlReporter(HtmlReporter.Config())
     path = reporter.kdtool_report(run, sample)
     assert reporter.kdtool_report(run, dataclasses.replace(sample, name="second")) == path
@@ -254,10 +258,15 @@ def test_answers_of_all_subjects_stand_together(sample: kdtool.Results, tmp_path
         answered(tmp_path, "student-seed0", [True, False], "return 41 + 1"),
         answered(tmp_path, "teacher", [True, True], "return 42"),
     )
-    text = text_of(page(dataclasses.replace(sample, measurements=(*sample.measurements, *found))))
+    results = dataclasses.replace(sample, measurements=(*sample.measurements, *found))
+    text = text_of(page(results))
     assert "Answers: bench.pass@1" in text
     assert "task/1 · Teacher 1 · Student, seed 0 0" in text
     assert "Student, seed 0: Answer return 41 + 1" in text
+    for line in ("[" * 100_000, "[1]", "{}"):
+        (tmp_path / "teacher.jsonl").write_text(line, encoding="utf-8")
+        with pytest.raises(kdtool.StorageError, match=r"teacher\.jsonl cannot be read"):
+            page(results)
 
 
 def test_the_share_of_the_teacher_is_that_of_the_scores(sample: kdtool.Results, tmp_path: Path) -> None:
@@ -271,21 +280,18 @@ def test_the_share_of_the_teacher_is_that_of_the_scores(sample: kdtool.Results, 
         assert int(shown[1]) < share < int(shown[2]), "12 of 20 are three quarters of 16 of 20, 4 of 20 a quarter"
 
 
-@pytest.mark.parametrize("letter", ["<", *(pytest.param(one, marks=pytest.mark.slow) for one in ("x", "漢", "\u202e"))])
-def test_a_long_list_has_a_budget_shows_failures_first_and_says_where_the_rest_is(
-    letter: str, sample: kdtool.Results, tmp_path: Path
+def test_a_long_list_is_cut_shows_failures_first_and_says_where_the_rest_is(
+    sample: kdtool.Results, tmp_path: Path
 ) -> None:
     passed = [number % 100 != 99 for number in range(2000)]
     folder = tmp_path / "run"
     (folder / "scores").mkdir(parents=True)
     found = (
-        answered(folder / "scores", "student", passed, letter * 4000),
-        answered(tmp_path, "teacher", [True] * 2000, letter * 4000),
+        answered(folder / "scores", "student", passed, "<" * 4000),
+        answered(tmp_path, "teacher", [True] * 2000, "\u202e" * 4000),
     )
-    results = dataclasses.replace(sample, measurements=found, comparisons=(), arms=(), folder=folder)
-    html = page(results)
-    less = len(page(dataclasses.replace(results, measurements=())).encode())
-    assert len(html.encode()) - less < 1.2 * 1024 * 1024
+    html = page(dataclasses.replace(sample, measurements=found, comparisons=(), arms=(), folder=folder))
+    assert len(html.encode()) < 1.2 * 1024 * 1024
     text = text_of(html)
     shown = [int(number) for number in re.findall(r"task/(\d+) ·", text)]
     failed = [number for number, one in enumerate(passed) if not one]

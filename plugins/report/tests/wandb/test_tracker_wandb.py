@@ -111,6 +111,8 @@ def test_a_run_without_a_network_is_tracked_offline(tmp_path: Path, monkeypatch:
     told.kdtool_step_end(training(tmp_path), report(1))
     told.kdtool_run_end(run, "failed", None)
     assert len(points(tmp_path)) == 1
+    files = said[1].partition("wandb sync ")[2]
+    assert [path.suffix for path in Path("/").glob(f"{files}/*.wandb".removeprefix("/"))] == [".wandb"]
 
 
 def test_points_hold_shares_rates_and_each_step_once(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
 
+import kdtool
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -24,7 +25,7 @@ from kdtool_serve.forms import ChatForm, CompletionForm, InfillForm
 from kdtool_serve.guard import Guard
 from kdtool_serve.metrics import Metrics
 from kdtool_serve.ollama import ollama_routes
-from kdtool_serve.pool import Openable, Pool
+from kdtool_serve.pool import Pool
 from kdtool_serve.requests import LONGEST, USUAL, Chat, Completion, Infill, make_request, parse, shorten
 from kdtool_serve.responses import respond, respond_within_context
 from kdtool_serve.tasks import does_continue, read_ids
@@ -44,7 +45,7 @@ class Limits:
 
 
 def create_app(
-    models: Openable,
+    models: kdtool.Models,
     *,
     offered: Sequence[str] | None = None,
     limits: Limits | None = None,

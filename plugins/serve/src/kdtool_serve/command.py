@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +41,6 @@ KEY_VARIABLE = "KDTOOL_SERVE_KEY"
 @click.option("--keep", default=0, type=click.IntRange(0), help="Models in memory at most [default: no limit].")
 @click.option("--healing/--no-healing", default=Devices.healing, help="Choose a cursor's last token again.")
 @click.option("--units/--no-units", default=Devices.units, help="End a completion with its line or block.")
-@click.option("--syntax/--no-syntax", default=Devices.syntax, help="Cut what leaves the code unparsable.")
-@click.option(
-    "--best-of",
-    default=Devices.best_of,
-    show_default=True,
-    type=click.IntRange(1, 8),
-    help="Completions to choose from.",
-)
 @click.option(
     "--share", "shares", multiple=True, metavar="NAME=SHARE", help="Model for a share of completions; repeatable."
 )
@@ -71,16 +65,13 @@ def serve(
 ) -> None:
     """Serve a student to browsers and editors.
 
-    The models are those of a finished run, or of a model's folder or file. The page is at http://127.0.0.1:5000, OpenAI's
-    protocol below /v1, Ollama's below /api, and llama.cpp's infilling at /infill. The student answers unless
-    a request names another model: control, teacher or an exported file.
+    The models are those of a finished run, of a model's folder or file, or OWNER/NAME on the Hub. The page is at
+    http://127.0.0.1:5000, OpenAI's protocol below /v1, Ollama's below /api, and llama.cpp's infilling at /infill. The
+    student's smallest file answers unless a request names another model: student, control, teacher or another file.
 
     \b
     Example:  kdtool serve quickstart
     """  # noqa: D301 - click reads backspaces
-    from kdtool_transformers.streaming import StreamedModels
-
-    from kdtool_serve.app import Limits, create_app
     from kdtool_serve.server import listen, run, serve_static
 
     browser = sys.stdout.isatty() and not no_browser
@@ -88,12 +79,13 @@ def serve(
         serve_static(Path(model), host, port, browser=browser)
         return
     key = _key(host, key_variable)
-    with listen(host, port) as listener, kdtool.open_models(model, out=out, offline=offline) as opened:
+    with listen(host, port) as listener, ExitStack() as stack:
+        with kdtool.waiting(f"opening {model} …"):
+            opened = stack.enter_context(kdtool.open_models(model, out=out, offline=offline))
+            from kdtool_serve.app import Limits, create_app
+
         offered = _choose(opened, names, paid=paid)
-        shared = parse_shares(shares, offered)
-        models = StreamedModels(
-            opened, draft, _find_teachers(opened, draft, offered), lambda note: click.echo(note, err=True)
-        )
+        models = opened if draft is None else _with_draft(opened, draft, offered)
         is_open = host in {"0.0.0.0", "::"}  # noqa: S104
         name = f"[{host}]" if ":" in host else host
         app = create_app(
@@ -104,15 +96,14 @@ def serve(
             hosts=("*",) if is_open else ("127.0.0.1", "localhost", "[::1]", name),
             origins=origins,
             devices=Devices(**settings),
-            shares=shared,
+            shares=parse_shares(shares, offered),
         )
-        click.echo(f"loading {offered[0]} …", err=True)
-        app.state.pool.engines[offered[0]].open()
+        with kdtool.waiting(f"loading {offered[0]} …"):
+            app.state.pool.engines[offered[0]].open()
         url = f"http://{'127.0.0.1' if is_open else name}:{listener.getsockname()[1]}"
 
         def ready() -> None:
-            click.echo(f"page  {url}/")
-            click.echo(f"API   {url}/v1  ({', '.join(offered)}); Ctrl-C ends it")
+            kdtool.say(f"page  {url}/\nAPI   {url}/v1  ({', '.join(offered)}); Ctrl-C ends it")
             if browser:
                 click.launch(url)
 
@@ -132,25 +123,31 @@ def _key(host: str, variable: str | None) -> str:
     return key
 
 
-def _find_teachers(models: kdtool.Models, draft: str | None, offered: list[str]) -> list[str]:
-    """Return the offered teachers that the draft proposes tokens for."""
+def _with_draft(models: kdtool.Models, draft: str, offered: list[str]) -> kdtool.Models:
+    """Return the models, of which the offered teachers are opened with the draft."""
+    from kdtool_transformers import DraftedModels
+
     teachers = [name for name in offered if models.subjects[name].role == "teacher"]
-    if draft is not None and not teachers:
+    if not teachers:
         raise kdtool.UsageError(f"--draft {draft}: it drafts for teachers, but none is on offer; leave it out")
-    return teachers
+    return DraftedModels(models, draft, teachers, partial(kdtool.say, err=True))
 
 
 def _choose(models: kdtool.Models, names: tuple[str, ...], *, paid: bool) -> list[str]:
     """Return the names of the models to offer, the default first."""
-    from kdtool_serve.pool import paid_teachers
+    from kdtool_serve.pool import paid_teachers, smallest_file, weights
 
     for name in names:
         if name not in models.subjects:
             raise kdtool.UsageError(f"--model {name}: there is no such model; there are {', '.join(models.subjects)}")
     costly = set() if paid else paid_teachers(models)
-    offered = [name for name in dict.fromkeys(names or models.subjects) if name not in costly]
+    first = smallest_file(models)
+    offered = [name for name in dict.fromkeys(names or (first, *models.subjects)) if name not in costly]
+    if not names and models.subjects[first].role == "artifact" and models.results is not None:
+        size = weights(models.subjects[first].path) / 1e6
+        kdtool.say(f"answers by default: {first}, the student's smallest file ({size:.0f} MB)", err=True)
     if left_out := sorted(costly.intersection(names or costly)):
-        click.echo(f"not offered: {', '.join(left_out)}, because each answer costs money; add --paid", err=True)
+        kdtool.say(f"not offered: {', '.join(left_out)}, because each answer costs money; add --paid", err=True)
     if not offered:
         raise kdtool.UsageError("--model: no model is left to offer; add --paid, or name another one")
     return offered

@@ -1,8 +1,6 @@
 """Devices that improve completions at a cursor: their settings, and how they shape an answer.
 
-`units` ends an answer with its line or block, `syntax` cuts what does not parse, and the best of several answers is one
-greedy and others sampled, of which the likeliest is returned. JetBrains' local completion discards suggestions that
-introduce syntax errors (arXiv 2405.08704); here the longest beginning with which the code parses is kept.
+`units` ends an answer with its line or block.
 
 The command imports this module to build its options, so it imports neither a server nor torch.
 """
@@ -13,29 +11,20 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib import import_module
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import kdtool
-
-if TYPE_CHECKING:
-    from tree_sitter import Node, Parser
 
 
 @dataclass(frozen=True)
 class Devices:
     """Devices that improve completions at a cursor; docs/benchmarks/serving.md measures each.
 
-    `healing` chooses the last token before the cursor again, `units` ends an answer with its line or block, and `syntax`
-    cuts what does not parse. Of `best_of` answers the likeliest is given.
+    `healing` chooses the last token before the cursor again, and `units` ends an answer with its line or block.
     """
 
     healing: bool = True
     units: bool = True
-    syntax: bool = False
-    best_of: int = 1
 
 
 def parse_shares(given: Sequence[str], offered: Sequence[str]) -> dict[str, float]:
@@ -135,160 +124,8 @@ _STRING = re.compile(r"""(\"{3}|'{3}).*?(?:(\1)|\Z)""", re.DOTALL)
 _DIRECTIVE = re.compile(r"#(if|ifdef|ifndef|elif|else|endif|define|undef|include|pragma|error|line)\b")
 _OPEN_LINE = re.compile(r"\n#[^\n]*\Z")
 """A last line that may become a directive."""
-_LANGUAGES = ("python", "javascript", "java", "cpp", "go", "rust")
-_AROUND = 2000
-"""Characters before and after the cursor that are parsed."""
-_FOREIGN = 0.3
-"""Share of characters in errors above which the code is in none of the languages."""
-_FEW = 0.02
-"""Share below which no other language is tried."""
-_CUTS = 24
-"""Places at most where a completion is tried to end, besides its beginning and its end."""
-_BOUNDARY = re.compile(r"(?<=\w)(?!\w)|(?<=[^\w\s])")
-_STATEMENT = re.compile(r"^(?=[^\s#)\]}'\"])", re.MULTILINE)
-"""Beginning of a line that is not indented."""
-
-
-def cut_to_fit(pieces: Iterator[kdtool.TextPiece], before: str, after: str) -> Iterator[kdtool.TextPiece]:
-    """Yield an answer that is inserted between two texts as one piece at its end, cut to its `fitting_length`.
-
-    Earlier pieces have no text.
-    """
-    text = ""
-    logprobs: tuple[kdtool.TokenLogprob, ...] = ()
-    with closing(pieces):  # type: ignore[type-var]  # generators, which can be closed
-        for piece in pieces:
-            text, logprobs = text + piece.text, logprobs + piece.logprobs
-            if piece.finish in {"stop", "length"}:
-                kept = fitting_length(before, text, after)
-                whole = kept == len(text)
-                yield replace(piece, text=text[:kept], finish=piece.finish if whole else "stop", logprobs=logprobs)
-                return
-            yield replace(piece, text="", logprobs=())
-
-
-def fitting_length(before: str, text: str, after: str) -> int:
-    """Return the length of the longest beginning of a text, which may be empty, with which the code around it parses.
-
-    The text stays whole if there is none, or if its language is not known.
-    """
-    before, after = _near(before, after)
-    language = _find_language(before + after, before + text + after)
-    if language is None or _parses(before + text + after, language):
-        return len(text)
-    return next((end for end in _ends(text) if _parses(before + text[:end] + after, language)), len(text))
-
-
-def _near(before: str, after: str) -> tuple[str, str]:
-    """Return the statements next to the cursor: an editor may send text that begins and ends within one."""
-    starts = [found.start() for found in _STATEMENT.finditer(before[-_AROUND:], 1)]
-    ends = [found.start() for found in _STATEMENT.finditer(after[:_AROUND], 1)]
-    before = before[-_AROUND:][starts[0] if starts else 0 :]
-    return before, after[: ends[-1] if ends else _AROUND]
-
-
-def _ends(text: str) -> list[int]:
-    """Return the lengths of a text's beginnings up to a word's or a mark's end, the longest first, and 0."""
-    ends = {found.start() for found in _BOUNDARY.finditer(text)} - {0, len(text)}
-    return [*sorted(ends, reverse=True)[:_CUTS], 0]
-
-
-def _find_language(*codes: str) -> str | None:
-    """Return the language in which the least of some codes is in errors."""
-    shares = {}
-    for language in _LANGUAGES:
-        shares[language] = fmean(_share_of_errors(code, language) for code in codes)
-        if shares[language] <= _FEW:
-            return language
-    best = min(shares, key=shares.__getitem__)
-    return best if shares[best] <= _FOREIGN else None
-
-
-def _share_of_errors(code: str, language: str) -> float:
-    root = _parse(code, language)
-    return sum(node.end_byte - node.start_byte for node in _errors(root)) / max(1, root.end_byte - root.start_byte)
-
-
-def _parses(code: str, language: str) -> bool:
-    return not _parse(code, language).has_error
-
-
-def _errors(node: Node) -> Iterator[Node]:
-    """Yield the outermost nodes that are errors."""
-    if node.is_error:
-        yield node
-    elif node.has_error:
-        for child in node.children:
-            yield from _errors(child)
-
-
-def _parse(code: str, language: str) -> Node:
-    return _parser(language).parse(code.encode("utf-8", "replace")).root_node
-
-
-@cache
-def _parser(language: str) -> Parser:
-    import tree_sitter
-
-    return tree_sitter.Parser(tree_sitter.Language(import_module(f"tree_sitter_{language}").language()))
-
-
-_TEMPERATURE = 0.6
-_SEEDS = 7919
-"""Distance between the seeds of candidates, so that those of a request with the next seed are others."""
-
-
-def candidates(request: kdtool.Request, count: int) -> list[kdtool.Request]:
-    """Return the request and `count` - 1 sampled ones; the log-probabilities of their tokens are asked for, too."""
-    first = replace(request, logprobs=request.logprobs or 0)
-    temperature = request.temperature or _TEMPERATURE
-    seeds = ((request.seed + number * _SEEDS) % 2**63 for number in range(1, count))
-    return [first, *(replace(first, temperature=temperature, seed=seed) for seed in seeds)]
-
-
-def choose_likeliest(
-    streams: Sequence[Iterator[kdtool.TextPiece]], request: kdtool.Request
-) -> Iterator[kdtool.TextPiece]:
-    """Read streams in turns, so that they share passes, and yield the likeliest answer as the last piece.
-
-    Earlier pieces have no text; counts of tokens are of all answers together.
-    """
-    answers: list[list[kdtool.TextPiece]] = [[] for _ in streams]
-    open_streams = {*range(len(streams))}
-    try:
-        while open_streams:
-            for number in sorted(open_streams):
-                piece = next(streams[number], None)
-                if piece is None:
-                    open_streams.discard(number)
-                    continue
-                answers[number].append(piece)
-                if piece.finish == "refused":
-                    yield piece
-                    return
-            yield kdtool.TextPiece("", answers[0][-1].tokens_in, _count_tokens(answers))
-        best = max(
-            (_join_pieces(pieces) for pieces in answers),
-            key=lambda piece: (bool(piece.text), likelihood(piece.logprobs)),
-        )
-        shown = best.logprobs if request.logprobs is not None else ()
-        yield replace(best, tokens_out=_count_tokens(answers), logprobs=shown)
-    finally:
-        for stream in streams:
-            if (close := getattr(stream, "close", None)) is not None:
-                close()
 
 
 def likelihood(logprobs: Sequence[kdtool.TokenLogprob]) -> float:
     """Return the mean log-probability per token; that of an empty answer is −∞."""
     return fmean(token.logprob for token in logprobs) if logprobs else float("-inf")
-
-
-def _count_tokens(found: Sequence[Sequence[kdtool.TextPiece]]) -> int:
-    return sum(pieces[-1].tokens_out for pieces in found if pieces)
-
-
-def _join_pieces(pieces: Sequence[kdtool.TextPiece]) -> kdtool.TextPiece:
-    """Return a whole answer as one piece."""
-    logprobs = tuple(token for piece in pieces for token in piece.logprobs)
-    return replace(pieces[-1], text="".join(piece.text for piece in pieces), logprobs=logprobs)

@@ -18,7 +18,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import click
 import kdtool
 import psutil
 
@@ -274,7 +273,7 @@ class Engine:
         """Say once that the model does not read the text after a gap."""
         if task.continued and not self._warned:
             self._warned = True
-            click.echo(
+            kdtool.say(
                 f"{self.name} has no FIM tokens: it fills a gap by continuing the text before it, and does not read the "
                 "text after it",
                 err=True,
@@ -321,7 +320,7 @@ class Engine:
         if each := cache_bytes(runtime):
             less = f" instead of {runtime.streams}, by the free memory" if streams < runtime.streams else ""
             size = f"{each / 1e6:,.0f} MB of keys and values"
-            click.echo(f"{self.name}: {streams} answers at once{less}, each with up to {size}", err=True)
+            kdtool.say(f"{self.name}: {streams} answers at once{less}, each with up to {size}", err=True)
         return _Opened(runtime, Workers(self.name, streams), streams)
 
     def _open_for(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -377,7 +376,7 @@ class Engine:
         self.running.discard(answer)
         if isinstance(answer.error, kdtool.PluginError):
             self.failed = True
-            click.echo(f"{self.name} failed, and loads again with its next request: {answer.error}", err=True)
+            kdtool.say(f"{self.name} failed, and loads again with its next request: {answer.error}", err=True)
         self._seconds += 0.2 * (time.perf_counter() - answer.started - self._seconds)
         self._end(answer)
         self._dispatch()
@@ -405,10 +404,7 @@ def fitting_streams(runtime: kdtool.Runtime) -> int:
 def cache_bytes(runtime: kdtool.Runtime) -> int:
     """Return the bytes of the keys and values of one answer as long as the context; 0 if they are not known."""
     facts = runtime.model.facts if runtime.model else None
-    if facts is None:
-        return 0
-    width = facts.head_size or facts.hidden // max(1, facts.heads)
-    return 2 * facts.layers * facts.kv_heads * width * facts.context * (4 if facts.dtype == "float32" else 2)
+    return facts.cache_bytes(4 if facts.dtype == "float32" else 2) if facts else 0
 
 
 def call_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> None:

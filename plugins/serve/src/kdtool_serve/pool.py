@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import kdtool
 import psutil
@@ -20,17 +19,6 @@ from kdtool_serve.errors import RequestError
 
 _PARTS = 1 << 30
 """Shares are rounded to these parts."""
-
-
-class Openable(Protocol):
-    """Models that can be opened by name, such as `kdtool.Models`; the first is the default."""
-
-    @property
-    def subjects(self) -> Mapping[str, kdtool.Subject]:
-        """The models by name."""
-
-    def open(self, name: str) -> kdtool.Runtime:
-        """Open one."""
 
 
 class Pool:
@@ -47,7 +35,7 @@ class Pool:
 
     def __init__(
         self,
-        models: Openable,
+        models: kdtool.Models,
         offered: Sequence[str] | None,
         *,
         queue: int,
@@ -148,6 +136,19 @@ def weights(path: Path | None) -> int:
         return 0
     files = [path] if path.is_file() else path.glob("*")
     return sum(file.stat().st_size for file in files if file.suffix in {".safetensors", ".gguf", ".bin", ".onnx"})
+
+
+def smallest_file(models: kdtool.Models) -> str:
+    """Return the name of the student, or of its smallest exported file that an installed exporter opens."""
+    group, first = "kdtool.exporters", next(iter(models.subjects))
+    files = {} if models.results is None else {file.arm: file.artifact for file in models.results.exported_files()}
+    names, installed = [first], kdtool.list_plugins(group)
+    for name, subject in models.subjects.items():
+        written = files.get(subject.arm or name)
+        if subject.role == "artifact" and written is not None and written.format in installed:
+            opens = kdtool.load_plugin(group, written.format).kdtool_open is not kdtool.Exporter.kdtool_open
+            names += [name] if opens and weights(subject.path) else []
+    return min(names, key=lambda name: weights(models.subjects[name].path) or float("inf"))
 
 
 def paid_teachers(models: kdtool.Models) -> set[str]:

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -23,6 +24,7 @@ import click
 import h11
 import kdtool
 import uvicorn
+from h11._receivebuffer import ReceiveBuffer
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -37,6 +39,7 @@ from kdtool_serve.errors import RequestError
 FIRST_PORT = 5000
 _PORTS = 100
 _INTERRUPTED = 130
+_HEADER_BYTES = 32_768
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -87,7 +90,6 @@ def make_server(app: Starlette, ready: Callable[[], None]) -> uvicorn.Server:
         server_header=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=1,
-        h11_max_incomplete_event_size=32_768,
         backlog=1024,
     )
     pool = getattr(app.state, "pool", None)  # a static page has none
@@ -144,6 +146,20 @@ def _is_answered(port: int) -> bool:
     return False
 
 
+class _Lines(ReceiveBuffer):
+    """h11's lines of headers and trailers: without CR, or continued on the next line, others would read them otherwise."""
+
+    def maybe_extract_lines(self) -> list[bytearray] | None:
+        before = bytes(self)
+        lines = super().maybe_extract_lines()
+        if lines is not None and _AMBIGUOUS.search(before[: len(before) - len(self)]):
+            raise h11.RemoteProtocolError("a header's line ends without CR, or is continued")
+        return lines
+
+
+_AMBIGUOUS = re.compile(rb"(?<!\r)\n|\n[ \t]")
+
+
 class Connection(H11Protocol):
     """uvicorn's connection, limited where uvicorn has no limit.
 
@@ -164,6 +180,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.conn = h11.Connection(h11.SERVER, _HEADER_BYTES)
+        self.conn._receive_buffer = _Lines()
         self._silent_since = time.monotonic()
         self._expect_request()
         others = [each for each in self.connections if isinstance(each, Connection) and each is not self]
@@ -249,7 +267,7 @@ def serve_static(folder: Path, host: str, port: int | None, *, browser: bool) ->
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
 
         def ready() -> None:
-            click.echo(f"page  {url}  (Ctrl-C ends it)")
+            kdtool.say(f"page  {url}  (Ctrl-C ends it)")
             if browser:
                 click.launch(url)
 

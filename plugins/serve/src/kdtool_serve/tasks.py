@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import kdtool
-from kdtool_transformers.streaming import end_naturally
+from kdtool_transformers import end_naturally
 
-from kdtool_serve.devices import Devices, candidates, choose_likeliest, cut_to_fit, end_at_unit, end_where
+from kdtool_serve.devices import Devices, end_at_unit, end_where
 from kdtool_serve.errors import RequestError
 
 
@@ -55,22 +55,14 @@ class Task:
 
     def stream(self, runtime: kdtool.Runtime) -> Iterator[kdtool.TextPiece]:
         """Yield the answer while it is generated."""
-        if self.suffix is None or self.devices.best_of == 1:
-            return self._shape(runtime.stream(self.request), self.request)
-        asked = candidates(self.request, min(self.devices.best_of, runtime.streams))
-        return choose_likeliest([self._shape(runtime.stream(each), each) for each in asked], self.request)
-
-    def _shape(self, pieces: Iterator[kdtool.TextPiece], request: kdtool.Request) -> Iterator[kdtool.TextPiece]:
-        """Yield an answer's pieces up to where it ends in the gap."""
+        pieces = runtime.stream(self.request)
         if self.natural_end or self.continued:
-            pieces = end_naturally(pieces, request)
+            pieces = end_naturally(pieces, self.request)
         if self.suffix is None:
             return pieces
         if self.continued:
             pieces = end_at_suffix(pieces, self.suffix)
-        if self.devices.units:
-            pieces = end_at_unit(pieces, request.prompt, self.suffix)
-        return cut_to_fit(pieces, request.prompt, self.suffix) if self.devices.syntax else pieces
+        return end_at_unit(pieces, self.request.prompt, self.suffix) if self.devices.units else pieces
 
 
 def _with_lf(text: str) -> str:

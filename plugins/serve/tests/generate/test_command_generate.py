@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._cli import call
 from kdtool._results.files import write_results
+from kdtool._text import terminal
 from kdtool_serve.generate.answers import Settings
 from kdtool_serve.generate.command import generate
 from kdtool_serve.generate.terminal import CodeStream, Session, converse
@@ -111,7 +112,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     folder.mkdir(parents=True)
     subjects = tuple(kdtool.Subject(role, role, folder / role) for role in ("student", "control"))
     recipe = {"exporters": {"opener": {"use": f"{tmp_path / 'opener.py'}:Opener"}}}
-    write_results(replace(make_results(folder), subjects=subjects, recipe=recipe))
+    made = replace(make_results(folder), measurements=(), comparisons=())
+    write_results(replace(made, subjects=subjects, recipe=recipe))
     return "small"
 
 
@@ -212,6 +214,7 @@ def _session(run: str, *, chosen: tuple[str, ...] = ("student",)) -> Iterator[tu
     out = io.StringIO()
     console = Console(file=out, width=100, force_terminal=False)
     with (
+        redirect_stdout(out),
         kdtool.open_models(run) as models,
         Session(models, list(chosen), Settings(max_tokens=2), console, "python") as session,
     ):
@@ -251,6 +254,19 @@ def test_a_session_switches_models_settings_and_chat(run: str) -> None:
         session.handle("third")
         assert "control1 0" in _said(out)
         assert not session.handle("/quit")
+
+
+@pytest.mark.parametrize("columns", [None, 60, 80, 100])
+def test_lines_of_a_session_end_at_words_in_a_terminal(
+    columns: int | None, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "width_of", lambda _: columns)
+    with _session(run) as (session, out):
+        for line in ("/help", "/nothing" + "x" * 120, "/model"):
+            session.handle(line)
+        shown = [line for line in _said(out).splitlines() if "xxx" not in line]
+    assert max(map(len, shown)) <= (columns or 140)
+    assert (len(shown) > 8 + 2) == (columns is not None), shown
 
 
 def test_mistakes_in_a_session_do_not_end_it(run: str) -> None:

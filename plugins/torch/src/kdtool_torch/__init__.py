@@ -83,6 +83,8 @@ from kdtool_torch.numerics import exact_logits as exact_logits
 from kdtool_torch.numerics import in_chunks as in_chunks
 from kdtool_torch.numerics import log_likelihood as log_likelihood
 from kdtool_torch.numerics import log_probabilities as log_probabilities
+from kdtool_torch.numerics import not_finite as not_finite
+from kdtool_torch.numerics import require_finite as require_finite
 from kdtool_torch.numerics import unrounded_logits as unrounded_logits
 from kdtool_torch.phase_terms import PhaseTerms as PhaseTerms
 from kdtool_torch.recording import Recording as Recording
@@ -90,6 +92,7 @@ from kdtool_torch.recording import record_rows as record_rows
 from kdtool_torch.sampling import Sampler as Sampler
 from kdtool_torch.sampling import choose as choose
 from kdtool_torch.scoring import LogitsRuntime as LogitsRuntime
+from kdtool_torch.scoring import say_context as say_context
 from kdtool_torch.scoring import score_continuations as score_continuations
 from kdtool_torch.scoring import score_texts as score_texts
 from kdtool_torch.scoring import windows as windows

@@ -44,12 +44,12 @@ _LARGE_MATRIX, _ENQUEUED = 8192, 16
 def pick_device() -> torch.device:
     """Return CUDA if there is one, else Apple's MPS, else the CPU. Processes that torchrun started have a GPU each.
 
-    While a check assumes a GPU, that is CUDA, too.
+    While a check assumes a GPU, that is CUDA or, for a chip of Apple, MPS.
     """
     import torch
 
-    if kdtool.Gpu.of_check() is not None:
-        return torch.device("cuda")
+    if (assumed := kdtool.Gpu.of_check()) is not None:
+        return torch.device("mps" if assumed.unified else "cuda")
     if torch.cuda.is_available():
         index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
         # Measurements name the device: that of the only process, or the first one, has no number.
@@ -61,8 +61,9 @@ def devices_here() -> list[str]:
     """Return the names of all devices of this machine."""
     import torch
 
-    count = torch.cuda.device_count() if kdtool.Gpu.of_check() is None else 1
-    cuda = [f"cuda:{number}" for number in range(count)]
+    if kdtool.Gpu.of_check() is not None:
+        return ["cpu", "mps" if pick_device().type == "mps" else "cuda:0"]
+    cuda = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     return ["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
@@ -84,7 +85,7 @@ def compute_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
 
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
-    if device.type == "cuda":
+    if device.type == "cuda" or (device.type == "mps" and kdtool.Gpu.of_check()):
         return torch.bfloat16 if has_bfloat16() else torch.float32
     return torch.bfloat16 if _bfloat16_is_faster(device) else torch.float32
 
@@ -153,7 +154,7 @@ def gpu_bytes() -> int:
 
     assumed = kdtool.Gpu.of_check()
     if assumed is not None:
-        return assumed.memory
+        return 0 if assumed.unified else assumed.memory
     return sum(
         int(torch.cuda.get_device_properties(number).total_memory) for number in range(torch.cuda.device_count())
     )

@@ -92,7 +92,7 @@ def recording_estimates(
         batch: rows per forward pass of the teacher.
         working: further bytes that the cache uses on the teacher's device.
     """
-    on_host = pick_device().type == "cpu"
+    on_host = pick_device().type != "cuda"
     for signals in ahead.signals:
         facts = ahead.models.get(signals.teacher)
         if facts is None:

@@ -16,12 +16,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import kdtool
 
-from kdtool_torch.numerics import eval_mode, product_dtype
+from kdtool_torch.numerics import eval_mode, not_finite, product_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,6 +41,7 @@ def self_check(language_model: kdtool.LanguageModel, tolerance: float | None = N
     several dtypes needs autocast around the call, as in training.
 
     Raises:
+        KdtoolError: the logits are not finite.
         PluginError: the deviation is above `tolerance`: by default 0.001 in float32. In half precision, autocast's included,
             more is allowed, and a model that deviates more still is compared in float32.
     """
@@ -48,10 +50,12 @@ def self_check(language_model: kdtool.LanguageModel, tolerance: float | None = N
     deviations = _deviations(language_model)
     # Parameters of spread or divided models cannot be widened here.
     whole = not any(each.is_meta or hasattr(each, "full_tensor") for each in model.parameters())
-    if whole and tolerance is None and limit > _TOLERANCE["float32"] and not max(deviations) <= limit:
+    if whole and tolerance is None and limit > _TOLERANCE["float32"] and not all(each <= limit for each in deviations):
         with _in_float32(model):  # a model may amplify the rounding of few bits; an error is one in float32, too
             limit, deviations = _TOLERANCE["float32"], _deviations(language_model)
-    if not max(deviations) <= limit:
+    if not all(map(isfinite, deviations)):
+        raise not_finite(model)
+    if max(deviations) > limit:
         what = "its documents see each other" if deviations[0] <= limit else "its head is not what kdtool takes it for"
         raise kdtool.PluginError(
             f"{type(model).__name__} fails the start-up check, {what}: logits deviate by {deviations[0]:.2g} in the first "

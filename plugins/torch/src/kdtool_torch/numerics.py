@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import kdtool
 
@@ -28,6 +29,41 @@ LOWEST = -1e30
 def at_least_float32(values: Tensor) -> Tensor:
     """Return float32 and float64 as they are, all else as float32."""
     return values if values.dtype.itemsize >= 4 else values.float()
+
+
+def require_finite(values: Tensor | kdtool.Signal, model: Any) -> None:
+    """Refuse a model by its greatest logits, log-likelihoods or signal.
+
+    Raises:
+        KdtoolError: they are not finite.
+    """
+    if not bool(is_finite(values)):
+        raise not_finite(model)
+
+
+def is_finite(values: Tensor | kdtool.Signal) -> Tensor:
+    """Return whether all numbers are finite, 0-d bool; of logits that are not multiplied out, those at one position."""
+    import torch
+
+    if isinstance(values, torch.Tensor):
+        return values.isfinite().all()
+    parts = [*values.hidden.values(), *values.attentions.values(), *chain.from_iterable(values.projections.values())]
+    parts += [values.chosen.log_probabilities] if values.chosen is not None else []
+    parts += [values.sparse.weights] if values.sparse is not None else []
+    with torch.no_grad():
+        if (lazy := values.lazy) is not None:
+            parts += [lazy.hidden, lazy.head.logits(lazy.hidden[:1])]
+        return torch.stack([part.isfinite().all() for part in parts]).all() if parts else torch.tensor(True)
+
+
+def not_finite(model: Any) -> kdtool.KdtoolError:
+    """Return the error for a model, or its name, that computes NaN or infinity."""
+    name = model if isinstance(model, str) else getattr(model, "name_or_path", "") or type(model).__name__
+    return kdtool.KdtoolError(
+        f"{name} computes NaN or infinity; expected finite logits. Set dtype: float32 if it is another one (float16 ends "
+        "at 65,504). Otherwise its weights, adapter or config.json are damaged, or its training diverged: fetch it again, "
+        "or train it at a lower learning_rate"
+    )
 
 
 def log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:

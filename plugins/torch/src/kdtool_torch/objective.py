@@ -19,6 +19,7 @@ from kdtool_torch.batch import loss_mask, select, select_at_labels
 from kdtool_torch.device import isolated_rng
 from kdtool_torch.head import HeadWork, SequenceHead, head_loss, sequence_head
 from kdtool_torch.inputs import MicroBatch, select_signal
+from kdtool_torch.numerics import require_finite
 from kdtool_torch.stats import (
     StepStats,
     objective_of_token_loss,
@@ -156,6 +157,8 @@ class DistillationModule(nn.Module):
         """
         self.stats.tokens = torch.full((), max(1.0, num_items_in_batch), device=self.progress.device)
         self.stats.seen = self._learning() * num_items_in_batch
+        for teacher, signal in micro_batch.signals.items() if self.checks_at_once else ():
+            require_finite(signal, teacher)
         outputs = self.run_student(micro_batch.batch)
         if only is not None:
             return {"only": only(self.head_work(micro_batch, outputs))}

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
@@ -21,6 +22,7 @@ import kdtool
 
 from kdtool_torch.batch import NO_LABEL, collate, move
 from kdtool_torch.device import pick_device
+from kdtool_torch.numerics import is_finite, not_finite
 from kdtool_torch.shards import ONCE, load_manifest, save, shard_name
 
 if TYPE_CHECKING:
@@ -118,9 +120,15 @@ class _Recorder:
         self._recorded.add(index)
         for host_batch, signal in self._signals(rows, batch):
             labels = (host_batch.labels != NO_LABEL).sum(1).tolist()
-            self._writer.add(labels, self._recording.select(host_batch, signal))
+            finite, encode = is_finite(signal), self._recording.select(host_batch, signal)
+            self._writer.add(labels, partial(self._encode, finite, encode))
             self._report()
         self._writer.end_shard(index, rows)
+
+    def _encode(self, finite: Tensor, encode: Encode) -> Iterable[Mapping[str, Tensor]]:
+        if not finite:  # read here, in the writer's thread, since it waits for a GPU
+            raise not_finite(f"the teacher of the signals in {self._folder}")
+        return encode()
 
     def wait_for_others(self) -> None:
         """Return when every shard is complete; no rank writes after that. The writer has ended."""
@@ -156,7 +164,7 @@ class _Recorder:
             if self._run.world > 1:  # shards of other ranks are counted by name; wait_for_others reads them
                 there = there | {i for i in self.numbers if (self._folder / f"{shard_name(i)}.json").exists()}
             others = sum(len(self._span(i)) for i in there - self._recorded)
-            self._run.hook.kdtool_progress(self._run, self._writer.rows + others)
+            self._run.hook.kdtool_progress(self._run, self._writer.rows + others, None)
 
     def _signals(self, rows: list[kdtool.Row], size: int) -> Iterator[tuple[kdtool.Batch, kdtool.Signal]]:
         """Yield batches of `size` rows in main memory, each with the teacher's signal."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import kdtool
 
 from kdtool_torch.batch import NO_LABEL, move
-from kdtool_torch.numerics import eval_mode, exact_head, exact_logits, log_likelihood
+from kdtool_torch.numerics import eval_mode, exact_head, exact_logits, log_likelihood, require_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +23,8 @@ _BATCH_TOKENS = 8192
 _TEXTS_AT_ONCE = 64
 _ROWS = 512
 """Positions whose logits exist at once."""
+_FEW, _SHORT, _MUCH = 4, 512, 0.05
+"""Texts, tokens of each, and the difference in nats per token, of `say_context`."""
 
 
 def score_texts(
@@ -82,6 +84,31 @@ def score_continuations(
             yield number, float(values[:, 0].double().sum()), bool(values[:, 1].all())
 
 
+def say_context(
+    run: kdtool.RunInfo, evaluator: str, subject: kdtool.Subject, model: kdtool.LanguageModel, texts: Sequence[str]
+) -> None:
+    """Say so if the tokens that kdtool puts before a text change the loss of a few texts by more than 0.05 nats per token.
+
+    The first token of a text is not counted, since nothing precedes it without them. A student in training is left out.
+    """
+    if subject.open_runtime() is not None:
+        return
+    start, tokenizer = model.tokenizer.scoring_context, model.tokenizer
+    most = min(_SHORT, model.facts.context or _SHORT) - len(start)
+    beginnings = [ids[:most] for ids in (tokenizer.encode(text) for text in texts[:_FEW]) if len(ids) > 1]
+    losses, count = {start: 0.0, (): 0.0}, sum(len(ids) - 1 for ids in beginnings)
+    for before in losses:
+        pairs = [([*before, ids[0]], ids[1:]) for ids in beginnings]
+        losses[before] = -sum(score for _, score, _ in score_continuations(model, pairs)) / max(1, count)
+    if abs(losses[start] - losses[()]) > _MUCH:
+        names = tokenizer.tokens()
+        run.say(
+            f"{evaluator}: {subject.name} takes {losses[start]:.3f} nats per token for {len(beginnings)} documents after "
+            f"{' '.join(repr(names[index]) for index in start)}, which kdtool puts before a text, and {losses[()]:.3f} "
+            "without: compare its figures only with those of tools that put the same there"
+        )
+
+
 def _batches(ids: list[list[int]], window: int, before: int) -> Iterator[list[tuple[int, Window]]]:
     """Group the windows of texts, each with the number of its text. The first `before` tokens of a text are not scored."""
     yield from _group(
@@ -113,8 +140,9 @@ def _scores(
     states = model.backbone(move(on_host, device), kdtool.SignalRequest()).last
     targets = labels[labels != NO_LABEL].to(device, non_blocking=True)
     chunks = zip(torch.split(states, _ROWS), torch.split(targets, _ROWS), strict=True)
-    scores = torch.cat([score(exact_logits(head, chunk), of_chunk) for chunk, of_chunk in chunks])
-    return torch.split(scores.cpu(), [part.stop - part.scored for _, part in rows])
+    scores = torch.cat([score(exact_logits(head, chunk), of_chunk) for chunk, of_chunk in chunks]).cpu()
+    require_finite(scores, model.model)
+    return torch.split(scores, [part.stop - part.scored for _, part in rows])
 
 
 def _with_argmax(logits: Tensor, labels: Tensor) -> Tensor:
@@ -242,4 +270,5 @@ class LogitsRuntime(kdtool.Runtime):
         signal = self._teacher.kdtool_signal(batch, kdtool.SignalRequest(frozenset({"logits"})))
         if signal.lazy is None:
             raise kdtool.PluginError(f"{type(self._teacher).__name__} is opened by its logits, but signals none")
+        require_finite(signal, type(self._teacher).__name__)
         return signal.lazy

@@ -273,18 +273,6 @@ def raise_if_student_diverged(outputs: Tensor, step: int, what: str = "final sta
         )
 
 
-def check_initial_finite(outputs: Tensor, what: str = "final states") -> None:
-    """Raise if outputs of the student are not finite before the first step.
-
-    Raises:
-        UsageError: this precision cannot hold what the student computes, or its weights are damaged.
-    """
-    if not bool(outputs.isfinite().all()):
-        raise kdtool.UsageError(
-            f"the student's {what} are not finite before the first step: take {_NARROW}, or other weights"
-        )
-
-
 def raise_for_token_losses(run: kdtool.RunInfo, work: HeadWork, step: int) -> NoReturn:
     """Look through all positions, term by term, and raise with the name of the first culprit.
 

@@ -94,3 +94,13 @@ def test_a_teacher_that_gives_too_little_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(kdtool.PluginError, match=r"layer\.3"):
         record(tmp_path / "s", Short())
+
+
+def test_a_teacher_that_computes_nan_is_not_recorded(tmp_path: Path) -> None:
+    class Sick(Teacher):
+        def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
+            signal = super().signal(batch)
+            return replace(signal, hidden={**signal.hidden, 3: signal.hidden[3] * torch.inf})
+
+    with pytest.raises(kdtool.KdtoolError, match=r"^the teacher of the signals in .*s computes NaN or infinity"):
+        record(tmp_path / "s", Sick())

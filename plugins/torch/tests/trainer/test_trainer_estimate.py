@@ -61,7 +61,7 @@ def test_best_students_on_disk_are_counted_where_one_is_watched(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("gpu", [True, False])
-def test_the_copy_of_a_checkpoint_is_counted_where_a_gpu_trains(
+def test_the_copy_of_a_checkpoint_and_the_launch_of_kernels_are_counted_where_a_gpu_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool
 ) -> None:
     monkeypatch.setattr(kdtool.Gpu, "of_check", lambda: kdtool.Gpu.find("t4") if gpu else None)
@@ -71,6 +71,8 @@ def test_the_copy_of_a_checkpoint_is_counted_where_a_gpu_trains(
     weights = sum(12 * p.numel() for p in outline.model.parameters() if p.requires_grad)
     copied = [one.host_bytes for one in found if one.part == "checkpoint that is written"]
     assert copied == ([weights] if gpu else [])
+    (training,) = (one for one in found if one.part == "training")
+    assert ("kernels" in training.note) == gpu, "tiny layers wait for their launch"
 
 
 class Small(kdtool.Optimizer):

@@ -12,7 +12,17 @@ import pytest
 import torch
 from kdtool_torch.machine import chosen_dtype
 from kdtool_torch.trainer.loop import TrainingLoop
-from trainer_models import TinyModel, first_gradients, interrupted, make_model, reports_of, train
+from trainer_models import (
+    TinyModel,
+    TinyTeacher,
+    first_gradients,
+    interrupted,
+    kl_term,
+    make_model,
+    reports_of,
+    train,
+    train_terms,
+)  # fmt: skip
 
 pytestmark = pytest.mark.slow
 
@@ -97,11 +107,24 @@ def large(factor: float) -> TinyModel:
 
 
 def test_a_student_beyond_float16_is_refused_before_the_first_step_and_no_loss_is_blamed(tmp_path: Path) -> None:
-    expected = r"final states are not finite before the first step: take dtype: float32, .* float16 ends at 65,504"
-    with pytest.raises(kdtool.UsageError, match=expected):
-        train(tmp_path / "states", large(1e8), dtype="float16")
-    with pytest.raises(kdtool.UsageError, match="logits are not finite before the first step: take dtype: float32"):
-        train(tmp_path / "logits", large(1e4), dtype="float16")
+    for name, factor in (("states", 1e8), ("logits", 1e4)):
+        with pytest.raises(kdtool.KdtoolError, match=r"^the student computes NaN or infinity; .* dtype: float32"):
+            train(tmp_path / name, large(factor), dtype="float16")
+
+
+@pytest.mark.parametrize("sound", [0, 3])
+def test_a_teacher_that_computes_nan_is_named_and_no_loss_is_blamed(sound: int, tmp_path: Path) -> None:
+    class Sick(TinyTeacher):
+        calls = 0
+
+        def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
+            signal, self.calls = super().signal(batch), self.calls + 1
+            assert signal.lazy is not None
+            hidden = signal.lazy.hidden if self.calls <= sound else signal.lazy.hidden * torch.nan
+            return replace(signal, lazy=replace(signal.lazy, hidden=hidden))
+
+    with pytest.raises(kdtool.KdtoolError, match=r"^teacher computes NaN or infinity"):
+        train_terms(tmp_path, [kl_term("losses.kl")], teacher=Sick(make_model(9)), steps=6)
 
 
 def test_a_student_that_runs_away_in_float16_gets_the_remedy(tmp_path: Path) -> None:

@@ -33,6 +33,10 @@ from kdtool_transformers.sources import published_config as published_config
 from kdtool_transformers.sources import source_identity as source_identity
 from kdtool_transformers.sources import weights_identity as weights_identity
 from kdtool_transformers.sources import with_fim_tokens as with_fim_tokens
+from kdtool_transformers.streaming.natural_end import end_naturally as end_naturally
+from kdtool_transformers.streaming.speculative import DraftedModels as DraftedModels
+from kdtool_transformers.streaming.speculative import Speculation as Speculation
+from kdtool_transformers.streaming.speculative import SpeculativeRuntime as SpeculativeRuntime
 from kdtool_transformers.student import CausalStudent as CausalStudent
 from kdtool_transformers.teacher import CausalTeacher as CausalTeacher
 from kdtool_transformers.teacher import CausalTeacherConfig as CausalTeacherConfig
@@ -41,3 +45,4 @@ from kdtool_transformers.teacher import PublishedTeacherConfig as PublishedTeach
 from kdtool_transformers.tokenizer import TransformersTokenizer as TransformersTokenizer
 from kdtool_transformers.tokenizer import byte_tokenizer as byte_tokenizer
 from kdtool_transformers.weights import no_progress_bar as no_progress_bar
+from kdtool_transformers.weights import read_json as read_json

@@ -1,11 +1,11 @@
-"""New tokens after prompts, by `model.generate`: answers to requests, and text that a student writes during training.
+"""New tokens after prompts, by `model.generate`: text that a student writes during training, and answers to requests.
 
-`TransformersRuntime` calls `generate`, `TransformersModel.generate` calls `continue_ids`. `kdtool_transformers.streaming`
-yields the same answers while they are generated, and ends them by the rules of this file.
+`TransformersModel.generate` calls `continue_ids`. Requests are answered by `kdtool_transformers.streaming`, whose rows join
+and leave, and which ends answers by the rules of this file. `generate` is for ONNX, and for recurrent states.
 
-As many texts are generated at once as the device's memory holds. On a CPU a batch is bounded by tokens, since larger ones
-are no faster there. On a GPU, where one token of one text leaves almost all of the device idle, it is bounded by free
-memory.
+As many texts are generated at once as the device's memory holds. On a CPU a batch is bounded by tokens, or by a gigabyte of
+keys and values, whichever is more. On a GPU, where one token of one text leaves almost all of the device idle, it is bounded
+by free memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import kdtool
 import torch
-from kdtool_torch import Sampler, choose, eval_mode, free_gpu_bytes
+from kdtool_torch import Sampler, choose, eval_mode, free_gpu_bytes, require_finite
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
@@ -176,7 +176,7 @@ def _continue(
                 input_ids=torch.tensor(padded, device=device),
                 attention_mask=torch.tensor(mask, device=device),
                 generation_config=settings,
-                logits_processor=LogitsProcessorList([_Chooser(texts, tokenizer.vocabulary)]),
+                logits_processor=LogitsProcessorList([_Chooser(texts, tokenizer.vocabulary, model)]),
                 stopping_criteria=StoppingCriteriaList([_Stopper(texts, tokenizer, longest, device)]),
             )
     finally:
@@ -258,12 +258,14 @@ def _answer(
 class _Chooser:
     """Turns the greatest logit of each row into its next token."""
 
-    def __init__(self, texts: Sequence[_Text], vocabulary: int) -> None:
+    def __init__(self, texts: Sequence[_Text], vocabulary: int, model: Any) -> None:
         self._samplers = [text.sampler for text in texts]
-        self._vocabulary = vocabulary
+        self._vocabulary, self._model = vocabulary, model
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        return choose(scores, self._samplers, self._vocabulary)
+        chosen = choose(scores, self._samplers, self._vocabulary)
+        require_finite(chosen.amax(-1), self._model)
+        return chosen
 
 
 class _Stopper:
@@ -311,6 +313,8 @@ class _Stopper:
         return any(stop in text for stop in stops)
 
 
+_CPU_BYTES = 2**30
+"""Bytes of keys and values from which a larger batch on a CPU costs memory more than it saves time."""
 _MOST_ON_GPU = 512
 """Texts at once on a GPU: beyond it a step takes longer in proportion."""
 _LOGITS_PER_TEXT = 8
@@ -318,12 +322,15 @@ _LOGITS_PER_TEXT = 8
 
 
 def capacity_of(model: Any, device: torch.device) -> Capacity:
-    """Return the limits for a model of transformers, by the memory that its device has free now."""
-    free = free_gpu_bytes(device)
-    if free is None:
-        return Capacity()
-    weight = model.get_output_embeddings().weight
-    return gpu_capacity(causal_of(model).config.get_text_config(), weight.dtype.itemsize, len(weight), free)
+    """Return the limits for a model of transformers, on a GPU by the memory that it has free now."""
+    free, weight = free_gpu_bytes(device), model.get_output_embeddings().weight
+    config, itemsize = causal_of(model).config.get_text_config(), weight.dtype.itemsize
+    return cpu_capacity(config, itemsize) if free is None else gpu_capacity(config, itemsize, len(weight), free)
+
+
+def cpu_capacity(config: Any, itemsize: int) -> Capacity:
+    """Return the limits for a configuration of transformers on a CPU; `kdtool_measuring.bytes_to_answer` forecasts them."""
+    return Capacity(memory=max(Capacity.memory, _CPU_BYTES // (itemsize * _keys_and_values(config))))
 
 
 def gpu_capacity(config: Any, itemsize: int, vocabulary: int, free: int) -> Capacity:
@@ -332,10 +339,16 @@ def gpu_capacity(config: Any, itemsize: int, vocabulary: int, free: int) -> Capa
     Half of the memory is left to attention masks and fragments. The rest is rounded down to a power of two: batches, and
     with them the rounding of sums, should not depend on a few megabytes.
     """
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     feed_forward = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    keys_and_values = 2 * heads * head_size * (config.num_hidden_layers + 1)  # one layer's are copied to grow
     activations = 4 * config.hidden_size + 3 * feed_forward  # of one layer, while prompts are read
     memory = 1 << max(0, (free // 2).bit_length() - 1)
-    return Capacity(_MOST_ON_GPU, memory, itemsize * (keys_and_values + activations), 4 * _LOGITS_PER_TEXT * vocabulary)
+    token = itemsize * (_keys_and_values(config) + activations)
+    return Capacity(_MOST_ON_GPU, memory, token, 4 * _LOGITS_PER_TEXT * vocabulary)
+
+
+def _keys_and_values(config: Any) -> int:
+    """Return how many numbers are kept for a token: one layer's are copied to grow."""
+    queries = getattr(config, "num_attention_heads", 0) or 1  # a recurrent model has none
+    heads = getattr(config, "num_key_value_heads", None) or queries
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // queries
+    return int(2 * heads * head_size * (config.num_hidden_layers + 1))

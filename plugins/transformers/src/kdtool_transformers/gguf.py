@@ -64,6 +64,7 @@ def save_gguf_tokenizer(file: Path, folder: Path, reader: GGUFReader | None = No
 
     about = _about(reader or read_gguf(file), "tokenizer.ggml.")
     try:
+        _count_tokens(about)
         with isolated_rng(), _quiet():
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
     except Exception as error:  # the tokenizers library raises Exception itself
@@ -135,6 +136,17 @@ def _about(reader: GGUFReader, prefix: str) -> dict[str, Any]:
     return {k.removeprefix(prefix): field.contents() for k, field in reader.fields.items() if k.startswith(prefix)}
 
 
+def _count_tokens(about: Mapping[str, Any]) -> int:
+    """Return the length of a tokenizer's list of tokens; raise a ValueError if other lists or ids disagree with it."""
+    tokens = len(about.get("tokens", ()))
+    for key, value in about.items() if tokens else ():
+        if key in ("scores", "token_type") and len(value) != tokens:
+            raise ValueError(f"its list of tokens ends after {tokens}, but that of {key} after {len(value)}")
+        if key.endswith("_token_id") and isinstance(value, int) and value >= tokens:
+            raise ValueError(f"its list of tokens ends after {tokens}, but {key} is {value}")
+    return tokens
+
+
 def _fitting_config(file: Path, reader: GGUFReader) -> Any:
     """Return the configuration of a GGUF file that has the tensors of the model that it describes, no more and no fewer.
 
@@ -163,7 +175,7 @@ def _fitting_config(file: Path, reader: GGUFReader) -> Any:
     if scaling := _rotary_scaling(reader, about, config):
         config.rope_parameters = {**config.rope_parameters, **scaling}
         stored.pop("rope_freqs", None)
-    tokens = len(_about(reader, "tokenizer.ggml.").get("tokens", ()))
+    tokens = _count_tokens(_about(reader, "tokenizer.ggml."))
     if tokens > config.vocab_size:
         raise ValueError(f"it has {tokens} tokens, but token_embd has {config.vocab_size} rows")
     claims = {"vocab_size": [config.vocab_size], "rope.scaling.type": ["none", scaling.get("rope_type")]}

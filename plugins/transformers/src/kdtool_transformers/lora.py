@@ -34,10 +34,8 @@ _ROWS = 256
 class Adapters:
     """The adapters of one student during one phase."""
 
-    def __init__(
-        self, student: kdtool.LanguageModel, config: Any, seed: int, *, double_quantisation: bool | None = None
-    ) -> None:
-        """Freeze the student and put adapters into it; with `double_quantisation` given, also store its weights in 4 bits.
+    def __init__(self, student: kdtool.LanguageModel, config: Any, seed: int, *, in_bits: bool = False) -> None:
+        """Freeze the student and put adapters into it; `in_bits`: also store its weights in 4 bits.
 
         `config` is that of `Lora`.
 
@@ -52,15 +50,14 @@ class Adapters:
         targets = list(linear) if config.targets == "all-linear" else _find_named(self._model, config.targets, linear)
         self._targets = targets
         self._quantised: dict[str, torch.dtype] = {}
-        if double_quantisation is not None:
-            self._quantise(linear, targets, double_quantisation=double_quantisation)
+        if in_bits:
+            self._quantise(linear, targets)
         self._config = peft.LoraConfig(
             task_type="CAUSAL_LM",
             r=config.r,
             lora_alpha=config.alpha,
             lora_dropout=config.dropout,
             target_modules=targets,
-            use_rslora=config.rank_stabilised,
             fan_in_fan_out=isinstance(linear[targets[0]], Conv1D),
             bias="none",
         )
@@ -94,7 +91,7 @@ class Adapters:
         for name, parameter in self._model.named_parameters():
             parameter.requires_grad_(name in self._learning)
 
-    def _quantise(self, linear: dict[str, Any], targets: list[str], *, double_quantisation: bool) -> None:
+    def _quantise(self, linear: dict[str, Any], targets: list[str]) -> None:
         from kdtool_transformers import nf4
 
         self._quantised = {name: layer.weight.dtype for name, layer in linear.items() if isinstance(layer, nn.Linear)}
@@ -104,7 +101,7 @@ class Adapters:
                 f"qlora stores torch.nn.Linear in 4 bits; {', '.join(other)} of {type(self._model).__name__} are "
                 f"{type(linear[targets[0]]).__name__}: use lora"
             )
-        nf4.quantise(self._model, self._quantised, double_quantisation=double_quantisation)
+        nf4.quantise(self._model, self._quantised)
 
     def _insert(self) -> None:
         self._model.is_loaded_in_4bit = bool(self._quantised)  # by which peft chooses its layers

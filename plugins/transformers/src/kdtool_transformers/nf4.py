@@ -34,25 +34,15 @@ class _Nf4Linear(Linear4bit):
         return product
 
 
-def quantise(model: nn.Module, names: Iterable[str], *, double_quantisation: bool) -> None:
+def quantise(model: nn.Module, names: Iterable[str]) -> None:
     """Store the weights of the linear layers with these names in 4 bits, one layer after the other."""
     for name in names:
         layer: Any = model.get_submodule(name)
         with torch.device("meta"):
             stored: Any = _Nf4Linear(  # type: ignore[no-untyped-call]
-                layer.in_features,
-                layer.out_features,
-                bias=layer.bias is not None,
-                compress_statistics=double_quantisation,
-                quant_type="nf4",
+                layer.in_features, layer.out_features, bias=layer.bias is not None, quant_type="nf4"
             )
-        weight: Any = Params4bit(
-            layer.weight.data,
-            requires_grad=False,
-            compress_statistics=double_quantisation,
-            quant_type="nf4",
-            module=stored,
-        )
+        weight: Any = Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4", module=stored)
         stored.weight, stored.bias = weight.to(layer.weight.device), layer.bias
         model.set_submodule(name, stored.train(layer.training))
         if all(parameter is not layer.weight for parameter in model.parameters()):  # another layer may have it, too

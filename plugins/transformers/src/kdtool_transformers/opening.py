@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import kdtool
 
+from kdtool_transformers.vetting import prepare, require_openable
+
 if TYPE_CHECKING:
     import torch
 
@@ -68,18 +70,18 @@ def open_model(
         StorageError: a weight file is damaged.
         ServiceError: it is not in the local cache and the Hub cannot be reached or must not be.
     """
+    where = resolve(source)
+    prepare(where)
     import torch
     from kdtool_torch import isolated_rng
 
     from kdtool_transformers.model import TransformersModel
-    from kdtool_transformers.weights import loading_settings, no_progress_bar, place_head, require_adapter
+    from kdtool_transformers.weights import loading_settings, no_progress_bar, place_head
 
-    if adapter is not None:
-        require_adapter(adapter)
-    where = resolve(source)
-    if isinstance(where, Path):
-        _require_safetensors(where)
+    _require_files(where, adapter)
     config = open_config(source, revision=revision, offline=offline)
+    if adapter is not None and (folder := _local_folder(where, revision, offline, "config.json")) is not None:
+        require_openable(folder, adapter)
     tokenizer = open_tokenizer(source, revision=revision, offline=offline)
     with explain(source, where, offline), isolated_rng(), no_progress_bar():
         model = None
@@ -100,6 +102,16 @@ def open_model(
     return opened
 
 
+def _require_files(where: Path | str, adapter: Path | None) -> None:
+    """Refuse an adapter without its files, and a folder without safetensors."""
+    if adapter is not None:
+        from kdtool_transformers.weights import require_adapter
+
+        require_adapter(adapter)
+    if isinstance(where, Path):
+        _require_safetensors(where)
+
+
 def _finish_whole(
     model: Any, adapter: Path | None, quantise: Quantisation | None, divided_on: torch.device | None
 ) -> Any:
@@ -115,13 +127,28 @@ def _finish_whole(
     return model
 
 
+def find_model_folder(name: str, *, offline: bool = False) -> Path | None:
+    """Return the folder of a model on the Hub in the Hub's cache, into which it is fetched; None for other text.
+
+    Raises:
+        ServiceError: it is not there, and the Hub cannot be reached or must not be.
+    """
+    if not _is_hub_name(name):
+        return None
+    with explain(name, name, offline):
+        folder = _folder_of(name, None, offline)
+        if not any(folder.glob("*.safetensors")):
+            raise OSError("it has no *.safetensors")
+    return folder
+
+
 def _folder_of(where: Path | str, revision: str | None, offline: bool) -> Path:
-    """Return the folder with a model's weights; those of a Hub name are fetched if they are not in its cache."""
+    """Return the folder of a model; the files of a Hub name are fetched if they are not in its cache."""
     from huggingface_hub import snapshot_download
 
     if isinstance(where, Path):
         return where
-    patterns = ["*.safetensors", "*.safetensors.index.json"]
+    patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt"]
     return Path(snapshot_download(where, revision=revision, local_files_only=offline, allow_patterns=patterns))
 
 
@@ -147,19 +174,21 @@ def _read_weights(where: Path | str, config: Any, *, revision: str | None, offli
 
 def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: bool = False) -> TransformersTokenizer:
     """Open a tokenizer from a folder, by its Hub name, or out of a GGUF file, without weights. Raises as `open_model`."""
-    from transformers import AutoTokenizer
-
-    from kdtool_transformers.gguf import save_gguf_tokenizer
-    from kdtool_transformers.tokenizer import TransformersTokenizer
-    from kdtool_transformers.weights import forget_beyond
-
     path = Path(source).expanduser()
     if path.suffix.lower() == ".gguf" and path.is_file():
+        from kdtool_transformers.gguf import save_gguf_tokenizer
+
         with TemporaryDirectory() as scratch:
             save_gguf_tokenizer(path, Path(scratch))
             return open_tokenizer(scratch)
     # A folder with only a tokenizer suffices.
     where = path if (path / "tokenizer.json").is_file() else resolve(source)
+    prepare(where)
+    from transformers import AutoTokenizer
+
+    from kdtool_transformers.tokenizer import TransformersTokenizer
+    from kdtool_transformers.weights import forget_beyond
+
     settings: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline, "revision": revision}
     with explain(source, where, offline, ": its tokenizer"):
         folder = _local_folder(where, revision, offline, "tokenizer.json")
@@ -316,11 +345,11 @@ def _local_folder(where: Path | str, revision: str | None, offline: bool, file: 
     """Return the folder of a model; for a Hub name, the one with `file`, or None if the model lacks it.
 
     Raises:
-        UsageError: files of the folder are implausible.
+        UsageError: opening it takes too much time or memory.
     """
     from transformers.utils import cached_file
 
-    from kdtool_transformers.weights import require_plausible
+    from kdtool_transformers.weights import read_json
 
     if isinstance(where, Path):
         folder = where
@@ -336,7 +365,9 @@ def _local_folder(where: Path | str, revision: str | None, offline: bool, file: 
         if cached is None:
             return None
         folder = Path(cached).parent
-    require_plausible(folder)
+    require_openable(folder)
+    if (folder / "config.json").is_file():
+        read_json(folder / "config.json")
     return folder
 
 

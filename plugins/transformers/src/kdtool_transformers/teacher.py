@@ -19,7 +19,7 @@ from kdtool_torch import DeviceName, DtypeName, compute_dtype, devices_here, nam
 
 from kdtool_transformers.prompts import FimTokens
 from kdtool_transformers.sources import LocatedWeights, Source, source_identity
-from kdtool_transformers.weights import Quantisation
+from kdtool_transformers.weights import Quantisation, missing_quantiser
 
 if TYPE_CHECKING:
     import torch
@@ -90,6 +90,8 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
         return request if request.suffix is not None else replace(request, prompt=self.render_prompt(request.prompt))
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> list[str]:
+        if missing := missing_quantiser(self.config.quantise):
+            return [missing]
         if self.config.sharding == "full" and run.implementing("kdtool_record"):
             return [
                 "sharding: full needs processes that read rows together, but each records different rows; leave `signals` "
@@ -283,6 +285,8 @@ class CausalTeacher(LocatedWeights, kdtool.Teacher):
 class PublishedTeacherConfig(CausalTeacherConfig):
     """Settings that every teacher of a known family has."""
 
+    dtype: DtypeName = "bfloat16"
+    """Precision of weights and computation. `auto`: bfloat16 if a short measurement finds it faster, else float32."""
     weights: kdtool.RecipePathOrName = kdtool.Field(default="auto", min_length=1)
     """`auto`: the published weights, from the local cache or the Hub. Or a folder, another Hub name, or a .gguf file."""
 

@@ -29,11 +29,12 @@ from kdtool_transformers.prompts import (
     replace_texts,
     require_all_written,
 )
-from kdtool_transformers.rendering import RENDERER
+from kdtool_transformers.rendering import render_template
 from kdtool_transformers.tokenizer_json import Pieces, without_space_before
+from kdtool_transformers.vetting import require_bounds
 
 Turns = Sequence[tuple[str, str]]
-_DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "<eos>")
+DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "<eos>")
 """End-of-document tokens of pre-training; chat models name the end of a turn as their end-of-sequence token instead."""
 _SEPARATORS = (
     *("<file_sep>", "<|file_sep|>", "<|file_separator|>", "<repo_name>", "<reponame>", "<|repo_name|>"),
@@ -46,8 +47,8 @@ _READING = 2
 """Increased whenever the same text gets other ids than before."""
 _OPENING = ("is_local", "local_files_only")
 """Settings of transformers that depend on where, and how, a tokenizer was opened; they would be saved with the tokenizer."""
-_GROWTH = 100
-"""Factor by which replacements may lengthen a text; published tokenizers replace single characters."""
+_LONGEST = 4 * 2**20
+"""Characters of a text that is encoded at once, as of a line of JSON Lines."""
 _MAP = ("added_tokens", "normalizer", "pre_tokenizer", "model", "decoder")
 """The parts of tokenizer.json that decide text to ids and back; a post-processor only adds special tokens around."""
 
@@ -70,7 +71,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
                 "open it once with transformers, save it in the fast format, and point to that folder"
             )
         for part in (backend.normalizer, backend.decoder):
-            _require_bounds(part, inner.name_or_path)
+            require_bounds(part, inner.name_or_path)
         backend.no_truncation()
         backend.no_padding()
         self.inner = inner
@@ -86,7 +87,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
     @cached_property
     def end_of_text(self) -> int:
         """The id that ends a document: the pre-training separator if there is one, else the end-of-sequence token."""
-        for token in _DOCUMENT_ENDS:
+        for token in DOCUMENT_ENDS:
             index = self._backend.token_to_id(token)
             if index is not None:
                 return int(index)
@@ -168,13 +169,13 @@ class TransformersTokenizer(kdtool.Tokenizer):
         """Return the ids of a text, encoded again if control tokens are among them."""
         if self._marks.keys().isdisjoint(ids):
             return ids
-        with self._explain():
+        with self._explain(text):
             tokenizer = self._plain_behind if behind else self._plain
             return list(tokenizer.encode(text if behind else self._add_space(text), add_special_tokens=False).ids)
 
     def encode_template(self, text: str, before: str = "") -> list[int]:
         """Return the ids of a template's text after `before`: control tokens written in it count, none are added."""
-        with self._explain():
+        with self._explain(text):
             if not before or not text:
                 return list(self._backend.encode(self._add_space(text), add_special_tokens=False).ids)
             for mark, swallows in self._special.items():
@@ -290,7 +291,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of several texts, on all cores."""
-        with self._explain():
+        with self._explain(*texts):
             encoded = self._backend.encode_batch_fast(
                 [self._add_space(text) for text in texts], add_special_tokens=False
             )
@@ -361,8 +362,13 @@ class TransformersTokenizer(kdtool.Tokenizer):
         }
 
     @contextmanager
-    def _explain(self) -> Iterator[None]:
+    def _explain(self, *texts: str) -> Iterator[None]:
         """Raise errors of encoding, such as a pattern that takes too many steps, as ones of the tokenizer's file."""
+        if texts and len(longest := max(texts, key=len)) > _LONGEST:
+            raise kdtool.UsageError(
+                f"the text that begins with {longest[:40]!r} has {len(longest):,} characters; expected {_LONGEST:,} at "
+                "most, since encoding takes 100 bytes for each: divide it"
+            )
         try:
             yield
         except BaseException as error:  # a panic in Rust is no Exception
@@ -386,8 +392,8 @@ class TransformersTokenizer(kdtool.Tokenizer):
                 raise ValueError("there is no turn to write")
             tokens = self.inner.special_tokens_map
             settings = {"chat_template": template, "add_generation_prompt": prompting, "tools": tools or None}
-            return RENDERER.render(messages, **settings, **tokens)
-        except ValueError as error:
+            return render_template(messages, **settings, **tokens)
+        except (ValueError, TypeError) as error:  # a template that is no text, too
             roles = ", ".join(message["role"] for message in messages)
             raise kdtool.UsageError(
                 f"the chat template of {self.inner.name_or_path} refuses turns of {roles or 'no role'}: {error}"
@@ -414,25 +420,6 @@ def _without_space(tokenizer: Any) -> Any:
     if all(content[name] == part for name, part in changed.items()):
         return tokenizer
     return Tokenizer.from_str(json.dumps({**content, **changed}))
-
-
-def _require_bounds(part: Any, owner: str) -> None:
-    """Refuse a normalizer or decoder that lengthens texts without bounds: the tokenizers library would exhaust the memory.
-
-    Raises:
-        UsageError: its replacements together lengthen a text too much.
-    """
-    growth, steps = 1.0, [json.loads(part.__getstate__())] if part is not None else []
-    while steps:
-        step = steps.pop()
-        steps += step.get("normalizers") or step.get("decoders") or []
-        if step.get("type") == "Replace":
-            growth *= max(1, len(step["content"]) / max(1, len(step["pattern"].get("String", ""))))
-    if growth > _GROWTH:
-        raise kdtool.UsageError(
-            f"the tokenizer.json of {owner} makes a text {growth:.3g} times as long by replacements, expected {_GROWTH} "
-            "times at most; give the tokenizer that the model was trained with"
-        )
 
 
 def byte_tokenizer(family: str = "llama") -> TransformersTokenizer:

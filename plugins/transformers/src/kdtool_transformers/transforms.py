@@ -42,8 +42,6 @@ class Lora(kdtool.Transform):
         """Share of an adapter's inputs that is zeroed while it trains."""
         targets: list[str] | Literal["all-linear"] = "all-linear"
         """Names of linear layers, such as [q_proj, v_proj], or `all-linear`: all except the head."""
-        rank_stabilised: bool = False
-        """Scale by alpha / sqrt(r) instead, for large ranks (arXiv 2312.03732)."""
         keep_adapter: bool = False
         """Also write the adapter without its base model, in peft's format, to `adapter` in the phase's folder."""
 
@@ -77,25 +75,17 @@ class Qlora(Lora):
 
     extra = "qlora"
 
-    class Config(Lora.Config):
-        """Size and place of the adapters, and how the frozen weights are stored."""
-
-        double_quantisation: bool = True
-        """Store the scales of the 4-bit blocks in 8 bits too: 4.13 instead of 4.5 bits per weight."""
-
     saves_memory = kdtool.Saving(
         {}, "only adapters learn, and weights are stored in 4 bits", changes_result=True, freezes=True
     )
-    config: Config
 
     def _add_adapters(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> Adapters:
         from kdtool_transformers.lora import Adapters
 
-        double = self.config.double_quantisation
         if next(student.model.parameters()).is_meta:
-            _store_in_bits(student, NF4_BITS[double])
+            _store_in_bits(student, NF4_BITS)
             return super()._add_adapters(student, run)
-        return Adapters(student, self.config, run.seed, double_quantisation=double)
+        return Adapters(student, self.config, run.seed, in_bits=True)
 
 
 def _store_in_bits(student: kdtool.LanguageModel, bits: float) -> None:

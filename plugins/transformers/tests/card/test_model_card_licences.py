@@ -76,6 +76,7 @@ def test_what_the_licences_ask() -> None:
     assert "distilled" in rail.restrictions[0]
     assert any("malware" in restriction for restriction in rail.restrictions)
     assert known_terms("mit") == kdtool.LicenceTerms("MIT")
+    assert known_terms("x <img>\n# `y`").licence == "x ?img??? ?y?"
     for name in ("llama2", "llama3.2", "bigcode-openrail-m", "apache-2.0", "mit"):
         assert card_name([known_terms(name).licence]) == name
         assert known_terms(known_terms(name).licence) == known_terms(name)
@@ -89,11 +90,21 @@ def test_model_under_several_licences_is_under_all_that_they_ask() -> None:
     assert set(both.notices) == {*known_terms("llama2").notices, *known_terms("llama3.2").notices}
 
 
+BOMB = "".join(f"x{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else 'mit'] * 9)}]\n" for n in range(12))
+
+
 @pytest.mark.parametrize(
-    "card", ["---\nlicense: [mit\n---\n", "---\nlicense:\n- mit\n- apache-2.0\n---\n", "---\n\xff", "no metadata"]
+    "metadata",
+    [
+        "license: [mit",
+        "license:\n- mit\n- apache-2.0",
+        f"{BOMB}license_expression: *a11",
+        "license: " + "[" * 5000,
+        "\xff",
+    ],
 )
-def test_a_card_without_a_readable_licence_names_none(card: str, tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text(card, encoding="latin-1")
+def test_a_card_without_a_readable_licence_names_none(metadata: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(f"---\n{metadata}\n---\n", encoding="latin-1")
     assert licence_of(str(tmp_path)) is None
 
 

@@ -24,8 +24,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_testing.tiny_models import tiny_model
-from kdtool_transformers import TransformersTokenizer, byte_tokenizer
-from kdtool_transformers.streaming import StreamingRuntime, end_naturally
+from kdtool_transformers import TransformersRuntime, TransformersTokenizer, byte_tokenizer, end_naturally
 from kdtool_transformers.streaming import streamer as streamer_module
 from kdtool_transformers.streaming.answer import GrowingText
 from kdtool_transformers.streaming.cache import RowCache, new_cache
@@ -42,7 +41,7 @@ REQUESTS = [
 WINDOW = {"sliding_window": 20}
 
 
-def _stream(runtime: StreamingRuntime, requests: Sequence[kdtool.Request]) -> dict[str, list[kdtool.TextPiece]]:
+def _stream(runtime: TransformersRuntime, requests: Sequence[kdtool.Request]) -> dict[str, list[kdtool.TextPiece]]:
     with ThreadPoolExecutor(len(requests)) as pool:
         pieces = pool.map(lambda request: list(runtime.stream(request)), requests)
         return {request.id: found for request, found in zip(requests, pieces, strict=True)}
@@ -66,7 +65,7 @@ def _wait_for_no_thread() -> None:
 )
 def test_streams_that_share_passes_are_the_answers(family: str, settings: Any) -> None:
     model = tiny_model(family, **settings)
-    runtime = StreamingRuntime(model)
+    runtime = TransformersRuntime(model)
     assert isinstance(new_cache(model.model.config), RowCache)
     twice = [replace(each, id=f"{each.id} {again}") for again in "ab" for each in REQUESTS]
     streams = _stream(runtime, twice)
@@ -85,7 +84,7 @@ def test_states_that_are_no_columns_are_kept_for_each_text(monkeypatch: pytest.M
     assert not isinstance(new_cache(config), RowCache)
     model = tiny_model()
     monkeypatch.setattr(streamer_module, "new_cache", lambda _: DynamicCache(config=model.model.config))
-    runtime = StreamingRuntime(model)
+    runtime = TransformersRuntime(model)
     streams = _stream(runtime, REQUESTS)
     for found in runtime.answer(REQUESTS):
         assert "".join(piece.text for piece in streams[found.id]) == found.text
@@ -93,7 +92,7 @@ def test_states_that_are_no_columns_are_kept_for_each_text(monkeypatch: pytest.M
 
 def test_a_long_prompt_is_read_in_chunks_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streamer_module, "_CHUNK", 16)
-    runtime = StreamingRuntime(tiny_model())
+    runtime = TransformersRuntime(tiny_model())
     short = runtime.stream(kdtool.Request("short", "x", 60))
     next(short)
     pieces = list(runtime.stream(kdtool.Request("long", "y" * 100, 4)))
@@ -105,7 +104,7 @@ def test_a_long_prompt_is_read_in_chunks_beside_others(monkeypatch: pytest.Monke
 
 
 def test_a_closed_stream_makes_room_at_the_next_token() -> None:
-    runtime = StreamingRuntime(tiny_model())
+    runtime = TransformersRuntime(tiny_model())
     for _ in range(40):
         left = runtime.stream(kdtool.Request("left", "x = ", 400, temperature=1.0))
         next(left)
@@ -123,7 +122,7 @@ def test_a_closed_stream_makes_room_at_the_next_token() -> None:
 
 def test_more_requests_than_streams_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streamer_module, "STREAMS", 2)
-    runtime, most = StreamingRuntime(tiny_model()), 0
+    runtime, most = TransformersRuntime(tiny_model()), 0
     advance = streamer_module.Streamer._advance
 
     def record(streamer: Any, rows: Any, logits: Any) -> None:
@@ -138,7 +137,7 @@ def test_more_requests_than_streams_wait(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_prompt_that_the_memory_does_not_hold_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime, forward = StreamingRuntime(tiny_model()), streamer_module.Streamer._forward
+    runtime, forward = TransformersRuntime(tiny_model()), streamer_module.Streamer._forward
     running = runtime.stream(kdtool.Request("short", "x = ", 60))
     next(running)
 
@@ -173,7 +172,7 @@ def test_what_is_not_a_number_leaves_with_its_row() -> None:
 
 
 def test_an_error_reaches_every_stream_and_the_next_ones_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = StreamingRuntime(tiny_model())
+    runtime = TransformersRuntime(tiny_model())
     forward, calls = streamer_module.Streamer._forward, 0
 
     def fail_later(*arguments: Any) -> torch.Tensor:
@@ -199,7 +198,7 @@ def test_an_error_reaches_every_stream_and_the_next_ones_go_on(monkeypatch: pyte
 
 
 def test_closing_the_runtime_ends_what_it_streams() -> None:
-    runtime = StreamingRuntime(tiny_model())
+    runtime = TransformersRuntime(tiny_model())
     stream = runtime.stream(kdtool.Request("1", "x = ", 500, temperature=1.0))
     next(stream)
     runtime.close()
@@ -211,7 +210,7 @@ def test_closing_the_runtime_ends_what_it_streams() -> None:
 
 
 def test_a_prompt_that_fills_the_context_is_refused() -> None:
-    runtime = StreamingRuntime(tiny_model())
+    runtime = TransformersRuntime(tiny_model())
     assert list(runtime.stream(kdtool.Request("1", "x" * 512, 5))) == [kdtool.TextPiece("", 512, 0, "refused")]
     last = list(runtime.stream(kdtool.Request("1", "x" * 511, 5)))[-1]
     assert (last.tokens_out, bool(last.finish)) == (1, True)
@@ -219,7 +218,7 @@ def test_a_prompt_that_fills_the_context_is_refused() -> None:
 
 def test_a_prompt_that_begins_as_an_earlier_one_is_read_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
-    runtime = StreamingRuntime(model)
+    runtime = TransformersRuntime(model)
     read: list[int] = []
     forward = streamer_module.Streamer._forward
 
@@ -233,7 +232,7 @@ def test_a_prompt_that_begins_as_an_earlier_one_is_read_from_there(monkeypatch: 
     weights = runtime.memory()
     pieces = list(runtime.stream(kdtool.Request("2", f"{begin}height", 8)))
     assert read[:2] == [len(begin) + 5, 6]
-    (plain,) = StreamingRuntime(tiny_model()).answer([kdtool.Request("2", f"{begin}height", 8)])
+    (plain,) = TransformersRuntime(tiny_model()).answer([kdtool.Request("2", f"{begin}height", 8)])
     assert "".join(piece.text for piece in pieces) == plain.text
     assert runtime.memory() > weights > sum(each.nbytes for each in model.model.parameters())
     list(runtime.stream(kdtool.Request("3", f"{begin}height", 1)))
@@ -243,7 +242,7 @@ def test_a_prompt_that_begins_as_an_earlier_one_is_read_from_there(monkeypatch: 
 def test_log_probabilities_are_the_models_before_sampling() -> None:
     model = tiny_model()
     request = kdtool.Request("1", "x = ", 5, temperature=3.0, seed=1, top_k=4, logprobs=2)
-    pieces = list(StreamingRuntime(model).stream(request))
+    pieces = list(TransformersRuntime(model).stream(request))
     found = [each for piece in pieces for each in piece.logprobs]
     assert len(found) == pieces[-1].tokens_out > 1
     with torch.no_grad():
@@ -291,14 +290,14 @@ def test_threads_follow_one_another_and_end_with_the_runtime(monkeypatch: pytest
     happened = []
 
     @contextmanager
-    def slow_to_leave(runtime: StreamingRuntime) -> Iterator[Any]:
+    def slow_to_leave(runtime: TransformersRuntime) -> Iterator[Any]:
         happened.append("enter")
         yield runtime.model
         time.sleep(0.2)
         happened.append("leave")
 
-    monkeypatch.setattr(StreamingRuntime, "passes", slow_to_leave)
-    runtime = StreamingRuntime(tiny_model())
+    monkeypatch.setattr(TransformersRuntime, "passes", slow_to_leave)
+    runtime = TransformersRuntime(tiny_model())
     for request in REQUESTS[:2]:
         assert list(runtime.stream(request))[-1].finish
         time.sleep(0.05)  # the thread has nothing left to do

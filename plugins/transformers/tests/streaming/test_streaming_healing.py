@@ -11,8 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kdtool_testing.tiny_models import tiny_model
-from kdtool_transformers import TransformersModel, TransformersTokenizer
-from kdtool_transformers.streaming import StreamingRuntime
+from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer
 from kdtool_transformers.streaming.streamer import Healing
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -49,19 +48,19 @@ def test_a_removed_token_can_be_spelt_again_in_every_way(tokenizer: Transformers
 
 
 @pytest.fixture(scope="module")
-def runtime(tokenizer: TransformersTokenizer) -> Iterator[StreamingRuntime]:
+def runtime(tokenizer: TransformersTokenizer) -> Iterator[TransformersRuntime]:
     model = tiny_model("llama", vocab_size=tokenizer.vocabulary)
-    opened = StreamingRuntime(TransformersModel(model.model, tokenizer))
+    opened = TransformersRuntime(TransformersModel(model.model, tokenizer))
     yield opened
     opened.close()
 
 
-def _text(runtime: StreamingRuntime, request: kdtool.Request) -> str:
+def _text(runtime: TransformersRuntime, request: kdtool.Request) -> str:
     return "".join(piece.text for piece in runtime.stream(request))
 
 
 @pytest.mark.parametrize("prompt", ["def area(wid", "x = width_of", "if x:  ", "# é é"])
-def test_an_answer_is_the_likeliest_one_that_spells_the_prompt(runtime: StreamingRuntime, prompt: str) -> None:
+def test_an_answer_is_the_likeliest_one_that_spells_the_prompt(runtime: TransformersRuntime, prompt: str) -> None:
     request = kdtool.Request("1", prompt, 6, heal=True)
     pieces = list(runtime.stream(request))
     with runtime.passes() as model:
@@ -81,12 +80,12 @@ def test_an_answer_is_the_likeliest_one_that_spells_the_prompt(runtime: Streamin
     assert "".join(piece.text for piece in pieces) == expected[len(prompt) :]
 
 
-def test_a_stop_string_within_the_prompt_ends_nothing(runtime: StreamingRuntime) -> None:
+def test_a_stop_string_within_the_prompt_ends_nothing(runtime: TransformersRuntime) -> None:
     request = kdtool.Request("1", "def area(wid", 6, heal=True)
     assert _text(runtime, replace(request, stop=("wid",))) == _text(runtime, request).partition("wid")[0]
 
 
-def test_healed_and_plain_texts_share_a_batch(runtime: StreamingRuntime) -> None:
+def test_healed_and_plain_texts_share_a_batch(runtime: TransformersRuntime) -> None:
     requests = [
         kdtool.Request(str(number), "def area(wid", 8, heal=bool(number % 2), temperature=number / 4, seed=number)
         for number in range(4)

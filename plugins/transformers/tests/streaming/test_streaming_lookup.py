@@ -9,7 +9,7 @@ import kdtool
 import pytest
 import torch
 from kdtool_testing.tiny_models import tiny_model
-from kdtool_transformers.streaming import StreamingRuntime
+from kdtool_transformers import TransformersRuntime
 from kdtool_transformers.streaming.streamer import Streamer
 
 LOOP = "for x in y:\n    f(x)\n" * 6
@@ -45,7 +45,7 @@ def test_answers_are_those_without_lookup_in_fewer_passes(
     found: dict[int, list[list[kdtool.TextPiece]]] = {}
     counted = {}
     for proposed in (0, 4):
-        runtime = StreamingRuntime(tiny_model(family, **settings))
+        runtime = TransformersRuntime(tiny_model(family, **settings))
         runtime.proposed, passes = proposed, 0
         found[proposed] = [list(runtime.stream(request)) for request in REQUESTS]
         counted[proposed] = passes
@@ -60,7 +60,7 @@ def test_answers_are_those_without_lookup_in_fewer_passes(
 
 def test_nothing_is_proposed_while_several_answers_share_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
-    runtime = StreamingRuntime(model)
+    runtime = TransformersRuntime(model)
     together: set[tuple[int, int]] = set()
     forward = Streamer._forward
 

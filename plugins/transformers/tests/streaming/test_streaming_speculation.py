@@ -12,8 +12,14 @@ import kdtool
 import pytest
 import torch
 from kdtool_testing.tiny_models import tiny_model
-from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer, byte_tokenizer
-from kdtool_transformers.streaming import SpeculativeRuntime, StreamedModels, StreamingRuntime
+from kdtool_transformers import (
+    DraftedModels,
+    SpeculativeRuntime,
+    TransformersModel,
+    TransformersRuntime,
+    TransformersTokenizer,
+    byte_tokenizer,
+)
 from kdtool_transformers.streaming.speculative import keep_samples
 
 REQUESTS = [
@@ -159,8 +165,7 @@ def test_log_probabilities_are_the_targets() -> None:
     target, draft = _pair()
     request = kdtool.Request("r", "x = ", 12, logprobs=2)
     speculative = SpeculativeRuntime(target, TransformersRuntime(draft))
-    alone = StreamingRuntime.of(target)
-    own, found = ([one for piece in each.stream(request) for one in piece.logprobs] for each in (alone, speculative))
+    own, found = ([one for piece in each.stream(request) for one in piece.logprobs] for each in (target, speculative))
     assert [one.token for one in found] == [one.token for one in own]
     assert [one.logprob for one in found] == pytest.approx([one.logprob for one in own], abs=1e-4)
 
@@ -244,19 +249,10 @@ class _Models(kdtool.Models):
         return self.server if name == "server" else TransformersRuntime(tiny_model())
 
 
-def test_models_of_transformers_stream_and_others_stay_as_they_are() -> None:
-    models = _Models()
-    streamed = StreamedModels(models)
-    assert streamed.open("server") is models.server
-    with streamed.open("student") as student:
-        assert isinstance(student, StreamingRuntime)
-        assert len(list(student.stream(kdtool.Request("1", "x = ", 8)))) > 1
-
-
 def test_only_what_is_drafted_is_opened_with_the_draft() -> None:
-    models = StreamedModels(_Models(), "student", ["student", "teacher", "server"])
+    models = DraftedModels(_Models(), "student", ["student", "teacher", "server"])
     with models.open("teacher") as teacher, models.open("student") as student:
         assert isinstance(teacher, SpeculativeRuntime)
-        assert isinstance(student, StreamingRuntime)
+        assert isinstance(student, TransformersRuntime)
     with pytest.raises(kdtool.UsageError, match="is not a model of transformers"):
         models.open("server")

@@ -65,9 +65,9 @@ class LlamaShape(NamedTuple):
     def sentence(self, vocabulary: int, tied: bool) -> str:
         """Return the shape in one line, with embeddings counted separately."""
         whole, words = self.parameters(vocabulary, tied), self.embedding_parameters(vocabulary, tied)
-        heads = f"{_pluralise(self.heads, 'head')} of {self.hidden // self.heads}"
+        heads = f"{kdtool.count_of(self.heads, 'head')} of {self.hidden // self.heads}"
         if self.kv_heads != self.heads:
-            heads += f" on {_pluralise(self.kv_heads, 'KV head')}"
+            heads += f" on {kdtool.count_of(self.kv_heads, 'KV head')}"
         return (
             f"{whole:,} parameters, {words:,} of them ({words / whole:.0%}) {'tied ' if tied else ''}embeddings for "
             f"{vocabulary:,} tokens, {readable_count(whole - words)} in layers: {self.layers} × {self.hidden}, {heads}, "
@@ -105,10 +105,6 @@ def llama_config(shape: LlamaShape, tokenizer: TransformersTokenizer | int, *, c
         eos_token_id=here.end_of_text if here else None,
         pad_token_id=None,
     )
-
-
-def _pluralise(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 HEAD, STEP, QUANT_STEP = 64, KERNEL_MULTIPLE, QUANT_MULTIPLE

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
 
+import kdtool
 import torch
 from kdtool_transformers import TransformersFacts, without_weights
 
@@ -27,14 +28,12 @@ class Shape(NamedTuple):
     feed_forward: int
 
     def __str__(self) -> str:
-        heads = _pluralise(self.heads, "head")
+        heads = kdtool.count_of(self.heads, "head")
         if self.heads != self.kv_heads:
-            heads += f" on {_pluralise(self.kv_heads, 'KV head')}"
-        return f"{_pluralise(self.layers, 'layer')}, hidden {self.hidden}, {heads}, feed-forward {self.feed_forward}"
-
-
-def _pluralise(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+            heads += f" on {kdtool.count_of(self.kv_heads, 'KV head')}"
+        return (
+            f"{kdtool.count_of(self.layers, 'layer')}, hidden {self.hidden}, {heads}, feed-forward {self.feed_forward}"
+        )
 
 
 CLASSES = {"llama": "Llama", "qwen2": "Qwen2", "starcoder2": "Starcoder2"}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import kdtool
 import pydantic
 from kdtool_transformers.sizes import ParameterCount
@@ -18,7 +16,7 @@ class PrunedConfig(kdtool.Config):
     """Number of parameters that stay, embeddings included: `350M`, `1.2B`, or a whole number. The shape is found, within
     2 %. Give this, or the sizes to reduce: layers or keep, hidden, heads, kv_heads, feed_forward."""
     layers: int | None = kdtool.Field(default=None, ge=1, le=1000)
-    """Number of decoder layers that stay; `importance` chooses them. Absent, and no `keep`: all."""
+    """Number of decoder layers that stay: the most important ones. Absent, and no `keep`: all."""
     keep: tuple[int, ...] | None = None
     """The teacher's layers to keep, counted from 0, in ascending order."""
     hidden: int | None = kdtool.Field(default=None, ge=1, le=65536)
@@ -31,12 +29,9 @@ class PrunedConfig(kdtool.Config):
     """Number of neurons of a feed-forward layer that stay. Absent: all."""
     source: str = "teacher"
     """The component to cut: a teacher's name in the recipe (`teacher`, or `teachers.NAME`)."""
-    importance: Literal["block-influence", "uniform"] = "block-influence"
-    """Method that chooses layers. `block-influence`: those that change their input most stay (one minus the cosine of a
-    layer's input and output, mean over calibration tokens; ShortGPT, arXiv 2403.03853). `uniform`: evenly spaced ones,
-    first and last included. Widths always follow activations on the calibration text."""
     calibration_rows: int = kdtool.Field(default=16, ge=1, le=4096)
-    """Rows of training text that importance is measured on."""
+    """Rows of training text that importance is measured on: layers stay that change their input most (ShortGPT, arXiv
+    2403.03853), and widths with the largest activations."""
     calibration_length: int = kdtool.Field(default=512, ge=8, le=8192)
     """Tokens in a calibration row."""
     context: int | None = kdtool.Field(default=None, ge=1)

@@ -62,13 +62,6 @@ def most_important(importance: Sequence[float], count: int) -> tuple[int, ...]:
     return tuple(sorted(ranked[:count]))
 
 
-def uniform(layers: int, count: int) -> tuple[int, ...]:
-    """Return `count` evenly spaced layers, first and last included (only the first if one stays)."""
-    if count == 1:
-        return (0,)
-    return tuple(round(number * (layers - 1) / (count - 1)) for number in range(count))
-
-
 def _top(importance: Tensor, count: int) -> Tensor:
     return importance.sort(descending=True, stable=True).indices[:count].sort().values
 

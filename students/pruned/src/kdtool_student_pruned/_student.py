@@ -100,7 +100,13 @@ class Pruned(CausalStudent):
         from kdtool_student_pruned._anatomy import Anatomy
         from kdtool_student_pruned._target import sentence, shape_notes, wanted_shape
 
-        facts = self._source(run, "kdtool_describe").kdtool_describe(run)
+        source = self._source(run, "kdtool_describe")
+        if quantised := getattr(source.config, "quantise", None):
+            raise kdtool.UsageError(
+                f"source: {self.config.source} has weights in {quantised}, which cannot be cut: leave its `quantise` out, "
+                "or cut it once on a larger machine, and continue here with the student `pretrained`"
+            )
+        facts = source.kdtool_describe(run)
         if not isinstance(facts, TransformersFacts):
             raise self._cannot_be_cut()
         if getattr(facts.configuration, "scale_attn_by_inverse_layer_idx", False):
@@ -112,25 +118,23 @@ class Pruned(CausalStudent):
             raise kdtool.UsageError(
                 f"context: {self.config.context:,} exceeds the {longest:,} tokens of {self.config.source}; give at most that"
             )
-        source = Anatomy.of(facts)
-        shape = wanted_shape(self.config, source)
-        plan = _Plan(facts, source, shape)
+        anatomy = Anatomy.of(facts)
+        shape = wanted_shape(self.config, anatomy)
+        plan = _Plan(facts, anatomy, shape)
         if plan.cuts_width and not self._said:
             self._said = True
-            for line in (sentence(shape, source, self.config.source), *shape_notes(shape, source, uses_of(run))):
+            for line in (sentence(shape, anatomy, self.config.source), *shape_notes(shape, anatomy, uses_of(run))):
                 run.say(f"student: {line}")
         return plan
 
     def _choose(self, run: kdtool.RunInfo, model: TransformersModel, plan: _Plan) -> Kept:
-        from kdtool_student_pruned._cut import Kept, choose, most_important, uniform
+        from kdtool_student_pruned._cut import Kept, choose, most_important
         from kdtool_student_pruned._importance import measure
 
         count, available = plan.shape.layers, plan.source.shape.layers
         layers = self.config.keep
         if count == available:
             layers = tuple(range(available))
-        elif layers is None and self.config.importance == "uniform":
-            layers = uniform(available, count)
         if layers is not None and not plan.cuts_width:
             return Kept(layers)
         rows, length = self.config.calibration_rows, self.config.calibration_length

@@ -160,11 +160,12 @@ def solve(wanted: int, source: Anatomy, name: str) -> Shape:
     if wanted > whole * (1 + TOLERANCE):
         raise kdtool.UsageError(
             f"parameters: {wanted:,} are more than the {whole:,} of {name}, and cutting only takes away: give fewer, or a "
-            "larger source"
+            "larger source",
+            {"parameters": whole // 2},
         )
     shape, fits = best_shape(wanted, partial(shapes, source=source), source.parameters, partial(_cost, source=source))
     if not fits:
-        raise kdtool.UsageError(_refusal(wanted, shape, source, name))
+        raise kdtool.UsageError(_refusal(wanted, shape, source, name), {"parameters": source.parameters(shape)})
     return shape
 
 

@@ -54,7 +54,8 @@ class SmallCoder(LlamaStudent):
             raise kdtool.UsageError(
                 f"parameters: size {self.config.size} has {named:,} with {VOCABULARY:,} tokens, but the tokenizer has "
                 f"{vocabulary:,}, which makes {count:,} and not {wanted:,}; take a teacher or tokenizer that fits, another "
-                "size, or leave parameters out"
+                "size, or leave parameters out",
+                {"parameters": None},
             )
         return shape
 

@@ -195,7 +195,6 @@ class Batches:
         """
         pause = _FIRST_POLL
         while (shown := await self._retry(lambda: self._client.get_batch(remote)))["processing_status"] != "ended":
-            self._progress.wait()
             await asyncio.sleep(pause)
             pause = min(_LONGEST_POLL, 1.5 * pause)
         lines: dict[str, dict[str, Any]] = {}

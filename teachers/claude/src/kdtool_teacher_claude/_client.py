@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Awaitable, Mapping
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +16,7 @@ import anthropic
 import httpx2
 import kdtool
 
-from kdtool_teacher_claude._config import ClaudeConfig, is_loopback
+from kdtool_teacher_claude._config import ClaudeConfig, is_loopback, read_key
 
 _STREAM_FROM = 8192
 """Answers with at least this number of tokens are streamed: a proxy would cut a silent connection."""
@@ -228,35 +227,6 @@ class Client:
         for form in self._key_forms:
             text = text.replace(form, _MARK)
         return text[:_SHOWN]
-
-
-def read_key(config: ClaudeConfig) -> tuple[str, str]:
-    """Return the key, and where it was found.
-
-    Raises:
-        AuthenticationError: the key is neither in the environment nor in the keyring, or no header can contain it.
-    """
-    key, source = os.environ.get(config.key_variable, "").strip(), config.key_variable
-    if not key and config.keyring is not None:
-        import keyring
-
-        try:
-            key = (keyring.get_password(config.keyring, "anthropic") or "").strip()
-            source = f"keyring {config.keyring!r}"
-        except keyring.errors.KeyringError as error:
-            raise kdtool.AuthenticationError(
-                f"keyring: the key cannot be read ({error}); set {config.key_variable}"
-            ) from None
-    if not key:
-        other = " or name a service of the keyring by `keyring`" if config.keyring is None else ""
-        raise kdtool.AuthenticationError(
-            f"key_variable: {config.key_variable} is not set; export it with the key{other}"
-        )
-    if not (key.isascii() and key.isprintable()):
-        raise kdtool.AuthenticationError(
-            f"the key in {source} has characters that no key has, such as a line break; copy it again"
-        )
-    return key, source
 
 
 def _forms(key: str) -> list[str]:

@@ -7,6 +7,7 @@ decides.
 from __future__ import annotations
 
 import ipaddress
+import os
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -30,8 +31,6 @@ class PricesConfig(kdtool.Config):
     """Of input that is read from the cache; null means a tenth of `input`."""
     cache_write: _Dollars | None = None
     """Of input that is written to the cache for five minutes; null means 1.25 times `input`."""
-    cache_write_hour: _Dollars | None = None
-    """Of input that is written to the cache for an hour; null means twice `input`."""
 
 
 Effort = Literal["low", "medium", "high", "xhigh", "max"]
@@ -60,8 +59,8 @@ class ClaudeConfig(kdtool.Config):
     """Largest number of requests in a batch."""
     orphan_wait: float = kdtool.Field(default=900, ge=0, le=86400, json_schema_extra=_FREE)
     """Seconds to wait for a batch to appear in the service's list, after a run that was killed while it submitted it."""
-    cache: Literal["off", "5m", "1h"] = kdtool.Field(default="5m", json_schema_extra=_FREE)
-    """For how long the text in front of all requests stays in the prompt cache."""
+    cache: Literal["off", "5m"] = kdtool.Field(default="5m", json_schema_extra=_FREE)
+    """For how long after its last use the text in front of all requests stays in the prompt cache."""
     prices: PricesConfig | None = kdtool.Field(default=None, json_schema_extra=_FREE)
     """Prices that replace those of the package `genai-prices`."""
     on_unknown: Literal["ask_again", "skip"] = kdtool.Field(default="ask_again", json_schema_extra=_FREE)
@@ -77,8 +76,6 @@ class ClaudeConfig(kdtool.Config):
     """The address of the API. Another than this one is given on the command line, or listed in KDTOOL_TRUST_URL."""
     concurrency: int = kdtool.Field(default=64, ge=1, le=1024, json_schema_extra=_FREE)
     """Largest number of requests at the same time; fewer are sent if the service limits them."""
-    requests_per_minute: int | None = kdtool.Field(default=None, ge=1, json_schema_extra=_FREE)
-    """Requests sent in a minute at most. None: what the service's answers permit."""
     timeout: float = kdtool.Field(default=600, gt=0, le=86400, json_schema_extra=_FREE)
     """Seconds without a part of an answer after which a request counts as unanswered."""
     retries: int = kdtool.Field(default=8, ge=0, le=100, json_schema_extra=_FREE)
@@ -109,6 +106,35 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(urlsplit(url).hostname or "").is_loopback
     except ValueError:
         return False
+
+
+def read_key(config: ClaudeConfig) -> tuple[str, str]:
+    """Return the key, and where it was found.
+
+    Raises:
+        AuthenticationError: the key is neither in the environment nor in the keyring, or no header can contain it.
+    """
+    key, source = os.environ.get(config.key_variable, "").strip(), config.key_variable
+    if not key and config.keyring is not None:
+        import keyring
+
+        try:
+            key = (keyring.get_password(config.keyring, "anthropic") or "").strip()
+            source = f"keyring {config.keyring!r}"
+        except keyring.errors.KeyringError as error:
+            raise kdtool.AuthenticationError(
+                f"keyring: the key cannot be read ({error}); set {config.key_variable}"
+            ) from None
+    if not key:
+        other = " or name a service of the keyring by `keyring`" if config.keyring is None else ""
+        raise kdtool.AuthenticationError(
+            f"key_variable: {config.key_variable} is not set; export it with the key{other}"
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise kdtool.AuthenticationError(
+            f"the key in {source} has characters that no key has, such as a line break; copy it again"
+        )
+    return key, source
 
 
 _ALL_EFFORTS = ("low", "medium", "high", "xhigh", "max")

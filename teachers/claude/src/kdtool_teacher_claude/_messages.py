@@ -2,9 +2,8 @@
 
 Each attempt is journalled before it is sent, and its answer with its price before anyone gets it.
 
-`Limiter` is used inside one event loop. Rates come from the response headers before any request is refused. Only the first
-refusal of a burst counts, so none halves the rate twice. Concurrency grows by one for each full window of answers up
-to the ceiling of the last refusal, and then ten times slower, to 10 % above it at most.
+`Limiter` is used inside one event loop. Rates come from the response headers before any request is refused. After a refusal
+nothing is sent for as long as the service asks.
 """
 
 from __future__ import annotations
@@ -24,23 +23,12 @@ from kdtool_measuring import Attempt, Ledger
 from kdtool_teacher_claude._client import Client, DoubtfulError, LimitedError, RefusedError, UnreachedError
 from kdtool_teacher_claude._config import ClaudeConfig
 from kdtool_teacher_claude._money import Progress
-from kdtool_teacher_claude._requests import (
-    Asked,
-    Prices,
-    UnreadableError,
-    dollars,
-    picodollars,
-    read_message,
-    refusal,
-    restore,
-)
+from kdtool_teacher_claude._requests import Asked, Prices, UnreadableError, picodollars, read_message, refusal, restore
 
 _OPENINGS = 6
 """Openings of the circuit after which the service counts as down: two minutes and more."""
 _LONGEST_SILENCE = 900.0
 """Seconds without any answer after which refusals for the rate (429) end the run, too; until then they are waited for."""
-_TTL = {"5m": 240.0, "1h": 3300.0, "off": 0.0}
-"""Seconds without a request after which a prefix counts as cold; a bit less than it lasts."""
 
 
 class Messages:
@@ -54,8 +42,6 @@ class Messages:
         self._budget = picodollars(config.budget_usd)
         self._unknown = Counter(ledger.unknown())
         self._same: dict[str, asyncio.Future[str | None]] = {}
-        self._warm: dict[str, float] = {}
-        self._warming: dict[str, asyncio.Lock] = {}
         self._reserved = 0
         self._settled = asyncio.Event()
         self._failure: BaseException | None = None
@@ -119,18 +105,6 @@ class Messages:
         )
 
     async def _attempt(self, asked: Asked) -> str:
-        if self._is_cold(asked):
-            # One request writes the prefix into the cache, and the others read it.
-            async with self._warming.setdefault(asked.prefix, asyncio.Lock()):
-                if self._is_cold(asked):
-                    return await self._send(asked)
-        return await self._send(asked)
-
-    def _is_cold(self, asked: Asked) -> bool:
-        now = asyncio.get_running_loop().time()
-        return bool(asked.prefix) and now - self._warm.get(asked.prefix, float("-inf")) > _TTL[self._config.cache]
-
-    async def _send(self, asked: Asked) -> str:
         permit = await self._limiter.acquire(asked.estimate_in, asked.most_out // 4)
         try:
             if self._failure is not None:
@@ -153,7 +127,7 @@ class Messages:
             stored, usage, price = read_message(message, self._prices, batched=False)
         except (RefusedError, LimitedError, UnreachedError, kdtool.KdtoolError) as error:
             if isinstance(error, LimitedError):
-                self._limiter.count_refusal(permit, error.headers, overloaded=error.overloaded)
+                self._limiter.count_refusal(error.headers, overloaded=error.overloaded)
             elif isinstance(error, UnreachedError):
                 self._limiter.count_failure()
             else:
@@ -166,7 +140,6 @@ class Messages:
             self._ledger.doubt(attempt, str(error) or type(error).__name__)
             raise
         self._limiter.count_answer(permit, headers, usage.tokens_in - usage.cache_read, usage.output)
-        self._warm[asked.prefix] = asyncio.get_running_loop().time()
         await asyncio.wrap_future(self._ledger.settle(attempt, stored, price, usage.thinking))
         self._progress.add(usage)
         return stored
@@ -187,21 +160,18 @@ class Messages:
 def budget_error(ledger: Ledger, budget: int, bound: int) -> kdtool.BudgetError:
     """Return the error that ends a run at its budget."""
     return kdtool.BudgetError(
-        f"budget_usd: the next request may cost {dollars(bound)}, but {dollars(ledger.spent)} are spent and "
-        f"{dollars(ledger.on_hold)} reserved of {dollars(budget)}; raise it and run again: stored answers are not "
-        "charged again"
+        f"budget_usd: the next request may cost {kdtool.dollars(bound)}, but {kdtool.dollars(ledger.spent)} are spent and "
+        f"{kdtool.dollars(ledger.on_hold)} reserved of {kdtool.dollars(budget)}; raise it and run again: stored answers are "
+        "not charged again"
     )
 
 
 _SHARE = 0.98
 """Share of a limit that is used: clocks differ."""
-_LEAST_SHARE = 0.1
 _CATCH_UP = 0.5
 """Seconds of the limit that may be sent at once after the pace was too slow."""
-_CUT = 0.7
-_ABOVE_CEILING = 1.1
-_RECOVERS = 60.0
-"""Seconds without a refusal in which a reduced rate is back, and the ceiling forgotten."""
+_PAUSE = 1.0
+"""Seconds without requests after a refusal that does not say how long to wait."""
 _FAILURES = 8
 """Failures in a row that open the circuit."""
 _LONGEST_WAIT = 600.0
@@ -215,15 +185,14 @@ class _Pace:
     per_minute: float
     free: float = 0.0
 
-    def take(self, amount: float, share: float, now: float) -> None:
-        self.free = max(self.free, now - _CATCH_UP) + 60 * amount / (self.per_minute * share)
+    def take(self, amount: float, now: float) -> None:
+        self.free = max(self.free, now - _CATCH_UP) + 60 * amount / (self.per_minute * _SHARE)
 
 
 @dataclass(frozen=True)
 class Permit:
-    """Allows to send a request: when it began, and the tokens that it was counted with."""
+    """Allows to send a request: the tokens that it was counted with."""
 
-    begun: float
     tokens_in: int
     tokens_out: int
 
@@ -233,7 +202,6 @@ class Limiter:
 
     Args:
         concurrency: requests under way at most.
-        requests_per_minute: the user's own limit; None for only the service's.
         now: seconds that only grow.
         sleep: waits for the given number of seconds.
     """
@@ -241,22 +209,16 @@ class Limiter:
     def __init__(
         self,
         concurrency: int,
-        requests_per_minute: int | None = None,
         *,
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._most = concurrency
-        self._own = requests_per_minute
         self._now, self._sleep = now, sleep
         self._paces: dict[str, _Pace] = {}
-        if requests_per_minute:
-            self._paces["requests"] = _Pace(requests_per_minute)
-        self._window, self._ceiling = float(min(concurrency, 8)), float(concurrency)
-        self._share = _SHARE
+        self._window = 1  # the first answer shows the limits, and has written a shared prefix into the cache
         self._under_way = 0
         self._held_until = 0.0
-        self._refused_at = float("-inf")
         self._failures = 0
         self.openings = 0
         self._silent_since: float | None = None
@@ -271,48 +233,36 @@ class Limiter:
     async def acquire(self, tokens_in: int, tokens_out: int) -> Permit:
         """Wait until a request may be sent, in the order of the calls. End it by one of the methods below."""
         async with self._gate:
-            while self._under_way >= int(self._window):
+            while self._under_way >= self._window:
                 self._changed.clear()
                 await self._changed.wait()
             while (wait := self._wait()) > 0:
                 await self._sleep(min(wait, 5.0))  # limits may change meanwhile
-            now = self._now()
             amounts = {"requests": 1, "input-tokens": tokens_in, "output-tokens": tokens_out}
             for name, pace in self._paces.items():
-                pace.take(amounts[name], self._rate(), now)
+                pace.take(amounts[name], self._now())
             self._under_way += 1
-            return Permit(now, tokens_in, tokens_out)
+            return Permit(tokens_in, tokens_out)
 
     def count_answer(self, permit: Permit, headers: Mapping[str, str], tokens_in: int, tokens_out: int) -> None:
         """Count an answer: its headers give the limits, its tokens correct those that were estimated."""
         self._failures = self.openings = 0
-        self._silent_since = None
+        self._silent_since, self._window = None, self._most
         self.observe(headers)
         for name, by in (
             ("input-tokens", tokens_in - permit.tokens_in),
             ("output-tokens", tokens_out - permit.tokens_out),
         ):
             if name in self._paces:
-                self._paces[name].free += 60 * by / (self._paces[name].per_minute * self._rate())
-        if self._now() - self._refused_at > _RECOVERS:
-            self._ceiling = float(self._most)
-        slow = 1.0 if self._window < self._ceiling else 0.1
-        self._window = min(self._window + slow / self._window, self._ceiling * _ABOVE_CEILING, float(self._most))
+                self._paces[name].free += 60 * by / (self._paces[name].per_minute * _SHARE)
         self.give_back()
 
-    def count_refusal(self, permit: Permit, headers: Mapping[str, str], *, overloaded: bool = False) -> None:
-        """Count a refusal for the rate (429) or for the service's load (529)."""
+    def count_refusal(self, headers: Mapping[str, str], *, overloaded: bool = False) -> None:
+        """Count a refusal for the rate (429) or for the service's load (529): nothing is sent as long as it asks."""
         self.observe(headers)
         self._silent_since = self._now() if self._silent_since is None else self._silent_since
-        if permit.begun > self._refused_at:  # of a burst, only the first
-            self._refused_at = self._now()
-            self._ceiling = max(1.0, self._window)
-            self._window = max(1.0, self._window * _CUT)
-            if not overloaded:
-                self._share = max(_LEAST_SHARE, self._rate() * _CUT if "requests" in self._paces else self._share)
-        asked = retry_after(headers)
-        if asked > 0:
-            self._held_until = max(self._held_until, self._now() + min(asked, _LONGEST_WAIT))
+        asked = retry_after(headers) or _PAUSE
+        self._held_until = max(self._held_until, self._now() + min(asked, _LONGEST_WAIT))
         if overloaded:
             self._fail()
         self.give_back()
@@ -333,8 +283,6 @@ class Limiter:
             limit = _read_number(headers.get(f"anthropic-ratelimit-{name}-limit"))
             if limit is None or limit <= 0:
                 continue
-            if name == "requests" and self._own:
-                limit = min(limit, self._own)
             pace = self._paces.setdefault(name, _Pace(limit, self._now()))
             pace.per_minute = limit
             if _read_number(headers.get(f"anthropic-ratelimit-{name}-remaining")) == 0:
@@ -343,14 +291,9 @@ class Limiter:
     def _fail(self) -> None:
         self._failures += 1
         if self._failures >= _FAILURES:
-            self._failures, self._window = 0, 1.0
+            self._failures, self._window = 0, 1
             self.openings += 1
             self._held_until = max(self._held_until, self._now() + min(120.0, 2.0**self.openings))
-
-    def _rate(self) -> float:
-        """Return the share of the limits that is used: after a refusal it grows back within a minute."""
-        since = self._now() - self._refused_at
-        return _SHARE if since > _RECOVERS else self._share + (_SHARE - self._share) * max(0.0, since) / _RECOVERS
 
     def _wait(self) -> float:
         now = self._now()

@@ -1,4 +1,4 @@
-"""Money and time of a run: the forecast for `kdtool check`, and a line every half minute while the run asks.
+"""Money and time of a run: the forecast for `kdtool check`, and figures at the end.
 
 A forecast sends nothing. Each evaluator is given a teacher that notes its requests and answers nothing, so that their price
 is known before the run.
@@ -18,31 +18,30 @@ from typing import Any
 import kdtool
 from kdtool_measuring import Ledger, has_answer, read_summary
 
-from kdtool_teacher_claude._config import ClaudeConfig, cache_minimum, thinks
-from kdtool_teacher_claude._requests import Asked, Usage, dollars, estimate_tokens, picodollars, prices_of
-
-_PUBLISHED = {"requests": 1_000, "tokens in": 500_000, "tokens out": 100_000}
-"""Limits a minute that Anthropic publishes for its first tier, as an example: they differ by account and model."""
+from kdtool_teacher_claude._config import ClaudeConfig, cache_minimum, read_key, thinks
+from kdtool_teacher_claude._requests import Asked, Usage, estimate_tokens, picodollars, prices_of
 
 
 @dataclass(frozen=True)
 class Purpose:
     """The use of answers: each request of a sample stands for `times`, and for `most` times as many after rejections.
 
-    `planned` are picodollars of earlier estimates of the same run; `say` shows a warning.
+    `say` shows a warning. Of earlier estimates of the same run, `planned` are the expected picodollars, and `reserved` the
+    most.
     """
 
     name: str
     times: float
     most: float
-    planned: int
     say: Callable[[str], None]
+    planned: int
+    reserved: int
 
 
 def estimate(
     config: ClaudeConfig, requests: Iterable[Asked], purpose: Purpose, file: Path
 ) -> Iterator[kdtool.Estimate]:
-    """Yield what the answers cost, if each is as long as it may be.
+    """Yield what the answers cost if each is as long as it may be, and at most: with rejections, but within the budget.
 
     Args:
         config: the teacher's settings.
@@ -60,45 +59,57 @@ def estimate(
             note = f"{purpose.name}: all {stored:,} answers are stored, and cost nothing"
             yield kdtool.Estimate("answers of claude", note=note)
         return
-    plain, cached, writes = list[Usage](), list[Usage](), dict[str, int]()
+    batched = config.mode == "batches"
+    usages, writes = list[Usage](), dict[str, int]()
     for asked in missing:
         asked_in, shared = estimate_parts(asked)
-        plain.append(Usage(asked_in + shared, asked.most_out))
-        cached.append(Usage(asked_in, asked.most_out, cache_read=shared) if asked.prefix else plain[-1])
-        if asked.prefix:  # is written to the cache once, and read by the other requests
-            kind = "cache_write_hour" if config.cache == "1h" else "cache_write"
-            write = prices.price(Usage(asked_in, asked.most_out, **{kind: shared}), batched=False)
-            writes[asked.prefix] = write - prices.price(cached[-1], batched=False)
-
-    def price(usages: Iterable[Usage], *, batched: bool = False) -> int:
-        return round(times * sum(prices.price(usage, batched=batched) for usage in usages))
-
-    whole, by_batch, by_cache = price(plain), price(plain, batched=True), price(cached) + sum(writes.values())
-    tokens_in = round(times * sum(usage.input for usage in plain))
-    tokens_out = round(times * sum(usage.output for usage in plain))
-    expected = by_batch if config.mode == "batches" else by_cache
+        if batched or not asked.prefix:
+            usages.append(Usage(asked_in + shared, asked.most_out))
+        else:  # it is written to the cache once, and read by the other requests
+            usages.append(Usage(asked_in, asked.most_out, cache_read=shared))
+            write = prices.price(Usage(asked_in, asked.most_out, cache_write=shared), batched=False)
+            writes[asked.prefix] = write - prices.price(usages[-1], batched=False)
+    whole = times * sum(prices.price(usage, batched=batched) for usage in usages)
+    expected = round(whole) + sum(writes.values())
+    tokens_in = round(times * sum(usage.tokens_in for usage in usages))
+    tokens_out = round(times * sum(usage.output for usage in usages))
+    bounds = (
+        prices.bound(asked.most_in, asked.most_out, marked=bool(asked.prefix), batched=batched) for asked in missing
+    )
+    ledger = read_summary(file) if file.exists() else None
+    left = picodollars(config.budget_usd) - (ledger.spent + ledger.held if ledger else 0)
+    most = max(0, min(ceil(purpose.most * times * sum(bounds)), left - purpose.reserved))
     notes = [
-        f"{purpose.name}: {dollars(expected)} for {number:,} requests, {tokens_in:,} tokens in, {tokens_out:,} out "
-        "at most",
-        f"{dollars(whole)} plain, {dollars(by_cache)} cached, {dollars(by_batch)} batched",
+        f"{purpose.name}: {kdtool.dollars(expected)} for {kdtool.count_of(number, 'request')}, "
+        f"{tokens_in:,} tokens in, {tokens_out:,} out at most",
         *([f"{stored:,} answers are stored already"] if stored else []),
-        *_notes_on_cache(config, is_marked=bool(writes)),
-        *_notes_on_thinking(config),
-        _note_on_time(config, number, round(times * sum(usage.input for usage in cached)), tokens_out),
-        _note_on_budget(config, file, purpose, number, expected),
+        *_notes_on_settings(config, is_marked=any(asked.prefix for asked in missing)),
+        _note_on_budget(left - purpose.planned, purpose, number, expected),
     ]
-    yield kdtool.Estimate("answers of claude", picodollars=expected, note="; ".join(notes))
+    yield kdtool.Estimate(
+        "answers of claude",
+        picodollars=expected,
+        most_picodollars=most,
+        note="; ".join(notes),
+        lacks=_missing_key(config),
+        waiting_seconds=86400 * batched,
+    )
 
 
-def _notes_on_cache(config: ClaudeConfig, *, is_marked: bool) -> Iterator[str]:
+def _missing_key(config: ClaudeConfig) -> str:
+    try:
+        read_key(config)
+    except kdtool.AuthenticationError as error:
+        return str(error)
+    return ""
+
+
+def _notes_on_settings(config: ClaudeConfig, *, is_marked: bool) -> Iterator[str]:
     if config.system and not is_marked and config.cache != "off":
         yield (
             f"`system` has about {estimate_tokens(config.system):,} tokens, below the {cache_minimum(config.model):,} from "
             "which this model caches: priced uncached"
         )
-
-
-def _notes_on_thinking(config: ClaudeConfig) -> Iterator[str]:
     if thinks(config.model, config.thinking) and not config.thinking_tokens:
         yield (
             "the model may think, which counts towards the tokens out and cuts answers off: set thinking_tokens, or "
@@ -106,38 +117,23 @@ def _notes_on_thinking(config: ClaudeConfig) -> Iterator[str]:
         )
 
 
-def _note_on_time(config: ClaudeConfig, number: int, tokens_in: int, tokens_out: int) -> str:
-    if config.mode == "batches":
-        return "up to 24 hours by batches"
-    if config.requests_per_minute:
-        return (
-            f"{ceil(number / config.requests_per_minute):,} min at {config.requests_per_minute:,} requests per minute"
-        )
-    # Input that is read from the cache counts towards no limit, and is not in `tokens_in`.
-    needed = {"requests": number, "tokens in": tokens_in, "tokens out": tokens_out}
-    minutes = max(needed[name] / limit for name, limit in _PUBLISHED.items())
-    limits = ", ".join(f"{limit:,} {name}" for name, limit in _PUBLISHED.items())
-    return (
-        f"the account's limits are learned from its first answer: {ceil(minutes):,} min at {limits} a minute, if all tokens "
-        "are used (Claude Fable 5, tier Start, October 2026; a new account may have less)"
-    )
-
-
-def _note_on_budget(config: ClaudeConfig, file: Path, purpose: Purpose, number: int, expected: int) -> str:
-    """Return a note on what is left of the budget; if that may not be enough, also show it as a warning."""
-    ledger = read_summary(file) if file.exists() else None
-    left = picodollars(config.budget_usd) - purpose.planned - (ledger.spent + ledger.held if ledger else 0)
-    if purpose.most * expected <= left:
-        return f"{dollars(left)} of budget_usd are left for it"
-    paid = max(0, number * left // expected)
-    most = ceil(purpose.most * number)
-    problem = f"the {dollars(max(0, left))} of budget_usd that are left pay for {paid:,} of "
-    if expected > left:
-        problem += f"{number:,} requests: the run would stop there; raise budget_usd, or ask for less"
-    else:
-        problem += f"{most:,} requests, the most after rejections: the run may stop there; raise budget_usd to continue"
-    purpose.say(f"warning: {purpose.name}: {problem}")
-    return problem
+def _note_on_budget(left: int, purpose: Purpose, number: int, expected: int) -> str:
+    """Return a note on what is left of the budget; warn if that may not be enough."""
+    if purpose.most * expected > left:
+        paid = max(0, number * left // expected)
+        problem = f"the {kdtool.dollars(max(0, left))} of budget_usd that are left pay for {paid:,} of "
+        if expected > left:
+            problem += (
+                f"{kdtool.count_of(number, 'request')}: the run would stop there; raise budget_usd, or ask for less"
+            )
+        else:
+            most = ceil(purpose.most * number)
+            problem += (
+                f"{most:,} requests, the most after rejections: the run may stop there; raise budget_usd to continue"
+            )
+        purpose.say(f"warning: {purpose.name}: {problem}")
+        return f"may exceed the {kdtool.dollars(max(0, left))} of budget_usd that are left"
+    return f"{kdtool.dollars(left)} of budget_usd are left for it"
 
 
 def estimate_parts(asked: Asked) -> tuple[int, int]:
@@ -189,13 +185,8 @@ class _Quiet:
         return (lambda *_: None) if name == "kdtool_progress" else getattr(self._hooks, name)
 
 
-_SECONDS = 30.0
-_RARER = 0.1
-"""Part of the time so far that passes between two lines while only batches are under way."""
-
-
 class Progress:
-    """Counts answers, and shows money and speed.
+    """Counts answers, and shows money and speed at the end.
 
     Args:
         ledger: where money is counted.
@@ -205,45 +196,23 @@ class Progress:
 
     def __init__(self, ledger: Ledger, budget: int, say: Callable[[str], None]) -> None:
         self._ledger, self._budget, self._say = ledger, budget, say
-        self._begun = self._shown = time.monotonic()
-        self._before = ledger.spent
+        self._begun = time.monotonic()
         self.answers = self.stored = self.asked_again = 0
-        self._input = self._cached = self._output = self._thinking = 0
+        self._tokens = 0
 
     def add(self, usage: Usage) -> None:
         """Count an answer that was paid for."""
         self.answers += 1
-        self._input += usage.tokens_in
-        self._cached += usage.cache_read
-        self._output += usage.output
-        self._thinking += usage.thinking
-        self._show(_SECONDS)
-
-    def wait(self) -> None:
-        """Show a line while batches are waited for, ever more rarely."""
-        self._show(max(_SECONDS, _RARER * (time.monotonic() - self._begun)))
-
-    def _show(self, seconds: float) -> None:
-        """Show a line if the last one is at least `seconds` old."""
-        if time.monotonic() - self._shown >= seconds:
-            self._shown = time.monotonic()
-            self._say(self.line())
+        self._tokens += usage.tokens_in + usage.output
 
     def line(self) -> str:
-        """Return figures so far: money of the ledger, speed and cache of this run."""
+        """Return figures so far: money of the ledger, and speed of this run."""
         minutes = max(time.monotonic() - self._begun, 1.0) / 60
-        spent = self._ledger.spent
-        parts = [
-            f"{self.answers:,} answers",
-            f"{dollars(spent)} spent and {dollars(self._ledger.on_hold)} reserved of {dollars(self._budget)}",
-            f"{(self._input + self._output) / minutes:,.0f} tokens/min",
-            f"{self._cached / max(1, self._input):.0%} of the input tokens from the cache",
-        ]
-        if self._thinking:
-            parts.append(f"{self._thinking / self._output:.0%} of the output tokens for thinking")
-        if rate := (spent - self._before) / minutes:
-            parts.append(f"the budget lasts {(self._budget - spent) / rate:,.0f} min at this speed")
-        return "claude: " + ", ".join(parts)
+        money = [kdtool.dollars(each) for each in (self._ledger.spent, self._ledger.on_hold, self._budget)]
+        return (
+            f"claude: {self.answers:,} new answers at {self._tokens / minutes:,.0f} tokens/min; {money[0]} spent in all and "
+            f"{money[1]} reserved, of {money[2]}"
+        )
 
     def end(self) -> None:
         """Show the final figures, if anything was asked."""

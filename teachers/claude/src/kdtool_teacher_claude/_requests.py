@@ -83,8 +83,7 @@ def prepare(config: ClaudeConfig, request: kdtool.Request, key: str, purpose: st
     text = readable("\n\n".join(system))
     marked = bool(text) and config.cache != "off" and estimate_tokens(text) >= cache_minimum(config.model)
     if marked:
-        control = {"type": "ephemeral"} if config.cache == "5m" else {"type": "ephemeral", "ttl": "1h"}
-        content["system"] = [{"type": "text", "text": text, "cache_control": control}]
+        content["system"] = [{"type": "text", "text": text, "cache_control": {"type": "ephemeral"}}]
     elif text:
         content["system"] = text
     size = len(text.encode()) + sum(len(message["content"].encode()) for message in content["messages"])
@@ -150,13 +149,12 @@ class Usage:
     output: int
     cache_read: int = 0
     cache_write: int = 0
-    cache_write_hour: int = 0
     thinking: int = 0
 
     @property
     def tokens_in(self) -> int:
         """All input tokens."""
-        return self.input + self.cache_read + self.cache_write + self.cache_write_hour
+        return self.input + self.cache_read + self.cache_write
 
 
 @dataclass(frozen=True)
@@ -167,7 +165,6 @@ class Rates:
     output: int
     cache_read: int
     cache_write: int
-    cache_write_hour: int
 
     def price(self, usage: Usage, *, batched: bool) -> int:
         """Return the price of an answer; a batch costs half, rounded up."""
@@ -176,7 +173,6 @@ class Rates:
             + usage.output * self.output
             + usage.cache_read * self.cache_read
             + usage.cache_write * self.cache_write
-            + usage.cache_write_hour * self.cache_write_hour
         )
         return (whole + 1) // 2 if batched else whole
 
@@ -197,15 +193,9 @@ class Prices:
 
     def bound(self, tokens_in: int, tokens_out: int, *, marked: bool, batched: bool) -> int:
         """Return the most that an answer can cost; input that is `marked` for the cache may be charged as written to it."""
+        usage = Usage(0, tokens_out, cache_write=tokens_in) if marked else Usage(tokens_in, tokens_out)
         return max(
-            rates.price(Usage(tokens_in, tokens_out), batched=batched)
-            if not marked
-            else max(
-                rates.price(Usage(0, tokens_out, cache_write=tokens_in), batched=batched),
-                rates.price(Usage(0, tokens_out, cache_write_hour=tokens_in), batched=batched),
-            )
-            for start, rates in self.tiers
-            if start == 0 or tokens_in > start
+            rates.price(usage, batched=batched) for start, rates in self.tiers if start == 0 or tokens_in > start
         )
 
 
@@ -238,7 +228,6 @@ def _rates_of_config(prices: PricesConfig) -> Rates:
         output=_per_token(prices.output),
         cache_read=rate(prices.cache_read, prices.input / 10),
         cache_write=rate(prices.cache_write, prices.input * Decimal("1.25")),
-        cache_write_hour=rate(prices.cache_write_hour, prices.input * 2),
     )
 
 
@@ -248,7 +237,6 @@ def _prices_of_table(table: Any) -> Prices:
         "output": "output_mtok",
         "cache_read": "cache_read_mtok",
         "cache_write": "cache_write_mtok",
-        "cache_write_hour": "cache_write_1h_mtok",
     }
     given = {name: getattr(table, attribute, None) for name, attribute in names.items()}
     starts = {0, *(tier.start for price in given.values() for tier in getattr(price, "tiers", ()))}
@@ -279,24 +267,17 @@ def picodollars(amount: Decimal) -> int:
     return int(amount * _PER_DOLLAR)
 
 
-def dollars(amount: int) -> str:
-    """Return picodollars as text, such as $1.23 or $0.0012."""
-    value = Decimal(amount) / _PER_DOLLAR
-    return f"${value:,.2f}" if value >= 1 or not value else f"${value:.4f}"
-
-
 def usage_of(usage: object) -> Usage | None:
     """Return the counts of a message's `usage`; None if they are missing or wrong."""
     if not isinstance(usage, Mapping):
         return None
-    written, by_length = _read_count(usage, "cache_creation_input_tokens"), usage.get("cache_creation")
-    hour = _read_count(by_length, "ephemeral_1h_input_tokens") if isinstance(by_length, Mapping) else 0
-    counts = [_read_count(usage, name) for name in ("input_tokens", "output_tokens", "cache_read_input_tokens")]
+    names = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+    counts = [_read_count(usage, name) for name in names]
     details = usage.get("output_tokens_details")
     thinking = max(0, _read_count(details, "thinking_tokens")) if isinstance(details, Mapping) else 0
-    if min(*counts, written, hour, written - hour) < 0 or usage.get("output_tokens") is None:
+    if min(counts) < 0 or usage.get("output_tokens") is None:
         return None
-    return Usage(counts[0], counts[1], counts[2], written - hour, hour, min(thinking, counts[1]))
+    return Usage(counts[0], counts[1], counts[2], counts[3], min(thinking, counts[1]))
 
 
 def _read_count(found: Mapping[str, Any], name: str) -> int:

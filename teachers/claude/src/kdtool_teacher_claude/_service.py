@@ -121,11 +121,13 @@ class Service:
             self._client = self._portal.call(lambda: Client(self._config, offline=self._offline))
             stack.callback(self._portal.call, self._client.close)
             self._portal.call(self._client.require_model)
-            self._limiter = self._portal.call(
-                lambda: Limiter(self._config.concurrency, self._config.requests_per_minute)
-            )
+            self._limiter = self._portal.call(lambda: Limiter(self._config.concurrency))
             self._stack.push(stack.pop_all())
         self._connected = True
+
+    def spent(self) -> str:
+        """Return the money spent so far, of the budget."""
+        return self._ledger.spent_of(picodollars(self._config.budget_usd))
 
     def close(self) -> None:
         """Close the connection and the ledger."""

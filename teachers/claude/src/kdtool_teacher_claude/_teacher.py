@@ -48,7 +48,7 @@ class Claude(kdtool.Teacher, Priced):
         self._say: Callable[[str], None] = print
         self._service: Service | None = None
         self._noted: list[kdtool.Request] | None = None
-        self._planned = 0
+        self._planned = self._reserved = 0
 
     @property
     def licence_terms(self) -> kdtool.LicenceTerms:
@@ -111,9 +111,10 @@ class Claude(kdtool.Teacher, Priced):
         from kdtool_teacher_claude._money import Purpose, estimate
 
         self._remember(run)
-        what = Purpose(purpose, times, most, self._planned, run.say)
+        what = Purpose(purpose, times, most, run.say, self._planned, self._reserved)
         for part in estimate(self.config, self._prepare(requests, purpose), what, self._file()):
             self._planned += part.picodollars
+            self._reserved += part.most_picodollars or 0
             yield part
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
@@ -126,7 +127,10 @@ class Claude(kdtool.Teacher, Priced):
             return None
         evaluator = run.label.removesuffix(f"-{subject.name}")
         purpose = f"evaluator {evaluator}" if run.stage == "scores" else run.stage
-        return AnsweringRuntime(partial(self._answer, purpose=purpose), frozenset({"converse"}))
+        return AnsweringRuntime(partial(self._answer, purpose=purpose), frozenset({"converse"}), self.spent)
+
+    def spent(self) -> str:
+        return self._service.spent() if self._service is not None else ""
 
     def kdtool_account(self, run: kdtool.RunInfo) -> Mapping[str, Any] | None:
         """Return the money in the ledger, that of all its runs, by use, and charges that may be missing there."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from kdtool_torch import DtypeName
 from kdtool_transformers import CODE_LLAMA, PublishedTeacher, PublishedTeacherConfig
 from kdtool_transformers.card import known_terms
 
@@ -24,8 +23,6 @@ class CodeLlama(PublishedTeacher):
         """Size of the published model. Not used with own `weights`."""
         variant: Literal["base", "python", "instruct"] = "base"
         """Tuning of the model: none, Python, or instructions (prompts are wrapped in [INST] marks)."""
-        dtype: DtypeName = "bfloat16"
-        """Precision of weights and computation. `auto`: bfloat16 if a short measurement finds it faster, else float32."""
 
     config: Config
     licence_terms = known_terms("llama2")

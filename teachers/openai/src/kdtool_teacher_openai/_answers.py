@@ -1,7 +1,6 @@
 """Answers of a server: text for prompts, and the likeliest tokens at each position of documents.
 
-Prompts are sent by the protocol's chat or its completions. Answers that arrive are stored at once, before the caller asks
-for them, so that a killed process loses none.
+Prompts are sent by the protocol's chat or its completions.
 
 Two protocols for likeliest tokens with their ids are known. vLLM gives them for a whole prompt at once
 (`prompt_logprobs`). llama.cpp gives them only for the next token, so each position is requested in turn, with the text
@@ -10,12 +9,7 @@ before it cached: as slow as generating the text. `TopTokens` finds out which of
 
 from __future__ import annotations
 
-import hashlib
-import json
-import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import kdtool
@@ -44,10 +38,8 @@ _FILTERED = {"content_filter", "refusal"}
 """The model, or what watches over it, declines: no fault of the request's form."""
 
 
-def answers(
-    server: Server, config: OpenAIConfig, requests: Iterable[kdtool.Request], arrived: Arrived
-) -> Iterator[kdtool.TextAnswer]:
-    """Yield an answer to each request, as they come; each is in `arrived` before.
+def answers(server: Server, config: OpenAIConfig, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+    """Yield an answer to each request, as they come.
 
     A request that the server refuses, and a malformed answer, count as "refused", with the reason; the others continue.
     """
@@ -55,11 +47,9 @@ def answers(
 
     async def ask(request: kdtool.Request) -> kdtool.TextAnswer:
         try:
-            answer = _answer(request, await server.sent(path, _body(config, request)), chat=config.api == "chat")
+            return _answer(request, await server.sent(path, _body(config, request)), chat=config.api == "chat")
         except RefusedError as error:
             return kdtool.TextAnswer(request.id, "", "refused", 0, 0, reason=str(error))
-        arrived.keep(request, answer)
-        return answer
 
     for _, answer in server.at_once(requests, ask, config.concurrency):
         yield answer
@@ -151,36 +141,6 @@ def _finish(reason: Any) -> Literal["stop", "length", "refused"]:
 def _read_count(usage: Any, name: str) -> int:
     value = usage.get(name) if isinstance(usage, Mapping) else None
     return value if type(value) is int and value >= 0 else 0  # true is an int, too
-
-
-_ANSWERS = "answers.sqlite"
-
-
-class Arrived:
-    """Writes answers where kdtool looks for them and would store them when they are yielded.
-
-    Args:
-        store: the folder that runs share; None writes nothing.
-        key: the key of a request, `Teacher.answer_key`.
-    """
-
-    def __init__(self, store: Path | None, key: Callable[[kdtool.Request], str]) -> None:
-        self._database = None if store is None else kdtool.open_answers(store / _ANSWERS)
-        self._key = key
-
-    def keep(self, request: kdtool.Request, answer: kdtool.TextAnswer) -> None:
-        """Store an answer; what cannot be written now is reported when kdtool stores it."""
-        if self._database is None or answer.finish == "refused":
-            return
-        text = json.dumps(vars(answer))
-        values = (self._key(request), text, hashlib.sha256(text.encode()).hexdigest())
-        with suppress(sqlite3.Error):
-            self._database.execute("INSERT OR REPLACE INTO answer (key, answer, sha256) VALUES (?, ?, ?)", values)
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._database is not None:
-            self._database.close()
 
 
 Top = list[tuple[int, float]]

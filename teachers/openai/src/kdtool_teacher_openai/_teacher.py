@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import kdtool
 
 from kdtool_teacher_openai._config import OpenAIConfig
 
 if TYPE_CHECKING:
-    from kdtool_teacher_openai._answers import Arrived, TopTokens
+    from kdtool_teacher_openai._answers import TopTokens
     from kdtool_teacher_openai.client import Server
 
 _PROTOCOL = "1"
@@ -25,6 +24,7 @@ class OpenAI(kdtool.Teacher):
         """Settings of the teacher `openai`."""
 
     config: Config
+    offers_with: Mapping[kdtool.SignalKind, Mapping[str, Any]] = {"top-k": {"top_k": 20}}
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -35,8 +35,6 @@ class OpenAI(kdtool.Teacher):
         self._tokenizer: kdtool.Tokenizer | None = None
         self._tokens: TopTokens | None = None
         self._offline = False
-        self._store: Path | None = None
-        self._arrived: Arrived | None = None
 
     @property
     def licence_terms(self) -> kdtool.LicenceTerms:
@@ -69,12 +67,9 @@ class OpenAI(kdtool.Teacher):
         return self._tokenizer
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        from kdtool_teacher_openai._answers import Arrived, answers
+        from kdtool_teacher_openai._answers import answers
 
-        server = self._open_server()
-        if self._arrived is None:
-            self._arrived = Arrived(self._store, self.answer_key)
-        return answers(server, self.config, requests, self._arrived)
+        return answers(self._open_server(), self.config, requests)
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         """Give the server to evaluators of text; nothing is asked before they ask."""
@@ -94,13 +89,11 @@ class OpenAI(kdtool.Teacher):
     def kdtool_close(self) -> None:
         if self._server is not None:
             self._server.close()
-        if self._arrived is not None:
-            self._arrived.close()
-        self._server = self._tokens = self._arrived = None
+        self._server = self._tokens = None
 
     def _remember(self, run: kdtool.RunInfo) -> None:
         """Keep what answers depend on: they are asked for without a run."""
-        self._offline, self._store = run.offline, run.store
+        self._offline = run.offline
 
     def _open_server(self) -> Server:
         """Return the server, once it has confirmed that it serves the model."""

@@ -6,18 +6,16 @@ several teachers are joined side by side, as one head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import kdtool
 import torch
-from kdtool_torch import NO_LABEL, batch_rows, collate, compute_on_host
+from kdtool_torch import NO_LABEL, batch_rows, compute_on_host
 from torch import Tensor
 
 COLUMN = "teacher"
 """The column of tokens with the number of their teacher, from 1."""
-_ROWS_AT_ONCE = 64
 
 
 class Part(NamedTuple):
@@ -43,16 +41,6 @@ def parts_of(batch: kdtool.Batch, teachers: Sequence[str]) -> dict[str, Part]:
         for number, name in enumerate(teachers, 1)
     }
     return {name: part for name, part in parts.items() if part.rows} or {teachers[0]: _whole_part(batch)}
-
-
-def count_tokens(rows: Iterable[kdtool.Row], teachers: int) -> list[int]:
-    """Return how many of the rows' labelled tokens each teacher teaches, in their order."""
-    counts, left = torch.zeros(teachers, dtype=torch.int64), iter(rows)
-    while some := list(islice(left, _ROWS_AT_ONCE)):
-        batch = collate(some)
-        numbers = _numbers(batch.columns[COLUMN], batch.document)[batch.labels != NO_LABEL]
-        counts += torch.bincount(numbers, minlength=teachers + 1)[1:]
-    return [int(count) for count in counts]
 
 
 def _find_part(

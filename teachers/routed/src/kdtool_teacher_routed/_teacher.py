@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 _COLUMN = "teacher"
 """As in `_signals`, which imports torch."""
-_ROWS_COUNTED = 10_000
-"""About as many rows are read to count each teacher's tokens."""
 
 
 class Routed(kdtool.Teacher):
@@ -131,32 +129,14 @@ class Routed(kdtool.Teacher):
 
     @kdtool.hookimpl(wrapper=True)
     def kdtool_train(self, run: kdtool.RunInfo, phase: kdtool.Phase) -> Generator[None, kdtool.Trained, kdtool.Trained]:
-        """Ask the teachers that the phase declares; show each one's share of the tokens, and note it."""
+        """Ask the teachers that the phase declares."""
         self._run = run
-        names = (name for name in phase.signals if run.component(name, kdtool.Teacher).config is self.config)
-        if (name := next(names, None)) is None or run.rank:
-            return (yield)
-        note = f"{name}: {self._shares(phase.rows)}"
-        run.say(note)
-        trained = yield
-        return replace(trained, notes=(*trained.notes, note))
+        return (yield)
 
     def _check(self, rows: Iterator[kdtool.Row]) -> Iterator[kdtool.Row]:
         yield from rows
         if problems := [*self._values.problems()]:
             raise kdtool.UsageError("; ".join(problems))
-
-    def _shares(self, rows: kdtool.RowSource) -> str:
-        """Return each teacher's share of the labelled tokens of a phase's rows in words."""
-        from kdtool_teacher_routed._signals import count_tokens
-
-        step = max(1, len(rows) // _ROWS_COUNTED)
-        counts = count_tokens((rows[index] for index in range(0, len(rows), step)), len(self.config.teachers))
-        shares = (
-            f"{name} {count / max(1, sum(counts)):.1%}"
-            for name, count in zip(self.config.teachers, counts, strict=True)
-        )
-        return f"{', '.join(shares)} of the tokens" + (f", counted on every {step}th row" if step > 1 else "")
 
 
 OTHERS = "*"
@@ -201,7 +181,9 @@ class Values:
             return
         lost = {value: count for value, count in self._found.most_common() if value not in self._numbers}
         if lost and OTHERS not in self._numbers:
-            shown = ", ".join(f"{value!r} ({count:,} documents)" for value, count in [*lost.items()][:_SHOWN])
+            shown = ", ".join(
+                f"{value!r} ({kdtool.count_of(count, 'document')})" for value, count in [*lost.items()][:_SHOWN]
+            )
             rest = f" and {len(lost) - _SHOWN:,} more" if len(lost) > _SHOWN else ""
             yield (
                 f"teachers: no teacher has the values {shown}{rest} of {self._column!r}; add them to a teacher's list, or "

@@ -10,6 +10,7 @@ from typing import Any
 
 import kdtool
 from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source, find_source
+from kdtool_transformers.sources import published_config
 
 __all__ = ["SmolLM2"]
 
@@ -36,9 +37,9 @@ class SmolLM2(CausalTeacher):
         return Source(find_weights(say, offline=self._offline))
 
     def absent(self) -> Mapping[str, Any] | None:
-        from kdtool_teacher_smollm2._fetch import CONFIG, cached_weights
+        from kdtool_teacher_smollm2._fetch import HUB_NAME, cached_weights
 
-        return CONFIG if self.config.weights == "auto" and cached_weights() is None else None
+        return published_config(HUB_NAME) if self.config.weights == "auto" and cached_weights() is None else None
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_teacher_smollm2._fetch import GGUF_BYTES, SAFETENSORS_BYTES

@@ -6,13 +6,15 @@ import sys
 
 import kdtool
 
-from kdtool_teacher_smollm2._fetch import find_weights
-
 
 def main() -> int:
     """Fetch the weights and print where they are."""
     try:
-        print(find_weights(print, offline=False))
+        with kdtool.waiting("fetching SmolLM2 …"):
+            from kdtool_teacher_smollm2._fetch import find_weights  # imports transformers, for seconds
+
+            folder = find_weights(kdtool.say, offline=False)
+        print(folder)
     except kdtool.KdtoolError as error:
         print(error, file=sys.stderr)
         return error.exit_code

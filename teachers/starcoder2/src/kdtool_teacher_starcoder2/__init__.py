@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from kdtool_torch import DtypeName
 from kdtool_transformers import PublishedTeacher, PublishedTeacherConfig
 from kdtool_transformers.card import known_terms
 
@@ -23,8 +22,6 @@ class StarCoder2(PublishedTeacher):
 
         size: Literal["3B", "7B", "15B"] = "3B"
         """Size of the published model. Not used with own `weights`."""
-        dtype: DtypeName = "bfloat16"
-        """Precision of weights and computation. `auto`: bfloat16 if a short measurement finds it faster, else float32."""
 
     config: Config
     licence_terms = known_terms("bigcode-openrail-m")

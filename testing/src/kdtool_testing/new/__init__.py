@@ -58,7 +58,7 @@ def new(kind: str, name: str, licence: str, description: str, bare: bool) -> Non
             f"{folder} is there already, and nothing in it is changed; choose another name or move it"
         )
     _write(folder, answers)
-    click.echo(_next_steps(folder, kind, name, answers))
+    kdtool.say(_next_steps(folder, kind, name, answers))
 
 
 def _check(kind: str, name: str) -> None:

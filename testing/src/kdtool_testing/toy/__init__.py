@@ -51,7 +51,7 @@ class Listener(Tracker):
         super().__init__(self.Config())
         self.progress: list[int] = []
 
-    def kdtool_progress(self, run: RunInfo, done: int) -> None:
+    def kdtool_progress(self, run: RunInfo, done: int, total: int | None) -> None:
         self.progress.append(done)
 
 

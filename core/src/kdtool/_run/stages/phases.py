@@ -332,7 +332,7 @@ def _until(rows: Iterable[Row], wanted: int, run: RunInfo) -> Iterator[Row]:
     """Yield rows until they have as many labels as `wanted`."""
     for number, row in enumerate(rows, 1):
         yield row
-        run.hook.kdtool_progress(run, number)
+        run.hook.kdtool_progress(run, number, None)
         wanted -= _labels_of(row)
         if wanted <= 0:
             return

@@ -24,8 +24,9 @@ from kdtool._contract.language_model import Runtime
 from kdtool._contract.reporting import Exporter
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.training import Student
-from kdtool._errors import PluginError
+from kdtool._errors import PluginError, StorageError
 from kdtool._recipe.model import REFERENCE
+from kdtool._results.comparisons import read_items
 from kdtool._results.files import card_of
 from kdtool._run.context import UNADAPTED, Context, open_here
 from kdtool._run.graph import Graph, Node
@@ -258,7 +259,7 @@ def _add_group(
     # Speeds are those of one process, and so are prices; comparisons read a model's states, which one process computes.
     divisible = not (together or services or getattr(evaluator, "compares_with_teachers", False))
     build = partial(_measure, context, name, group, teachers, services, divisible)
-    node = Node("scores", label, title, where, parts, inputs, build, teachers=asks, unit="documents")
+    node = Node("scores", label, title, where, parts, inputs, build, teachers=asks, unit="items")
     return graph.add(replace(node, texts=texts if reads else None, join=_join if divisible else None))
 
 
@@ -338,9 +339,7 @@ def _problem(
     if not measurement.items.is_relative_to(folder):
         return f" with items in {measurement.items}, which is not below {folder}"
     try:
-        for line in json_lines(measurement.items):
-            item = json.loads(line)
-            _ = {item["item"]: item["sum"] + item["weight"] + 0.0}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        read_items(measurement.items)
+    except (OSError, StorageError) as error:
         return f" with items in {measurement.items} that cannot be read: {type(error).__name__}: {error}"
     return ""

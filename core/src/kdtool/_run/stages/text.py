@@ -39,8 +39,8 @@ def write_texts(
             files[example.split].write(json.dumps(_to_plain(example), ensure_ascii=False) + "\n")
             counts.add(corpus, example)
             if number % 100 == 0:
-                hooks.kdtool_progress(run, number)
-        hooks.kdtool_progress(run, number)
+                hooks.kdtool_progress(run, number, None)
+        hooks.kdtool_progress(run, number, None)
     finally:
         for file in files.values():
             file.close()

@@ -15,8 +15,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -27,30 +29,51 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+_MARK = b"# Written by kdtool cloud, which replaces the whole folder\n*\n"
+"""Content of .gitignore in a bundle."""
+
 
 def write_bundle(recipe: Path, report: Mapping[str, Any], folder: Path) -> list[str]:
     """Write recipe, files and wheels into a folder, and return requirements that the machine installs from an index.
 
     These are plugins with their versions, such as "their-loss==1.2", and what extras need and is installed here, such as
-    bitsandbytes for QLoRA. `report` is that of `kdtool.check`, whose `files` are sent.
+    bitsandbytes for QLoRA. An earlier bundle is replaced whole: nothing else is sent, and links in it are not followed.
+    `report` is that of `kdtool.check`, whose `files` are sent.
 
     Raises:
-        UsageError: the recipe names what is not a file below its folder, so that the machine could not find it there.
+        UsageError: the recipe names what is not a file below its folder, so that the machine could not find it there. Or
+            `folder` has files and is not a bundle.
         StorageError: a wheel cannot be built.
     """
-    shutil.rmtree(folder / "wheels", ignore_errors=True)
-    (folder / "wheels").mkdir(parents=True)
-    (folder / ".gitignore").write_text("*\n", encoding="utf-8")
-    (folder / ".skyignore").write_text("", encoding="utf-8")  # else SkyPilot leaves out what .gitignore names
-    for key, path in list(_files(recipe, report["files"])):
-        try:
-            kdtool.copy_inside(path, recipe.parent, folder)
-        except OSError as error:
-            raise kdtool.UsageError(f"{key}: only files below the recipe's folder are sent along: {error}") from error
-    sent, requirements = _packages({part["distribution"] for part in report["components"]} - {""})
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda package: write_wheel(package, folder / "wheels"), sent))
+    if not _is_replaceable(recipe, folder):
+        raise kdtool.UsageError(f"--to: {folder} has other files; expected a new folder or a bundle; choose another")
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".kdtool-cloud-", dir=folder.parent) as temporary:
+        made = Path(temporary, "bundle")
+        (made / "wheels").mkdir(parents=True)
+        for key, path in list(_files(recipe, report["files"])):
+            try:
+                kdtool.copy_inside(path, recipe.parent, made)
+            except OSError as error:
+                raise kdtool.UsageError(f"{key}: only files below the recipe's folder are sent: {error}") from error
+        kdtool.write_beside(made / ".gitignore", _MARK)
+        kdtool.write_beside(made / ".skyignore", "")  # else SkyPilot leaves out what .gitignore names
+        sent, requirements = _packages({part["distribution"] for part in report["components"]} - {""})
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda package: write_wheel(package, made / "wheels"), sent))
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
     return requirements
+
+
+def _is_replaceable(recipe: Path, folder: Path) -> bool:
+    """Return whether a folder is new, empty or an earlier bundle, and not the recipe's."""
+    if folder.is_symlink() or recipe.resolve().is_relative_to(folder.resolve()):
+        return False
+    with suppress(OSError), kdtool.open_regular(folder / ".gitignore", inside=folder) as file:
+        return file.read() == _MARK
+    return not folder.exists() or not any(folder.iterdir())
 
 
 def _files(recipe: Path, named: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
@@ -60,7 +83,7 @@ def _files(recipe: Path, named: Mapping[str, str]) -> Iterator[tuple[str, Path]]
         yield key, base
         with kdtool.open_regular(base) as file:
             extended = (yaml.safe_load(file.read().decode("utf-8-sig")) or {}).get("extends")
-        if not extended:
+        if not extended or not (base.parent / extended).is_file():  # an installed one, whose package is sent
             break
         base, key = base.parent / extended, "extends"
     yield from ((key, Path(path)) for key, path in named.items())

@@ -79,7 +79,7 @@ class Job(NamedTuple):
             dependencies=json.dumps([*requirements, *files]),  # TOML reads it, too
             arguments=repr([*self.arguments]),
         )
-        (folder / self.start()[-1]).write_text(text, encoding="utf-8")
+        kdtool.write_beside(folder / self.start()[-1], text)
 
     def start(self) -> list[str]:
         """Return the command that starts the job from the bundle, or resumes the run; it ends with the job's file."""
@@ -87,7 +87,7 @@ class Job(NamedTuple):
             secrets = [word for name in self.secrets for word in ("--secret", name)]
             return ["sky", "jobs", "launch", "--name", self.name, *secrets, "task.yaml"]
         # The machine is given back after this time; the service's own limit is 30 minutes.
-        hours = 2 + ceil(2 * self.needs["seconds"] / 3600)
+        hours = 2 + ceil((2 * self.needs["seconds"] + self.needs["waiting_seconds"]) / 3600)
         machine = f"--python 3.12 --volume .:/bundle --volume {self.bucket}:/kdtool"
         secrets = [word for name in self.secrets for word in ("--secrets", name)]
         options = ["--name", self.name, "--flavor", self.gpu, "--timeout", f"{hours}h", *machine.split(), *secrets]
@@ -123,7 +123,7 @@ def cloud(
     Nothing leaves this machine without --run. The same command resumes a run that was stopped.
 
     \b
-    Example:  kdtool cloud recipe.yaml --on sky --bucket s3://you-kdtool --price 0.35
+    Example:  kdtool cloud recipe.yaml --on sky --bucket s3://you
     """  # noqa: D301 - click reads backspaces
     from kdtool_cloud.jobs.bundle import write_bundle
 
@@ -137,7 +137,8 @@ def cloud(
     if mountable is None:
         raise kdtool.UsageError(f"--bucket: {bucket!r} {_NO_BUCKET[service]}")
     address = mountable[1] if service == "sky" else f"hf://buckets/{mountable[1]}"
-    gpu, report = forecast(recipe, settings, gpu, [*GPUS[service]])
+    with kdtool.waiting("reading the recipe and its plugins, and estimating the run …"):
+        gpu, report = forecast(recipe, settings, gpu, [*GPUS[service]])
     name, ahead, keys = report["name"], report["forecast"], report["variables"].values()
     lines = list(estimate(gpu, ahead, price))
     arguments = ["run", recipe.name, "--out", "/kdtool/runs", "--store", "/kdtool/store"]
@@ -145,11 +146,13 @@ def cloud(
     arguments += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     job = Job(name, address, GPUS[service][gpu], ahead, arguments, [*dict.fromkeys([*keys, *secrets])], lines)
     folder = Path(to or f"cloud/{name}")
-    job.write(folder, write_bundle(recipe, report, folder))
+    with kdtool.waiting(f"writing {folder} …"):
+        job.write(folder, write_bundle(recipe, report, folder))
     tool, *words = job.start()
     start = f"start   cd {shlex.quote(str(folder))} && {shlex.join([tool, *words])}"
     fetch = f"fetch   {_COPY[address.partition('://')[0]]} {shlex.quote(address + '/runs')} runs"
-    click.echo("\n".join([*lines, f"files   {folder}", start, fetch]))
+    kdtool.say("\n".join(lines))
+    click.echo("\n".join([f"files   {folder}", start, fetch]))  # commands to paste are not wrapped
     if launch:
         program = shutil.which(tool)
         if program is None:
@@ -198,6 +201,9 @@ def estimate(gpu: str, ahead: Mapping[str, Any], price: float | None) -> Iterato
     else:
         cost = f"{_dollars(seconds / 3600 * price)} for training" if seconds else "unknown time"
         yield f"cost    {cost} at ${price:.2f} per hour"
+    if hours := ahead["waiting_seconds"] / 3600:
+        cost = "" if price is None else f" ({_dollars(hours * price)})"
+        yield f"wait    up to {hours:.0f} h for each batch of answers, while the machine is rented and idle{cost}"
     if ahead["picodollars"]:
         yield f"        {_dollars(ahead['picodollars'] * 1e-12)} for the teacher's service"
 

@@ -24,13 +24,8 @@ from kdtool_cloud.store.artefacts import checked_name, fetch_file, send_file
 from kdtool_cloud.store.leases import Holder, Lease, hold
 from kdtool_cloud.store.objects import Objects
 
-_HEAD = b"SQLite format 3\0"
-
-
-def is_database(file: Path) -> bool:
-    """Return whether the file is a SQLite database."""
-    with file.open("rb") as opened:
-        return opened.read(len(_HEAD)) == _HEAD
+_DATABASES = {".db", ".sqlite"}
+"""Endings of SQLite's files in a run: to open one and look would drop the locks of this process, as POSIX has it."""
 
 
 def snapshot(file: Path, copy: Path) -> str:
@@ -165,9 +160,7 @@ class Answers:
         return state
 
     def _write_state(self, number: int, sha256: str) -> None:
-        beside = self._state.with_name(f"{self._state.name}.writing")
-        beside.write_text(json.dumps({"number": number, "sha256": sha256}), encoding="utf-8")
-        beside.replace(self._state)
+        kdtool.write_beside(self._state, json.dumps({"number": number, "sha256": sha256}))
 
     def _refuse(self, holder: str) -> None:
         raise kdtool.LockedError(
@@ -214,9 +207,7 @@ class RunFiles:
         for name in map(checked_name, names):
             path = self._folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f"{path.name}.writing")
-            beside.write_bytes(self._objects.read(f"runs/{self._name}/files/{name}"))
-            beside.replace(path)
+            kdtool.write_beside(path, self._objects.read(f"runs/{self._name}/files/{name}"))
 
     def push(self) -> None:
         """Write the files that have changed since the last call, and a record of all."""
@@ -242,13 +233,18 @@ class RunFiles:
         return status.st_size, status.st_mtime_ns
 
     def _content(self, path: Path) -> bytes:
-        if not is_database(path):
+        if path.suffix not in _DATABASES:
             return path.read_bytes()
         copy = path.with_name(f"{path.name}.snapshot")
-        snapshot(path, copy)
-        content = copy.read_bytes()
-        copy.unlink()
-        return content
+        try:
+            snapshot(path, copy)
+            return copy.read_bytes()
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:  # something else by that name
+                raise
+            return path.read_bytes()
+        finally:
+            copy.unlink(missing_ok=True)
 
 
 def known_runs(objects: Objects, machine: str, folder: Path) -> list[Path]:

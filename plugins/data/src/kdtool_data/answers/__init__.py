@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 import kdtool
 import pydantic
-from kdtool_measuring import Account, Journal, Pace, ask_teacher, kept_answers, priced_teacher, refusal_remedy, seed_of
+from kdtool_measuring import Account, Journal, ask_teacher, kept_answers, priced_teacher, refusal_remedy, seed_of
 
 from kdtool_data.answers.prompts import Prompt, Replies, digest, from_corpus, from_files
 from kdtool_data.answers.self_samples import SelfSamples
@@ -34,8 +33,6 @@ class AnswersConfig(kdtool.Config):
     ask: _Name | Annotated[dict[_Name, _Share], kdtool.Field(min_length=1)] = "teacher"
     """The teacher that answers, by its name in the recipe: `teacher`, or `teachers.NAME`. Or several, with their shares
     of the prompts: {teachers.big: 0.8, teachers.small: 0.2}. A prompt's id selects its teacher."""
-    fallback: _Name | None = None
-    """The teacher that is asked if another one refuses; null leaves such prompts out."""
     prompts: tuple[kdtool.RecipePath, ...] = ()
     """JSON Lines files with a `prompt` in each line, and optionally an `id`, `language` and `licence`."""
     corpus: str | None = kdtool.Field(default=None, min_length=1)
@@ -70,8 +67,6 @@ class AnswersConfig(kdtool.Config):
             raise ValueError("two files have the same name, and the run records files by name; rename one")
         if "" in self.stop:
             raise ValueError("`stop` must not contain empty text")
-        if set(self.shares) == {self.fallback}:
-            raise ValueError("fallback is the only teacher in `ask`; name another one, or remove it")
         return self
 
     @property
@@ -82,7 +77,6 @@ class AnswersConfig(kdtool.Config):
 
 FOLDER = "answers"
 """Subfolder for answers, in the folder of the text that contains them."""
-_SECONDS_BETWEEN_REPORTS = 0.2
 _REFUSED = "refused"
 _EMPTY = "empty"
 _NO_CODE = "without code that completes the prompt"
@@ -101,8 +95,6 @@ class Answers(kdtool.Corpus):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._teachers = sorted(config.shares)  # in the order in which they are asked
-        if config.fallback is not None:
-            self._teachers = [name for name in self._teachers if name != config.fallback] + [config.fallback]
         sources = self._teachers if config.corpus is None else [*self._teachers, config.corpus]
         self.derives_from = dict.fromkeys(sorted(sources), "text")
         self._asked: set[Path] = set()
@@ -152,7 +144,7 @@ class Answers(kdtool.Corpus):
                 file = base.with_name(f"{base.name}-{teacher}.jsonl")
                 journals[teacher] = stack.enter_context(kept_answers(run, file, again=file not in self._asked))
                 self._asked.add(file)
-            for teacher in self._teachers:  # the fallback last, when the others' refusals are known
+            for teacher in self._teachers:
                 self._ask(run, teacher, journals)
             yield from self._read_examples(run, journals)
 
@@ -166,37 +158,16 @@ class Answers(kdtool.Corpus):
 
     def _ask(self, run: kdtool.RunInfo, teacher: str, journals: _Answered) -> None:
         """Ask a teacher for the answers that are missing from its journal."""
-        reported_at, pace = 0.0, Pace(run.say)
-
-        def progress() -> None:
-            nonlocal reported_at
-            if time.monotonic() - reported_at > _SECONDS_BETWEEN_REPORTS:
-                reported_at = time.monotonic()
-                run.hook.kdtool_progress(run, sum(map(len, journals.values())))
-            if pace.is_due():
-                done = sum(map(len, journals.values()))
-                most = sum(isinstance(prompt, Prompt) for prompt in self._prompts(run))
-                pace.show(f"{done:,} of {most:,} prompts answered", done / most)
-
+        most = sum(isinstance(prompt, Prompt) for prompt in self._prompts(run))
+        others = sum(len(kept) for other, kept in journals.items() if other != teacher)
         requests = self._requests(run, teacher, journals)
-        replaced = self.config.fallback not in {None, teacher}
-        ask_teacher(run, teacher, requests, journals[teacher], progress=progress, replaced=replaced)
-
-    def _teacher_for(self, prompt: Prompt, journals: _Answered) -> str:
-        """Return the teacher that the prompt's id selects, or the fallback once that teacher has refused."""
-        first, fallback = route(prompt.id, self.config.shares), self.config.fallback
-        if fallback is None:
-            return first
-        answer = journals[first].get(prompt.id)
-        # An earlier process's refusal is no longer stored, but the fallback's answer is.
-        refused = prompt.id in journals[fallback] if answer is None else answer.finish == "refused"
-        return fallback if refused else first
+        ask_teacher(run, teacher, requests, journals[teacher], total=most, others=others)
 
     def _requests(self, run: kdtool.RunInfo, teacher: str, journals: _Answered) -> Iterator[kdtool.Request]:
         for item in self._prompts(run):
             if not isinstance(item, Prompt) or item.id in journals[teacher]:
                 continue
-            if self._teacher_for(item, journals) == teacher:
+            if route(item.id, self.config.shares) == teacher:
                 yield self._request(run, teacher, item)
 
     def _form(self, run: kdtool.RunInfo, teacher: str, prompt: Prompt) -> Literal["base", "chat", "text"]:
@@ -230,11 +201,11 @@ class Answers(kdtool.Corpus):
             if isinstance(item, kdtool.Example):
                 yield item
                 continue
-            teacher = self._teacher_for(item, journals)
+            teacher = route(item.id, self.config.shares)
             answer = journals[teacher].get(item.id)
             if answer is None:
                 raise kdtool.PluginError(f"{run.hook.owner(teacher)} returned no answer to {item.id!r}")
-            account.add(answer)
+            account.add(answer, run.component(teacher, kdtool.Teacher).answer_key(self._request(run, teacher, item)))
             form = self._form(run, teacher, item)
             completion = self._replies.completion(item, answer) if form == "chat" else answer.text
             if reason := self._useless(answer, completion):
@@ -256,11 +227,13 @@ class Answers(kdtool.Corpus):
             raise kdtool.UsageError(
                 f"{problem} ({reasons or 'nothing was asked'}); {_remedy(account.rejected, refusal)}"
             )
-        counts = ", ".join(f"{count:,} answers of {teacher}" for teacher, count in sorted(taken.items()))
+        counts = ", ".join(
+            f"{kdtool.count_of(count, 'answer')} of {teacher}" for teacher, count in sorted(taken.items())
+        )
         account.rows = taken.total()
         account.write(self._base(run).with_suffix(".json"))
-        price = account.picodollars / 1e12
-        paid = f", for ${price:,.4f}: ${price / account.rows:.6f} each" if price else ""
+        each = kdtool.dollars(-(-account.picodollars // account.rows))
+        paid = f", for {kdtool.dollars(account.picodollars)}: {each} each" if account.picodollars else ""
         run.say(counts + paid + _note_on_cut(account) + (f"; left out: {reasons}" if reasons else ""))
 
     def _useless(self, answer: kdtool.TextAnswer, completion: str) -> str:
@@ -276,10 +249,8 @@ class Answers(kdtool.Corpus):
     def _example(
         self, prompt: Prompt, answer: kdtool.TextAnswer, completion: str, teacher: str, how: Mapping[str, str]
     ) -> kdtool.Example:
-        first = route(prompt.id, self.config.shares)
         about = {
             "teacher": teacher,
-            "instead_of": "" if teacher == first else first,
             **how,
             "finish": answer.finish,
             "tokens_in": str(answer.tokens_in),
@@ -317,7 +288,7 @@ def _note_on_cut(account: Account) -> str:
     if not account.characters:
         return ""
     share = account.cut_characters / account.characters
-    return f"; {account.cut_characters:,} characters around the code were cut ({share:.0%})"
+    return f"; {kdtool.count_of(account.cut_characters, 'character')} around the code cut ({share:.0%})"
 
 
 def _remedy(left_out: Counter[str], refusal: str) -> str:

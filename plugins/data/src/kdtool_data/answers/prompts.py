@@ -18,7 +18,7 @@ from kdtool_measuring import Templates, Turns
 
 from kdtool_data.lines import split_lines
 
-_LONGEST = 64 * 2**20
+_LONGEST = 4 * 2**20
 """Bytes of the longest line that is read: a file without line breaks must not fill the memory."""
 
 

@@ -29,7 +29,9 @@ def _of_text(function: Callable[..., None]) -> Callable[..., None]:
     def call(recipe: Path, settings: Mapping[str, str], store: str | None, name: str | None, **options: Any) -> None:
         from kdtool_data.command.lookup import find_text
 
-        function(find_text(recipe, settings, store, name), **options)
+        with kdtool.waiting("reading the recipe and its text …"):
+            text = find_text(recipe, settings, store, name)
+        function(text, **options)
 
     made: Callable[..., None] = call
     for decorate in (
@@ -96,7 +98,7 @@ def export(text: FoundText, target: Path, form: str, force: bool) -> None:
     from kdtool_data.command.formats import export as write
 
     count = write(text, target, form, force=force)
-    kdtool.say(f"{count:,} examples are in {target}")
+    kdtool.say(f"{target} has {kdtool.count_of(count, 'example')}")
 
 
 @click.command()
@@ -117,7 +119,7 @@ def recover(text: FoundText, target: Path) -> None:
     rows = (record_of(line) for generation in text.generations() for line in generation.lines("rows.jsonl"))
     with writing(target) as made:
         count = write_lines(rows, made)
-    kdtool.say(f"{count:,} rows are in {target}; kdtool run continues the generation")
+    kdtool.say(f"{target} has {kdtool.count_of(count, 'row')}; kdtool run continues the generation")
 
 
 @click.command()

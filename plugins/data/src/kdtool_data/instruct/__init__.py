@@ -94,7 +94,8 @@ class Instruct(kdtool.Corpus):
         requests = self._first_requests(run)
         share = config.rows / len(requests)
         most = sum(config.most_requests(rows) for rows in config.quotas.values())
-        note = f"{config.rows:,} rows in {len(config.quotas):,} cells; {config.rows:,} to {most:,} requests to {config.ask}"
+        cells, requested = kdtool.count_of(len(config.quotas), "cell"), kdtool.count_of(most, "request")
+        note = f"{kdtool.count_of(config.rows, 'row')} in {cells}; {config.rows:,} to {requested} to {config.ask}"
         teacher = priced_teacher(run, config.ask)
         if teacher is None:
             prompts = share * sum(len(text) for request in requests for _, text in request.turns)
@@ -168,9 +169,9 @@ class Instruct(kdtool.Corpus):
         tallies = record.cells.values()
         rejected = sum((tally.rejected for tally in tallies), Counter[str]())
         accepted, asked = sum(tally.accepted for tally in tallies), sum(tally.asked for tally in tallies)
-        dollars = sum(tally.picodollars for tally in tallies) / 1e12
+        paid = sum(tally.picodollars for tally in tallies)
         summary = f"instruct: {accepted:,} of {self.config.rows:,} rows accepted from {asked:,} requests"
-        summary += f", ${dollars:,.2f}" if dollars else ""
+        summary += f", {kdtool.dollars(paid)}" if paid else ""
         summary += f"; {record.given:,} of them are pairs" if self.config.give == "pairs" else ""
         run.say(summary + (f"; rejected: {_reasons(rejected)}" if rejected else ""))
         short = {cell: tally for cell, tally in record.cells.items() if tally.accepted < tally.wanted}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kdtool
-from kdtool_measuring import Pace, Templates, refusal_remedy
+from kdtool_measuring import AskingProgress, Templates, priced_teacher, refusal_remedy
 
 from kdtool_data.instruct.candidates import Candidate, Rows, Slot, code_of, plain_row, read_parts, run_tests
 from kdtool_data.instruct.requests import next_slot, request_of
@@ -59,8 +59,10 @@ class Generation:
         self._round = 0
         self._seeds = seeds
         self._dearest: int | None = None
-        self._accepted = self._judged = 0
-        self._pace = Pace(run.say)
+        self._paid: set[str] = set()
+        self._accepted = 0
+        priced = priced_teacher(run, config.ask)
+        self._progress = AskingProgress(run, config.rows, priced.spent if priced else None, "rows")
         versions = {name: str(templates.find(name)) for name in (REPAIR, *{cell.task for cell in record.cells})}
         teacher, owner = run.component(config.ask, kdtool.Teacher), run.hook.owner(config.ask)
         model = str(getattr(teacher.config, "model", "") or (owner.use if owner else ""))
@@ -126,7 +128,7 @@ class Generation:
         for answer in self._run.component(self._config.ask, kdtool.Teacher).kdtool_answer(iter(requests)):
             answers[answer.id] = answer
             self._record.write_status("asking")
-            self._show_progress(len(answers))
+            self._progress.show(self._accepted)
         missing = next((request.id for request in requests if request.id not in answers), None)
         if missing is not None:
             raise kdtool.PluginError(
@@ -141,19 +143,14 @@ class Generation:
             )
         return answers
 
-    def _show_progress(self, waiting: int) -> None:
-        """Show accepted rows every half minute; `waiting` answers of this round are not judged yet."""
-        if self._pace.is_due():
-            wanted, answered = self._config.rows, self._judged + waiting
-            per_row = self._judged / self._accepted if self._accepted else 1.0
-            expected = self._judged + per_row * (wanted - self._accepted)
-            text = f"instruct: {self._accepted:,} of {wanted:,} rows accepted, {answered:,} requests answered"
-            self._pace.show(text, answered / max(1.0, expected))
-
     def _judge(self, batch: Sequence[Candidate], again: list[Slot]) -> Iterator[kdtool.Example]:
         """Yield the rows of accepted candidates, and add the slots of the others to `again`."""
+        teacher = self._run.component(self._config.ask, kdtool.Teacher)
         for candidate in batch:
             tally, answer = self._record.cells[candidate.slot.cell], candidate.answer
+            if (key := teacher.answer_key(candidate.request)) in self._paid:  # asked before, and not paid for again
+                continue
+            self._paid.add(key)
             tally.tokens_in += answer.tokens_in
             tally.tokens_out += answer.tokens_out
             tally.picodollars += answer.picodollars
@@ -173,10 +170,8 @@ class Generation:
             about = {"id": candidate.request.id, "answer": candidate.answer.text, "error": candidate.error}
             self._record.reject(slot.cell, candidate.reason, about)
             again.append(next_slot(candidate, self._templates, self._config.repairs))
-        self._judged += len(batch)
         self._record.write_status("judging")
-        self._show_progress(0)
-        self._run.hook.kdtool_progress(self._run, self._accepted)
+        self._progress.show(self._accepted)
 
     def _read(self, candidate: Candidate) -> Candidate:
         answer, cell = candidate.answer, candidate.slot.cell

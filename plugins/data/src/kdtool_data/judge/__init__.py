@@ -69,6 +69,7 @@ class JudgeFilter(kdtool.Filter):
         self.derives_from = {config.ask: "text"}
         self._folder: Path | None = None
         self._recent: dict[str, str] = {}
+        self._answered = 0
 
     @cached_property
     def _templates(self) -> Templates:
@@ -108,8 +109,8 @@ class JudgeFilter(kdtool.Filter):
 
         if (teacher := priced_teacher(run, self.config.ask)) is not None:
             parts = teacher.estimate_answers(run, [self._request(_USUAL)])
-            dollars = sum(part.picodollars for part in parts) / 1e12
-            note = f"at most ${dollars:,.4f} for a row of 3,000 characters that the other filters keep"
+            dollars = kdtool.dollars(sum(part.picodollars for part in parts), up=True)
+            note = f"at most {dollars} for a row of 3,000 characters that the other filters keep"
             yield kdtool.Estimate("verdicts of judge", note=note)
 
     def kdtool_filter(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> Sequence[str | None]:
@@ -120,7 +121,7 @@ class JudgeFilter(kdtool.Filter):
             kdtool.PluginError: the teacher does not answer a request.
         """
         if is_new := run.folder != self._folder:  # another text, for example of another phase
-            self._folder, self._recent = run.folder, {}
+            self._folder, self._recent, self._answered = run.folder, {}, 0
         requests = [self._request(example) for example in examples]
         asked = {request.id: request for request in requests if request.id not in self._recent}
         answers = self._ask(run, list(asked.values()))
@@ -153,10 +154,16 @@ class JudgeFilter(kdtool.Filter):
         """Return the answers by the requests' ids; all requests are sent together."""
         if not requests:
             return {}
-        from kdtool_measuring import refusal_remedy
+        from kdtool_measuring import AskingProgress, priced_teacher, refusal_remedy
 
         ask = self.config.ask
-        answers = {answer.id: answer for answer in run.component(ask, kdtool.Teacher).kdtool_answer(iter(requests))}
+        priced = priced_teacher(run, ask)
+        progress = AskingProgress(run, None, priced.spent if priced else None, "verdicts")
+        answers = {}
+        for answer in run.component(ask, kdtool.Teacher).kdtool_answer(iter(requests)):
+            answers[answer.id] = answer
+            self._answered += 1
+            progress.show(self._answered)
         if len(answers.keys() & {request.id for request in requests}) < len(requests):
             raise kdtool.PluginError(
                 f"{run.hook.owner(ask)} answered {len(answers):,} of {len(requests):,} requests; kdtool_answer must yield "

@@ -137,8 +137,8 @@ class Verified(kdtool.Corpus):
         file = base.with_suffix(".answers.jsonl")
         answers = ask_for_answers(run, self.config, prompts, file, again=file not in self._asked)
         self._asked.add(file)
-        for answer in answers.values():
-            account.add(answer)
+        for answer in answers.values():  # samples of a prompt differ by their seeds
+            account.add(answer, answer.id)
         return run_attempts(run, soluble, answers, self.config, verdicts)
 
     def _make_examples(

@@ -45,7 +45,7 @@ def ask_for_answers(
         missing = [name for name in prompts if name not in kept]
         if missing:
             requests = (_request(name, prompts[name], config, run.seed) for name in missing)
-            ask_teacher(run, config.ask, requests, kept, progress=lambda: run.hook.kdtool_progress(run, len(kept)))
+            ask_teacher(run, config.ask, requests, kept, total=len(prompts))
         for name in missing:
             if name not in kept:
                 raise kdtool.PluginError(

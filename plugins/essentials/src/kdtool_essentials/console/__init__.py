@@ -6,15 +6,20 @@ A terminal gets live bars, logs and pipes get plain lines.
 from __future__ import annotations
 
 import re
+import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import kdtool
 
-from kdtool_essentials.console.lines import Display, PlainDisplay, roughly, summary
+from kdtool_essentials.console.sentences import describe_end, describe_loss, duration, harmless, rate, summary
+
+if TYPE_CHECKING:
+    from kdtool_essentials.console.live import LiveDisplay
 
 __all__ = ["ConsoleTracker"]
 
@@ -26,7 +31,7 @@ class ConsoleTracker(kdtool.Tracker):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self._chosen: Display | None = None
+        self._chosen: LiveDisplay | PlainDisplay | None = None
         self._begin()
 
     def kdtool_run_start(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
@@ -39,10 +44,10 @@ class ConsoleTracker(kdtool.Tracker):
         self._display.place(self._position.describe(run.stage_name))
         self._display.start(run.stage_title, total, unit)
 
-    def kdtool_progress(self, run: kdtool.RunInfo, done: int) -> None:
-        self._position.advance(run.stage_name, done)
+    def kdtool_progress(self, run: kdtool.RunInfo, done: int, total: int | None) -> None:
+        self._position.advance(run.stage_name, done, total)
         self._display.place(self._position.describe(run.stage_name))
-        self._display.advance(run.stage_title, done)
+        self._display.advance(run.stage_title, done, total, run.unit)
 
     def kdtool_step_end(self, run: kdtool.RunInfo, report: kdtool.StepReport) -> None:
         self._position.step(run.stage_name, report)
@@ -77,7 +82,7 @@ class ConsoleTracker(kdtool.Tracker):
         self._position = Position()
 
     @property
-    def _display(self) -> Display:
+    def _display(self) -> LiveDisplay | PlainDisplay:
         if self._chosen is None:
             from rich.console import Console
 
@@ -129,12 +134,12 @@ class Position:
         """Record that a stage begins; `total` is its number of units, or None."""
         self._running[name] = _Running(total, self._clock())
 
-    def advance(self, name: str, done: int) -> None:
-        """Record how many units of a stage are done; one that does not run is ignored."""
+    def advance(self, name: str, done: int, total: int | None = None) -> None:
+        """Record how many units of a running stage are done; `total` is for those whose start had none."""
         stage, now = self._running.get(name), self._clock()
         if stage is None:
             return
-        stage.done = done
+        stage.done, stage.total = done, total or stage.total
         stage.first = stage.first or (done, now)
         if now > stage.first[1]:
             stage.speed = (done - stage.first[0]) / (now - stage.first[1])
@@ -175,9 +180,122 @@ class Position:
         return None if rest is None else max(0.0, rest)
 
 
+def roughly(seconds: float) -> str:
+    """Return a span of time that is not known exactly."""
+    if seconds < 99.5:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"
+
+
 def _like(name: str) -> str:
     """Return what a stage has in common with those that take about as long: its kind and its phase or evaluator."""
     kind, _, label = name.partition("/")
     if kind == "phases":
         return re.sub(r".*-seed\d+-", "phases/", label)
     return f"scores/{re.split(r'-(?=teacher|student|control)', label)[0]}" if kind == "scores" else kind
+
+
+_EVERY_SECONDS = 10.0
+_SILENT_SECONDS = 12.0
+
+
+@dataclass
+class _Stage:
+    total: int | None
+    unit: str
+    begun: float
+    shown: float
+    first: tuple[int, float] | None = None
+    """Units that were done at the first report of any, and its time: until then, models are loaded."""
+
+
+class PlainDisplay:
+    """Writes lines to standard error, flushed, so that a log follows the run.
+
+    Each stage begins and ends with a line; in between it gets one every ten seconds, or every twelve if it reports nothing.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._stages: dict[str, _Stage] = {}
+        self._position = ""
+        self._written = clock()
+        self._closed: threading.Event | None = None
+
+    def place(self, position: str) -> None:
+        """Take what lines about a stage end with."""
+        self._position = f" (run: {position})" if position else ""
+
+    def start(self, title: str, total: int | None, unit: str) -> None:
+        """Remember the stage and say that it begins."""
+        if self._closed is None:
+            self._closed = threading.Event()
+            threading.Thread(target=self._watch, args=[self._closed], daemon=True).start()
+        now = self._clock()
+        self._stages[title] = _Stage(total, unit, now, now)
+        count = f", {total} {unit}".rstrip() if total is not None else ""
+        self.line(f"{title}: begins{count}{self._position}")
+
+    def advance(self, title: str, done: int, total: int | None, unit: str = "") -> None:
+        """Write a stage's progress if a line is due."""
+        if done and title in self._stages:
+            known = self._stages[title]
+            known.first = known.first or (done, self._clock())
+        if (stage := self._due(title)) is None:
+            return
+        stage.total = total or stage.total
+        unit = unit or stage.unit
+        before, since = stage.first or (done, 0.0)
+        parts = [f"{done}/{stage.total} {unit}" if stage.total else f"{done} {unit}"]
+        if done > before and (seconds := self._clock() - since) > 0:
+            parts.append(rate((done - before) / seconds, unit))
+            if stage.total and done < stage.total:
+                parts.append(f"{roughly(seconds / (done - before) * (stage.total - done))} left")
+        self.line(f"{title}: {', '.join(parts)}{self._position}")
+
+    def step(self, title: str, report: kdtool.StepReport) -> None:
+        """Write training progress if a line is due."""
+        if self._due(title) is None:
+            return
+        parts = [f"step {report.step}/{report.steps}", describe_loss(report)]
+        if report.seconds > 0 and report.step:
+            parts.append(rate(report.tokens / report.seconds, "tokens"))
+            if report.step < report.steps:
+                parts.append(f"{roughly(report.seconds / report.step * (report.steps - report.step))} left")
+        self.line(f"{title}: {', '.join(parts)}{self._position}")
+
+    def end(self, title: str, seconds: float, *, reused: bool) -> None:
+        """Write that a stage ended."""
+        self._stages.pop(title, None)
+        self.line(describe_end(title, seconds, reused=reused))
+
+    def line(self, text: str) -> None:
+        """Write a line; characters that the output's encoding lacks are replaced."""
+        self._written = self._clock()
+        encoding = sys.stderr.encoding or "utf-8"
+        print(harmless(text).encode(encoding, errors="replace").decode(encoding), file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Forget the stages."""
+        self._stages.clear()
+        if self._closed is not None:
+            self._closed.set()
+            self._closed = None
+
+    def _watch(self, closed: threading.Event) -> None:
+        while not closed.wait(1.0):
+            self.say_if_silent()
+
+    def say_if_silent(self) -> None:
+        """Write how long the stage that began last has been running if nothing was written for a while."""
+        now = self._clock()
+        for title, stage in list(self._stages.items())[-1:]:
+            if now - self._written >= _SILENT_SECONDS:
+                self.line(f"{title}: {duration(now - stage.begun)} so far{self._position}")
+
+    def _due(self, title: str) -> _Stage | None:
+        stage, now = self._stages.get(title), self._clock()
+        if stage is None or now - stage.shown < _EVERY_SECONDS:
+            return None
+        stage.shown = now
+        return stage

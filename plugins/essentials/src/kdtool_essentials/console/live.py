@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from functools import partial
-from textwrap import wrap
+from typing import Any
 
 import kdtool
+from kdtool._text.terminal import wrap
 from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from kdtool_essentials.console.lines import describe_end, describe_loss, harmless, rate
+from kdtool_essentials.console.sentences import describe_end, describe_loss, harmless, rate
 
 
 class LiveDisplay:
@@ -31,9 +31,10 @@ class LiveDisplay:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._tasks: dict[str, TaskID] = {}
+        title = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True))
         self._progress = _Bars(
             SpinnerColumn(),
-            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+            *[title] * (console.width >= _WIDE),
             BarColumn(bar_width=None),
             _Done(Column(no_wrap=True)),
             _Rate(Column(no_wrap=True)),
@@ -55,10 +56,11 @@ class LiveDisplay:
         self._progress.start()
         self._tasks[title] = self._progress.add_task(harmless(title), total=total, unit=unit, rate="", detail="")
 
-    def advance(self, title: str, done: int) -> None:
+    def advance(self, title: str, done: int, total: int | None, unit: str = "") -> None:
         """Move the bar."""
         if title in self._tasks:
-            self._progress.update(self._tasks[title], completed=done)
+            fields: dict[str, Any] = {"unit": harmless(unit)} if unit else {}
+            self._progress.update(self._tasks[title], completed=done, total=total, **fields)
 
     def step(self, title: str, report: kdtool.StepReport) -> None:
         """Move the bar of a training stage and show the loss."""
@@ -74,21 +76,26 @@ class LiveDisplay:
         if title in self._tasks:
             self._progress.remove_task(self._tasks.pop(title))
         mark, style = ("=", "dim") if reused else ("✓", "green")
-        text = Text(f"{mark} ", style=style)
-        self._console.print(
-            text.append(harmless(describe_end(title, seconds, reused=reused)), style="dim" if reused else "")
-        )
+        text = self._wrap(f"{mark} {describe_end(title, seconds, reused=reused)}")
+        text.stylize(style, 0, None if reused else 1)
+        self._console.print(text, soft_wrap=True)
         if not self._tasks:
             self._progress.stop()
 
     def line(self, text: str) -> None:
         """Show a line above the bars as plain text, wrapped at words: markup and control characters have no effect."""
-        lines = map(partial(wrap, width=self._console.width, break_long_words=False), harmless(text).split("\n"))
-        self._console.print(Text("\n".join("\n".join(line) for line in lines)), soft_wrap=True)
+        self._console.print(self._wrap(text), soft_wrap=True)
+
+    def _wrap(self, text: str) -> Text:
+        return Text(wrap(harmless(text), self._console.width))
 
     def close(self) -> None:
         """Stop drawing."""
         self._progress.stop()
+
+
+_WIDE = 110
+"""Columns of a terminal in which titles fit next to bars; in narrower ones they are above."""
 
 
 class _Bars(Progress):
@@ -100,7 +107,12 @@ class _Bars(Progress):
         """Yield the line, if there is one, and the bars."""
         if self.position and self.tasks:
             yield Text(self.position, style="bold")
-        yield from super().get_renderables()
+        if not self.tasks or self.console.width >= _WIDE:
+            yield from super().get_renderables()
+            return
+        for task in self.tasks:
+            yield Text(wrap(task.description, self.console.width))
+            yield self.make_tasks_table([task])
 
 
 class _Done(ProgressColumn):
@@ -110,8 +122,9 @@ class _Done(ProgressColumn):
         """Draw the column."""
         if not task.completed and task.total is None:
             return Text("")
-        done = f"{task.completed:,.0f}".replace(",", " ")
-        return Text(f"{done}/{task.total:.0f}" if task.total is not None else f"{done} {task.fields['unit']}")
+        done, unit = f"{task.completed:,.0f}".replace(",", " "), task.fields["unit"]
+        counted = done if task.total is None else f"{done}/{task.total:.0f}"
+        return Text(f"{counted} {unit}" if task.total is None or "," in unit else counted)
 
 
 class _Rate(ProgressColumn):

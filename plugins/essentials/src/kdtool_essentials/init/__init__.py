@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 import kdtool
+from kdtool._text.terminal import print_first_line
 
 from kdtool_essentials.init.choices import (
     LIBRARY,
@@ -73,15 +74,17 @@ def init(file: Path, agree: bool, yes: bool, force: bool, **given: str | None) -
     Example:  kdtool init --data src --time 1h
     """  # noqa: D301 - click reads backspaces
     _require_place(file, force=force)
-    kdtool.say("reading plugins …", err=True)
+    print_first_line("reading plugins …")
     questions = Questions(take_defaults=yes)
     answers = _locate(_ask(questions, given), file)
 
     def agrees(terms: str) -> bool:
         kdtool.say(f"\n{terms}")
-        return agree or questions.confirm("--agree", "Have you read these terms, and do you agree?")
+        agreed = agree or questions.confirm("--agree", "Have you read these terms, and do you agree?")
+        print_first_line(_CHECKING)
+        return agreed
 
-    kdtool.say("\nChecking the recipe, without loading weights …")
+    print_first_line(_CHECKING)
     again = _command(file, answers)
     try:
         recipe = fit_recipe(draft_recipe(_name_of(file), answers), answers, agrees)
@@ -91,6 +94,9 @@ def init(file: Path, agree: bool, yes: bool, force: bool, **given: str | None) -
     _require_place(file, force=force)
     write_recipe(file, recipe_text(recipe, f"{again} --agree" if "terms_acknowledged" in recipe else again))
     kdtool.say(_verdict(file, check_recipe(file, answers), answers))
+
+
+_CHECKING = "checking the recipe, without loading weights …"
 
 
 def _require_place(file: Path, *, force: bool) -> None:
@@ -156,10 +162,10 @@ def _verdict(file: Path, findings: Mapping[str, Any], answers: Answers) -> str:
     """Return the findings of check on the written recipe, and the commands to run next."""
     forecast = findings["forecast"]
     steps = forecast["steps"] // len(findings["arms"])
-    trained = f"{steps:,} steps each, {forecast['tokens']:,} tokens in all"
+    trained = f"{kdtool.count_of(steps, 'step')} each, {kdtool.count_of(forecast['tokens'], 'token')} in all"
     documents = ", ".join(f"{count:,} for {split}" for split, count in findings["documents"].items())
     lines = [
-        f"{file} is fine: {len(findings['components'])} components, arms {', '.join(findings['arms'])}",
+        f"{file} is fine: {kdtool.count_of(len(findings['components']), 'component')}, arms {', '.join(findings['arms'])}",
         f"  student: {findings['models']['student']['parameters'] / 1e6:,.0f} million parameters",
         *([f"  documents: {documents}"] if documents else []),
         f"  training: {trained}, for {TIMES[answers.time].words}",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import click
 import kdtool
+from kdtool._text.terminal import end_first_line
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class Questions:
         return click.confirm(title, default=False)
 
     def _require_terminal(self, option: str) -> None:
+        end_first_line()
         if not is_terminal():
             raise kdtool.UsageError(
                 f"{option} is missing, and standard input is not a terminal where kdtool init could ask; "

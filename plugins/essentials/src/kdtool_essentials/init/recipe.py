@@ -64,14 +64,14 @@ def draft_recipe(name: str, answers: Answers) -> dict[str, Any]:
 
 def _evaluators(answers: Answers) -> dict[str, Any]:
     wanted: dict[str, Any] = {
-        "perplexity": {"documents": 32, "characters": 1500},
-        "agreement": {"documents": 32, "tokens": 256},
+        "perplexity": {"limit": 32, "characters": 1500},
+        "agreement": {"limit": 32, "tokens": 256},
         "efficiency": {},
     }
     if is_server(answers.teacher):
         del wanted["agreement"]  # a server does not return the likelihoods of given text
     if answers.goal == COMPLETION and answers.time != "10min":
-        wanted["line-completion"] = {"documents": 16, "places": 2}
+        wanted["line-completion"] = {"limit": 16, "places": 2}
     return installed_among("evaluators", wanted)
 
 
@@ -270,9 +270,7 @@ def write_recipe(path: Path, text: str) -> None:
     Raises:
         StorageError: the folder takes no files.
     """
-    beside = path.with_name(f"{path.name}.writing")
     try:
-        beside.write_text(text, encoding="utf-8", newline="\n")
-        beside.replace(path)
+        kdtool.write_beside(path, text)
     except OSError as error:
         raise kdtool.StorageError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -52,6 +52,9 @@ class Packed(kdtool.Packer):
 
         conversations: Literal["template", "plain"] = "template"
         """Format of conversations: the tokenizer's chat template if it has one, or always `### role` lines."""
+        control_tokens: bool = False
+        """True reads control tokens in plain texts, prompts and completions as tokens, for text that a template wrote. In
+        turns, and in texts that `fim` cuts, they are text."""
         fim: FillInTheMiddle | None = None
         """Fill in the middle: cuts plain texts so that the student learns infilling; null leaves them whole."""
 
@@ -99,7 +102,8 @@ class Packed(kdtool.Packer):
         if config.fim is not None and tokenizer.encode_infilling("", "", "", False) is None:
             raise kdtool.UsageError(
                 "rows.fim: the student's tokenizer lacks tokens for prefix, suffix and middle; use a tokenizer with them, "
-                "such as that of StarCoder2, Code Llama, Qwen2.5-Coder or DeepSeek-Coder, or remove `fim`"
+                "such as that of StarCoder2, Code Llama, Qwen2.5-Coder or DeepSeek-Coder, or remove `fim`",
+                {"fim": None},
             )
         report = _Report()
         rows = _pad_rows(
@@ -132,7 +136,7 @@ class Packed(kdtool.Packer):
                 if infilling.is_selected:
                     yield example.id, infilling
                     continue
-            document = document_of(example, tokenizer, self.config.conversations)
+            document = document_of(example, tokenizer, self.config.conversations, self.config.control_tokens)
             if document.ids and not any(document.labelled):
                 report.unanswered.append(example.id)
             elif document.ids:
@@ -145,7 +149,7 @@ class Packed(kdtool.Packer):
                 f"rows.room: {example.id!r} is a prompt without an answer, so it has no learned tokens to carry "
                 f"{', '.join(example.annotations)}; give prompts with answers, or leave out what labels text"
             )
-        return prompt_of(example, tokenizer, self.config.conversations)
+        return prompt_of(example, tokenizer, self.config.conversations, self.config.control_tokens)
 
 
 @dataclass

@@ -70,16 +70,20 @@ class Document:
 
 
 def document_of(
-    example: kdtool.Example, tokenizer: kdtool.Tokenizer, conversations: Literal["template", "plain"]
+    example: kdtool.Example,
+    tokenizer: kdtool.Tokenizer,
+    conversations: Literal["template", "plain"],
+    control_tokens: bool = False,
 ) -> Document:
     """Encode an example, with the tokenizer's document start and the end-of-text token.
 
-    In a conversation, each assistant's turn ends with an end token.
+    In a conversation, each assistant's turn ends with an end token. With `control_tokens`, those written in a text or a
+    completion count, and one that ends it is not doubled.
 
     Raises:
         UsageError: the tokenizer's chat template rejects a conversation.
     """
-    return _encode(example, tokenizer, conversations).begin(tokenizer)
+    return _encode(example, tokenizer, conversations, control_tokens).begin(tokenizer)
 
 
 def is_unanswered(body: kdtool.Text | kdtool.Completion | kdtool.Messages, *, at_the_end: bool) -> bool:
@@ -90,7 +94,10 @@ def is_unanswered(body: kdtool.Text | kdtool.Completion | kdtool.Messages, *, at
 
 
 def prompt_of(
-    example: kdtool.Example, tokenizer: kdtool.Tokenizer, conversations: Literal["template", "plain"]
+    example: kdtool.Example,
+    tokenizer: kdtool.Tokenizer,
+    conversations: Literal["template", "plain"],
+    control_tokens: bool = False,
 ) -> Document:
     """Encode a prompt without an answer up to where the answer begins, without labels; empty if there is no text.
 
@@ -99,7 +106,7 @@ def prompt_of(
     """
     body, ids = example.body, list[int]()
     if isinstance(body, kdtool.Completion):
-        ids = tokenizer.encode(body.prompt)
+        ids = _ids(tokenizer, "", body.prompt, control_tokens)
     elif isinstance(body, kdtool.Messages) and conversations == "template" and tokenizer.chat_fingerprint:
         with _naming(example):
             ids = tokenizer.encode_prompt(body.turns, "", *_details_of(body))
@@ -112,7 +119,10 @@ def prompt_of(
 
 
 def _encode(
-    example: kdtool.Example, tokenizer: kdtool.Tokenizer, conversations: Literal["template", "plain"]
+    example: kdtool.Example,
+    tokenizer: kdtool.Tokenizer,
+    conversations: Literal["template", "plain"],
+    control_tokens: bool = False,
 ) -> Document:
     body, document = example.body, Document(tuple(example.annotations))
     parts = cut_in_parts(kdtool.parts_of(body), example.annotations)
@@ -124,10 +134,17 @@ def _encode(
     _require_plain(example)
     before = ""
     for text, learned, part in _parts(body, parts):
-        ids = [tokenizer.end_of_text] if text is None else tokenizer.encode_behind(before, text)
+        if text is None:
+            ids = [] if document.ids[-1:] == [tokenizer.end_of_text] else [tokenizer.end_of_text]
+        else:
+            ids = _ids(tokenizer, before, text, control_tokens and not isinstance(body, kdtool.Messages))
         document.add(ids, [learned] * len(ids), tokenizer, [part] if part else ())
         before = text or before
     return document
+
+
+def _ids(tokenizer: kdtool.Tokenizer, before: str, text: str, control_tokens: bool) -> list[int]:
+    return tokenizer.encode_template(text, before) if control_tokens else tokenizer.encode_behind(before, text)
 
 
 def _details_of(body: kdtool.Messages) -> tuple[kdtool.DetailedMessages, ...]:

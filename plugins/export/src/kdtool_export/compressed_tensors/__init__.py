@@ -5,7 +5,6 @@ Opened folders compute with the stored weights.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
 from io import StringIO
@@ -176,9 +175,11 @@ def _logits(model: kdtool.LanguageModel, rows: Sequence[Tensor]) -> Tensor:
 
 def is_compressed(folder: Path) -> bool:
     """Return whether a folder contains a model in the compressed-tensors format."""
+    from kdtool_transformers import read_json
+
     config = folder / "config.json"
-    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    return (settings.get("quantization_config") or {}).get("quant_method") == "compressed-tensors"
+    quantisation = read_json(config).get("quantization_config") if config.is_file() else None
+    return isinstance(quantisation, dict) and quantisation.get("quant_method") == "compressed-tensors"
 
 
 def open_compressed(

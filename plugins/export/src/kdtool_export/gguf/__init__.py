@@ -6,10 +6,8 @@ imports neither torch nor gguf, so that building a component stays cheap.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from hashlib import sha256
+from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import kdtool
@@ -35,11 +33,6 @@ class GGUF(DescribedExporter):
 
     config: Config
 
-    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str] | None:
-        if self.config.imatrix in {"text", "none"}:
-            return None
-        return {"imatrix": sha256(self._imatrix().read_bytes()).hexdigest()}
-
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         """Yield memory and disk of the export.
 
@@ -60,22 +53,18 @@ class GGUF(DescribedExporter):
         """Refuse a student that is not a plain Llama, or whose tokenizer llama.cpp does not support.
 
         Raises:
-            UsageError: the student cannot be exported, or the importance matrix is of another model.
+            UsageError: the student cannot be exported.
         """
         from kdtool_transformers import open_config, open_tokenizer
 
-        from kdtool_export.gguf.calibration import read_importance, require_fitting
         from kdtool_export.gguf.checks import require_readable
         from kdtool_export.gguf.files import require_gguf
 
-        given = None if self.config.imatrix in {"text", "none"} else read_importance(self._imatrix())
         if run.untrained is None:
             return
         config = open_config(run.untrained, offline=True)
         tokenizer = open_tokenizer(run.untrained, offline=True)
         require_gguf(config, tokenizer)
-        if given is not None:
-            require_fitting(given, config, self._imatrix())
         require_readable(config, tokenizer)
 
     def kdtool_export(self, run: kdtool.RunInfo, trained: Path) -> kdtool.Artifact:
@@ -119,54 +108,12 @@ class GGUF(DescribedExporter):
 
         return GGUFRuntime(path, context=self.config.context, threads=self.config.threads)
 
-    def convert(self, model: Path, file: Path, licences: Iterable[kdtool.Licensed] = ()) -> None:
-        """Write the model in a folder as a file outside a run, without an importance matrix; it appears when it is whole.
-
-        Args:
-            model: a folder with a model of transformers and its tokenizer.
-            file: the file to write, replaced if it exists; its folder is made.
-            licences: those that bind recipients of the model are named in the file.
-
-        Raises:
-            UsageError: llama.cpp does not run the model, or splits text differently from its tokenizer.
-            StorageError: the file cannot be written.
-        """
-        from kdtool_torch import widen
-        from kdtool_transformers import open_model
-
-        from kdtool_export.gguf.checks import require_readable
-        from kdtool_export.gguf.files import require_gguf
-        from kdtool_export.gguf.quantisation import write_typed
-
-        student = open_model(model, offline=True)
-        require_gguf(student.model.config, student.tokenizer)
-        require_readable(student.model.config, student.tokenizer)
-        widen(student.model)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(dir=file.parent, prefix=f".{file.stem}-") as folder:
-                unfinished = Path(folder) / file.name
-                write_typed(student, unfinished, self.config.type, {}, None, name=file.stem, licences=licences)
-                unfinished.replace(file)
-        except OSError as error:
-            raise kdtool.StorageError(f"{file} cannot be written: {error}; free space there, and try again") from error
-
-    def _imatrix(self) -> Path:
-        file = Path(self.config.imatrix).expanduser()
-        if not file.is_file():
-            raise kdtool.UsageError(
-                f"gguf.imatrix: {file} is not a file; expected a file of llama-imatrix in GGUF, `text`, or `none`"
-            )
-        return file
-
     def _describe_storage(self, prepared: Prepared, parity: Parity) -> str:
         lines = [f"Weights in {self.config.type}"]
         if prepared.calibrated:
             lines.append(
                 f", columns weighed by an importance matrix of {prepared.calibrated:,} tokens of training text"
             )
-        elif prepared.importance is not None:
-            lines.append(", columns weighed by an importance matrix")
         return "".join([*lines, f". Compared with the student it was made of: {parity}."])
 
 

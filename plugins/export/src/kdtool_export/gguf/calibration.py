@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from kdtool_measuring import held_out
 from kdtool_torch import eval_mode
-from kdtool_transformers import TransformersTokenizer, weights_identity, without_weights
+from kdtool_transformers import TransformersTokenizer, weights_identity
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdtool_export.gguf.files import names_in_file
 from kdtool_export.gguf.settings import WEIGHTED, GGUFConfig
+from kdtool_export.shared import measured_texts
 
 if TYPE_CHECKING:
     from kdtool_transformers import TransformersModel
@@ -36,8 +37,7 @@ Importance = Mapping[str, NDArray[np.float32]]
 class Prepared(NamedTuple):
     """Held-out windows of tokens, the student's final states on each, and the importance of columns.
 
-    `calibrated` is the number of training tokens that the importance was computed on; 0 if it was read from a
-    file, or is None.
+    `calibrated` is the number of training tokens that the importance was computed on; 0 if it is None.
     """
 
     windows: Sequence[Sequence[int]]
@@ -51,24 +51,14 @@ _kept: dict[str, Prepared] = {}
 
 
 def prepare(run: kdtool.RunInfo, student: TransformersModel, trained: Path, config: GGUFConfig) -> Prepared:
-    """Return what the export of a student needs; a second export in this process gets the first one's answer.
-
-    Raises:
-        UsageError: the importance matrix of the recipe is of another model.
-    """
-    imatrix = config.imatrix if config.type in WEIGHTED else "none"
-    calibrate = config.calibrate if imatrix == "text" else 0
+    """Return what the export of a student needs; a second export in this process gets the first one's answer."""
+    calibrate = config.calibrate if config.type in WEIGHTED and config.imatrix == "text" else 0
     calibrating, windows = windows_of(
         run, student.tokenizer, student.facts.context, calibrate=calibrate, measure=config.compare
     )
-    key = sha256(repr([weights_identity(trained), imatrix, calibrating, windows]).encode()).hexdigest()
+    key = sha256(repr([weights_identity(trained), calibrating, windows]).encode()).hexdigest()
     if key not in _kept:
-        importance: Importance | None = None
-        if calibrating:
-            importance = measure_importance(student, calibrating)
-        elif imatrix not in {"text", "none"}:
-            importance = read_importance(Path(imatrix))
-            require_fitting(importance, student.model.config, Path(imatrix))
+        importance = measure_importance(student, calibrating) if calibrating else None
         _kept.clear()
         _kept[key] = Prepared(windows, [*final_states(student, windows)], importance, sum(map(len, calibrating)))
     return _kept[key]
@@ -77,13 +67,6 @@ def prepare(run: kdtool.RunInfo, student: TransformersModel, trained: Path, conf
 WINDOW = 512
 """Tokens of a window at most, with the tokens before its text."""
 _CHARACTERS = 8000
-_SAMPLE_TEXT = (
-    'def load(path, mode="rb"):\n    """Größe von 日本語."""\n\treturn [x ** 2 for x in range(1234567)]\n\n\n'
-    "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n"
-    "        self.items.append(item)\n        return len(self.items)\n\n\nfor i, line in enumerate(open('a.txt')):\n"
-    "    if not line.strip():\n        continue\n    print(i, line.split(',')[0], sep=': ')\n"
-)
-"""Text to compare on if the run has none."""
 
 
 def windows_of(
@@ -94,19 +77,11 @@ def windows_of(
     A window fits into the model's `context` (0: not known). Held-out text is that of the split test, else validation, else a
     sample; no document of it is calibrated on.
     """
-    held = _measured_texts(run, measure)
+    held = measured_texts(run, _most_documents(measure), _CHARACTERS)
     trained = held_out(run, "train", most=_most_documents(calibrate), characters=_CHARACTERS) if calibrate else []
     texts = [document.text for document in trained if document.text not in {*held}]
     size = min(WINDOW, context or WINDOW)
     return _windows(texts, tokenizer, size, calibrate), _windows(held, tokenizer, size, measure)
-
-
-def _measured_texts(run: kdtool.RunInfo, tokens: int) -> list[str]:
-    for split in ("test", "validation"):
-        documents = held_out(run, split, most=_most_documents(tokens), characters=_CHARACTERS)
-        if documents:
-            return [document.text for document in documents]
-    return [_SAMPLE_TEXT]
 
 
 def _most_documents(tokens: int) -> int:
@@ -174,47 +149,6 @@ def write_importance(importance: Importance, tokens: int, dataset: str, file: Pa
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
-
-
-def read_importance(file: Path) -> Importance:
-    """Read an importance matrix in GGUF.
-
-    Raises:
-        UsageError: the file cannot be read, or contains none.
-    """
-    try:
-        stored = {tensor.name: tensor.data for tensor in gguf.GGUFReader(file).tensors}
-        importance = {
-            name.removesuffix(".in_sum2"): values.reshape(-1)
-            / max(1.0, float(stored[f"{name.removesuffix('.in_sum2')}.counts"].max()))
-            for name, values in stored.items()
-            if name.endswith(".in_sum2")
-        }
-    except (OSError, ValueError, LookupError) as error:
-        raise kdtool.UsageError(
-            f"gguf.imatrix: {file} cannot be read ({error}); expected a file of llama-imatrix in GGUF, `text`, or `none`"
-        ) from error
-    if not importance:
-        raise kdtool.UsageError(
-            f"gguf.imatrix: {file} contains no importance matrix; expected a file of llama-imatrix in GGUF"
-        )
-    return importance
-
-
-def require_fitting(importance: Importance, config: Any, file: Path) -> None:
-    """Refuse an importance matrix of another model, given the student's configuration.
-
-    Raises:
-        UsageError: a matrix is missing, or has another number of columns.
-    """
-    for name, module in _matrices(without_weights(config)):
-        width = _width(module)
-        if name not in importance or importance[name].size != width:
-            difference = f"has {importance[name].size} columns of {name}" if name in importance else f"lacks {name}"
-            raise kdtool.UsageError(
-                f"gguf.imatrix: {file} {difference}, and the student's have {width}, so it is of another model; "
-                "make one of this student, or set imatrix: text"
-            )
 
 
 def _matrices(model: nn.Module) -> list[tuple[str, nn.Module]]:

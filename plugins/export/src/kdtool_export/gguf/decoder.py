@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from kdtool_torch import not_finite
 from kdtool_transformers import SUFFIX_FIRST, infilling_by
 from numpy.typing import NDArray
 
@@ -30,6 +31,7 @@ class Decoder(Child):
 
     Raises:
         UsageError: llama.cpp cannot open the file.
+        KdtoolError: its first logits are not finite.
     """
 
     def __init__(self, file: Path, *, context: int, threads: int | None) -> None:
@@ -41,6 +43,9 @@ class Decoder(Child):
         self.converses: bool = self.ready["converses"]
         self._lock = Lock()
         self.infilling: dict[int, str] = dict(self.ready["infilling"]) or self._find_suffix_first()
+        if not all(np.isfinite(logits.max()) for logits in self.logits(self.start or [max(0, self.end)])):
+            self.close()
+            raise not_finite(str(file))
 
     def tokenize(self, text: str, *, marked: bool = False) -> list[int]:
         """Return the tokens of a text without a start token; control tokens written in it count if it is `marked`.

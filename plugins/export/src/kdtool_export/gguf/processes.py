@@ -44,7 +44,7 @@ class Child(AbstractContextManager["Child"]):
         self._ending, self._words = Lock(), ""
         self._errors: IO[bytes] = TemporaryFile()  # noqa: SIM115 - closed by `close`
         self.process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", f"kdtool_export.gguf.{module}"],
+            [sys.executable, "-P", "-m", f"kdtool_export.gguf.{module}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

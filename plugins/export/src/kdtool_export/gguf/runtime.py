@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 import kdtool
 import torch
-from kdtool_torch import windows
+from kdtool_torch import require_finite, windows
 from kdtool_transformers import Infilling, held_back, infilling_by, trim_suffix
 
 from kdtool_export.gguf.decoder import Decoder
@@ -162,6 +162,7 @@ class GGUFRuntime(kdtool.Runtime):
             targets = torch.tensor(tokens[done : done + len(chunk)])
             done += len(chunk)
             log_probabilities = logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(1)
+            require_finite(log_probabilities, str(self.file))
             total += float(log_probabilities.double().sum())
         return total
 

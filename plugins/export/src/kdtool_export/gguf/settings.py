@@ -20,9 +20,9 @@ class GGUFConfig(kdtool.Config):
 
     type: Mix = "q4_k_m"
     """Type of the stored weights, as `llama-quantize` names it. `q4_k_m`: 4 bits, with 6 for sensitive matrices."""
-    imatrix: kdtool.RecipePathOrName = kdtool.Field(default="text", min_length=1)
-    """Columns to store more precisely. `text`: those that matter in the run's training text; `none`; or a file of
-    `llama-imatrix` in GGUF. Types of 8 bits and more need none."""
+    imatrix: Literal["text", "none"] = "text"
+    """Columns to store more precisely. `text`: those that matter in the run's training text. Types of 8 bits and more need
+    none."""
     calibrate: int = kdtool.Field(default=16384, ge=512, le=10_000_000)
     """For `imatrix: text`: tokens of training text."""
     compare: int = kdtool.Field(default=4096, ge=16, le=10_000_000)

@@ -14,7 +14,7 @@ import kdtool
 import numpy as np
 import onnxruntime as ort
 import torch
-from kdtool_torch import log_likelihood, windows
+from kdtool_torch import log_likelihood, require_finite, windows
 from kdtool_transformers import answer_requests, generate, open_tokenizer
 from torch import Tensor
 from transformers import AutoConfig, DynamicCache, GenerationMixin, PreTrainedModel
@@ -52,6 +52,7 @@ class OnnxRuntime(kdtool.Runtime):
             ids, total = torch.tensor([*context, *tokens]), 0.0
             for start, scored, stop in windows(len(ids) - 1, window, len(context) - 1):
                 logits = self._graph(ids[None, start:stop]).logits[0, scored - start :, : self._tokenizer.vocabulary]
+                require_finite(logits.amax(-1), self._graph)
                 total += float(log_likelihood(logits, ids[scored + 1 : stop + 1]).double().sum())
             yield kdtool.LogLikelihood(total, len(tokens), len(text.encode("utf-8")))
 

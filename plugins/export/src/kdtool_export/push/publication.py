@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-from kdtool_transformers.card import CardFile, build_card, eval_results, modelfile
+from kdtool_transformers.card import CardFile, build_card, modelfile
 
 CARD = "README.md"
 LICENCES = "LICENSE.md"
@@ -198,8 +198,6 @@ def _files(cards: Sequence[CardFile], run: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _texts(results: kdtool.Results, cards: Sequence[CardFile]) -> Iterator[tuple[str, str]]:
-    if scores := eval_results(results, cards):
-        yield ".eval_results/kdtool.yaml", scores
     if gguf := next((card for card in cards if card.artifact.format == "gguf" and card.artifact.path.is_file()), None):
         yield "Modelfile", modelfile(results, gguf)
     if binding := [licensed for licensed in results.licences if licensed.transfers]:

@@ -15,11 +15,10 @@ import kdtool
 import numpy as np
 import onnxruntime as ort
 import torch
-from kdtool_measuring import held_out
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdtool_export.shared import deviation_of
+from kdtool_export.shared import SAMPLE, deviation_of, measured_texts
 from kdtool_export.web.browser import Ran, find_chromium, run_in_browser
 from kdtool_export.web.graph import bits_of, from_blocks, to_blocks
 
@@ -39,13 +38,6 @@ _LARGEST_DIVERGENCE = {"int8": 0.05, "q4": 1.0, "q4f16": 1.0}
 _EXACT = {"int8": 1e-3, "q4": 1e-3, "q4f16": 0.01}
 """Largest root mean square deviation of logits from those of the student with the file's weights, in their standard
 deviations. A wrong cache moves those of a small random model by more, although its probabilities hardly change."""
-_SAMPLE = (
-    'def load(path, mode="rb"):\n    """Größe von 日本語."""\n\treturn [x ** 2 for x in range(1234567)]\n\n\n'
-    "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n"
-    "        self.items.append(item)\n        return len(self.items)\n\n\nfor i, line in enumerate(open('a.txt')):\n"
-    "    if not line.strip():\n        continue\n    print(i, line.split(',')[0], sep=': ')  # it's 3.14 😀\r\n"
-)
-"""Text to compare on if the run has none, and text that tokenizers split differently."""
 
 
 class Parity(NamedTuple):
@@ -82,7 +74,7 @@ def measure(
     Raises:
         PluginError: the page splits text differently, or a file is further from the student than its type explains.
     """
-    texts = [*_texts(run), _SAMPLE]
+    texts = list(dict.fromkeys([*measured_texts(run, 16, 2000), SAMPLE]))
     windows = _windows(texts, student.tokenizer, min(WINDOW, shape.context), config.positions)
     expected = _student_logits(student, windows)
     chromium = find_chromium() if config.browser == "auto" else None if config.browser == "none" else config.browser
@@ -97,10 +89,10 @@ def measure(
         shown = [text[:2000] for text in texts]
         tokens, measured = run_in_browser(
             chromium, folder, windows, STEPS, shown, cases, config.timeout,
-            lambda read: run.hook.kdtool_progress(run, read),
+            lambda read: run.hook.kdtool_progress(run, read, None),
         )  # fmt: skip
         _require_same_tokens(shown, tokens, student.tokenizer)
-    parities = [_judge(case, measured, expected, config) for case in cases]
+    parities = [_judge(case, measured, expected) for case in cases]
     for dtype in config.dtypes:
         with rounded_weights(student.model, dtype):
             _require_exact(dtype, measured, _student_logits(student, windows))
@@ -114,19 +106,17 @@ def compare(expected: Tensor, logits: Tensor) -> tuple[float, float]:
     return divergence, float((expected.argmax(-1) == logits.argmax(-1)).double().mean())
 
 
-def _judge(
-    case: tuple[str, str], measured: Mapping[tuple[str, str], Ran], expected: Tensor, config: WebConfig
-) -> Parity:
+def _judge(case: tuple[str, str], measured: Mapping[tuple[str, str], Ran], expected: Tensor) -> Parity:
     if case not in measured:
         return Parity(*case)
     ran = measured[case]
     logits = torch.from_numpy(np.array(ran.logits))[:, : expected.shape[1]]
     parity = Parity(*case, len(expected), *compare(expected, logits), ran.first, ran.steps / ran.later)
-    largest = config.largest_divergence or _LARGEST_DIVERGENCE[parity.dtype]
+    largest = _LARGEST_DIVERGENCE[parity.dtype]
     if not parity.divergence <= largest:
         raise kdtool.PluginError(
             f"web: a file differs from the student: {parity}; expected a mean divergence of {largest:g} at most: export "
-            "int8, or raise largest_divergence if the text is unlike the student's"
+            "int8"
         )
     return parity
 
@@ -141,14 +131,6 @@ def _require_exact(dtype: str, measured: Mapping[tuple[str, str], Ran], expected
                 f"web: the graph in {dtype} computes something else than the student with its weights, in {backend}: logits "
                 f"deviate by {deviation:.2g} standard deviations; expected {_EXACT[dtype]:g} at most: export onnx or gguf"
             )
-
-
-def _texts(run: kdtool.RunInfo) -> Iterator[str]:
-    for split in ("test", "validation"):
-        documents = held_out(run, split, most=16, characters=2000)
-        if documents:
-            return iter([document.text for document in documents])
-    return iter(())
 
 
 def _windows(texts: Sequence[str], tokenizer: TransformersTokenizer, size: int, positions: int) -> list[list[int]]:

@@ -23,8 +23,5 @@ class WebConfig(kdtool.Config):
     the model card notes. `none`: as without one. Otherwise the path of a Chromium."""
     positions: int = kdtool.Field(default=256, ge=40, le=100_000)
     """Tokens of held-out text on which each file is compared with the student, on each backend."""
-    largest_divergence: float | None = kdtool.Field(default=None, gt=0, le=100)
-    """Largest mean KL divergence from the student in nats; a file above it is refused. None: by type, 0.05 for `int8`
-    and 1.0 for 4 bits."""
     timeout: float = kdtool.Field(default=900.0, ge=1, le=1_000_000)
     """Seconds that the browser may take to open a file and read a first window of text, or to read one more."""

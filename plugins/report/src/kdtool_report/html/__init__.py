@@ -12,8 +12,6 @@ from pathlib import Path
 
 import kdtool
 
-__all__ = ["HtmlReporter"]
-
 
 class HtmlReporter(kdtool.Reporter):
     """Writes `report.html`: verdict, tables with intervals, curves, costs, recipe, and how to use the student."""
@@ -22,7 +20,7 @@ class HtmlReporter(kdtool.Reporter):
         """Settings of `html`."""
 
         dollars_per_hour: Decimal | None = kdtool.Field(default=None, ge=0, le=1_000_000)
-        """Price of an hour of the machine that trains, for the costs per point and the break-even; null states hours."""
+        """Price of an hour of the machine that trains, for the break-even; null states hours."""
 
     config: Config
 
@@ -32,7 +30,5 @@ class HtmlReporter(kdtool.Reporter):
 
         path = run.folder / "report.html"
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".html.partial")
-        partial.write_text(page(results, self.config.dollars_per_hour), encoding="utf-8")
-        partial.replace(path)
+        kdtool.write_beside(path, page(results, self.config.dollars_per_hour))
         return path

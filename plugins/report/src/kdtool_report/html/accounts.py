@@ -1,4 +1,4 @@
-"""Money and rejections that components account for (`kdtool_account`): spent, per row, per point, break-even.
+"""Money and rejections that components account for (`kdtool_account`): spent, per row, break-even.
 
 Amounts are whole picodollars until they are printed.
 """
@@ -13,11 +13,9 @@ from typing import Any
 import kdtool
 
 from kdtool_report.html.answers import cut
-from kdtool_report.html.wording import Subjects, count, duration, money, own_name, title
+from kdtool_report.html.wording import Subjects, count, duration, money, own_name
 
 _PER_DOLLAR = 10**12
-_SCALES = {"fraction": 100.0, "%": 1.0, "percent": 1.0}
-"""Points in a unit of a benchmark."""
 _FIGURES = ("requests", "rows", "tokens_in", "tokens_out", "picodollars", "unknown_requests", "unknown_picodollars")
 
 
@@ -36,12 +34,11 @@ class AccountRow:
 
 @dataclass(frozen=True)
 class Money:
-    """Money of a run: a row for each component, the price of each point gained, and the break-even with its assumptions."""
+    """Money of a run: a row for each component, and the break-even with its assumptions."""
 
     total: str
     a_row: str
     rows: tuple[AccountRow, ...]
-    points: tuple[str, ...]
     break_even: str
     assumed: str
 
@@ -114,12 +111,10 @@ def money_of(results: kdtool.Results, subjects: Subjects, dollars_per_hour: Deci
     students = [arm for arm in results.arms if arm.arm == "student"]
     seconds = sum(phase.seconds for arm in students for phase in arm.phases.values()) / max(1, len(students))
     work = _Work(seconds, None if dollars_per_hour is None else int(dollars_per_hour * _PER_DOLLAR))
-    cost = answers + work.price
     return Money(
         money(answers) if bought else "",
         money(-(-answers // rows)) if rows else "",
         tuple(_rows(accounts, results.data["accounts"])),
-        tuple(_points(results, subjects, cost, accounts)) if bought else (),
         *(_break_even(bought, answers, work, _fastest(results, subjects)) if bought else ("", "")),
     )
 
@@ -148,39 +143,6 @@ def _row(name: str, account: _Account) -> AccountRow:
         money(-(-account.picodollars // account.rows)) if account.rows else "",
         unknown if shared else "",
     )
-
-
-def _points(results: kdtool.Results, subjects: Subjects, cost: int, accounts: Mapping[str, _Account]) -> Iterator[str]:
-    """Yield what a point of each benchmark cost, over each control and each teacher that was not paid.
-
-    The interval is that of the difference: its upper end gives the lowest price. Without a gain at its lower end the price
-    has no upper bound.
-    """
-    units = {measurement.name: measurement.unit for measurement in results.measurements if measurement.higher_is_better}
-    for comparison in results.comparisons:
-        scale = _SCALES.get(units.get(comparison.measurement, ""))
-        if (
-            scale is None
-            or comparison.relative
-            or comparison.arm != "student"
-            or comparison.against in accounts
-            or comparison.aside
-        ):
-            continue
-        what = f"{title(comparison.measurement)} over {subjects.title(comparison.against)}"
-        gain, low, high = (scale * value for value in (comparison.difference, comparison.low, comparison.high))
-        if high <= 0:
-            yield f"{what}: no gain"
-        elif gain <= 0:
-            yield f"{what}: no gain is measured; at the interval's end {_price(cost, high)} a point"
-        elif low <= 0:
-            yield f"{what}: {_price(cost, gain)} a point, at least {_price(cost, high)}; the interval includes no gain"
-        else:
-            yield f"{what}: {_price(cost, gain)} a point ({_price(cost, high)} to {_price(cost, low)})"
-
-
-def _price(cost: int, points: float) -> str:
-    return money(round(Decimal(cost) / Decimal(points)))
 
 
 def _fastest(results: kdtool.Results, subjects: Subjects) -> float:

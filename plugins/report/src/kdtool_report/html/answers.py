@@ -1,13 +1,11 @@
 """Texts of subjects: answers to items of benchmarks with verdicts, and samples after the same prompts, side by side.
 
-Items files may include texts to show (`shown`, by label). The page shows the items with the worst results, within a
-budget of bytes; the files, which the page links, hold all of them. Samples are those of the first seed of each arm.
+Items files may include texts to show (`shown`, by label). The page shows the items with the worst results; the files, which
+the page names, hold all of them. Samples are those of the first seed of each arm.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -15,17 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-from markupsafe import escape
 
 from kdtool_report.html.wording import Subjects, arm_order, title
 
-_PAGE = 1024 * 1024
-"""Bytes of answers on the page, shared evenly among measurements; each shows at least one item."""
-_AROUND = 200
-"""Approximate bytes of the markup around a text."""
+_MOST_ITEMS = 32
+"""Items of a measurement."""
 _MOST_TEXTS = 8
 """Texts of one subject's part of an item: answers and verdicts of a few samples."""
-_MOST_CHARACTERS = 4000
+_MOST_CHARACTERS = 2000
 
 
 @dataclass(frozen=True)
@@ -39,11 +34,6 @@ class Shown:
     value: str
     texts: tuple[tuple[str, str], ...]
     left: int
-
-    @property
-    def size(self) -> int:
-        """Bytes on the page."""
-        return _AROUND + sum(_size(text) for _, text in self.texts)
 
 
 @dataclass(frozen=True)
@@ -72,10 +62,7 @@ def answers(results: kdtool.Results, subjects: Subjects) -> list[Answers]:
     for subject in (measurement.subject for measurement in measurements):
         arm, seed = subjects.of(subject)
         titles[subject] = subjects.title(arm) if seed < 0 else f"{subjects.title(arm)}, seed {seed}"
-    return [
-        _fitting(name, by_name[name], worst, _PAGE // len(order), titles, results.folder)
-        for name, worst in order.items()
-    ]
+    return [_items_to_show(name, by_name[name], worst, titles, results.folder) for name, worst in order.items()]
 
 
 def _worst_first(measurements: Sequence[kdtool.Measurement]) -> list[str]:
@@ -89,16 +76,11 @@ def _worst_first(measurements: Sequence[kdtool.Measurement]) -> list[str]:
     return sorted(worst, key=lambda name: worst[name])
 
 
-def _fitting(
-    name: str,
-    measurements: Sequence[kdtool.Measurement],
-    order: Sequence[str],
-    room: int,
-    titles: Mapping[str, str],
-    folder: Path,
+def _items_to_show(
+    name: str, measurements: Sequence[kdtool.Measurement], order: Sequence[str], titles: Mapping[str, str], folder: Path
 ) -> Answers:
-    """Return the items that fit on the page, but at least the first one."""
-    parts: dict[str, list[Shown]] = {item: [] for item in order[: max(1, room // _AROUND)]}
+    """Return the first items of an order."""
+    parts: dict[str, list[Shown]] = {item: [] for item in order[:_MOST_ITEMS]}
     files = []
     for measurement in measurements:
         for item in _readable(measurement.items):
@@ -107,13 +89,8 @@ def _fitting(
         if measurement.items is not None:
             file = measurement.items
             files.append(file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file))
-    taken: list[tuple[str, tuple[Shown, ...]]] = []
-    for item_name, shown in parts.items():
-        room -= _size(item_name) + sum(part.size for part in shown)
-        if taken and room < 0:
-            break
-        taken.append((cut(item_name), tuple(shown)))
-    return Answers(name, tuple(taken), len(order) - len(taken), tuple(files))
+    items = tuple((cut(item), tuple(shown)) for item, shown in parts.items())
+    return Answers(name, items, len(order) - len(items), tuple(files))
 
 
 def _show(subject: str, item: Mapping[str, Any]) -> Shown:
@@ -123,15 +100,10 @@ def _show(subject: str, item: Mapping[str, Any]) -> Shown:
     return Shown(subject, value, some, len(texts) - len(some))
 
 
-def _size(text: str) -> int:
-    return _AROUND + len(str(escape(text)).encode("utf-8", "replace"))
-
-
 def _readable(path: Path | None) -> Iterator[dict[str, Any]]:
-    if path is None or not path.is_file():
-        return
-    with path.open(encoding="utf-8") as lines:
-        yield from (item for item in map(json.loads, lines) if item.get("shown"))
+    if path is not None and path.is_file():
+        items = kdtool.json_objects(path, item=str, sum=(int, float), weight=(int, float))
+        yield from (item for item in items if isinstance(item.get("shown"), dict) and item["shown"])
 
 
 def cut(text: str) -> str:
@@ -147,45 +119,19 @@ def cut(text: str) -> str:
 
 @dataclass(frozen=True)
 class Samples:
-    """Arms as columns (key and title); each row is a prompt with a completion per arm, "" if there is none.
-
-    `notes` name the exports that write something else than the student.
-    """
+    """Arms as columns (key and title); each row is a prompt with a completion per arm, "" if there is none."""
 
     columns: tuple[tuple[str, str], ...]
     rows: tuple[tuple[str, tuple[str, ...]], ...]
-    notes: tuple[str, ...]
 
 
 def samples(results: kdtool.Results, subjects: Subjects) -> Samples:
-    """Return the texts of all measurements; of exports, whether they write what the student writes."""
-    everything = _texts(results, subjects)
-    texts = {arm: found for arm, found in everything.items() if not subjects.is_exported(arm)}
-    exported = {subjects.title(arm): found for arm, found in everything.items() if arm not in texts}
+    """Return the texts of all measurements, except those of exports."""
+    texts = {arm: found for arm, found in _texts(results, subjects).items() if not subjects.is_exported(arm)}
     arms = arm_order(texts)
     prompts = dict.fromkeys(prompt for arm in arms for prompt in texts[arm])
     rows = tuple((cut(prompt), tuple(cut(texts[arm].get(prompt, "")) for arm in arms)) for prompt in prompts)
-    notes = tuple(_differences(texts.get("student", {}), exported))
-    return Samples(tuple((arm, subjects.title(arm)) for arm in arms), rows, notes)
-
-
-def _differences(student: Mapping[str, str], exported: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    """Yield a sentence about each export, by title, that completes some of the student's prompts differently."""
-    for model, texts in exported.items():
-        both = student.keys() & texts.keys()
-        if others := sum(student[prompt] != texts[prompt] for prompt in both):
-            yield (
-                f"{model} completes {others} of {len(both)} prompts differently from the student: weights that are "
-                "rounded at export can change the most likely token, and all tokens after it."
-            )
-
-
-def best_prompt(results: kdtool.Results, subjects: Subjects) -> str:
-    """Return the prompt after which the student wrote the most different words; "" if it wrote none."""
-    found = _texts(results, subjects).get("student", {})
-    words = {prompt: len(set(re.findall(r"\w+", text))) for prompt, text in found.items()}
-    best = max(words, key=lambda prompt: words[prompt], default="")
-    return best if words.get(best) else ""
+    return Samples(tuple((arm, subjects.title(arm)) for arm in arms), rows)
 
 
 def _texts(results: kdtool.Results, subjects: Subjects) -> dict[str, Mapping[str, str]]:

@@ -13,20 +13,12 @@ from math import isfinite
 import kdtool
 
 from kdtool_report.html.charts import inside
-from kdtool_report.html.wording import REFERENCE, SAME_ROWS, Subjects, difference, percent, span, tick, title
+from kdtool_report.html.wording import REFERENCE, Subjects, difference, percent, span, tick, title
 
 _MANY = 30
 """Minimum number of items to come first."""
 FEW = "too few items"
 """Outcome of comparisons that are not judged."""
-_AGAINST = {
-    "control": "at equal tokens",
-    SAME_ROWS: "on the same rows",
-    "control-time": "at equal wall time",
-    "control-self": "against self-distillation at equal tokens",
-    "control-self-time": "against self-distillation at equal wall time",
-    REFERENCE: "against the reference",
-}
 
 
 @dataclass(frozen=True)
@@ -87,18 +79,11 @@ def _pair(comparison: kdtool.Comparison, unit: str, subjects: Subjects) -> PairR
     )  # fmt: skip
 
 
-def condition(control: str) -> str:
-    """Return the condition under which the student is compared with an arm, in words."""
-    return _AGAINST.get(control, f"against {control}")
-
-
 def footing(comparisons: Sequence[kdtool.Comparison]) -> str:
     """Return the numbers of items and seeds that comparisons rest on, in words."""
     items, seeds = (sorted({getattr(comparison, key) for comparison in comparisons}) for key in ("items", "seeds"))
     of_items = f"{items[0]}" if len(items) == 1 else f"{items[0]} to {items[-1]}"
-    of_seeds = (
-        "one seed" if seeds == [1] else f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]}–{seeds[-1]} seeds"
-    )
+    of_seeds = kdtool.count_of(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]}–{seeds[-1]} seeds"
     return f"{of_items} items, {of_seeds}"
 
 
@@ -135,7 +120,10 @@ class ForestPanel:
 
 
 def forest(
-    comparisons: Sequence[kdtool.Comparison], units: dict[str, str], higher_is_better: dict[str, bool]
+    comparisons: Sequence[kdtool.Comparison],
+    units: dict[str, str],
+    higher_is_better: dict[str, bool],
+    subjects: Subjects,
 ) -> list[ForestPanel]:
     """Draw one panel per measurement, with a row for each opponent of the student; those with many items come first."""
     ordered = sorted(comparisons, key=scarcity)
@@ -146,12 +134,15 @@ def forest(
             [comparison for comparison in comparisons if comparison.measurement == measurement],
             units.get(measurement, ""),
             higher_is_better.get(measurement, False),
+            subjects,
         )
         for measurement in measurements
     ]
 
 
-def _panel(measurement: str, comparisons: Sequence[kdtool.Comparison], unit: str, higher: bool) -> ForestPanel:
+def _panel(
+    measurement: str, comparisons: Sequence[kdtool.Comparison], unit: str, higher: bool, subjects: Subjects
+) -> ForestPanel:
     relative = comparisons[0].relative
     marks = [mark for each in comparisons for mark in (each.low, each.high, each.difference)]
     edges = [mark for mark in marks if isfinite(mark)]
@@ -170,7 +161,7 @@ def _panel(measurement: str, comparisons: Sequence[kdtool.Comparison], unit: str
     sides = (other, "student better") if higher else ("student better", other)
     rows = tuple(
         ForestRow(
-            against=condition(comparison.against),
+            against=subjects.title(comparison.against),
             arm=comparison.against,
             at=at(comparison.difference),
             low=at(comparison.low),

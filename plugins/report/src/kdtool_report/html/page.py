@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jinja2
 import kdtool
+from kdtool_essentials.claims import compare_claims
 from markupsafe import Markup
 
 from kdtool_report.html import accounts, answers, charts, comparisons, exports, record, summary
@@ -38,7 +39,6 @@ def page(results: kdtool.Results, dollars_per_hour: Decimal | None = None) -> st
     with_reference = [each for each in results.comparisons if (each.arm, each.against) == ("student", REFERENCE)]
     quality = summary.quality(results, subjects)
     money = accounts.money_of(results, subjects, dollars_per_hour)
-    scored = [measurement for measurement in results.measurements if not measurement.texts]
     folder = Path(__file__).parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder, encoding="utf-8"),
@@ -56,21 +56,21 @@ def page(results: kdtool.Results, dollars_per_hour: Decimal | None = None) -> st
         quality=quality,
         markdown=summary.markdown(quality),
         seeds=seeds,
+        claims=list(compare_claims(results.recipe, results.values)),
         pairs=comparisons.pairs(results.comparisons, units, subjects),
-        forest=comparisons.forest([*against_controls, *with_reference], units, higher),
+        forest=comparisons.forest([*against_controls, *with_reference], units, higher, subjects),
         samples=answers.samples(results, subjects),
         exports=exports.exports(results, subjects),
         answers=answers.answers(results, subjects),
         phases=charts.phases(results.arms),
         sizes=summary.costs(results, subjects),
-        per_parameter=summary.per_parameter(scored, subjects),
         data=record.blocks(results.data),
         rejections=accounts.rejections(results.data),
         costs=record.costs(results),
         money=money,
         notes=record.notes(results),
         commands=record.commands(results.name),
-        usage=record.usage(results, answers.best_prompt(results, subjects)),
+        usage=record.usage(results),
         config_text=record.config_text,
         resolved=json.dumps(dict(results.recipe), indent=2, ensure_ascii=False, default=str) if results.recipe else "",
         style=_own_file(folder / "page.css"),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points  # noqa: TID251 - for names; nothing is imported
 from typing import Any
 
 import kdtool
+from kdtool._plugins.registry import defaults_of
 
 from kdtool_report.html.wording import arm_order, arm_title, count, duration, percent, quantity, title
 
@@ -104,30 +103,23 @@ def notes(results: kdtool.Results) -> list[str]:
 
 def commands(run: str) -> str:
     """Return the installed commands that use a finished run, one on each line."""
-    named = {point.value for point in entry_points(group="kdtool.defaults") if point.name.startswith("command")}
-    names = sorted(point.name for point in entry_points(group="kdtool.commands") if point.value in named)
-    return "\n".join(f"kdtool {name} {run}" for name in names)
+    return "\n".join(f"kdtool {name} {run}" for name in sorted(defaults_of("command")))
 
 
-def usage(results: kdtool.Results, prompt: str) -> list[Usage]:
-    """List the exports of the student's first seed, with the lines that use them; a prompt replaces that of their lines."""
+def usage(results: kdtool.Results) -> list[Usage]:
+    """List the exports of the student's first seed, with the lines that use them."""
     found = []
     for made in (file.artifact for file in results.exported_files()):
         path, folder = results.path_of(made), results.folder
         shown = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
-        found.append(_usage(made, shown, prompt))
+        found.append(_usage(made, shown))
     return found
 
 
-def _usage(made: kdtool.Artifact, path: str, prompt: str) -> Usage:
+def _usage(made: kdtool.Artifact, path: str) -> Usage:
     lines = made.how_to_use.strip().replace(str(made.path), path)
     heading = " ".join(filter(None, (made.format, made.quantisation)))
-    return Usage(heading, path, quantity(float(made.bytes), "bytes"), _with_prompt(lines, prompt))
-
-
-def _with_prompt(lines: str, prompt: str) -> str:
-    text = _json(prompt)
-    return re.sub(r'(\btokenizer\()"(?:[^"\\]|\\.)*"', lambda found: found[1] + text, lines) if prompt else lines
+    return Usage(heading, path, quantity(float(made.bytes), "bytes"), lines)
 
 
 def config_text(config: Mapping[str, Any]) -> str:
@@ -188,18 +180,13 @@ def _signals(results: kdtool.Results) -> str:
     stages = [stage for stage in results.stages if "signals" in stage.name]
     if not stages:
         return "No signals were stored: any teacher ran during training."
-    students = sum(1 for arm in results.arms if arm.arm == "student")
-    paid = duration(sum(stage.seconds for stage in stages))
-    who = "in an earlier run" if all(stage.reused for stage in stages) else "in this run"
-    sharing = f"shared by {students} students (one per seed)" if students > 1 else "used by one student"
+    seconds, reused = sum(stage.seconds for stage in stages), all(stage.reused for stage in stages)
+    timed = any(arm.arm == "control-time" for arm in results.arms)
     return (
-        f"The teacher's signals took {paid} ({who}) and are {sharing}. "
-        "Other recipes with the same teacher and rows reuse them."
-        + (
-            " The control at equal wall time trained for their whole time as well, for every seed."
-            if any(arm.arm == "control-time" for arm in results.arms)
-            else ""
-        )
+        f"The teacher's signals took {duration(seconds)} ({'in an earlier run' if reused else 'in this run'}). All seeds, "
+        "and other recipes with the same teacher and rows, use them."
+        + " The control at equal wall time trained for their whole time as well, for every seed."
+        * timed
     )
 
 

@@ -1,10 +1,9 @@
-"""Headline tiles, and tables of measurements: quality (with intervals and seeds), sizes and speeds, scores per parameter."""
+"""Headline tiles, and tables of measurements: quality (with intervals and seeds), sizes and speeds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from math import isfinite
 
 import kdtool
 
@@ -124,7 +123,7 @@ def tiles(results: kdtool.Results, subjects: Subjects, money: Money | None = Non
         *_against_teacher(grouped, subjects),
         *_scores(grouped, subjects),
         Tile("Paid for answers", money.total, f"{money.a_row} an accepted row") if money and money.a_row else None,
-        Tile("This run took", duration(results.seconds), "1 seed" if seeds == 1 else f"{seeds} seeds" if seeds else "")
+        Tile("This run took", duration(results.seconds), kdtool.count_of(seeds, "seed") if seeds else "")
         if results.seconds
         else None,
     ]
@@ -231,6 +230,8 @@ def _against_teacher(grouped: Grouped, subjects: Subjects) -> Iterable[Tile | No
         by_arm = grouped.get(key_of(grouped, name), {})
         # Prefer exports to the student, and subjects measured in the same way as the teacher.
         known = [*(arm for arm in by_arm if subjects.is_exported(arm)), *({"student"} & by_arm.keys())]
+        if name == "decode-speed" and any("busy" in measured.first.settings for measured in by_arm.values()):
+            continue  # such speeds are not to be compared
         if not known or "teacher" not in by_arm or not by_arm["teacher"].mean:
             continue
         shown_arm = min(known, key=lambda arm: _differently(by_arm[arm], by_arm["teacher"]))
@@ -263,55 +264,6 @@ def _scores(grouped: Grouped, subjects: Subjects) -> Iterable[Tile]:
 
 FROM_ZERO = frozenset({"fraction", "%", "percent"})
 """Ratio-scale units, in which a score can be divided."""
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """One subject: its parameters, and its score with `bounds` of an interval."""
-
-    arm: str
-    parameters: float
-    score: float
-    bounds: tuple[float, float] | None
-
-
-def per_parameter(measurements: Sequence[kdtool.Measurement], subjects: Subjects) -> Table:
-    """Divide scores by billions of parameters, for higher-is-better measurements with a zero point."""
-    grouped = subjects.gather(measurements)
-    units = {
-        measurement.name: measurement.unit
-        for measurement in measurements
-        if measurement.higher_is_better and measurement.unit in FROM_ZERO
-    }
-    known = {key: list(_score_points(grouped, key, subjects)) for key in grouped if key in units}
-    rows = {key: points for key, points in known.items() if len({point.parameters for point in points}) > 1}
-    arms = arm_order(point.arm for points in rows.values() for point in points)
-    made = []
-    for key, points in rows.items():
-        cells = {point.arm: _divide(point, 100 if units[key] == "fraction" else 1) for point in points}
-        row = MeasurementRow(title(key), "points", "higher is better", "", (), tuple(cells.get(arm) for arm in arms))
-        made.append(row)
-    return Table(tuple((arm, subjects.title(arm)) for arm in arms), tuple(made))
-
-
-def _divide(point: _Scored, factor: float) -> Cell:
-    scale = factor * 1e9 / point.parameters
-    low, high = (edge * scale for edge in point.bounds) if point.bounds else (0.0, 0.0)
-    bounds = interval(low, high, "") if point.bounds else ""
-    return Cell(quantity(point.score * scale, "", spread=(high - low) / 2 or None), bounds, "")
-
-
-def _score_points(grouped: Grouped, score: str, subjects: Subjects) -> Iterator[_Scored]:
-    """Yield the subjects with known parameters: a control has the student's, and the student those of its export."""
-    sizes = grouped.get(key_of(grouped, "parameters"), {})
-    for arm, measured in ((arm, grouped[score][arm]) for arm in arm_order(grouped[score])):
-        has_students_size = subjects.is_trained(arm) or subjects.is_exported(arm)
-        other = "student" if "student" in sizes else plain_export(grouped, subjects)
-        source = arm if arm in sizes or not has_students_size else other
-        if source in sizes and isfinite(sizes[source].mean) and isfinite(measured.mean):
-            bounds = measured.bounds
-            finite = bounds if bounds and all(map(isfinite, bounds)) else None
-            yield _Scored(arm, sizes[source].mean, measured.mean, finite)
 
 
 def plain_export(grouped: Grouped, subjects: Subjects) -> str:

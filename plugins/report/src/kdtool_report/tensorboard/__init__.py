@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import kdtool
@@ -15,9 +16,6 @@ from kdtool_essentials.curves import CurvesTracker
 
 if TYPE_CHECKING:
     from kdtool_report.tensorboard.events import EventFile
-
-
-__all__ = ["TensorBoardTracker"]
 
 
 class TensorBoardTracker(CurvesTracker):
@@ -33,8 +31,9 @@ class TensorBoardTracker(CurvesTracker):
         self._root = Path()
         self._files: dict[tuple[str, str], EventFile] = {}
 
-    def begin(self, run: kdtool.RunInfo) -> None:
+    def begin(self, run: kdtool.RunInfo) -> str:
         self._root, self._files = run.folder / "tensorboard", {}
+        return f"tensorboard --logdir {quote(str(self._root))}"
 
     def log_step(self, series: str, phase: str, report: kdtool.StepReport, values: Mapping[str, float]) -> None:
         from kdtool_report.tensorboard.events import EventFile, scalars

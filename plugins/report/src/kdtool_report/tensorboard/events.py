@@ -7,7 +7,6 @@ in seconds, so that readers open later files later; not, as usual, the machine's
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -65,13 +64,10 @@ def _write(folder: Path, name: str, events: Iterable[Event], start: float) -> Pa
     folder.mkdir(parents=True, exist_ok=True)
     old = _files(folder, name)
     number = max([int(time.time()), *(_number(path) + 1 for path in old)])
-    partial, path = folder / f"{name}.partial", folder / f"events.out.tfevents.{number:010}.{name}"
-    with partial.open("wb") as file:
-        for event in (Event(wall_time=start, file_version="brain.Event:2"), *events):
-            file.write(_record(event.SerializeToString()))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    unread, path = folder / f"{name}.partial", folder / f"events.out.tfevents.{number:010}.{name}"
+    whole = (Event(wall_time=start, file_version="brain.Event:2"), *events)
+    kdtool.write_beside(unread, b"".join(_record(event.SerializeToString()) for event in whole))
+    unread.replace(path)
     for other in old:
         other.unlink()
     return path

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import kdtool
-from kdtool_transformers import FILL_ME
-from kdtool_transformers.streaming import end_naturally
+from kdtool_transformers import FILL_ME, end_naturally
 
 STOPPED = "stopped"
 """The finish of an answer that the user stopped."""
@@ -92,7 +91,7 @@ class Answer:
 
     def figures(self) -> str:
         """Return speed, memory and the reason of the end in a line."""
-        parts = [f"{self.tokens_out:,} tokens", f"first after {self.first:.2f} s"]
+        parts = [kdtool.count_of(self.tokens_out, "token"), f"first after {self.first:.2f} s"]
         if self.rate:
             parts.append(f"{self.rate:.1f} tokens/s")
         if self.tokens_per_step is not None:

@@ -1,12 +1,13 @@
-"""The click command `kdtool generate`, and the GGUF file that `--quantize` makes once and keeps."""
+"""The click command `kdtool generate`."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 import kdtool
@@ -26,11 +27,6 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--draft", metavar="NAME", help="Model of the run that drafts tokens, which the one that answers verifies."
-)
-@click.option(
-    "--quantize",
-    metavar="TYPE",
-    help="Answer with the model's GGUF file of this type, such as q8_0; it is written once, and kept.",
 )
 @click.option("-i", "--interactive", is_flag=True, help="Ask for prompts until Ctrl-D; without a prompt, the default.")
 @click.option("--fim", "fill", is_flag=True, help="Fill in the code that is missing at <FILL_ME> in the prompt.")
@@ -56,7 +52,6 @@ def generate(
     file: str | None,
     names: tuple[str, ...],
     draft: str | None,
-    quantize: str | None,
     interactive: bool,
     language: str,
     as_json: bool,
@@ -66,28 +61,30 @@ def generate(
 ) -> None:
     """Continue a prompt with a student or another model.
 
-    RUN_OR_FILE is a finished run, whose student continues, or a model's folder or file. Without a prompt, a session begins
-    in the terminal, in which /help lists the commands; without a terminal, the prompt is read from standard input. An
-    answer stops where the text repeats itself, and at the end of the Python function or class that the prompt begins; the
-    reason is printed. --raw continues to --max-tokens.
+    RUN_OR_FILE is a finished run, whose student continues, a model's folder or file, or OWNER/NAME on the Hub. Without a
+    prompt, a session begins in the terminal, in which /help lists the commands; without a terminal, the prompt is read from
+    standard input. An answer stops where the text repeats itself, and at the end of the Python function or class that the
+    prompt begins; the reason is printed. --raw continues to --max-tokens.
 
     \b
     Example:  kdtool generate quickstart "def mean(numbers):"
     """  # noqa: D301 - click reads backspaces
-    from kdtool_serve.generate.answers import Settings
-
     _check_language(language)
-    settings = Settings(**answering)
     text = _prompt(prompt, file, interactive=interactive)
     _refuse_misuse(text, as_json=as_json, interactive=interactive)
-    if text is not None:
-        settings.request(text)  # refuses a wrong prompt before anything is loaded
-    if quantize is not None:
-        model, names = _quantise(model, quantize, names, draft, out=out, offline=offline), ()
-    from kdtool_transformers.streaming import StreamedModels
+    with ExitStack() as stack:
+        with kdtool.waiting(f"opening {model} …"):
+            opened = stack.enter_context(kdtool.open_models(model, out=out, offline=offline))
+            from kdtool_serve.generate.answers import Settings
 
-    with kdtool.open_models(model, out=out, offline=offline) as opened:
-        models = StreamedModels(opened, draft, opened.subjects, lambda note: click.echo(note, err=True))
+        settings = Settings(**answering)
+        if text is not None:
+            settings.request(text)  # refuses a wrong prompt before anything is loaded
+        models: kdtool.Models = opened
+        if draft is not None:
+            from kdtool_transformers import DraftedModels
+
+            models = DraftedModels(opened, draft, opened.subjects, partial(kdtool.say, err=True))
         chosen = list(dict.fromkeys(names)) or [next(iter(models.subjects))]
         if chosen == [draft]:
             raise kdtool.UsageError(
@@ -113,20 +110,6 @@ def _refuse_misuse(text: str | None, *, as_json: bool, interactive: bool) -> Non
         raise kdtool.UsageError("--json is for scripts, and --interactive for a terminal; leave one out")
     if as_json and text is None:
         raise kdtool.UsageError("--json needs a prompt: give one as an argument, by --file or on standard input")
-
-
-def _quantise(model: str, kind: str, names: tuple[str, ...], draft: str | None, *, out: str, offline: bool) -> str:
-    """Return the file that answers with --quantize, which is written if it is missing.
-
-    Raises:
-        UsageError: several models would answer, or one drafts; or as `quantised_file`.
-        StorageError: the file cannot be written.
-    """
-    if draft is not None or len(names) > 1:
-        raise kdtool.UsageError("--quantize answers with one file; leave out --draft, and name at most one --model")
-    with kdtool.open_models(model, out=out, offline=offline) as models:
-        name = names[0] if names else next(iter(models.subjects))
-        return str(quantised_file(models, name, kind, lambda note: click.echo(note, err=True)))
 
 
 def _prompt(prompt: str | None, file: str | None, *, interactive: bool) -> str | None:
@@ -169,7 +152,7 @@ def _converse(models: kdtool.Models, chosen: list[str], settings: Settings, lang
     with Session(models, chosen, settings, Console(), language) as session:
         for name in chosen:
             session.open(name)
-        click.echo(
+        kdtool.say(
             "Enter sends the prompt, Alt-Enter starts a new line, Ctrl-C stops, Ctrl-D ends; /help lists commands",
             err=True,
         )
@@ -197,7 +180,7 @@ def _print(models: kdtool.Models, chosen: list[str], settings: Settings, languag
                 runtime, settings.request(prompt), lambda text: click.echo(text, nl=False), raw=settings.raw
             )
         click.echo()
-        click.echo(f"{name}: {completed.figures()}", err=True)
+        kdtool.say(f"{name}: {completed.figures()}", err=True)
 
 
 def _print_json(models: kdtool.Models, chosen: list[str], settings: Settings, prompt: str) -> None:
@@ -207,53 +190,3 @@ def _print_json(models: kdtool.Models, chosen: list[str], settings: Settings, pr
         with models.open(name) as runtime:
             answered = answer(runtime, settings.request(prompt), lambda _: None, raw=settings.raw)
         click.echo(json.dumps({"model": name, "prompt": prompt, **answered.plain()}))
-
-
-def quantised_file(models: kdtool.Models, name: str, kind: str, say: Callable[[str], object]) -> Path:
-    """Return the GGUF file of a model in the type `kind`, and write it if there is none since its weights changed.
-
-    For the student this is the run's exported file of the type, if there is one; else `exports/RUN-MODEL-TYPE.gguf` in the
-    run's folder. The file of a model that belongs to no run is next to its folder.
-
-    Raises:
-        UsageError: the exporter is not installed, the type is unknown, or the model is not a folder that llama.cpp can run.
-        StorageError: the file cannot be written.
-    """
-    exporter, subject = _exporter(kind), models.subjects.get(name)
-    if subject is None or subject.path is None or not subject.path.is_dir():
-        raise kdtool.UsageError(
-            f"--quantize {kind}: {name} is not a model's folder on this machine; name a student, or a folder"
-        )
-    results, folder = models.results, subject.path.absolute()
-    if results is None:
-        file = folder.with_name(f"{folder.name}-{kind}.gguf")
-    else:
-        file = Path(results.folder) / "exports" / f"{results.name}-{name}-{kind}.gguf"
-        for artifact in models.subjects.values() if subject.role == "student" else ():
-            if artifact.role == "artifact" and artifact.path and artifact.path.name.endswith(f"-{kind}.gguf"):
-                return artifact.path
-    if not file.is_file() or file.stat().st_mtime < _last_change(folder):
-        say(f"writing {file} …")
-        exporter.convert(folder, file, () if results is None or subject.role == "teacher" else results.licences)
-    return file
-
-
-def _exporter(kind: str) -> Any:
-    """Return the exporter `gguf` for a type, which another package registers.
-
-    Raises:
-        UsageError: it is not installed, or the type is unknown.
-    """
-    group = "kdtool.exporters"
-    if "gguf" not in kdtool.list_plugins(group):
-        raise kdtool.UsageError("--quantize needs the exporter gguf, which is not installed; add kdtool-export")
-    exporter = kdtool.load_plugin(group, "gguf")
-    types = get_args(exporter.Config.model_fields["type"].annotation)
-    if kind not in types:
-        raise kdtool.UsageError(f"--quantize {kind}: unknown type; expected one of {', '.join(types)}")
-    return exporter(exporter.Config(type=kind))
-
-
-def _last_change(folder: Path) -> float:
-    """Return the time at which the weights in a folder changed last; 0 without weights."""
-    return max((file.stat().st_mtime for file in folder.glob("*.safetensors")), default=0.0)

@@ -80,15 +80,15 @@ class Session(ExitStack):
             if word in self._commands:
                 self._commands[word](rest)
             elif word.startswith("/") and "\n" not in line and word[1:].isalpha():
-                self._say(f"there is no command {word}; /help lists them")
+                _say(f"there is no command {word}; /help lists them")
             elif line.strip():
                 self.ask(line)
         except KeyboardInterrupt as stop:
             if stop.args:  # a signal to end, and not Ctrl-C
                 raise
-            self._say(STOPPED)
+            _say(STOPPED)
         except Exception as error:  # a model that fails does not end the session
-            self._say(str(error) or type(error).__name__)
+            _say(str(error) or type(error).__name__)
         return True
 
     def ask(self, prompt: str) -> dict[str, Answer]:
@@ -125,7 +125,7 @@ class Session(ExitStack):
                 raise
             answered.finish = STOPPED
         self._console.file.write("\n")
-        self._say(f"{answered.figures()}{', stopped' if answered.finish == STOPPED else ''}")
+        _say(f"{answered.figures()}{', stopped' if answered.finish == STOPPED else ''}")
         return answered
 
     def _model(self, names: list[str]) -> None:
@@ -134,8 +134,8 @@ class Session(ExitStack):
         self.chosen = names or self.chosen
         for name, subject in self.models.subjects.items():
             mark = "*" if name in self.chosen else " "
-            self._console.print(f"{mark} {name}", style="bold" if mark == "*" else "", markup=False, end="")
-            self._say(f"  {subject.role}{', open' if name in self._opened else ''}")
+            state = kdtool.style(f"  {subject.role}{', open' if name in self._opened else ''}", dim=True)
+            kdtool.say(kdtool.style(f"{mark} {name}", bold=mark == "*"), state)
 
     def _set(self, pairs: list[str]) -> None:
         for pair in pairs:
@@ -145,12 +145,12 @@ class Session(ExitStack):
                     f"{pair!r} is not a setting: write KEY=VALUE with one of {', '.join(_SETTABLE)}"
                 )
             self.settings = replace(self.settings, **{key: _read_setting(key, value, getattr(self.settings, key))})
-        self._say(", ".join(f"{key}={getattr(self.settings, key)}" for key in _SETTABLE))
+        _say(", ".join(f"{key}={getattr(self.settings, key)}" for key in _SETTABLE))
 
     def _chat(self, _: list[str]) -> None:
         self.settings = replace(self.settings, chat=not self.settings.chat)
         self._turns = self._before = ()
-        self._say("answers as an assistant" if self.settings.chat else "continues text")
+        _say("answers as an assistant" if self.settings.chat else "continues text")
 
     def _retry(self, _: list[str]) -> None:
         if not self._last:
@@ -162,18 +162,19 @@ class Session(ExitStack):
 
     def _clear(self, _: list[str]) -> None:
         self._turns = self._before = ()
-        self._say("the chat is forgotten")
+        _say("the chat is forgotten")
 
     def _help(self, _: list[str]) -> None:
         for name, meaning in COMMANDS.items():
-            self._console.print(f"{name:8}{meaning}", markup=False, highlight=False)
-        self._say(
+            kdtool.say(f"{name:8}{meaning}")
+        _say(
             f"Enter sends the prompt, Alt-Enter starts a new line, Ctrl-C stops an answer; {FILL_ME} stands for"
             " code to fill in"
         )
 
-    def _say(self, text: str) -> None:
-        self._console.print(text, style="dim", markup=False, highlight=False)
+
+def _say(text: str) -> None:
+    kdtool.say(kdtool.style(text, dim=True))
 
 
 def _read_setting(key: str, value: str, now: Any) -> Any:

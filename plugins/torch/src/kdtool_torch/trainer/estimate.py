@@ -25,7 +25,7 @@ from kdtool_torch.terms import learns_on_policy, without_dropout
 from kdtool_torch.trainer.optimizer import named_optimizer
 from kdtool_torch.trainer.settings import StandardTrainerConfig
 
-BUSY = {"cpu": 0.7, "cuda": 0.35}
+BUSY = {"cpu": 0.7, "cuda": 0.35, "mps": 0.35}
 """Share of the speed of a bare product of matrices that a step's products reach: on CPUs fitted together with `_REST`, on
 GPUs what is published of whole steps with transformers (30 to 45 %); 0.5 on others."""
 _REST = 350e9
@@ -38,6 +38,9 @@ gradients, weights and two moments read, weights and moments written."""
 _BANDWIDTH = {"cpu": 7.7e9, "cuda": 1e12}
 """Bytes per second of an update: measured with two threads (71 million numbers in 0.37 s). For an A10 to an A100,
 0.6e12 to 2e12 are published. 1e11 on others."""
+_LAUNCHES = 1e-3
+"""Seconds that a CPU takes to launch the kernels of a layer's forward or backward pass. A GPU with less work waits for them:
+Llama-7B's 32 layers decode 25.5 tokens per second in eager mode on an A100 (PyTorch's article on gpt-fast)."""
 _BYTES_ON_DISK = 4
 
 
@@ -48,7 +51,8 @@ def estimate_phase(
     phase = ahead.phase
     if phase is None:
         return
-    tokens = phase.steps * config.micro_batches(run.world) * config.batch * phase.row_length
+    batches = phase.steps * config.micro_batches(run.world)
+    tokens = batches * config.batch * phase.row_length
     outline = phase.outline
     if outline is None or not hasattr(outline, "activation_memory") or not phase.row_length:
         missing = "the student has no outline for transformers" if phase.row_length else "the packer has no row_length"
@@ -63,8 +67,10 @@ def estimate_phase(
     checkpoint = _BYTES_ON_DISK * memory.trained + memory.optimizer
     speed = product_speed(dtype, device)
     seconds = _seconds(_operations(ahead, phase, outline.facts, memory, tokens), phase.steps, memory, speed, device)
-    on_host = device.type == "cpu"
-    copied = 0 if on_host else checkpoint // memory.shares
+    passes = 2 * max((term.forward_passes for term in phase.terms), default=1)
+    launches = batches * passes * outline.facts.layers * _LAUNCHES if device.type == "cuda" else 0.0
+    on_host = device.type != "cuda"  # MPS shares main memory
+    copied = 0 if device.type == "cpu" else checkpoint // memory.shares
     yield from memory_of(config, phase.stage, memory, copied, on_host=on_host)
     kept = config.keep_checkpoints + 1  # one more is written before the oldest goes
     yield kdtool.Estimate("checkpoints", (phase.stage,), disk_bytes=checkpoint * kept, note="while the phase runs")
@@ -74,8 +80,11 @@ def estimate_phase(
         yield kdtool.Estimate("best student", (phase.stage,), disk_bytes=best, note="while the phase runs")
     yield kdtool.Estimate("trained student", disk_bytes=_BYTES_ON_DISK * outline.facts.parameters)
     writes = config.on_policy is not None and any(map(learns_on_policy, phase.terms))
-    note = _speed_note(speed, dtype) + ("; without the time to generate on-policy text" if writes else "")
-    yield kdtool.Estimate("training", tokens=tokens, seconds=seconds, note=note)
+    note = (
+        _speed_note(speed, dtype) if seconds > launches else "from 1 ms per layer and pass, for launching its kernels"
+    )
+    note += "; without the time to generate on-policy text" if writes else ""
+    yield kdtool.Estimate("training", tokens=tokens, seconds=max(seconds, launches), note=note)
 
 
 def _speed_note(speed: float, dtype: torch.dtype) -> str:

@@ -307,7 +307,7 @@ class TrainingLoop:
         if self.run.rank == 0:
             append_to_history(self.phase.checkpoints / HISTORY, report)
             self.run.hook.kdtool_step_end(self.run, report)
-            self.run.hook.kdtool_progress(self.run, report.step)
+            self.run.hook.kdtool_progress(self.run, report.step, None)
 
     def _is_over(self) -> bool:
         """Return whether the student has not improved for as many validations as are allowed, as rank 0 knows."""

@@ -22,9 +22,8 @@ from torch import Tensor
 from kdtool_torch.head import HeadWork, head_loss
 from kdtool_torch.inputs import MicroBatch, imitated_by_row, select_rows
 from kdtool_torch.model import self_check
-from kdtool_torch.numerics import autocast_to
+from kdtool_torch.numerics import autocast_to, require_finite
 from kdtool_torch.objective import DistillationModule
-from kdtool_torch.stats import check_initial_finite
 from kdtool_torch.terms import BoundTerm, Chunk, ChunkLoss, without_dropout
 
 _CHUNKED = 1e-2
@@ -55,7 +54,7 @@ def self_test(run: kdtool.RunInfo, module: DistillationModule, micro_batch: Micr
     with autocast():
         outputs = _passes(module, fullest.batch)
         for output in outputs:
-            check_initial_finite(output.last.detach())
+            require_finite(output.last.detach(), "the student")
         head = module.sequence_head()
         for bound in module.terms:
             if not bound.per_token:
@@ -66,7 +65,7 @@ def self_test(run: kdtool.RunInfo, module: DistillationModule, micro_batch: Micr
     work.hidden = [states.detach() for states in work.hidden]
     chunk = work.chunk(slice(0, work.loss_chunk_size))
     for projected in chunk.logits:
-        check_initial_finite(projected, "logits")
+        require_finite(projected, "the student")
     if work.loss.terms:
         _check_weightings(run, work)
         for index, bound in enumerate(work.loss.terms):
@@ -100,6 +99,7 @@ def _check_teachers(module: DistillationModule, signals: Mapping[str, kdtool.Sig
 
 
 def _check_teacher(student: kdtool.LanguageModel, bound: BoundTerm, teacher: str, signal: kdtool.Signal) -> None:
+    require_finite(signal, teacher)
     expected = student.head.vocabulary if bound.term.shared is None else bound.term.shared
     vocabulary = signal.lazy.head.vocabulary if signal.lazy is not None else expected
     if vocabulary != expected:

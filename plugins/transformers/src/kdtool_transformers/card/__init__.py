@@ -2,8 +2,7 @@
 
 An exporter describes its own file when it writes it (`Artifact.card`): title, shape, precision and licences, by
 `model_card`. `complete_card` adds the results at the end of the run; `build_card` does so for several files of a repository.
-`known_terms` and `terms_of` return the terms of a published model's licence, `modelfile` the file that Ollama reads, and
-`eval_results` the Hub's file of scores.
+`known_terms` and `terms_of` return the terms of a published model's licence, `modelfile` the file that Ollama reads.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from pathlib import Path
 import kdtool
 
 from kdtool_transformers.card.licences import card_name, known_terms, licence_of, terms_of
-from kdtool_transformers.card.metadata import eval_results, front_matter
+from kdtool_transformers.card.metadata import front_matter
 from kdtool_transformers.card.sections import citation, data, intended_use, limits, recipe
 from kdtool_transformers.card.tables import CardFile, file_table, measurements
 from kdtool_transformers.card.use import modelfile, snippets
 
 __all__ = [
-    "CardFile", "build_card", "card_name", "complete_card", "eval_results", "known_terms", "licence_of", "model_card",
+    "CardFile", "build_card", "card_name", "complete_card", "known_terms", "licence_of", "model_card",
     "modelfile", "terms_of", "write_notices",
 ]  # fmt: skip
 

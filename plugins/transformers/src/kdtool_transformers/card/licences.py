@@ -17,7 +17,10 @@ from typing import Any
 import kdtool
 
 _FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "USE_POLICY.md")
+_METADATA, _CARD_BYTES, _CARD_DEPTH = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---", re.DOTALL), 4_000_000, 20
+"""A model card's metadata; the largest published cards have a megabyte, and eight levels."""
 _AND = " AND "
+_NO_NAME = re.compile(r"[^\w.,+()/ -]")
 _GGUF_KEY = struct.pack("<Q15sI", 15, b"general.license", 8)
 """The key of a licence in the header of a GGUF file, and the type of its value, a string."""
 _GGUF_HEADER = 1_000_000
@@ -30,7 +33,10 @@ def known_terms(name: str, url: str = "") -> kdtool.LicenceTerms:
     Args:
         name: as model cards write it after `license:`, or licences joined by AND, as exported students name theirs.
         url: where to read an unknown one.
+
+    Characters that names of licences do not have become "?": cards and notices quote the name as it is.
     """
+    name = _NO_NAME.sub("?", name)[:200]
     known = {**_terms(), **{terms.licence: terms for terms in _terms().values()}}
     parts = [known.get(part, known.get(part.lower())) for part in name.split(_AND)]
     recognised = [terms for terms in parts if terms is not None]
@@ -80,11 +86,11 @@ def terms_of(model: str) -> kdtool.LicenceTerms | None:
 
 def _of_folder(folder: Path) -> str | None:
     card = _front_matter(folder / "README.md")
-    named = card.get("license")
+    named, expression = card.get("license"), card.get("license_expression")
     if isinstance(named, str) and named != "other":
         return named
-    if "license_expression" in card:  # the licences of an exported student
-        return str(card["license_expression"])
+    if isinstance(expression, str):  # the licences of an exported student
+        return expression
     for file in (folder / name for name in _FILES):
         if not file.is_file():
             continue
@@ -96,12 +102,20 @@ def _of_folder(folder: Path) -> str | None:
 
 
 def _front_matter(card: Path) -> Mapping[str, Any]:
-    """Return the metadata of a model card; empty if it is missing or damaged."""
-    from huggingface_hub.repocard import metadata_load
-    from yaml import YAMLError
+    """Return the metadata of a model card; empty if it is missing, damaged, nested deeply, or has aliases."""
+    import yaml
 
-    with suppress(ValueError, YAMLError):
-        return (metadata_load(card) if card.is_file() else None) or {}
+    loader, depth = getattr(yaml, "CSafeLoader", yaml.SafeLoader), 0
+    with suppress(OSError, ValueError, yaml.YAMLError, kdtool.KdtoolError):
+        with kdtool.open_regular(card, _CARD_BYTES) as opened:
+            begins = _METADATA.match(opened.read().decode())
+        text = begins[1] if begins else ""
+        for event in yaml.parse(text, loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _CARD_DEPTH or getattr(event, "anchor", None):
+                return {}
+        metadata = yaml.load(text, loader)  # noqa: S506 - a safe one
+        return metadata if isinstance(metadata, dict) else {}
     return {}
 
 

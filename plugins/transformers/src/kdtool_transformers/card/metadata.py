@@ -1,4 +1,4 @@
-"""Metadata of a card as the Hub reads it: the YAML front matter, and scores in the newer form `.eval_results/*.yaml`."""
+"""Metadata of a card as the Hub reads it: the YAML front matter with its scores."""
 
 from __future__ import annotations
 
@@ -114,20 +114,3 @@ def _eval_results(results: kdtool.Results, files: Sequence[CardFile]) -> Iterato
             metric_value=score.value,
             metric_args={"items": score.n, **interval},
         )
-
-
-def eval_results(results: kdtool.Results, files: Sequence[CardFile]) -> str:
-    """Return the text of `.eval_results/kdtool.yaml`: pass@1 of benchmarks that the Hub knows; "" without any."""
-    import yaml
-    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
-
-    entries = []
-    for score in scores(results, files):
-        if benchmark_of(score) in BENCHMARKS and score.name.endswith(".pass@1"):
-            dataset, task = BENCHMARKS[benchmark_of(score)]
-            bounds = (
-                f", 95 % interval {score.low:.4g} to {score.high:.4g}" if score.low is not None and score.high else ""
-            )
-            notes = f"{score.name} by kdtool, {score.n} problems{bounds}"
-            entries.append(EvalResultEntry(dataset_id=dataset, task_id=task, value=score.value, notes=notes))
-    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False) if entries else ""

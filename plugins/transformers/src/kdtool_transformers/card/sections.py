@@ -44,8 +44,6 @@ def limits(results: kdtool.Results) -> Iterator[str]:
         yield "- Verbatim repetition of training text was not measured. Check generated code for licences of others."
     if "contamination" not in measured:
         yield "- Overlap of the training text with benchmarks was not measured."
-    if not any(each.name == "energy-per-token" for each in results.measurements):
-        yield "- Energy was not measured."
 
 
 def _bias(results: kdtool.Results) -> Iterator[str]:

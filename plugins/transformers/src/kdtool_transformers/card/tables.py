@@ -25,7 +25,7 @@ class CardFile:
 
 COST = (
     "file-size", "parameters", "time-to-first-token", "prefill-speed", "decode-speed", "peak-memory", "resident-memory",
-    "peak-device-memory", "energy-per-token",
+    "peak-device-memory",
 )  # fmt: skip
 """Measurements of a model's cost for its user."""
 RISK = ("memorised", "longest-copy", "memorisation", "contamination")
@@ -95,7 +95,7 @@ def file_table(results: kdtool.Results, files: Sequence[CardFile]) -> Iterator[s
     if costs:
         yield f"\nMeasured on {machine(results)}."
     else:
-        yield "\nSpeed, memory and energy of the files were not measured."
+        yield "\nSpeed and memory of the files were not measured."
 
 
 def _place_in_words(file: CardFile) -> str:

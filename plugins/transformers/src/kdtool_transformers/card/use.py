@@ -27,8 +27,6 @@ def snippets(results: kdtool.Results, files: Sequence[CardFile], repository: str
     gguf = next((file for file in files if file.artifact.format == "gguf"), None)
     if gguf is not None:
         yield from _llama_cpp(results, gguf)
-    if any(file.artifact.format == "safetensors" for file in files):
-        yield from _vllm(results, next(file for file in files if file.artifact.format == "safetensors"), repository)
 
 
 def _title(file: CardFile) -> str:
@@ -65,13 +63,6 @@ print(answer["choices"][0]["text"])
     name = file.place.removesuffix(".gguf").lower()
     yield from (*_block("console", f"ollama create {name} -f Modelfile\nollama run {name}"), "")
     yield from ("The lines for Ollama were not executed by the tests of kdtool.", "")
-
-
-def _vllm(results: kdtool.Results, file: CardFile, repository: str) -> Iterator[str]:
-    target = repository if repository and file.place == "." else file.place
-    limit = f" --max-model-len {results.models['student'].context}" if "student" in results.models else ""
-    yield from ("### vLLM", *_block("console", f"vllm serve {target}{limit}"), "")
-    yield "The line for vLLM was not executed by the tests of kdtool."
 
 
 def _block(language: str, code: str) -> Iterator[str]:

@@ -41,7 +41,8 @@ class StreamedAnswer:
     """A text that is generated: its state, and the queue of its pieces. `read` counts the tokens in its cache.
 
     The cache is its own until its prompt is read, then its batch's. The answer begins with the text `removed` from its
-    prompt (see `Healing`), which is not shown; as long as it is not spelt, `removed` is the rest of it.
+    prompt (see `Healing`), which is not shown; as long as it is not spelt, `removed` is the rest of it. With `whole`, it has
+    no pieces: the whole answer goes to that queue.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class StreamedAnswer:
         limit: int,
         cache: Any,
         removed: bytes = b"",
+        whole: SimpleQueue[kdtool.TextAnswer | BaseException] | None = None,
     ) -> None:
         tokenizer = model.tokenizer
         self.prompt, self.cache, self.removed = prompt, cache, removed
@@ -59,7 +61,10 @@ class StreamedAnswer:
         self.limit = limit + self._again
         self.ends = end_ids(tokenizer, request)
         self.sampler = Sampler.of(request, model.head.weight.device)
-        self.text = GrowingText(tokenizer, request, prompt, len(removed.decode()))
+        self.text: GrowingText | WholeText = WholeText(tokenizer, request, prompt)
+        if whole is None:
+            self.text = GrowingText(tokenizer, request, prompt, len(removed.decode()))
+        self._id, self._whole = request.id, whole
         self.logprobs = None if request.logprobs is None else _Logprobs(tokenizer, request.logprobs)
         self.echoes = request.echo and self.logprobs is not None
         self._unlisted = _start_length(tokenizer, request, prompt) if self.echoes else 0
@@ -99,11 +104,19 @@ class StreamedAnswer:
         tokens = self.prompt[first : begin + len(logits)]
         return self.logprobs.of(tokens, logits[first - begin :][: len(tokens)], self._pieces[first:])
 
+    def fail(self, error: BaseException) -> None:
+        """End the answer with an error."""
+        self.done = True
+        (self._whole or self.pieces).put(error)
+
     def put(
         self, text: str, finish: Literal["stop", "length"] | None = None, logprobs: tuple[kdtool.TokenLogprob, ...] = ()
     ) -> None:
         tokens_in, tokens_out = len(self.prompt) + self._again, max(0, len(self.text.ids) - self._again)
-        self.pieces.put(kdtool.TextPiece(text, tokens_in, tokens_out, finish, logprobs=logprobs))
+        if self._whole is None:
+            self.pieces.put(kdtool.TextPiece(text, tokens_in, tokens_out, finish, logprobs=logprobs))
+        elif finish is not None:
+            self._whole.put(kdtool.TextAnswer(self._id, text, finish, tokens_in, tokens_out))
 
 
 class _Logprobs:
@@ -212,6 +225,30 @@ class GrowingText:
         if self.has_stopped():
             return len(text)
         return held_back(text, stops, self._request.suffix or "")
+
+
+class WholeText:
+    """The text of an answer that is released at its end. `ids` are its tokens so far."""
+
+    def __init__(self, tokenizer: TransformersTokenizer, request: kdtool.Request, prompt: list[int]) -> None:
+        self.ids: list[int] = []
+        self._tokenizer, self._request, self._prompt = tokenizer, request, prompt
+        # Every token stands for at least one byte, so a stop string that just ended is within that many tokens.
+        self._tail = max((len(stop.encode()) + 1 for stop in request.stop), default=0)
+
+    def add(self, token: int) -> str:
+        """Add a token."""
+        self.ids.append(token)
+        return ""
+
+    def has_stopped(self) -> bool:
+        """Return whether the last tokens contain a stop string."""
+        tail = self._tokenizer.decode(self.ids[-self._tail :]) if self._tail else ""
+        return any(stop in tail for stop in self._request.stop)
+
+    def finish(self, *, ended: bool) -> tuple[str, Literal["stop", "length"]]:
+        """Return the answer, and the reason of its end; `ended`: a token of the model ended it."""
+        return finish_text(text_behind(self._tokenizer, self._prompt, self.ids), self._request, ended)
 
 
 PROPOSED = 4

@@ -7,7 +7,8 @@ by a rule under which the text is the target's (Leviathan et al. 2023, arXiv 221
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import chain
 from queue import SimpleQueue
@@ -15,7 +16,7 @@ from threading import Event, Thread
 
 import kdtool
 import torch
-from kdtool_torch import Sampler
+from kdtool_torch import Sampler, require_finite
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -199,6 +200,44 @@ class _Sampling:
         return keep_samples(drafted, self._drafts, targets, self._generator)
 
 
+class DraftedModels(kdtool.Models):
+    """The models of a run, of which those `drafted`, except the `draft` itself, are opened together with the draft.
+
+    `say` gets a line for each of these that computes in 16 bits, since its drafted answers may differ from its own.
+
+    Raises:
+        UsageError: no model has the draft's name.
+    """
+
+    def __init__(
+        self, models: kdtool.Models, draft: str, drafted: Collection[str], say: Callable[[str], object] = lambda _: None
+    ) -> None:
+        self.subjects, self.results = models.subjects, models.results
+        self._models, self._draft, self._drafted = models, draft, {*drafted} - {draft}
+        self._say = say
+        if draft not in self.subjects:
+            models.open(draft)  # its error lists the names
+
+    def open(self, name: str) -> kdtool.Runtime:
+        """Open a model; see `kdtool.Models.open`.
+
+        Raises:
+            UsageError: as there; or the draft cannot draft for this model.
+        """
+        if name not in self._drafted:
+            return self._models.open(name)
+        with ExitStack() as opened:
+            target, drafting = (opened.enter_context(self._models.open(each)) for each in (name, self._draft))
+            runtime = SpeculativeRuntime(target, drafting)
+            opened.pop_all()
+        if runtime.dtype != "float32":
+            self._say(
+                f"{name} computes in {runtime.dtype}: with --draft, a greedy answer can differ from its own if two "
+                "tokens are almost equally likely"
+            )
+        return runtime
+
+
 def _join(pieces: Sequence[kdtool.TextPiece]) -> kdtool.TextPiece:
     """Return the pieces of a step as one: they come at the same time."""
     text = "".join(piece.text for piece in pieces)
@@ -269,6 +308,7 @@ class Reading:
             output = self._causal(input_ids=new, use_cache=True, **{self._cache_name: self._cache}, **options)
         self.read = len(ids)
         logits: Tensor = output.logits[0, -last:, : self._vocabulary].float()
+        require_finite(logits.amax(-1), self._causal)
         return logits
 
     def crop(self, length: int) -> None:

@@ -1,9 +1,9 @@
 """Continuous batching: texts that share each forward pass, and join and leave at any token.
 
-`StreamingRuntime.stream` calls `Streamer.stream`, in as many threads as there are requests. Generation runs in a
-separate thread, which ends when nothing is left to generate. It reads waiting prompts in chunks, and between the chunks
-generates a token for every text that is under way. The batching of transformers draws all tokens from one seed, and changes
-the model's attention meanwhile.
+`TransformersRuntime.stream` calls `Streamer.stream`, in as many threads as there are requests; its `answer` calls
+`Streamer.answer` for many requests at once. Generation runs in a separate thread, which ends when nothing is left to
+generate. It reads waiting prompts in chunks, and between the chunks generates a token for every text that is under way. The
+batching of transformers draws all tokens from one seed, and changes the model's attention meanwhile.
 
 Token healing generates the last token of the text before a cursor again, so that tokens may cross the cursor. An editor asks
 in the midst of a word or of an indentation, where the tokens of the text so far are not those of the finished line. The
@@ -19,16 +19,18 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate, islice, takewhile
+from math import isfinite
+from queue import SimpleQueue
 from threading import Lock, Thread, current_thread
 from typing import Any, NamedTuple
 
 import kdtool
 import torch
-from kdtool_torch import choose
+from kdtool_torch import choose, not_finite, require_finite
 from torch import Tensor
 
 from kdtool_transformers.attention import CausalModel, cache_name, causal_of
-from kdtool_transformers.generation import prompt_ids
+from kdtool_transformers.generation import Capacity, prompt_ids
 from kdtool_transformers.streaming.answer import PROPOSED, StreamedAnswer, take_pieces
 from kdtool_transformers.streaming.cache import RowCache, new_cache
 from kdtool_transformers.tokenizer import TransformersTokenizer
@@ -37,6 +39,8 @@ STREAMS = 16
 """Texts that are generated together."""
 _CHUNK = 256
 """Tokens of prompts that are read between two tokens of the texts under way."""
+LONG_CHUNK = 2048
+"""The same for answers that are taken whole."""
 _PROMPTS_KEPT = 4
 _TOKENS_KEPT = 8192
 """Maximum tokens of all kept prompts together."""
@@ -68,7 +72,8 @@ class Streamer:
     """Generates answers by a model that is not being trained.
 
     `context` is the greatest number of tokens that it reads (0: not known); `passes` returns the block to compute in.
-    Prompt lookup proposes `proposed` tokens at once, for an answer that shares its passes with no other.
+    Prompt lookup proposes `proposed` tokens at once, for an answer that shares its passes with no other. `chunk` tokens of
+    prompts are read between two tokens of the texts under way.
     """
 
     def __init__(
@@ -77,7 +82,9 @@ class Streamer:
         context: int,
         passes: Callable[[], AbstractContextManager[Any]],
         proposed: int = PROPOSED,
+        chunk: int | None = None,
     ) -> None:
+        self._streams, self._chunk = STREAMS, chunk or _CHUNK
         self._model, self._context, self._passes, self._proposed = model, context, passes, proposed
         self._causal = causal_of(model.model)
         parameters = inspect.signature(self._causal.forward).parameters
@@ -96,17 +103,56 @@ class Streamer:
         if request.heal and not request.turns and self._healing is not None:
             request, removed = self._healing.shorten(request)
         prompt = prompt_ids(self._model.tokenizer, request)
-        room = self._context - len(prompt) - bool(removed) if self._context else request.max_tokens
-        if room < min(1, request.max_tokens):
+        row = self._row(request, prompt, removed)
+        if row is None:
             yield kdtool.TextPiece("", len(prompt), 0, "refused")
             return
-        limit = min(request.max_tokens, room)
-        row = StreamedAnswer(self._model, request, prompt, limit, new_cache(self._causal.config), removed)
-        self._start(row)
+        self._start([row])
         try:
             yield from take_pieces(row.pieces)
         finally:
             row.done = True
+
+    def answer(self, requests: Sequence[kdtool.Request], capacity: Capacity) -> Iterator[kdtool.TextAnswer]:
+        """Yield the answers to requests as they end, as many at once as fit; then close.
+
+        Those whose prompts leave no room are "refused".
+        """
+        whole: SimpleQueue[kdtool.TextAnswer | BaseException] = SimpleQueue()
+        rows = []
+        for request in requests:
+            prompt = prompt_ids(self._model.tokenizer, request)
+            row = self._row(request, prompt, whole=whole)
+            if row is None:
+                yield kdtool.TextAnswer(request.id, "", "refused", len(prompt), 0)
+            else:
+                rows.append(row)
+        self._streams = capacity.texts(max((len(row.prompt) + row.limit for row in rows), default=0))
+        self._start(rows)
+        try:
+            for _ in rows:
+                answer = whole.get()
+                if isinstance(answer, BaseException):
+                    raise answer
+                yield answer
+        finally:
+            for row in rows:
+                row.done = True
+            self.close()  # its thread restores the model's mode
+
+    def _row(
+        self,
+        request: kdtool.Request,
+        prompt: list[int],
+        removed: bytes = b"",
+        whole: SimpleQueue[kdtool.TextAnswer | BaseException] | None = None,
+    ) -> StreamedAnswer | None:
+        """Return the state of an answer; None if its prompt leaves no room."""
+        room = self._context - len(prompt) - bool(removed) if self._context else request.max_tokens
+        if room < min(1, request.max_tokens):
+            return None
+        limit = min(request.max_tokens, room)
+        return StreamedAnswer(self._model, request, prompt, limit, new_cache(self._causal.config), removed, whole)
 
     @cached_property
     def _healing(self) -> Healing | None:
@@ -131,11 +177,11 @@ class Streamer:
             thread.join()
         self._kept.clear()
 
-    def _start(self, row: StreamedAnswer) -> None:
+    def _start(self, rows: list[StreamedAnswer]) -> None:
         with self._lock:
             self._require_open()
-            self._waiting.append(row)
-            if not self._running:
+            self._waiting += rows
+            if rows and not self._running:
                 self._running = True
                 self._thread = Thread(target=self._run, args=(self._thread,), name="kdtool-stream", daemon=True)
                 self._thread.start()
@@ -158,7 +204,7 @@ class Streamer:
                 rows = [*self._waiting, *(row for batch in self._batches for row in batch.rows)]
                 self._waiting, self._batches = [], []
             for row in rows:
-                row.pieces.put(error)
+                row.fail(error)
 
     def _has_work(self) -> bool:
         """Forget finished rows, and return whether others are left; if not, the thread ends."""
@@ -176,7 +222,7 @@ class Streamer:
     def _step(self) -> None:
         """Read a chunk of the prompts that wait, and generate a token of every other text."""
         batches = list(self._batches)
-        self._read_prompts(STREAMS - sum(len(batch.rows) for batch in batches))
+        self._read_prompts(self._streams - sum(len(batch.rows) for batch in batches))
         for batch in batches:
             proposed = self._propose(batch)
             new = [[row.last, *proposed] for row in batch.rows]
@@ -205,17 +251,18 @@ class Streamer:
             batch.cache.forget(len(proposed) - at)
 
     def _read_prompts(self, room: int) -> None:
-        left = _CHUNK
+        left = self._chunk
         for row in self._waiting[:room]:
             try:
                 if not row.read and isinstance(row.cache, RowCache) and not row.echoes:
                     row.read = self._reuse(row.prompt, row.cache)
                 chunk = row.prompt[row.read : row.read + left]
                 logits = self._forward([chunk], [row.read], row.cache, len(chunk) if row.echoes else 1)
-                logprobs = row.echo(logits[0, :, : self._model.tokenizer.vocabulary])
+                logits = logits[:, :, : self._model.tokenizer.vocabulary]
+                require_finite(logits.amax(-1), self._causal)
+                logprobs = row.echo(logits[0])
             except Exception as error:  # such as too little memory; its cache is separate, so the others continue
-                row.done = True
-                row.pieces.put(error)
+                row.fail(error)
                 continue
             row.read += len(chunk)
             left -= len(chunk)
@@ -290,8 +337,10 @@ class Streamer:
         for row, row_logits in zip(rows, logits, strict=True):
             if row.removed and self._healing is not None:
                 self._healing.restrict(row_logits, row.removed)
-        tokens = choose(logits, [row.sampler for row in rows], vocabulary).argmax(-1).tolist()
-        for row, token, row_logits in zip(rows, tokens, plain, strict=True):
+        best = choose(logits, [row.sampler for row in rows], vocabulary).max(-1)  # NaN is greater than any number
+        for row, token, score, row_logits in zip(rows, best.indices.tolist(), best.values.tolist(), plain, strict=True):
+            if not isfinite(score):
+                row.fail(not_finite(self._causal))
             if row.removed and self._healing is not None:
                 row.removed = self._healing.rest(row.removed, token)
             if not row.done:

@@ -1,0 +1,1 @@
+"""The recipes that `kdtool run NAME` and `extends: NAME` find anywhere."""
