@@ -2,8 +2,9 @@
 
     python tests/traced_files.py        # a row each: files, packages, functions
 
-Counts Python functions that are called, of kdtool and its packages, on every thread: of a step, all between the starts of
-the third and the fourth; of a score, all while `perplexity` measures the student; of a run, all of it.
+Counts Python functions that are called, of kdtool and its packages, on every thread except daemons, which show events and
+time whenever they come to it: of a step, all between the starts of the third and the fourth; of a score, all while
+`perplexity` measures the student; of a run, all of it.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class _Tracer:
     def __call__(self, frame: FrameType, event: str, argument: object) -> None:
         code = frame.f_code
         if event not in {"call", "return"} or "/src/kdtool" not in code.co_filename:
+            return
+        if threading.current_thread().daemon:
             return
         if code.co_name == STEP and event == "call":
             self.steps += 1
