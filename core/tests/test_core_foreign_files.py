@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,15 @@ def test_an_odd_file_in_a_run_s_folder_hangs_no_command_and_is_not_written_to(
     assert odd != "link" or (path.parent / "victim").read_text(encoding="utf-8") == "line\nno end"
 
 
-@pytest.mark.parametrize("target", ["victim", "victim/nothing"])
 @pytest.mark.parametrize(
-    "name", ["runs/toy/exports", "runs/toy/own", "runs/toy/.lock", "store/rows", "store/answers.sqlite"]
+    ("name", "target"),
+    [
+        *product(
+            ["runs/toy/exports", "runs/toy/own", "runs/toy/.lock", "store/rows", "store/answers.sqlite"],
+            ["victim", "victim/nothing"],
+        ),
+        ("runs/toy/tracker/files/inner", "victim"),
+    ],
 )
 def test_a_linked_folder_is_refused_before_a_run_writes_or_deletes_in_it(
     recipe: dict[str, Any], name: str, target: str, tmp_path: Path

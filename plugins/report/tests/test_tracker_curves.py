@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -219,6 +220,20 @@ def test_runs_share_a_project_in_a_folder_of_the_recipe(tmp_path: Path) -> None:
     found = read_databases(tmp_path / "all")["study"]
     assert {name: len(logs) for name, (logs, _) in found.items()} == {"one-student-seed0": 1, "two-student-seed0": 1}
     assert not (tmp_path / "one" / "trackio").exists()
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_no_database_of_others_is_written_through_a_link(tmp_path: Path, is_there: bool) -> None:
+    if is_there:
+        sqlite3.connect(tmp_path / "cookies.db").execute("CREATE TABLE jars (jar)")
+    before = sorted(path.read_bytes() for path in tmp_path.iterdir())
+    (tmp_path / "trackio").mkdir()
+    (tmp_path / "trackio" / "run.db").symlink_to(tmp_path / "cookies.db")
+    told = tracker("trackio")
+    told.kdtool_run_start(make_run(tmp_path, name="run"), ())
+    with pytest.raises(OSError, match="leads out of"):
+        told.kdtool_step_end(make_run(tmp_path, seed=0), kdtool.StepReport(1, 10, 64, 0.5, 1.0, 1e-3, 0.5))
+    assert sorted(path.read_bytes() for path in tmp_path.iterdir() if path.is_file()) == before
 
 
 def test_the_database_opens_as_the_readme_says_without_trackio_in_training(tmp_path: Path) -> None:

@@ -112,14 +112,14 @@ def _gather(assembly: Assembly, problems: dict[Problem, None]) -> Iterator[None]
             problems[Problem("", describe(error))] = None
 
 
-def unwritable(*folders: Path) -> Iterator[str]:
-    """Yield a line for each folder that a run could not write into."""
-    for folder in folders:
+def unwritable(run: Path, store: Path) -> Iterator[str]:
+    """Yield a line for each reason why nothing can, or should, be written into the folders of a run and its store."""
+    for folder in (run, store):
         there = next(each for each in (folder, *folder.parents) if each.exists())
         if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
             yield f"{folder} cannot be written: {there} is {'read-only' if there.is_dir() else 'a file'}; choose another"
-        for link in folder.glob("*"):
-            if link.is_symlink() and (link.is_dir() or not link.exists()):
+        for link in folder.rglob("*") if folder == run else folder.glob("*"):
+            if link.is_symlink() and (link.is_dir() or (link.parent == folder and not link.exists())):
                 yield f"{link} is a link; expected a folder or nothing, since runs write and delete there; remove it"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -128,6 +129,8 @@ class Database:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(self._path):  # SQLite would follow a link
+            kdtool.open_regular(self._path, limit=None, inside=self._path.parent).close()
         with closing(sqlite3.connect(self._path, timeout=_SECONDS_TO_WAIT)) as connection, connection:
             for statement in _TABLES:
                 connection.execute(statement)

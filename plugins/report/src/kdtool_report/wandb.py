@@ -29,6 +29,8 @@ from pydantic import TypeAdapter
 if TYPE_CHECKING:
     import wandb
 
+_ENVIRONMENT = "set the environment variables WANDB_ENTITY and WANDB_BASE_URL"
+
 
 class WandbTracker(kdtool.Tracker):
     """Logs a run to Weights & Biases: a W&B run for each arm and seed, all in one group.
@@ -39,14 +41,13 @@ class WandbTracker(kdtool.Tracker):
     extra = "wandb"
 
     class Config(kdtool.Config):
-        """Project, mode and labels of W&B runs. The API key is read only from the environment variable WANDB_API_KEY."""
+        """Project, mode and labels of W&B runs. Only the environment names the API key, in WANDB_API_KEY, the team, in
+        WANDB_ENTITY, and another server, in WANDB_BASE_URL."""
 
         mode: Literal["offline", "online"] = "offline"
         """`offline` writes files that `wandb sync` can upload later, and opens no connection; `online` uploads at once."""
         project: str = kdtool.Field("kdtool", min_length=1, max_length=128)
         """W&B project."""
-        entity: str | None = kdtool.Field(None, min_length=1)
-        """W&B user or team that owns the project; by default that of the API key."""
         tags: list[str] = kdtool.Field(default=[], max_length=64)
         """Tags of all W&B runs."""
         notes: str = ""
@@ -70,9 +71,11 @@ class WandbTracker(kdtool.Tracker):
             return [f"{name!r} looks like an API key, and recipes are stored: remove it, and {remedy}" for name in keys]
         if not os.environ.get("WANDB_API_KEY"):
             return [f"mode 'online' needs an API key: {remedy}"]
-        project = f"{self.config.entity}/{self.config.project}" if self.config.entity else self.config.project
+        if files := [file for file in (Path("wandb", "settings"), Path(".wandb", "settings")) if file.exists()]:
+            why = "a folder of others could so send your key to another server"
+            return [f"W&B would read {files[0].absolute()}, and {why}: remove it, and {_ENVIRONMENT} in its place"]
         sent, server = "settings, curves, measurements, samples and report", os.environ.get("WANDB_BASE_URL", "W&B")
-        run.say(f"wandb: mode is online: {sent} are sent to {server}, project {project}")
+        run.say(f"wandb: mode is online: {sent} are sent to {server}, project {self.config.project}")
         return []
 
     def kdtool_run_start(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
@@ -141,7 +144,7 @@ class WandbTracker(kdtool.Tracker):
         offline, quiet = run.offline or self.config.mode == "offline", not self.config.system_metrics
         made = wandb.init(
             mode="offline" if offline else "online", resume=None if offline else "allow", reinit="create_new",
-            project=self.config.project, entity=self.config.entity, dir=str(run.folder), id=key, group=run.name,
+            project=self.config.project, dir=str(run.folder), id=key, group=run.name,
             name=f"{run.name}: {arm}" + ("" if seed is None else f", seed {seed}"),
             job_type=role or arm.partition("-")[0], tags=self.config.tags or None, notes=self.config.notes or None,
             config={"run": run.name, "arm": arm, "seed": seed, "recipe": starts[-1].get("recipe", {})},

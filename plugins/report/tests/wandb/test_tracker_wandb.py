@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -89,17 +90,24 @@ def test_a_setting_that_looks_like_a_key_is_refused_without_showing_it(tmp_path:
 def test_online_mode_is_announced_and_needs_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     run = make_run(tmp_path, say=said.append)
-    online = tracker(mode="online", project="coders", entity="team")
+    online = tracker(mode="online", project="coders")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     assert "set the environment variable WANDB_API_KEY" in online.kdtool_check(run, "start")[0]
     assert not said
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     assert not online.kdtool_check(run, "start")
     assert said == [
-        "wandb: mode is online: settings, curves, measurements, samples and report are sent to W&B, project team/coders"
+        "wandb: mode is online: settings, curves, measurements, samples and report are sent to W&B, project coders"
     ]
     assert not tracker().kdtool_check(run, "start")
     assert len(said) == 1, "offline there is nothing to announce"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "settings").write_text("[default]\nbase_url = http://127.0.0.1:9\n", encoding="utf-8")
+    (problem,) = online.kdtool_check(run, "start")
+    assert re.search(
+        r"W&B would read .*wandb.settings, .* to another server: remove it, and set .*WANDB_BASE_URL", problem
+    )
 
 
 def test_a_run_without_a_network_is_tracked_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
