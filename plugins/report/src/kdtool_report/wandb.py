@@ -41,8 +41,7 @@ class WandbTracker(kdtool.Tracker):
     extra = "wandb"
 
     class Config(kdtool.Config):
-        """Project, mode and labels of W&B runs. Only the environment names the API key, in WANDB_API_KEY, the team, in
-        WANDB_ENTITY, and another server, in WANDB_BASE_URL."""
+        """Project, mode and labels of W&B runs; key, team and server: WANDB_API_KEY, WANDB_ENTITY and WANDB_BASE_URL."""
 
         mode: Literal["offline", "online"] = "offline"
         """`offline` writes files that `wandb sync` can upload later, and opens no connection; `online` uploads at once."""
