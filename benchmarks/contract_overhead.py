@@ -33,8 +33,8 @@ from kdtool_testing import ByteTokenizer, ListSource, make_run
 from kdtool_torch import collate, pick_device
 from kdtool_torch.inputs import MicroBatch
 from kdtool_torch.machine import chosen_dtype, chunk_sizes, tuned_malloc
-from kdtool_torch.objective import DistillationModule, Sizes
-from kdtool_torch.terms import ChunkLoss, bind_terms
+from kdtool_torch.objective import Objective, Sizes
+from kdtool_torch.terms import bind_terms
 from kdtool_transformers import TransformersModel
 from torch import Tensor
 
@@ -194,10 +194,8 @@ def _contract(
     want = kdtool.SignalRequest(kinds=frozenset({"logits"}))
     signal = run.component("teacher", kdtool.Teacher).kdtool_signal
     phase = kdtool.Phase("p", 1000, terms, source, {}, folder)
-    bound = bind_terms(run, phase, {"teacher": signal(batch, want)})
-    loss = ChunkLoss(bound, [])
     sizes = Sizes(dtype, *chunk_sizes(REAL.vocabulary, torch.device("cpu")), rows_per_step=ROWS)
-    module = DistillationModule(run, student, bound, loss, {}, sizes)
+    module = Objective(run, phase, student, sizes).bind(bind_terms(run, phase, {"teacher": signal(batch, want)}))
     finish = _optimiser(student)
     count = (batch.labels != -100).sum()
     step = 0
@@ -206,9 +204,9 @@ def _contract(
         nonlocal step
         step += 1
         weights = [term.weight_at(step / 1000) for term in terms]
-        module.begin_step(step, step / 1000, weights, measure_norms=False)
+        module.set_step(step, step / 1000, weights)
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            loss = module(MicroBatch(batch, {"teacher": signal(batch, want)}), count)["loss"]
+            loss = module(MicroBatch(batch, {"teacher": signal(batch, want)}), count)
         loss.backward()
         norm = finish()
         values = module.stats.values.tolist()

@@ -19,11 +19,10 @@ from kdtool_testing import make_run
 from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import collate, move
 from kdtool_torch.inputs import MicroBatch, plain_tensors
-from kdtool_torch.objective import DistillationModule, Sizes
-from kdtool_torch.terms import ChunkLoss, bind_terms
+from kdtool_torch.objective import Objective, Sizes
+from kdtool_torch.terms import bind_terms
 from kdtool_transformers.attention import replace_attention
 from reference_model import Describing, Source
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 META = torch.device("meta")
@@ -90,16 +89,8 @@ class Rehearsal:
         signals = {name: plain_tensors(source.signal(batch)) for name, source in sources.items()}
         others = in_own_tokens((label,), batch)
         self.micro_batch = MicroBatch(batch, signals, others)
-        terms = bind_terms(run, phase, signals)
-        modules = dict[str, nn.Module]()
-        if isinstance(loss, kdtool.SequenceLoss):
-            module = loss.kdtool_modules(*facts)
-            modules = {} if module is None else {term.name: module.to(META)}
-        per_token = [bound for bound in terms if bound.per_token]
         sizes = Sizes(torch.float32, head_chunk_size=16, loss_chunk_size=8, rows_per_step=3)
-        self.module = DistillationModule(
-            run, student, terms, ChunkLoss(per_token, []), modules, sizes, phase.student_request
-        )
+        self.module = Objective(run, phase, student, sizes).bind(bind_terms(run, phase, signals))
 
 
 @pytest.mark.parametrize("label", LOSSES)
@@ -107,8 +98,8 @@ def test_a_training_step_needs_no_value_of_the_device(tmp_path: Path, label: str
     with replace_attention(attend), AnsweredStops() as stops:  # type: ignore[no-untyped-call]
         rehearsal = Rehearsal(tmp_path, label)
         module = rehearsal.module
-        module.begin_step(2, 0.5, [1.0], measure_norms=False)
-        loss = module(rehearsal.micro_batch, rehearsal.tokens)["loss"]
+        module.set_step(2, 0.5, [1.0])
+        loss = module(rehearsal.micro_batch, rehearsal.tokens)
         loss.backward()
     assert loss.device == META
     assert stops.count <= 1

@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 from kdtool_testing import ListSource, make_run
 from kdtool_testing.phase import companions, make_phase
 from kdtool_testing.toy.runtime import toy_model
-from kdtool_torch import NO_LABEL, PhaseTerms, chosen_tokens, collate, label_index, move, select_at_labels
+from kdtool_torch import NO_LABEL, chosen_tokens, collate, label_index, move, select_at_labels
 from kdtool_torch.batch import document_bounds, original_of
+from kdtool_torch.objective import Objective
 
 
 @st.composite
@@ -146,17 +147,17 @@ def test_a_request_without_a_row_for_each_label_is_refused(ids: torch.Tensor | N
         chosen_tokens(lazy(), kdtool.SignalRequest(frozenset({"chosen"}), chosen=ids))
 
 
-def terms_of(folder: Path, **changes: object) -> PhaseTerms:
+def objective_of(folder: Path, **changes: object) -> Objective:
     phase = replace(make_phase(folder, 8), **changes)  # type: ignore[arg-type]
-    return PhaseTerms(make_run(folder / "run", companions(), say=lambda _: None), phase, toy_model(1))
+    return Objective(make_run(folder / "run", companions(), say=lambda _: None), phase, toy_model(1))
 
 
 def test_a_row_without_labels_has_no_terms_and_no_nan(tmp_path: Path) -> None:
     phase = make_phase(tmp_path, 8)
     none = [replace(phase.rows[0], labelled=[False] * phase.rows.length)]
-    terms = terms_of(tmp_path, rows=ListSource(none))
-    loss, tokens = terms.loss([0], 1)
-    assert (loss.item(), tokens, terms.reports) == (0.0, 0, {})
+    objective = objective_of(tmp_path, rows=ListSource(none))
+    loss, tokens = objective.loss([0], 1)
+    assert (loss.item(), tokens, objective.state.reports) == (0.0, 0, {})
     assert not torch.isnan(loss)
 
 
@@ -164,4 +165,4 @@ def test_a_phase_without_rows_is_refused(tmp_path: Path) -> None:
     rows = ListSource([make_phase(tmp_path, 8).rows[0]])
     rows.rows = []
     with pytest.raises(kdtool.UsageError, match="has no rows"):
-        terms_of(tmp_path, rows=rows)
+        objective_of(tmp_path, rows=rows)

@@ -11,7 +11,7 @@ The names exported here serve any plugin that computes:
   masks
 - Logits: losses and signals get `unrounded_logits`, evaluators `exact_logits`. Those of a micro-batch never exist all at
   once: sequence losses take `both_sides` and `in_chunks`
-- Losses in other loops: `chunked_loss` without kdtool, `PhaseTerms` in your own trainer
+- Losses in other loops: `chunked_loss` without kdtool, `kdtool_torch.objective.Objective` in your own trainer
 - Text: `Sampler` draws tokens, `score_texts` computes log-likelihoods, `LogitsRuntime` opens a teacher that only has logits
 - Recordings: `record_rows` writes a cache's signals, `RecordedRows` reads them
 - Models: `self_check` before training, `require_same_logits` after rewriting, `isolated_rng` around both
@@ -86,7 +86,6 @@ from kdtool_torch.numerics import log_probabilities as log_probabilities
 from kdtool_torch.numerics import not_finite as not_finite
 from kdtool_torch.numerics import require_finite as require_finite
 from kdtool_torch.numerics import unrounded_logits as unrounded_logits
-from kdtool_torch.phase_terms import PhaseTerms as PhaseTerms
 from kdtool_torch.recording import Recording as Recording
 from kdtool_torch.recording import record_rows as record_rows
 from kdtool_torch.sampling import Sampler as Sampler

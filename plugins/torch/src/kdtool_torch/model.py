@@ -257,3 +257,13 @@ class PairedLayers(kdtool.SequenceLoss):
             )
         values = [self.compare(view, view.teacher, *pair) for pair in view.layers]
         return kdtool.PerToken(sum(values[1:], values[0]) / len(values))
+
+
+def changing(module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors that a phase changes, by name: parameters that learn, and buffers, but not frozen weights."""
+    tensors = {name: parameter.data for name, parameter in module.named_parameters() if parameter.requires_grad}
+    for prefix, part in module.named_modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            if name not in part._non_persistent_buffers_set:
+                tensors[f"{prefix}.{name}".removeprefix(".")] = buffer
+    return tensors

@@ -9,36 +9,27 @@ below the others' has no effect, although its value may look normal. The graph o
 that compute gradients in place (Liger) or free what they saved (torch.compile) allow one backward pass. Final states
 are leaves here, and the embedding's output comes from a separate forward pass for each term, over few rows.
 
-The overlap of the student's and the teacher's likeliest tokens follows Li et al., "Rethinking On-Policy Distillation of
-Large Language Models", arXiv 2604.13016. Logged are estimates from some positions of the steps that measure gradients.
-
 Values or gradients that are not finite are attributed to the student, the dtype or one loss before any weight has
 changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn, Self
 
 import kdtool
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import NoReturn
-
 import torch
 from torch import Tensor, nn
 
+from kdtool_torch.device import sum_over_ranks
 from kdtool_torch.head import HeadWork, SequenceHead, product
 from kdtool_torch.inputs import MicroBatch, imitated_by_row, select_rows
 from kdtool_torch.terms import BoundTerm
+from kdtool_torch.weightings.tokens import WeightMeans
 
 
 @dataclass(eq=False)
@@ -86,6 +77,86 @@ class StepFigures:
     gradient_norm: float
 
 
+@dataclass
+class TermState:
+    """State of a phase's terms besides tensors, for checkpoints: `dataclasses.asdict` makes it JSON, `read` reads that."""
+
+    reports: Mapping[str, kdtool.TermReport] | None = None
+    """The last step's figures by term, from which weightings balance the next; a term without tokens is missing."""
+    squared_norms: Mapping[str, float] | None = None
+    """Sums of squared gradient norms since the phase began: which terms did nothing."""
+    token_weights: Mapping[str, Sequence[float]] | None = None
+    """The state of `WeightMeans`; None if no tokens are weighed, and before the first step."""
+    balances: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The state of weightings that balance, by their names."""
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Self:
+        """Return the state that `asdict` has made JSON of."""
+        reports = content["reports"]
+        return cls(**{**content, "reports": reports and {n: kdtool.TermReport(**each) for n, each in reports.items()}})
+
+    def balance(self, run: kdtool.RunInfo, terms: Sequence[BoundTerm], step: int) -> Mapping[str, float]:
+        """Return the product of all weightings' factors by name of the term, from the figures of the step before.
+
+        Raises:
+            PluginError: a weighting returned something else than finite factors of at least 0 for these terms.
+        """
+        product = {bound.term.name: 1.0 for bound in terms}
+        if self.reports is None:
+            return product
+        for name in run.implementing("kdtool_balance"):
+            state = self.balances.setdefault(name, {})
+            factors = run.component(name, kdtool.Weighting).kdtool_balance(self.reports, step, state) or {}
+            bad = {
+                term: factor for term, factor in factors.items() if term not in product or not 0 <= factor < math.inf
+            }
+            if bad:
+                raise kdtool.PluginError(
+                    f"{run.hook.owner(name) or name} balanced {bad}; expected factors that are finite and not negative, for "
+                    f"{', '.join(sorted(product))}"
+                )
+            product |= {term: product[term] * factor for term, factor in factors.items()}
+        return product
+
+    def add_token_weights(self, run: kdtool.RunInfo, terms: Sequence[BoundTerm], figures: StepFigures) -> None:
+        """Add the step's token weights, of all ranks, to the running means."""
+        names = [bound.term.name for bound in terms]
+        means = WeightMeans(self.token_weights or {})
+        weights = sum_over_ranks(figures.weights, run.world)
+        means.add(dict(zip(names, weights, strict=True)), dict(zip(names, figures.seen, strict=True)))
+        if self.token_weights is None and not means.state and run.rank == 0:
+            run.say("weightings: no token of the first step has a weight, so nothing is learned from it")
+        self.token_weights = means.state
+
+    def add_report(
+        self,
+        run: kdtool.RunInfo,
+        phase: kdtool.Phase,
+        terms: Sequence[BoundTerm],
+        weights: Sequence[float],
+        figures: StepFigures,
+        measured: bool,
+    ) -> dict[str, kdtool.TermReport]:
+        """Return the step's terms by label, gathered over ranks; `weights` include balance, `measured` are the norms."""
+        count = len(terms)
+        gathered = sum_over_ranks([*figures.values, *figures.squared_norms], run.world)
+        of_terms = zip(terms, weights, gathered[:count], gathered[count:], figures.seen, strict=True)
+        reports, kept = dict[str, kdtool.TermReport](), dict[str, kdtool.TermReport]()
+        norms = dict(self.squared_norms or {})
+        for bound, weight, value, square, seen in of_terms:
+            if not seen:  # a mean over nothing is no figure
+                continue
+            term, norm = bound.term, math.sqrt(square) if measured else None
+            reports[term.label] = kdtool.TermReport(value * term.scale, weight, norm)
+            # Norms that no weighting asks for exist only at some steps: nothing may depend on them.
+            kept[term.name] = replace(reports[term.label], gradient_norm=norm if phase.gradient_norms else None)
+            if measured:
+                norms[term.name] = norms.get(term.name, 0.0) + square
+        self.squared_norms, self.reports = norms, kept
+        return reports
+
+
 SAMPLED_POSITIONS = 64
 """Sampled positions of a micro-batch: about 2 % of a step's time for two token losses and 49,152 tokens, if norms are taken
 at the final states. At the embedding's output each loss costs a pass over the few rows that hold them."""
@@ -99,13 +170,14 @@ def squared_norms_at_last(work: HeadWork, divisor: Tensor) -> Tensor:
     count, device = work.hidden[0].shape[0], work.hidden[0].device
     if count == 0:
         return torch.zeros(len(work.loss.terms), device=device)
-    sampled = _evenly_spread(count, device)
+    sampled = evenly_spread(count, device)
     terms = range(len(work.loss.terms))
     squares = [_sum_of_squares(passes, device) for passes in _by_last(work, sampled, terms)]
     return torch.stack(squares) * (count / len(sampled)) / divisor**2
 
 
-def _evenly_spread(count: int, device: torch.device) -> Tensor:
+def evenly_spread(count: int, device: torch.device) -> Tensor:
+    """Return numbers of at most `SAMPLED_POSITIONS` of `count` positions."""
     return torch.linspace(0, count - 1, min(count, SAMPLED_POSITIONS), device=device).round().long()
 
 
@@ -124,7 +196,11 @@ def squared_norm_of_sequence_loss(objective: Callable[[kdtool.StepView], Tensor]
 
 
 def squared_norms_at_embedding(
-    module: nn.Module, terms: int, embedding: nn.Module, micro_batch: MicroBatch, tokens: float
+    of_term: Callable[[int, MicroBatch, float], tuple[Tensor, Tensor]],
+    terms: int,
+    embedding: nn.Module,
+    micro_batch: MicroBatch,
+    tokens: float,
 ) -> Tensor:
     """Return each term's squared norm by the embedding's output, [terms], each from a separate forward pass.
 
@@ -132,9 +208,9 @@ def squared_norms_at_embedding(
     Random numbers are drawn aside: the step draws the same as without this.
 
     Args:
-        module: the distillation module, whose forward computes one term if asked to.
-        terms: how many terms it has.
-        embedding: its student's embedding.
+        of_term: returns the objective of the term with a number, undivided, and its divisor.
+        terms: how many there are.
+        embedding: the student's.
         micro_batch: B rows.
         tokens: positions in the loss mask of the whole step.
     """
@@ -143,8 +219,8 @@ def squared_norms_at_embedding(
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         for term in range(terms):
             with _states_of(embedding) as states:
-                output = module(few, tokens, term=term)
-            squares.append(_squared_norm(output["loss"], states) / output["divisor"] ** 2)
+                value, divisor = of_term(term, few, tokens)
+            squares.append(_squared_norm(value, states) / divisor**2)
     return torch.stack(squares) / share
 
 
@@ -203,58 +279,6 @@ def _squared_norm(value: Tensor, states: Sequence[Tensor]) -> Tensor:
 def _sum_of_squares(gradients: Iterable[Tensor | None], device: torch.device) -> Tensor:
     squares = [gradient.float().square().sum() for gradient in gradients if gradient is not None]
     return torch.stack(squares).sum() if squares else torch.zeros((), device=device)
-
-
-OVERLAP_FIGURES = ("overlap_ratio", "overlap_student_mass", "overlap_teacher_mass")
-"""Names of the columns of `overlaps`."""
-LIKELIEST = 16
-"""k, as in the paper."""
-
-
-def overlaps(chunk: kdtool.TokenChunk) -> Tensor:
-    """Return the figures of each position, [C, 3] float32 from 0 to 1: the ratio, and the masses of student and teacher.
-
-    S and T are the k likeliest tokens of student and teacher; k is 16, or less if the teacher's signal has fewer tokens. The
-    ratio is |S ∩ T| / k (the paper's equation 6, `distillation/overlap_ratio` of verl). The masses are each model's
-    probability of S ∩ T (equations 9 and 10), at temperature 1, or at the one at which top-k tokens were recorded.
-    """
-    logits, teacher = chunk.student_logits.float(), chunk.teacher
-    if isinstance(teacher, kdtool.SparseTokens):
-        logits = logits / teacher.temperature
-        teacher_top, places = teacher.weights.topk(min(LIKELIEST, teacher.weights.shape[-1]))
-        teacher_ids = teacher.ids.long().gather(-1, places)
-    else:
-        assert isinstance(teacher, kdtool.DenseTokens)  # noqa: S101 - see `EarlyVerdict`
-        teacher_top, teacher_ids = _likeliest(teacher.logits.float(), LIKELIEST)
-    student_top, student_ids = _likeliest(logits, teacher_ids.shape[-1])
-    same = student_ids[:, :, None] == teacher_ids[:, None, :]
-    in_teacher, in_student = same.any(-1), same.any(-2)
-    return torch.stack(
-        [in_teacher.float().mean(-1), (student_top * in_teacher).sum(-1), (teacher_top * in_student).sum(-1)], -1
-    )
-
-
-def overlaps_of_all(work: HeadWork) -> Tensor:
-    """Return the `overlaps` of a micro-batch's N positions, [N, 3], without gradient."""
-    return _overlaps_at(work, torch.arange(work.hidden[0].shape[0], device=work.hidden[0].device))
-
-
-def sampled_overlaps(work: HeadWork) -> Tensor:
-    """Return the sums of the figures over some positions of a micro-batch, and the number of these, [4]."""
-    found = _overlaps_at(work, _evenly_spread(len(work.hidden[0]), work.hidden[0].device))
-    return torch.cat([found, torch.ones_like(found[:, :1])], -1).sum(0)
-
-
-def _overlaps_at(work: HeadWork, positions: Tensor) -> Tensor:
-    with torch.no_grad(), torch.autocast(positions.device.type, enabled=False):
-        parts = torch.split(positions, work.loss_chunk_size)  # without positions, one part that is empty
-        return torch.cat([overlaps(work.loss.seen_by_weightings(work.chunk(part))) for part in parts])
-
-
-def _likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return probabilities and ids of the likeliest tokens, [C, count]."""
-    top, ids = logits.topk(min(count, logits.shape[-1]))
-    return (top - logits.logsumexp(-1, keepdim=True)).exp(), ids
 
 
 _NARROW = "dtype: float32, or bfloat16 where there is one, since float16 ends at 65,504"

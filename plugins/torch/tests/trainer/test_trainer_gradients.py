@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from kdtool_testing import make_run
 from kdtool_torch.inputs import MicroBatch
-from kdtool_torch.objective import DistillationModule, Sizes
-from kdtool_torch.terms import ChunkLoss, bind_terms
+from kdtool_torch.objective import Objective, Sizes
+from kdtool_torch.terms import bind_terms
 from torch import Tensor
 from trainer_models import (
     CONSISTENCY,
@@ -195,15 +195,14 @@ def test_bfloat16_is_as_near_as_its_rounding_allows(tmp_path: Path) -> None:
     assert worst_difference(found, expected) < 5e-2
 
 
-def module_of(folder: Path) -> tuple[DistillationModule, kdtool.Batch, Any]:
+def module_of(folder: Path) -> tuple[Objective, kdtool.Batch, Any]:
     batch = first_batch()
     signals = {"teacher": TinyTeacher(make_model(99), layers=(0,)).signal(batch)}
     run = make_run(folder, mixture(project=False))
     phase = kdtool.Phase("p", 1, MIXTURE[:2], make_rows(12), {}, folder)
-    terms = bind_terms(run, phase, signals)
     sizes = Sizes(torch.float32, head_chunk_size=11, loss_chunk_size=5, rows_per_step=4)
-    module = DistillationModule(run, make_model(1), terms, ChunkLoss(terms, []), {}, sizes)
-    module.begin_step(1, 0.0, [0.7 * 4, 0.3], measure_norms=False)
+    module = Objective(run, phase, make_model(1), sizes).bind(bind_terms(run, phase, signals))
+    module.set_step(1, 0.0, [0.7 * 4, 0.3])
     return module, batch, signals
 
 
@@ -232,7 +231,7 @@ def test_a_loss_of_layers_alone_leaves_no_weight_without_a_gradient(tmp_path: Pa
 
 def test_a_second_backward_is_refused(tmp_path: Path) -> None:
     module, batch, signals = module_of(tmp_path)
-    loss = module(MicroBatch(batch, signals), torch.tensor(10))["loss"]
+    loss = module(MicroBatch(batch, signals), torch.tensor(10))
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="one backward pass only"):
         loss.backward()

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_testing import make_run
 from kdtool_torch.inputs import MicroBatch
-from kdtool_torch.objective import DistillationModule, Sizes
+from kdtool_torch.objective import Objective, Sizes
 from kdtool_torch.terms import ChunkLoss, bind_terms, mixed_logits
 from torch import Tensor
 from trainer_models import (
@@ -195,14 +195,14 @@ def test_each_teacher_s_tokens_are_looked_at(tmp_path: Path) -> None:
         gradients(tmp_path, _Soft(_Soft.Config()), [term(1.0)], several)
 
 
-def module_of(folder: Path) -> tuple[DistillationModule, kdtool.Batch, dict[str, kdtool.Signal]]:
+def module_of(folder: Path) -> tuple[Objective, kdtool.Batch, dict[str, kdtool.Signal]]:
     student, batch = make_model(1), first_batch()
     told = {name: source.signal(batch) for name, source in sources().items()}
     run = make_run(folder, {**mixture(), "losses.soft": _Soft(_Soft.Config(at=2.0))})
-    terms = bind_terms(run, kdtool.Phase("p", 1, (term(2.0),), make_rows(12), {}, folder), told)
+    phase = kdtool.Phase("p", 1, (term(2.0),), make_rows(12), {}, folder)
     sizes = Sizes(torch.float32, head_chunk_size=11, loss_chunk_size=5, rows_per_step=4)
-    module = DistillationModule(run, student, terms, ChunkLoss(terms, []), {}, sizes)
-    module.begin_step(1, 0.0, [0.7 * 4], measure_norms=False)
+    module = Objective(run, phase, student, sizes).bind(bind_terms(run, phase, told))
+    module.set_step(1, 0.0, [0.7 * 4])
     return module, batch, told
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool_torch.stats import OVERLAP_FIGURES, overlaps
+from kdtool_torch.overlap import OVERLAP_FIGURES, overlaps
 from kdtool_torch.trainer.loop import TrainingLoop
 from kdtool_torch.trainer.progress import EarlyVerdict, Growth
 from torch import Tensor

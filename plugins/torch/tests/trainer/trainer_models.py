@@ -20,7 +20,7 @@ from kdtool._store.files import discard_uncommitted
 from kdtool_testing import ByteTokenizer, ListSource, generate_plainly, make_run
 from kdtool_torch import collate
 from kdtool_torch.inputs import RowsInOrder
-from kdtool_torch.objective import DistillationModule
+from kdtool_torch.objective import Objective
 from kdtool_torch.trainer import StandardTrainer
 from kdtool_torch.trainer.loop import TrainingLoop
 from kdtool_torch.trainer.parallel import whole
@@ -440,11 +440,10 @@ def interrupted(after: int | Callable[[TrainingLoop, int], bool]) -> Iterator[No
     """Interrupt training after a step, or after the first one of which a function says so; it must happen."""
     ended = TrainingLoop.end_step
 
-    def end_step(self: TrainingLoop, step: int) -> bool:
-        continues = ended(self, step)
+    def end_step(self: TrainingLoop, step: int) -> None:
+        ended(self, step)
         if step == after if isinstance(after, int) else after(self, step):
             raise KeyboardInterrupt
-        return continues
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingLoop, "end_step", end_step)
@@ -462,7 +461,7 @@ def worst_difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 def unmeasured() -> Iterator[None]:
     """Train without the passes that measure gradient norms: the student runs only what it learns from."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DistillationModule, "measure_norms", lambda *_: None)
+        patch.setattr(Objective, "measure_norms", lambda *_: None)
         yield
 
 

@@ -52,12 +52,11 @@ def arm(when: str) -> None:
     if what == "step":
         ended = TrainingLoop.end_step
 
-        def end_step(self: Any, step: int) -> bool:
-            continues = ended(self, step)
+        def end_step(self: Any, step: int) -> None:
+            ended(self, step)
             if step == int(number):
                 self.checkpoints.finish()
                 die()
-            return continues
 
         TrainingLoop.end_step = end_step  # type: ignore[method-assign]
     else:

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import kdtool
 import torch
@@ -37,11 +38,15 @@ from torch.distributed.tensor import DTensor, Replicate
 from kdtool_torch.device import max_over_ranks
 from kdtool_torch.files import give_usual_mode
 from kdtool_torch.machine import dtype_name
+from kdtool_torch.model import changing
 from kdtool_torch.trainer.optimizer import optimizer_numbers, optimizer_tensors, restore_optimizer
 from kdtool_torch.trainer.parallel import PATIENCE
 from kdtool_torch.trainer.progress import HISTORY, Progress, read_progress, write_progress
 from kdtool_torch.trainer.settings import StandardTrainerConfig, seconds_between
 from kdtool_torch.trainer.validation import Validator
+
+if TYPE_CHECKING:
+    from kdtool_torch.trainer.loop import TrainingLoop
 
 
 class Checkpointing:
@@ -67,6 +72,23 @@ class Checkpointing:
         self._last = perf_counter()
         every = config.checkpoint_every
         self._seconds = None if isinstance(every, int) else seconds_between(every)
+
+    def after(self, loop: TrainingLoop) -> None:
+        """Write a checkpoint if one is due, except after the last step; or if a stop signal came, and then stop.
+
+        Clocks of ranks differ: rank 0 decides. A signal may have reached only some ranks, and all stop at the same step.
+        """
+        step, stop, is_last = loop.step, loop.stop, loop.over or loop.step == loop.phase.steps
+        is_due = self._run.rank == 0 and not is_last and self.is_due(step)
+        number, due = map(int, max_over_ranks([stop.number, is_due], self._run.world))
+        if due or number:
+            self.save(step, loop.progress)
+        if number:
+            self.finish()
+            max_over_ranks([0.0], self._run.world)  # rank 0 has committed it
+            stop.number = number
+            stop.deliver()
+        self.poll()
 
     def restart_clock(self) -> None:
         """Count the time to the next checkpoint from now."""
@@ -189,16 +211,6 @@ def find_resume_point(run: kdtool.RunInfo, phase: kdtool.Phase, dtype: torch.dty
     return newest
 
 
-def changing(module: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors that a phase changes, by name: parameters that learn, and buffers, but not frozen weights."""
-    tensors = {name: parameter.data for name, parameter in module.named_parameters() if parameter.requires_grad}
-    for prefix, part in module.named_modules():
-        for name, buffer in part.named_buffers(recurse=False):
-            if name not in part._non_persistent_buffers_set:
-                tensors[f"{prefix}.{name}".removeprefix(".")] = buffer
-    return tensors
-
-
 def restore_weights(module: nn.Module, stored: Mapping[str, Tensor], folder: Path) -> None:
     """Restore the tensors that `changing` returned, none of them divided; `folder` is named in errors."""
     tensors = changing(module)
@@ -216,7 +228,7 @@ def _check_names(stored: set[str], here: set[str], folder: Path) -> None:
 
 
 def _refuse_odd_states(run: kdtool.RunInfo, progress: Progress) -> None:
-    for name, state in progress.states.items():
+    for name, state in progress.terms.balances.items():
         try:
             json.dumps(state, allow_nan=False)
         except (TypeError, ValueError) as error:

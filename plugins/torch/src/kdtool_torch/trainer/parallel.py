@@ -19,13 +19,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from kdtool_torch.model import layers_among
 
 if TYPE_CHECKING:
-    from kdtool_torch.objective import DistillationModule
+    from kdtool_torch.objective import Objective
 
 PATIENCE = timedelta(days=1)
 """Time that ranks wait for rank 0, which may ask for and run thousands of programs while it validates."""
@@ -77,7 +77,7 @@ class Sharding:
         UsageError: the student's layers cannot be found, or some of its weights cannot be divided.
     """
 
-    def __init__(self, module: DistillationModule, device: torch.device, setting: str) -> None:
+    def __init__(self, module: Objective, device: torch.device, setting: str) -> None:
         layers = _layers(module)
         self._module = module
         self._before = [_Before.of(part) for part in module.modules()]
@@ -88,6 +88,8 @@ class Sharding:
         for layer in layers:
             fully_shard(layer, mesh=mesh, mp_policy=narrow)
         fully_shard(module, mesh=mesh)
+        for name in ("of_work", "of_term"):  # they gather weights as `forward` does
+            register_fsdp_forward_method(module, name)
         self._added = [frozenset(vars(before.part)) - before.names for before in self._before]
 
     def reshard(self) -> None:
@@ -155,7 +157,7 @@ def _mesh(device: torch.device, setting: str) -> DeviceMesh:
     return init_device_mesh(device.type, (world // local, local), mesh_dim_names=("machine", "process"))
 
 
-def _layers(module: DistillationModule) -> nn.ModuleList:
+def _layers(module: Objective) -> nn.ModuleList:
     packed = [name for name, weight in module.named_parameters() if not weight.is_floating_point()]
     if packed:
         raise kdtool.UsageError(

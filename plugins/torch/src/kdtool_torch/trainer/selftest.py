@@ -23,7 +23,7 @@ from kdtool_torch.head import HeadWork, head_loss
 from kdtool_torch.inputs import MicroBatch, imitated_by_row, select_rows
 from kdtool_torch.model import self_check
 from kdtool_torch.numerics import autocast_to, require_finite
-from kdtool_torch.objective import DistillationModule
+from kdtool_torch.objective import Objective
 from kdtool_torch.terms import BoundTerm, Chunk, ChunkLoss, without_dropout
 
 _CHUNKED = 1e-2
@@ -32,7 +32,7 @@ _ANALYTIC = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 2e-2}
 """Relative difference that an analytic gradient may make: autograd's is rounded to the logits' precision."""
 
 
-def self_test(run: kdtool.RunInfo, module: DistillationModule, micro_batch: MicroBatch) -> Chunk:
+def self_test(module: Objective, micro_batch: MicroBatch) -> Chunk:
     """Check student, teachers and losses against each other, on rows with labels.
 
     Returns:
@@ -48,7 +48,8 @@ def self_test(run: kdtool.RunInfo, module: DistillationModule, micro_batch: Micr
         with autocast():  # frozen weights are held in the dtype of products, others in float32
             self_check(module.language_model)
     _check_teachers(module, micro_batch.signals)
-    module.begin_step(1, 0.0, [1.0] * len(module.terms), measure_norms=False)
+    run = module.run
+    module.set_step(1, 0.0, [1.0] * len(module.terms))
     counts = imitated_by_row(micro_batch.batch)
     fullest = select_rows([counts.index(max(counts))], micro_batch)
     with autocast():
@@ -74,7 +75,7 @@ def self_test(run: kdtool.RunInfo, module: DistillationModule, micro_batch: Micr
     return chunk
 
 
-def _passes(module: DistillationModule, batch: kdtool.Batch) -> tuple[kdtool.ModelOutputs, ...]:
+def _passes(module: Objective, batch: kdtool.Batch) -> tuple[kdtool.ModelOutputs, ...]:
     """Run the student as training will, and detect dropout by its use of random numbers.
 
     Equal states do not prove that dropout is missing: an untrained adapter adds zero, with or without dropout.
@@ -92,7 +93,7 @@ def _generators(device: torch.device) -> list[Tensor]:
     return states if device.type == "cpu" else [*states, torch.get_device_module(device).get_rng_state()]
 
 
-def _check_teachers(module: DistillationModule, signals: Mapping[str, kdtool.Signal]) -> None:
+def _check_teachers(module: Objective, signals: Mapping[str, kdtool.Signal]) -> None:
     for bound in module.terms:
         for teacher in bound.term.teachers if bound.form != "none" else ():
             _check_teacher(module.language_model, bound, teacher, signals[teacher])

@@ -16,16 +16,15 @@ import torch
 
 from kdtool_torch.batch import collate, count_targets
 from kdtool_torch.device import isolated_rng, pick_device
-from kdtool_torch.inputs import RowsInOrder, TeacherSignals
+from kdtool_torch.inputs import RowsInOrder
 from kdtool_torch.machine import chosen_dtype, chunk_sizes, dtype_name, frozen_weights_held, tuned_malloc
-from kdtool_torch.objective import DistillationModule, Sizes, make_loss_modules
+from kdtool_torch.objective import Objective, Sizes
 from kdtool_torch.terms import compiled_or_eager, learns_on_policy
 from kdtool_torch.trainer.checkpoint import checkpoint_step, find_resume_point, list_checkpoints
 from kdtool_torch.trainer.loop import TrainingLoop
 from kdtool_torch.trainer.on_policy import OnPolicySampler, ServedSampler
 from kdtool_torch.trainer.parallel import join_group, refuse_other_dtypes
 from kdtool_torch.trainer.progress import HISTORY, restore_history
-from kdtool_torch.trainer.selftest import self_test
 from kdtool_torch.trainer.settings import StandardTrainerConfig
 from kdtool_torch.trainer.validation import Validator
 
@@ -90,17 +89,14 @@ class _Setup:
         if sampler is not None:
             sampler.try_out(batch)
             batch = sampler.mark_as_corpus(batch)
-        with torch.no_grad():
-            micro_batch = TeacherSignals(run, phase, student, self.dtype)(batch)
-        modules, sizes = make_loss_modules(run, phase, student), self._sizes()
-        module = DistillationModule.bind(run, phase, student, micro_batch.signals, modules, sizes)
-        module.to(self.device)
-        chunk = self_test(run, module, micro_batch)
-        if module.chunk_loss.terms:
+        sizes = self._sizes()
+        objective = Objective(run, phase, student, sizes)
+        chunk = objective.test(batch)
+        if objective.chunk_loss.terms:
             to_come = phase.steps * sizes.rows_per_step * count_targets(batch) // len(batch.labels)
-            compiled_or_eager(module.chunk_loss, config.compile, chunk, to_come, run)
+            compiled_or_eager(objective.chunk_loss, config.compile, chunk, to_come, run)
         validator = Validator(config.validation, run, phase, student, self.dtype) if config.validation else None
-        return TrainingLoop(config, run, phase, module, self.device, sampler, validator)
+        return TrainingLoop(config, run, phase, objective, self.device, sampler, validator)
 
     def _first_rows(self) -> list[kdtool.Row]:
         """Return the first rows of a micro-batch's, in the order of training, that have something to learn from.
@@ -217,9 +213,9 @@ def notes_on(loop: TrainingLoop) -> tuple[str, ...]:
         )
     notes += filter(None, [progress.hopeless])
     notes += _describe_best(loop)
-    squares = progress.squared_norms or {}
+    squares = progress.terms.squared_norms or {}
     total = sum(squares.values()) ** 0.5
-    for bound in loop.module.terms:
+    for bound in loop.objective.terms:
         share = squares[bound.term.name] ** 0.5 / total if total and bound.term.name in squares else 1.0
         if share < _SILENT_SHARE:
             notes.append(

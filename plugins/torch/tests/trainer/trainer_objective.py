@@ -1,4 +1,4 @@
-"""A phase for `PhaseTerms` with every kind of loss, in this process or as one of several."""
+"""A phase for `Objective` with every kind of loss, in this process or as one of several."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from kdtool_testing import ListSource, make_run
 from kdtool_testing.phase import TERMS, companions, make_phase
 from kdtool_testing.toy.runtime import toy_model
-from kdtool_torch import PhaseTerms
+from kdtool_torch.objective import Objective
 from torch import Tensor, nn
 from trainer_process import as_rank
 
@@ -74,19 +74,18 @@ def gradients_of(student: kdtool.LanguageModel, lengths: Lengths) -> list[Tensor
 
 
 def evaluate_as_rank(folder: Path, rank: int, world: int, port: int) -> None:
-    """Write the gradients and reports of each step by `PhaseTerms`, added up over ranks, as one of several processes."""
+    """Write the gradients and reports of each step by `Objective`, added up over ranks, as one of several processes."""
     with as_rank(rank, world, port):
         torch.distributed.init_process_group("gloo")
         run, phase, lengths = prepare(folder / str(rank), weighs=True, rank=rank, world=world)
         student, found = make_student(), list[Any]()
-        terms = PhaseTerms(run, phase, student)
+        objective = Objective(run, phase, student)
         for step in range(1, STEPS + 1):
-            student.model.zero_grad()
-            terms.modules.zero_grad()
-            for loss, _ in terms.losses([[row] for row in range(rank, ROWS, world)], step):
+            objective.zero_grad()
+            for loss, _ in objective.losses([[row] for row in range(rank, ROWS, world)], step):
                 loss.backward()  # type: ignore[no-untyped-call]
             gradients = gradients_of(student, lengths)
             for gradient in gradients:
                 torch.distributed.all_reduce(gradient)
-            found.append((gradients, {name: report.value for name, report in terms.reports.items()}))
+            found.append((gradients, {name: report.value for name, report in (objective.state.reports or {}).items()}))
         torch.save(found, folder / f"{rank}.pt")

@@ -1,4 +1,4 @@
-"""`kdtool_torch.PhaseTerms`, from which other trainers are written, has the gradients of this trainer."""
+"""`kdtool_torch.Objective`, from which other trainers are written, has the gradients of this trainer."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from kdtool_torch import PhaseTerms
+from kdtool_torch.objective import Objective
 from kdtool_torch.trainer import StandardTrainer
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from trainer_phase_terms import ROWS, STEPS, evaluate_as_rank, gradients_of, make_student, prepare
+from trainer_objective import ROWS, STEPS, evaluate_as_rank, gradients_of, make_student, prepare
 from trainer_process import start_ranks
 
 
@@ -31,14 +31,13 @@ def train(folder: Path, accumulation: int, weighs: bool) -> list[list[Tensor]]:
 
 
 def evaluate(folder: Path, accumulation: int, weighs: bool) -> list[list[Tensor]]:
-    """Return the gradients of each step by `PhaseTerms`."""
+    """Return the gradients of each step by `Objective`."""
     run, phase, lengths = prepare(folder, weighs)
     student, found, size = make_student(), list[list[Tensor]](), ROWS // accumulation
-    terms = PhaseTerms(run, phase, student)
+    objective = Objective(run, phase, student)
     for step in range(1, STEPS + 1):
-        student.model.zero_grad()
-        terms.modules.zero_grad()
-        for loss, _ in terms.losses([range(first, first + size) for first in range(0, ROWS, size)], step):
+        objective.zero_grad()
+        for loss, _ in objective.losses([range(first, first + size) for first in range(0, ROWS, size)], step):
             loss.backward()  # type: ignore[no-untyped-call]
         found.append(gradients_of(student, lengths))
     return found
