@@ -254,7 +254,7 @@ def test_broken_twice_offered_and_unknown_plugins_are_explained_and_others_still
 def test_a_name_that_two_packages_register_is_refused_in_every_group(group: str, add: Callable[..., None]) -> None:
     for by in ("x-one", "x-two"):
         add(f"x-twice = {by.replace('-', '_')}:X", NOT_IMPORTED, group, by)
-    add("x-once = x_once:X", "X = 3", group)
+    add("x-once = x_once:X\n\x1b[31mred = x_once:X", "X = 3", group)
     remedy = "uninstall one of them: `pip uninstall x-one` or `pip uninstall x-two`"
     with pytest.raises(kdtool.PluginError, match=f"(, or |; ){re.escape(remedy)}") as caught:
         kdtool.load_plugin(group, "x-twice")
@@ -262,7 +262,7 @@ def test_a_name_that_two_packages_register_is_refused_in_every_group(group: str,
     with pytest.raises(kdtool.UsageError, match="is called 'x-none'"):
         kdtool.load_plugin(group, "x-none")
     assert kdtool.load_plugin(group, "x-once") == 3
-    assert {"x-once", "x-twice"} <= set(kdtool.list_plugins(group))
+    assert {"x-once", "x-twice", r"\x1b[31mred"} <= set(kdtool.list_plugins(group))
 
 
 @pytest.mark.parametrize(

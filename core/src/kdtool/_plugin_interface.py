@@ -105,6 +105,7 @@ from kdtool._errors import ServiceError as ServiceError
 from kdtool._errors import StorageError as StorageError
 from kdtool._errors import TargetMissedError as TargetMissedError
 from kdtool._errors import UsageError as UsageError
+from kdtool._plugins.registry import call_plugin as call_plugin
 from kdtool._plugins.registry import list_plugins as list_plugins
 from kdtool._plugins.registry import load_plugin as load_plugin
 from kdtool._store.files import copy_inside as copy_inside

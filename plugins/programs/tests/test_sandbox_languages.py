@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,17 +167,12 @@ def test_language_runs(needs_bubblewrap: None, name: str) -> None:
     except SandboxError as missing:
         pytest.skip(str(missing))
     source, right, wrong = PROGRAMS[name]
-    works = {"right": spoken.run(source, right, ("f",)), "wrong": spoken.run(source, wrong, ("f",))}
+    works = {"passed": spoken.run(source, right, ("f",)), "failed": spoken.run(source, wrong, ("f",))}
     with Sandbox(languages=[spoken]) as sandbox:
-        verdicts = {
-            verdict.id: verdict for verdict in sandbox.run(Task(key, work, 60.0, 2**30) for key, work in works.items())
-        }
-    assert {key: verdict.status for key, verdict in verdicts.items()} == {"right": "passed", "wrong": "failed"}, (
-        verdicts
-    )
-    assert {verdict.isolation for verdict in verdicts.values()} == {
-        "isolated" if name == "python" else "isolated, verdict forgeable"
-    }
+        verdicts = list(sandbox.run(Task(key, work, 60.0, 2**30) for key, work in works.items()))
+    isolation = "isolated" if name == "python" else "isolated, verdict forgeable"
+    expected = {(key, key, isolation) for key in works}
+    assert {(each.id, each.status, each.isolation) for each in verdicts} == expected, verdicts
 
 
 def test_missing_toolchain_and_unknown_language_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,11 +226,16 @@ def test_folder_where_a_user_keeps_other_things_is_not_shown(
         assert language("javascript").folders() == ()
 
 
-def test_language_of_another_package_needs_nothing_here(
-    needs_bubblewrap: None, shell: Language, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kdtool, "load_plugin", lambda group, name: type(shell))
-    shell = language("shell")
+def test_language_that_ends_the_process_is_named(tmp_path: Path) -> None:
+    (about := tmp_path / "other-1.0.dist-info").mkdir()
+    (about / "METADATA").write_text("Name: other\nVersion: 1.0\n", encoding="utf-8")
+    (about / "entry_points.txt").write_text("[kdtool_programs.languages]\nodd = sys:exit\n", encoding="utf-8")
+    program = f"import sys; sys.path.append({str(tmp_path)!r}); import kdtool_programs; kdtool_programs.language('odd')"
+    done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, check=False)
+    assert "PluginError: language 'odd' (sys:exit of other) tried to end the process" in done.stderr
+
+
+def test_language_of_another_package_needs_nothing_here(needs_bubblewrap: None, shell: Language) -> None:
     attempts = {
         "passed": shell.run("f() { echo $(($1 + 1)); }", '[ "$(f 1)" = 2 ]'),
         "failed": shell.run("f() { echo no; echo why >&2; }", "f; exit 3"),

@@ -43,7 +43,7 @@ from kdtool._plugins.distributions import (
 )
 from kdtool._store.files import open_regular
 from kdtool._text.names import did_you_mean
-from kdtool._text.terminal import print_line
+from kdtool._text.terminal import escape_controls, print_line
 
 if TYPE_CHECKING:
     from kdtool._contract.component import Component
@@ -71,9 +71,9 @@ _KINDS = {group: kind for kind, group in GROUPS.items()}
 def _all_entries() -> dict[str, dict[str, list[Entry]]]:
     found: dict[str, dict[str, list[Entry]]] = {}
     for point in sorted(points(), key=lambda point: (point.name, origin_of(point.dist).name)):
-        kind, origin = _KINDS.get(point.group, point.group), origin_of(point.dist)
-        entry = Entry(kind, point.name, point.value, origin.name, origin.version, point)
-        found.setdefault(kind, {}).setdefault(point.name, []).append(entry)
+        kind, name, origin = _KINDS.get(point.group, point.group), escape_controls(point.name), origin_of(point.dist)
+        entry = Entry(kind, name, point.value, origin.name, origin.version, point)
+        found.setdefault(kind, {}).setdefault(name, []).append(entry)
     return found
 
 
@@ -104,7 +104,7 @@ def load_plugin(group: str, name: str) -> Any:
 
 
 def call_plugin(group: str, name: str, *arguments: Any, **named: Any) -> Any:
-    """Call what `load_plugin` returns.
+    """Call what `load_plugin` returns with these arguments, and return the result. Since 0.1.
 
     Raises:
         PluginError: it failed other than by an error of `kdtool._errors`, or tried to end the process.

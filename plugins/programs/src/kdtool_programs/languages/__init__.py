@@ -56,10 +56,10 @@ def language(name: str) -> Language:
 
     Raises:
         UsageError: no installed package brings it.
-        PluginError: several do, or it cannot be imported.
+        PluginError: several do, or it cannot be imported or constructed.
         SandboxError: its toolchain is not on this machine.
     """
-    made = kdtool.load_plugin(GROUP, name)()
+    made = kdtool.call_plugin(GROUP, name)
     if not isinstance(made, Language):
         raise kdtool.PluginError(f"language {name!r} is not a kdtool_programs.Language, but {type(made).__name__}")
     if missing := made.missing():
