@@ -55,7 +55,7 @@ def test_a_task_of_skypilot_resumes_on_spot_machines(recipe: Path, capsys: pytes
     assert task["resources"]["accelerators"] == "L4:1"
     assert task["resources"]["use_spot"] is True
     assert task["file_mounts"]["/kdtool"]["mode"] == "MOUNT_CACHED"
-    assert task["run"].endswith("run small.yaml --out /kdtool/runs --store /kdtool/store --set train.steps=2\n")
+    assert task["run"].endswith("run ./small.yaml --out /kdtool/runs --store /kdtool/store --set train.steps=2\n")
     assert "secrets" not in task
     names = {"small.yaml", "toy.py", "wheels", "task.yaml", ".gitignore", ".skyignore"}
     assert (victim.read_bytes(), {path.name for path in folder.iterdir()}) == (b"", names)
@@ -114,7 +114,7 @@ def test_keys_are_named_but_never_written(
     monkeypatch.setenv("THEIR_API_KEY", "sk-not-in-a-file")
     assert call(["cloud", str(recipe), *service, "--secret", "THEIR_API_KEY"]) == 0
     shown = capsys.readouterr().out
-    assert "THEIR_API_KEY" in _command(shown)
+    assert _command(shown)[-2].partition("=")[2] == "THEIR_API_KEY"
     files = [path for path in Path("cloud").rglob("*") if path.is_file()]
     assert not [path for path in files if b"sk-not-in-a-file" in path.read_bytes()]
     assert "sk-not-in-a-file" not in shown
@@ -205,11 +205,12 @@ def test_values_are_quoted_as_their_file_needs(value: str, tmp_path: Path) -> No
     (tmp_path / "wheels").mkdir()
     head = ("time\u2028import os\rname: x\nexit()",)
     needs = {"memory": {"peak": 1e9}, "disk_bytes": 1e9, "seconds": 1, "waiting_seconds": 0}
-    for bucket in ("s3://you", "hf://buckets/you/kdtool"):
+    for bucket in ("s3://2026-11-30", "hf://buckets/you/kdtool"):
         Job("toy", bucket, "T4", needs, ["run", value], ["HF_TOKEN"], head).write(tmp_path, ["x>=1"])
     task = yaml.safe_load((tmp_path / "task.yaml").read_text(encoding="utf-8"))
     assert shlex.split(task["run"])[-2:] == ["run", value]
     assert (task["name"], task["secrets"], task["workdir"]) == ("toy", {"HF_TOKEN": None}, ".")
+    assert task["file_mounts"]["/kdtool"]["name"] == "2026-11-30"
     job = ast.parse((tmp_path / "job.py").read_text(encoding="utf-8"))
     assert [ast.literal_eval(node.value) for node in job.body if isinstance(node, ast.Assign)] == [["run", value]]
     assert len(job.body) == 4

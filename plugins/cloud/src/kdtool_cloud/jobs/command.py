@@ -71,7 +71,7 @@ class Job(NamedTuple):
             gpu=self.gpu,
             memory=max(8, ceil(self.needs["memory"]["peak"] / 1e9)),
             disk=60 + ceil(self.needs["disk_bytes"] / 1e9),  # GB; 60 for the system, Python and torch with CUDA
-            bucket=bucket,
+            bucket=_yaml(bucket).strip(),
             store="gcs" if scheme == "gs" else scheme,
             secrets=yaml.safe_dump({"secrets": dict.fromkeys(self.secrets)}) if self.secrets else "",
             requirements=shlex.join(requirements),
@@ -84,14 +84,13 @@ class Job(NamedTuple):
     def start(self) -> list[str]:
         """Return the command that starts the job from the bundle, or resumes the run; it ends with the job's file."""
         if not self.bucket.startswith("hf:"):
-            secrets = [word for name in self.secrets for word in ("--secret", name)]
+            secrets = (f"--secret={name}" for name in self.secrets)
             return ["sky", "jobs", "launch", "--name", self.name, *secrets, "task.yaml"]
         # The machine is given back after this time; the service's own limit is 30 minutes.
         hours = 2 + ceil((2 * self.needs["seconds"] + self.needs["waiting_seconds"]) / 3600)
         machine = f"--python 3.12 --volume .:/bundle --volume {self.bucket}:/kdtool"
-        secrets = [word for name in self.secrets for word in ("--secrets", name)]
-        options = ["--name", self.name, "--flavor", self.gpu, "--timeout", f"{hours}h", *machine.split(), *secrets]
-        return ["hf", "jobs", "uv", "run", *options, "job.py"]
+        options = ["--name", self.name, "--flavor", self.gpu, "--timeout", f"{hours}h", *machine.split()]
+        return ["hf", "jobs", "uv", "run", *options, *(f"--secrets={name}" for name in self.secrets), "job.py"]
 
 
 @click.command("cloud")
@@ -141,7 +140,7 @@ def cloud(
         gpu, report = forecast(recipe, settings, gpu, [*GPUS[service]])
     name, ahead, keys = report["name"], report["forecast"], report["variables"].values()
     lines = list(estimate(gpu, ahead, price))
-    arguments = ["run", recipe.name, "--out", "/kdtool/runs", "--store", "/kdtool/store"]
+    arguments = ["run", f"./{recipe.name}", "--out", "/kdtool/runs", "--store", "/kdtool/store"]
     arguments += ["--no-sandbox"] * no_sandbox
     arguments += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     job = Job(name, address, GPUS[service][gpu], ahead, arguments, [*dict.fromkeys([*keys, *secrets])], lines)
