@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, Literal
@@ -77,7 +78,7 @@ class RayExecutor(kdtool.Executor):
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
 
-        address = self.config.address
+        address, stop = self.config.address, signal.getsignal(signal.SIGTERM)
         variables = {name: os.environ[name] for name in ("HF_HOME", "HF_HUB_OFFLINE") if name in os.environ}
         try:
             _knock(address)
@@ -95,6 +96,9 @@ class RayExecutor(kdtool.Executor):
                 "`ray start --head`, or set `executor.address: local`; if the cluster uses a token, set RAY_AUTH_MODE=token "
                 "and copy ~/.ray/auth_token from its head"
             ) from error
+        finally:
+            with suppress(ValueError):  # in another thread than the main one, in which Ray sets its own handler, too
+                signal.signal(signal.SIGTERM, stop)
         return ray
 
     def _options(self, task: kdtool.Task) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -45,7 +46,7 @@ def test_an_address_without_a_cluster_is_refused(tmp_path: Path) -> None:
 
 
 def test_resources_are_those_of_the_settings_and_the_estimate(address: str, tmp_path: Path) -> None:
-    lines: list[str] = []
+    lines, stop = list[str](), signal.getsignal(signal.SIGTERM)
     executor = RayExecutor(RayExecutor.Config(address=address, cores=8, processes=4, machines=1, gpus=0.5))
     options = executor._options(kdtool.Task("phases/x", "training of x", tmp_path, memory=10**9, divisible=True))
     assert (options["num_cpus"], options["num_gpus"], options["memory"]) == (32, 2.0, 4 * 10**9)
@@ -57,4 +58,5 @@ def test_resources_are_those_of_the_settings_and_the_estimate(address: str, tmp_
     executor._warn_if_impossible(make_run(tmp_path, say=lines.append), kdtool.Task("rows", "rows", tmp_path), small, 2)
     executor._warn_if_impossible(make_run(tmp_path, say=lines.append), kdtool.Task("rows", "rows", tmp_path), small, 3)
     assert [line[:52] for line in lines[1:]] == ["rows waits for 3 machines, each with 1 cores, 0 GPUs"]
+    assert signal.getsignal(signal.SIGTERM) is stop, "SIGTERM interrupts the run as Ctrl-C does"
     executor.kdtool_close()
