@@ -296,7 +296,7 @@ def resolve(source: str | Path) -> Path | str:
                 )
             held = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
             raise kdtool.UsageError(
-                f"{path} is not a model folder: it has no config.json, only {held}; give a saved model"
+                f"{path} is not a model folder: its config.json is missing or not a file, it has {held}; give a saved model"
             )
         return path
     if path.is_file():

@@ -70,12 +70,9 @@ def _section(card: str, heading: str) -> str:
 
 def test_the_front_matter_is_read_by_the_hub_s_own_library(tmp_path: Path) -> None:
     data = _data(_complete(tmp_path))
-    assert data.library_name == "transformers"
-    assert data.language == "code"
-    assert data.tags is not None
-    assert {"code", "safetensors"} <= {*data.tags}
-    assert data.eval_results is not None
-    found = {one.metric_type: one for one in data.eval_results}
+    assert (data.library_name, data.language) == ("transformers", "code")
+    assert {"code", "safetensors"} <= {*(data.tags or ())}
+    found = {one.metric_type: one for one in data.eval_results or ()}
     assert found["perplexity"].metric_value == pytest.approx(5 + len("safetensors-seed0") / 7)
     assert (found["perplexity"].metric_args or {})["low"] < found["perplexity"].metric_value
     assert not any(name in found for name in ("decode-speed", "memorised"))
@@ -104,8 +101,7 @@ def test_a_benchmark_has_its_data_set_interval_and_percent_of_the_teacher(tmp_pa
 
     card = _complete(tmp_path, change)
     (row,) = [line for line in card.splitlines() if line.startswith("| humaneval.pass@1")]
-    assert "0.5 (0.4 to 0.6)" in row
-    assert "83.0 % (70.0 % to 95.0 %)" in row
+    assert {"0.5 (0.4 to 0.6)", "83.0 % (70.0 % to 95.0 %)"} <= {part.strip() for part in row.split("|")}
     index = safe_load(card.split("---\n")[1])["model-index"]
     _, found = model_index_to_eval_results(index)
     own = next(one for one in found if one.metric_type == "pass@1")
@@ -145,10 +141,8 @@ def test_a_model_that_was_not_measured_itself_has_no_column(tmp_path: Path) -> N
 
 def test_sizes_and_speeds_stand_for_each_file(tmp_path: Path) -> None:
     results = make_results(tmp_path)
-    folder, file = (
-        _artifact(tmp_path),
-        _artifact(tmp_path, path=tmp_path / "a-q4_k_m.gguf", format="gguf", quantisation="q4_k_m"),
-    )
+    folder = _artifact(tmp_path)
+    file = _artifact(tmp_path, path=tmp_path / "a-q4_k_m.gguf", format="gguf", quantisation="q4_k_m")
     section = _section(build_card(results, [CardFile(folder, "."), CardFile(file, "a-q4_k_m.gguf")]), "Files")
     assert "| this folder | safetensors | – | 1.23 MB | 42 |" in section
     assert "| `a-q4_k_m.gguf` | gguf | q4_k_m | 1.23 MB | – |" in section
@@ -156,9 +150,10 @@ def test_sizes_and_speeds_stand_for_each_file(tmp_path: Path) -> None:
 
 def test_any_text_stays_where_it_belongs(tmp_path: Path) -> None:
     results = make_results(tmp_path, lambda text: f"{text} | a\n# b ```` c")
-    artifact = _artifact(tmp_path)
-    artifact.path.mkdir()
-    section = _section(complete_card(results, artifact), "Measurements")
+    named = {"languages": {"py\n## Injected <script>": 1}, "rejected": {"length": {"\n## Injected": 1}}}
+    card = _complete(tmp_path, lambda _: replace(results, data={**results.data, **named}))
+    assert not re.search(r"^## Injected|<script", card, re.MULTILINE)
+    section = _section(card, "Measurements")
     table = [line for line in section.splitlines() if line.startswith("| ")]
     assert len({line.replace("\\|", "").count("|") for line in table}) == 1
     fenced = section.split("```json\n")[1].split("\n```\n")[0]
@@ -173,10 +168,7 @@ def test_keys_and_folders_of_the_machine_are_not_shown(tmp_path: Path) -> None:
         return replace(results, recipe={**results.recipe, **private}, components=(one,))
 
     card = _complete(tmp_path, change)
-    assert "/home/me" not in card
-    assert "hf_aaa" not in card
-    assert "C:\\me" not in card
-    assert str(tmp_path) not in card
+    assert not [text for text in ("/home/me", "hf_aaa", "C:\\me", str(tmp_path)) if text in card]
     assert "model: teacher" in card
 
 
@@ -210,10 +202,9 @@ def test_a_gguf_file_has_lines_for_llama_cpp_and_ollama(tmp_path: Path) -> None:
     card = complete_card(results, artifact)
     assert "llama-server -m small-q8_0.gguf\n" in card
     assert "ollama create small-q8_0 -f Modelfile" in card
-    assert modelfile(results, CardFile(artifact, path.name)) in card
-    assert modelfile(results, CardFile(artifact, path.name)).startswith(
-        "FROM ./small-q8_0.gguf\nPARAMETER num_ctx 2048\n"
-    )
+    lines = modelfile(results, CardFile(artifact, path.name))
+    assert lines.startswith("FROM ./small-q8_0.gguf\nPARAMETER num_ctx 2048\n")
+    assert lines in card
 
 
 def test_the_model_before_training_is_a_column_before_the_teacher(tmp_path: Path) -> None:
@@ -236,11 +227,11 @@ PARAMETER stop "<fim_middle>"
 '''
 
 
-def _written(folder: Path, *, fim: bool = True, template: str = "", kind: str = "gpt2") -> str:
+def _written(folder: Path, *, fim: bool = True, template: str = "", kind: str = "gpt2", token: str = TOKENS[2]) -> str:
     path = folder / "small.gguf"
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_tokenizer_model(kind)
-    writer.add_token_list(TOKENS)
+    writer.add_token_list([*TOKENS[:2], token, *TOKENS[3:]])
     writer.add_eos_token_id(1)
     if fim:
         for number, part in enumerate(("pre", "suf", "mid"), 2):
@@ -261,9 +252,13 @@ def test_a_model_with_fim_tokens_is_asked_for_the_text_in_a_gap(tmp_path: Path) 
     assert _written(tmp_path, fim=False) == first
 
 
-def test_a_chat_template_of_the_file_stays(tmp_path: Path) -> None:
-    assert "TEMPLATE" not in _written(tmp_path, template="{{ messages }}")
+INJECTION = '"""\nADAPTER ./key\n"""'
 
 
-def test_tokens_of_sentencepiece_are_not_spelled(tmp_path: Path) -> None:
-    assert "TEMPLATE" not in _written(tmp_path, kind="llama")
+@pytest.mark.parametrize(
+    "changes", [{"template": "{{ messages }}"}, {"kind": "llama"}, {"token": INJECTION}, {"token": "{{ .System }}"}]
+)
+def test_a_chat_template_and_tokens_that_cannot_be_spelled_are_not_replaced(
+    changes: dict[str, str], tmp_path: Path
+) -> None:
+    assert not re.search("TEMPLATE|ADAPTER", _written(tmp_path, **changes))  # type: ignore[arg-type]

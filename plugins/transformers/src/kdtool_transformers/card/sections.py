@@ -12,12 +12,12 @@ from typing import Any
 import kdtool
 
 from kdtool_transformers.card.metadata import hub_names
-from kdtool_transformers.card.tables import RISK, is_of, machine, number, percent, public, size, table
+from kdtool_transformers.card.tables import RISK, is_of, machine, number, percent, plain, public, size, table
 
 
 def intended_use(results: kdtool.Results) -> Iterator[str]:
     """Yield lines on the use that the student is made for."""
-    languages = ", ".join(results.data.get("languages", {})) or "the languages of its training text"
+    languages = ", ".join(map(plain, results.data.get("languages", {}))) or "the languages of its training text"
     yield f"Completion and generation of source code ({languages}) with a small model on your own hardware: in an"
     yield "editor, as the draft model of speculative decoding, or as the start of further training."
     yield ""
@@ -49,11 +49,10 @@ def limits(results: kdtool.Results) -> Iterator[str]:
 def _bias(results: kdtool.Results) -> Iterator[str]:
     """Yield the shares of languages and sources in the text, largest first."""
     for key in ("languages", "sources"):
-        counts = {name or "unknown": count for name, count in results.data.get(key, {}).items()}
-        total = sum(counts.values())
-        if total:
+        counts = results.data.get(key, {})
+        if total := sum(counts.values()):
             largest = sorted(counts.items(), key=lambda item: -item[1])[:6]
-            shares = ", ".join(f"{name} {percent(count / total)}" for name, count in largest)
+            shares = ", ".join(f"{plain(name)} {percent(count / total)}" for name, count in largest)
             yield f"- The training and test text leans to these {key}, by number of documents: {shares}."
 
 
@@ -77,8 +76,7 @@ def recipe(results: kdtool.Results) -> Iterator[str]:
         parameters = number(facts.parameters) if facts else "–"
         rows.append([f"`{maker.name}`", model, parameters, _transfer(terms.get(maker.name))])
     yield table(["component", "model", "parameters", "licence and transfer"], rows)
-    yield from ("", *_phases(results))
-    yield from ("", table(["setting", "value"], list(_hyperparameters(results))))
+    yield from ("", *_phases(results), "", table(["setting", "value"], list(_hyperparameters(results))))
     yield from ("", "<details><summary>The whole recipe</summary>", "", "```yaml")
     yield yaml.safe_dump(public(results.recipe), sort_keys=False, allow_unicode=True).rstrip().replace("```", "'''")
     yield from ("```", "", "</details>")
@@ -132,14 +130,8 @@ def data(results: kdtool.Results) -> Iterator[str]:
     """Yield the corpora with licences and languages, the splits, and what filters rejected."""
     facts = results.data
     rows = [
-        [
-            f"`{name}`",
-            f"{corpus['documents']:,}",
-            size(corpus["bytes"]),
-            _counts(corpus["licences"]),
-            _counts(corpus["languages"]),
-        ]
-        for name, corpus in facts.get("corpora", {}).items()
+        [f"`{name}`", f"{its['documents']:,}", size(its["bytes"]), _counts(its["licences"]), _counts(its["languages"])]
+        for name, its in facts.get("corpora", {}).items()
     ]
     yield table(["corpus", "documents", "size", "licences (documents)", "languages (documents)"], rows)
     splits = ", ".join(f"{name} {split['documents']:,}" for name, split in facts.get("splits", {}).items())
@@ -147,13 +139,12 @@ def data(results: kdtool.Results) -> Iterator[str]:
         yield f"\nDocuments by split: {splits}. A document is in one split only."
     for filter_, reasons in facts.get("rejected", {}).items():
         yield f"\nRejected by `{filter_}`: {_counts(reasons)}."
-    unknown = {name: count for name, count in facts.get("licences", {}).items() if name in ("", "unknown")}
-    if unknown:
+    if unknown := {name: count for name, count in facts.get("licences", {}).items() if name in ("", "unknown")}:
         yield f"\nThe licence of {sum(unknown.values()):,} documents is not known."
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name or 'unknown'} {count:,}" for name, count in counts.items()) or "–"
+    return ", ".join(f"{plain(name)} {count:,}" for name, count in counts.items()) or "–"
 
 
 def citation(results: kdtool.Results, title: str, repository: str) -> Iterator[str]:

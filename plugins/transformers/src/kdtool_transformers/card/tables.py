@@ -190,6 +190,11 @@ def cell(value: object) -> str:
     return str(value).partition("\n")[0].replace("|", "\\|")
 
 
+def plain(name: str) -> str:
+    """Return a name that a dataset's column contains, without markup; "unknown" if it is empty."""
+    return re.sub(r"[\s<>`|\[\]]+", " ", name) or "unknown"
+
+
 def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
     """Return a table in Markdown; "" without rows."""
     if not rows:

@@ -92,7 +92,8 @@ def _gap_lines(path: Path) -> Iterator[str]:
 
     def token(name: str) -> str:
         field = fields.get(f"tokenizer.ggml.{name}_token_id")
-        return fields["tokenizer.ggml.tokens"].contents(int(field.contents())) if field else ""
+        text = fields["tokenizer.ggml.tokens"].contents(int(field.contents())) if field else ""
+        return "" if re.search(r'["\n]|{{|}}', text) else text  # Ollama has no escapes
 
     prefix, suffix, middle = (token(f"fim_{part}") for part in ("pre", "suf", "mid"))
     byte_level = "tokenizer.ggml.model" in fields and fields["tokenizer.ggml.model"].contents() == "gpt2"
@@ -100,6 +101,5 @@ def _gap_lines(path: Path) -> Iterator[str]:
         return
     gap = f"{prefix}{{{{ .Prompt }}}}{suffix}{{{{ .Suffix }}}}{middle}"
     yield f'TEMPLATE """{{{{ if .Suffix }}}}{gap}{{{{ else }}}}{{{{ .Prompt }}}}{{{{ end }}}}"""'
-    for end in dict.fromkeys([token("eos"), token("eot"), prefix, suffix, middle]):
-        if end and '"' not in end:
-            yield f'PARAMETER stop "{end}"'
+    ends = dict.fromkeys([token("eos"), token("eot"), prefix, suffix, middle])
+    yield from (f'PARAMETER stop "{end}"' for end in ends if end)
