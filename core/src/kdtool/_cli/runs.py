@@ -60,7 +60,7 @@ def print_results(results: Results, out: str, *, every: bool = False) -> None:
     compared = differences(results.comparisons, [results.values]) if every and not results.arms else []
     say(verdict(results.outcome, judge(results.comparisons, trained=bool(results.arms))))
     say("".join(f"\n{note}\n" for note in (results.verdict, *results.notes) if every))
-    for part in (value_table(by_arm(shown), results.measurements), *compared):
+    for part in (*([value_table(by_arm(shown), results.measurements)] if shown else []), *compared):
         say(part, "\n")
     for needed in results.requirements:
         met = "✓ met" if needed.met else style("✗ missed", fg="red")
