@@ -222,11 +222,11 @@ TEXTS = st.text(st.characters(codec="ascii", exclude_categories=["C"]))
 PLAIN = st.none() | st.booleans() | st.integers(-99, 99)
 
 
-@given(st.recursive(PLAIN | TEXTS, lambda inner: st.lists(inner, max_size=3), max_leaves=4))
-def test_a_proposed_option_is_read_as_the_setting_that_it_stands_for(value: Any) -> None:
-    command = f"    kdtool run r.yaml {_options({'student.source': value}, {'seeds': '[0, 1]'})}"
+@given(st.recursive(PLAIN | TEXTS, lambda inner: st.lists(inner), max_leaves=4), st.sampled_from(["hf", "kdtool"]))
+def test_a_proposed_option_is_read_as_the_setting_that_it_stands_for(value: Any, program: str) -> None:
+    command = f"    {program} run r.yaml {_options({'student.source': value}, {'seeds': '[0, 1]'})}"
     *others, option = shlex.split(terminal.wrap(command, 20).replace("\\\n", ""))
-    assert others == ["kdtool", "run", "r.yaml", "--set", "seeds=[0, 1]", "--set"]
+    assert others == [program, "run", "r.yaml", "--set", "seeds=[0, 1]", "--set"]
     key, _, written = option.partition("=")
     assert (key, read_scalar(written)) == ("student.source", value)
 

@@ -219,6 +219,8 @@ class CommandConformance(OfferedConformance):
     def test_its_options_and_arguments_are_explained(self) -> None:
         for command in _with_subcommands(self.command):
             assert command.help, f"the command {command.name} has no docstring"
+            shown = command.get_help(click.Context(command, terminal_width=60)).splitlines()
+            assert all(len(line) <= 60 for line in shown), f"the help of {command.name} is wider than 60 columns"
             for parameter in command.params:
                 if isinstance(parameter, click.Option):
                     assert parameter.help or parameter.hidden, f"option {parameter.opts} has no help"

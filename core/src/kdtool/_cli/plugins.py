@@ -49,7 +49,7 @@ def plugins() -> None:
 @json_option
 @click.pass_context
 def list_plugins(context: click.Context, word: str, kind: str | None, as_json: bool) -> None:
-    """List the installed plugins by kind, without importing any.
+    """List the installed plugins by kind.
 
     WORD is a part of their names or descriptions. In a terminal, lines are cut to its width; `kdtool plugins show NAME` has
     the rest, and the package.
@@ -92,7 +92,7 @@ def _row(entry: Entry, commands: Collection[str], *, twice: bool) -> dict[str, s
 @plugins.command()
 @click.pass_context
 def check(context: click.Context) -> None:
-    """Import every installed plugin, and name those that cannot be used and why (exit code 1)."""
+    """Import every plugin, and name failures. Exit code 1 after one."""
     from kdtool._assembly.json_schema import class_and_settings
 
     failed, count = 0, 0
@@ -115,7 +115,7 @@ def check(context: click.Context) -> None:
 @click.argument("name")
 @click.option("--kind", help="The kind, where several have a plugin of this name.")
 def show(name: str, kind: str | None) -> None:
-    """Show a plugin: its purpose, origin, settings, and a line for a recipe."""
+    """Show purpose and settings of a plugin. Its origin and a line for a recipe, too."""
     from inspect import getdoc
 
     from kdtool._assembly.json_schema import class_and_settings, settings_in

@@ -225,10 +225,10 @@ def report(run: str, out: str, use: str | None) -> None:
 @store_option
 @json_option
 def list_runs(pattern: str, out: str, store: str | None, as_json: bool) -> None:
-    """List the runs in the folder for runs, and those elsewhere that use the same store, the latest first.
+    """List runs, the latest first.
 
-    PATTERN is a part of their names, or a pattern such as 'quick*'. Other commands accept the names as listed, such as
-    'quickstart-sweep/layers-8'; they find a run elsewhere by its folder.
+    They are in the folder for runs, or use the same store. PATTERN is a part of their names, or a pattern such as 'quick*'.
+    Other commands accept names as listed, such as 'quickstart-sweep/layers-8', and a run elsewhere by its folder.
     """
     from kdtool._api import runs as find_runs
     from kdtool._store.shared import store_folder
@@ -278,4 +278,4 @@ def clean(store: str | None, yes: bool) -> None:
     elif yes:
         say(f"Freed {freed} {total}.")
     else:
-        say(f"{freed} {total}. To free them: kdtool clean{f' --store {folder}' if store else ''} --yes")
+        say(f"{freed} {total}. To free them:\n    kdtool clean{f' --store {folder}' if store else ''} --yes")

@@ -49,7 +49,7 @@ def fill(text: str, width: int, indent: str = "") -> list[str]:
 
     A shell still reads a command that is on a separate line, after four spaces, as one.
     """
-    is_command = text.startswith("    kdtool ")
+    is_command = re.match(" {4}(aws|cd|gcloud|hf|kdtool|wandb) ", text)
     lines, end = [""], " \\" if is_command else ""
     for spaces, piece in (_ARGUMENTS if is_command else _PIECES).findall(text):
         longer = f"{lines[-1]}{spaces}{piece}"

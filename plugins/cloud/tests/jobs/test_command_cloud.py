@@ -31,8 +31,7 @@ class TestCloud(CommandConformance):
 
 def _command(shown: str) -> list[str]:
     """Return the words of the command that starts the job."""
-    (line,) = [line for line in shown.splitlines() if line.startswith("start")]
-    return line.partition(" && ")[2].split()
+    return next(line for line in shown.splitlines() if line.startswith("    cd ")).partition(" && ")[2].split()
 
 
 def _make_bundle(folder: Path, mark: str) -> Path:

@@ -407,8 +407,8 @@ def explain(source: str | Path, where: str | Path, offline: bool, part: str = ""
             ) from error
         if offline and not is_local and isinstance(error, OSError | ValueError | KeyError):
             raise kdtool.ServiceError(
-                f"{source} is neither a folder here nor in the local cache, and nothing is fetched now; fetch it first: "
-                f"hf download {source}"
+                f"{source} is neither a folder here nor in the local cache, and nothing is fetched now; fetch it first:\n"
+                f"    hf download {source}"
             ) from error
         if not is_local and _is_gated(error):
             raise kdtool.ServiceError(

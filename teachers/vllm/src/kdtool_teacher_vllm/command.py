@@ -51,9 +51,9 @@ def teacher() -> None:
 def serve(
     recipe: Path, settings: dict[str, str], name: str, number: int, states: Path | None, python: str, is_run: bool
 ) -> None:
-    """Print the commands that serve RECIPE's teacher, or run them.
+    """Print or run what serves RECIPE's teacher.
 
-    The first one starts vLLM with hidden states, the second one sends their files to other processes and machines. Copy the
+    The first command starts vLLM with hidden states, the second sends their files to other processes and machines. Copy the
     folder that PYTHONPATH names to the server's machine if it is another one; kdtool is not needed there. With `chosen:
     server` there is only the first, without hidden states.
 

@@ -42,13 +42,13 @@ def new(kind: str, name: str, licence: str, description: str, bare: bool) -> Non
 
     \b
     Its folder is kdtool-KIND-NAME.
-    KIND is corpus, filter, packer, teacher, cache, student, transform,
-    loss, weighting, trainer, optimizer, evaluator, exporter, executor,
-    tracker, reporter or command.
     NAME is what recipes will call the plugin.
 
+    KIND is corpus, filter, packer, teacher, cache, student, transform, loss, weighting, trainer, optimizer, evaluator,
+    exporter, executor, tracker, reporter or command.
+
     \b
-    Example:  kdtool new loss mine --description "Forward KL on rare tokens"
+    Example:  kdtool new loss mine --description "Rare tokens"
     """  # noqa: D301 - click reads backspaces
     _check(kind, name)
     answers = _answers(kind, name, licence, _sentence(description), bare=bare)

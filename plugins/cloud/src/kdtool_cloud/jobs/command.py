@@ -116,13 +116,13 @@ def cloud(
     to: str | None,
     launch: bool,
 ) -> None:
-    """Run a recipe on a rented GPU, by SkyPilot or Hugging Face Jobs.
+    """Run a recipe on a rented GPU, by SkyPilot or HF Jobs.
 
     Writes a folder with the recipe, wheels of the packages it needs, and the job, then prints the command that starts it.
     Nothing leaves this machine without --run. The same command resumes a run that was stopped.
 
     \b
-    Example:  kdtool cloud recipe.yaml --on sky --bucket s3://you
+    Example:  kdtool cloud my.yaml --on sky --bucket s3://you
     """  # noqa: D301 - click reads backspaces
     from kdtool_cloud.jobs.bundle import write_bundle
 
@@ -148,10 +148,9 @@ def cloud(
     with kdtool.waiting(f"writing {folder} …"):
         job.write(folder, write_bundle(recipe, report, folder))
     tool, *words = job.start()
-    start = f"start   cd {shlex.quote(str(folder))} && {shlex.join([tool, *words])}"
-    fetch = f"fetch   {_COPY[address.partition('://')[0]]} {shlex.quote(address + '/runs')} runs"
-    kdtool.say("\n".join(lines))
-    click.echo("\n".join([f"files   {folder}", start, fetch]))  # commands to paste are not wrapped
+    start = f"start\n    cd {shlex.quote(str(folder))} && {shlex.join([tool, *words])}"
+    fetch = f"fetch\n    {_COPY[address.partition('://')[0]]} {shlex.quote(address + '/runs')} runs"
+    kdtool.say("\n".join([*lines, f"files   {folder}", start, fetch]))
     if launch:
         program = shutil.which(tool)
         if program is None:

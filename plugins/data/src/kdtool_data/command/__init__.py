@@ -55,7 +55,7 @@ def _of_text(function: Callable[..., None]) -> Callable[..., None]:
 )
 @json_option
 def status(text: FoundText, cells: bool, unknown: bool, ledger: Path | None, as_json: bool) -> None:
-    """Show how far the generation of RECIPE is, also while another process runs it.
+    """Show how far the generation of RECIPE is. Another process may run it meanwhile.
 
     \b
     Example:  kdtool data status recipe.yaml --cells
@@ -89,11 +89,11 @@ def status(text: FoundText, cells: bool, unknown: bool, ledger: Path | None, as_
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace what is there.")
 def export(text: FoundText, target: Path, form: str, force: bool) -> None:
-    """Write the text of RECIPE to TARGET: a file, or a folder if it has several splits.
+    """Write the text of RECIPE to TARGET. That is a file, or a folder for several splits.
 
     \b
     Example:  kdtool data export recipe.yaml rows.jsonl
-              kdtool data export runs/mine my-data --format dataset
+              kdtool data export runs/my rows --format dataset
     """  # noqa: D301 - click reads backspaces
     from kdtool_data.command.formats import export as write
 
@@ -105,7 +105,7 @@ def export(text: FoundText, target: Path, form: str, force: bool) -> None:
 @_of_text
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
 def recover(text: FoundText, target: Path) -> None:
-    """Write the rows that an unfinished generation of RECIPE has accepted so far to TARGET, as JSON Lines.
+    """Write rows of an unfinished generation. Those accepted so far become JSON Lines in TARGET.
 
     \b
     Example:  kdtool data recover recipe.yaml so-far.jsonl
@@ -130,10 +130,10 @@ def recover(text: FoundText, target: Path) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the samples as JSON Lines.")
 def quarantine(text: FoundText, reason: str | None, samples: int, as_json: bool) -> None:
-    """Show the candidates of RECIPE that were rejected, by reason, with samples.
+    """Show rejected candidates by reason. Each reason has samples.
 
     \b
-    Example:  kdtool data quarantine recipe.yaml --reason syntax --samples 3
+    Example:  kdtool data quarantine recipe.yaml --samples 3
     """  # noqa: D301 - click reads backspaces
     from kdtool_data.command.progress import rejection_lines
 
@@ -163,7 +163,7 @@ for _subcommand in (status, export, recover, quarantine):
 
 @data.group()
 def signals() -> None:
-    """Inspect the teacher signals that a cache recorded."""
+    """Inspect the recorded teacher signals."""
 
 
 @signals.command()
@@ -190,7 +190,7 @@ def inspect(
     """Show the recorded signals of RECIPE, or of a run's folder: content, completeness and one row.
 
     \b
-    Example:  kdtool data signals inspect recipe.yaml --row 3 --verify
+    Example:  kdtool data signals inspect recipe.yaml --row 3
     """  # noqa: D301 - click reads backspaces
     from kdtool_data.command.lookup import find_signals
     from kdtool_data.command.recorded import read_recording, recording_lines, sample_lines, take_sample

@@ -89,7 +89,7 @@ def init(file: Path, agree: bool, yes: bool, force: bool, **given: str | None) -
     try:
         recipe = fit_recipe(draft_recipe(_name_of(file), answers), answers, agrees)
     except kdtool.KdtoolError:
-        kdtool.say(f"Nothing is written. The same answers again: {again}\n", err=True)
+        kdtool.say(f"Nothing is written. The same answers again:\n    {again}\n", err=True)
         raise
     _require_place(file, force=force)
     write_recipe(file, recipe_text(recipe, f"{again} --agree" if "terms_acknowledged" in recipe else again))
