@@ -112,6 +112,7 @@ def test_a_faulty_tracker_costs_one_line_and_no_event(short: dict[str, Any], pla
     done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stderr.splitlines() if line.startswith(WHO)] == [expected(place, what)]
+    assert ("waiting for trackers.faulty …" in done.stderr) == ((place, what) == ("kdtool_step_end", "hang"))
     assert set(Path("threads").read_text(encoding="utf-8").split()) == {"False"}
     log = [json.loads(line) for line in Path("runs/toy/events.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [line["report"]["step"] for line in log if line["event"] == "step_end"]

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from kdtool._contract.run_info import Owner, RunInfo
 from kdtool._errors import cause_of
 from kdtool._text.names import TRACKER_THREAD
+from kdtool._text.terminal import waiting
 
 LONGEST = 10_000
 """Events that may wait for a tracker. Progress is dropped where half as many wait."""
@@ -53,11 +54,11 @@ class TrackerThread:
         """Have the thread call a hook, and return at once."""
         if self._is_off or os.getpid() != self._process:  # a forked worker has no thread
             return
-        waiting = self._calls.qsize()
-        if waiting < (LONGEST // 2 if hook == "kdtool_progress" else LONGEST):
+        queued = self._calls.qsize()
+        if queued < (LONGEST // 2 if hook == "kdtool_progress" else LONGEST):
             self._put(partial(self._call, call, *args, **kwargs))
         elif hook != "kdtool_progress":
-            self._switch_off(f"has {waiting:,} unprocessed events")
+            self._switch_off(f"has {queued:,} unprocessed events")
             self._calls = SimpleQueue()  # frees the events while the thread is in a call
 
     def finish(self, deadline: float) -> None:
@@ -67,8 +68,10 @@ class TrackerThread:
             return
         done = threading.Event()
         self._put(done.set)
-        if not done.wait(max(0.0, deadline - time.monotonic())):
-            self._switch_off("did not finish in time")
+        if not done.wait(min(1.0, deadline - time.monotonic())):
+            with waiting(f"waiting for {self._owner.name} …"):
+                if not done.wait(max(0.0, deadline - time.monotonic())):
+                    self._switch_off("did not finish in time")
 
     def close(self, close: Callable[[], object]) -> None:
         """Close the tracker in its thread, and end the thread; one that hangs ends with the process."""

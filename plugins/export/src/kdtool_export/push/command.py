@@ -53,7 +53,7 @@ def push(
     token is read from HF_TOKEN or from `hf auth login`.
 
     \b
-    Example:  kdtool push quickstart --to you/quickstart-student --yes
+    Example:  kdtool push quickstart --to you/student --yes
     """  # noqa: D301 - click reads backspaces
     from kdtool_export.push.checks import check
     from kdtool_export.push.hub import upload
@@ -71,14 +71,14 @@ def push(
     if not yes:
         kdtool.say("nothing was uploaded; add --yes to publish", err=True)
         return
-    pushed = upload(publication, public=public, branch=branch, replace=replace)
+    with kdtool.waiting("publishing …"):
+        pushed = upload(publication, public=public, branch=branch, replace=replace)
     if as_json:
         done = {"url": pushed.url, "commit": pushed.commit, "changed": pushed.changed}
         click.echo(json.dumps({**_plain(publication, checks), **done}, indent=1))
     else:
-        kdtool.say(
-            f"{'published' if pushed.changed else 'nothing changed'}: {pushed.url} (commit {pushed.commit[:12]})"
-        )
+        outcome = "published" if pushed.changed else "nothing changed"
+        kdtool.say(f"{outcome}: {pushed.url} (commit {pushed.commit[:12]})")
 
 
 def _plain(publication: Publication, checks: list[Check]) -> dict[str, object]:
