@@ -41,6 +41,7 @@ PATTERNS = {
     "'a' for 'per'": r"\b(bytes?|tokens?|bits?|ms|[GMk]i?B|times|samples|rows|steps|dollars|requests|calls|once|one|\d) an? "
     r"(token|step|row|second|day|line|document|minute|hour|position|word|file|item|task|call|request|process|rank)\b",
     "two words for 'dataset'": r"\b[Dd]ata sets?\b",
+    "a verb that is wrong after 1": r"№ (?!of )([\w'-]+ ){1,5}(are|were|have|need|lack|differ|share)\b",
     "merge marker": r"<{7} \w",
 }
 # Sent to models as they are: other words would change answers.
@@ -81,7 +82,7 @@ def strings(tree: ast.AST) -> Iterator[tuple[int, str]]:
     expressions = [node for node in ast.walk(tree) if isinstance(node, ast.expr)]
     for node in expressions:
         if isinstance(node, ast.JoinedStr):
-            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in node.values)
+            text = "".join(str(part.value) if isinstance(part, ast.Constant) else shown(part) for part in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
             text = node.value
         else:
@@ -89,6 +90,12 @@ def strings(tree: ast.AST) -> Iterator[tuple[int, str]]:
         if len(text.split()) >= 3:
             for paragraph in filter(str.strip, re.split(r"\n\s*\n|\n\s*- ", text)):
                 yield node.lineno + text.partition(paragraph)[0].count("\n"), " ".join(paragraph.split())
+
+
+def shown(part: ast.expr) -> str:
+    """Return № for a number in an f-string, which is counted or has a comma, and X for anything else."""
+    counted = re.match(r"f'\{(?:(?:len|sum|(?:kdtool\.)?(count_of))\(.*|.*:,)\}'", ast.unparse(ast.JoinedStr([part])))
+    return "X" if not counted else "№ thing" if counted[1] else "№"
 
 
 def find(path: Path) -> Iterator[tuple[str, str, str]]:

@@ -155,9 +155,9 @@ def test_the_small_recipe_for_instruction_data_shows_money_and_rejections(
     asking_instead = (bill + round(training * 10**12)) / (bill / len(server.bodies))
     assert int(requests.replace("\u202f", "")) == pytest.approx(asking_instead, abs=1)
     said = "".join(capsys.readouterr())
-    assert re.search(r"claude: \d+ new answers at .* tokens/min; .* spent in all and .* reserved, of \$1.00", said)
+    assert re.search(r"claude: \d+ new answers? at .* tokens/min; .* spent in all and .* reserved, of \$1.00", said)
     unknown = kdtool.check(recipe, settings, store=results.stages[0].path.parents[1])["forecast"]["unknown"]
-    assert any("text: all 24 answers are stored" in line for line in unknown), (
+    assert any("text: nothing to pay, with 24 stored answers" in line for line in unknown), (
         "the forecast makes the run's own requests"
     )
 
@@ -229,9 +229,9 @@ def test_a_plan_sends_nothing_and_needs_no_key(
 def test_check_warns_of_a_small_budget(planned: str, capsys: pytest.CaptureFixture[str]) -> None:
     price = kdtool.check(planned)["forecast"]["picodollars"]
     assert "warning" not in capsys.readouterr().err
-    most = "30 of 48 requests, the most after rejections: the run may stop there; raise budget_usd to continue"
+    most = "30 of 48 requests, the most after rejections: the run may stop; raise budget_usd to continue"
     for budget, words in (
-        (0.5, "pay for 6 of 12 requests: the run would stop there; raise budget_usd, or ask for less"),
+        (0.5, "pay for 6 of 12 requests: the run would stop; raise budget_usd, or ask for less"),
         (2.5, f"pay for {most}"),
         (4.0, ""),
     ):

@@ -183,7 +183,7 @@ def test_a_leaked_solution_is_reported_and_then_removed(
     leaked = kdtool.run(recipe)
     own = dict.fromkeys(("student", "control", "student-safetensors"), 1 / 164)
     assert values(leaked, "contamination.humaneval") == pytest.approx(own)
-    told = "1 of 164 problems of humaneval share words or code with the training text, in 1 of 10 documents"
+    told = "1 of 164 problems of humaneval found in the training text, by words or code, in 1 of 10 documents"
     assert f"{told}: {COPIED}" in capsys.readouterr().err
     assert "contamination" not in leaked.verdict, "it tells nothing of one model against another"
     assert "make_palindrome" in trained_text(leaked)

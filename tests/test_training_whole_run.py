@@ -83,7 +83,7 @@ def test_a_recipe_distils_and_then_prefers_and_the_next_one_prefers_against_what
     preferring: dict[str, Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     results = kdtool.run(preferring)
-    assert "1 of 25 are without the beginning of their prompt" in "".join(capfd.readouterr()) + str(results.notes)
+    assert "1 of 25 without the beginning of their prompt" in "".join(capfd.readouterr()) + str(results.notes)
     found = of_term(results, "preference")
     assert sum(found[-4:]) < 0.7 * sum(found[:4])
     student, phase = str(results.arms[0].artifacts[0].path), preferring["train"]["prefer"]
@@ -133,7 +133,7 @@ def test_contrastive_learns_from_both_kinds_of_text_and_the_control_from_the_cor
     student, control = results.arms
     (note,) = [note for note in student.phases["train"].notes if note.startswith("on_policy: ")]
     own = int(note.split()[1])
-    assert f"{own} of 12 micro-batches were on-policy" in note
+    assert f"{own} of 12 micro-batches on-policy" in note
     assert 0 < own < 12
     assert len(generated) == 1 + own, "the control writes nothing, and before the first step the student was tried once"
     assert max(length for _, lengths in generated for length in lengths) <= 12
@@ -189,7 +189,7 @@ def test_texts_longer_than_the_prompts_are_trained_on(
         kdtool.run(on_policy, {"trainer.on_policy.fraction": 0.5})
     with pytest.raises(kdtool.KdtoolError, match="no rows"):
         kdtool.run(on_policy, {"rows.room": 0})
-    assert "48 prompts without answers, such as" in capsys.readouterr().err
+    assert "left out 48 prompts without an answer, such as" in capsys.readouterr().err
 
 
 WATCHED = "perplexity.bits-per-byte"

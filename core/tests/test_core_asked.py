@@ -120,13 +120,13 @@ def test_nothing_is_asked_again_because_something_else_changed(
     counted: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kdtool.run(counted)
-    assert "are there already" not in "".join(capsys.readouterr())
+    assert "reused: not asked" not in "".join(capsys.readouterr())
     assert asked() == ["one", "two"]
     for number, changed in enumerate(changes(counted)):
         results = kdtool.run({**changed, "name": f"changed{number}"})
         assert not {stage.name: stage.reused for stage in results.stages}["text"]
         assert asked() == []
-        assert "2 answers of teacher are there already and are not asked for again" in "".join(capsys.readouterr())
+        assert "2 answers of teacher reused: not asked for again" in "".join(capsys.readouterr())
     kdtool.run(counted, {"teacher.word": "nay"})
     assert asked() == ["one", "two"]
 
@@ -181,7 +181,7 @@ def test_a_changed_answer_is_named_and_asked_again_and_a_damaged_file_is_an_erro
     kdtool.run(filtered)
     assert len(asked()) == 1
     said = "".join(capsys.readouterr())
-    assert "1 answers of teacher in answers.sqlite were changed on disk and are asked for again" in said
+    assert "1 answer of teacher in answers.sqlite changed on disk: asking again" in said
     kdtool.run({**mixed, "name": "again"})
     assert asked() == [], "the answer was stored in place of the changed one"
     file.write_bytes(b"no database" * 100)

@@ -199,8 +199,8 @@ def test_problems_in_the_training_text_are_counted_and_named(tmp_path: Path) -> 
     assert own.value == control.value == pytest.approx(1 / 3)
     assert own.items is None
     assert said == [
-        "contamination: 1 of 3 problems of bill share words or code with the training text, in 1 of 2 documents: bill/0",
-        "contamination: 1 of 3 problems of bill lack a distinctive n-gram",
+        "contamination: 1 of 3 problems of bill found in the training text, by words or code, in 1 of 2 documents: bill/0",
+        "contamination: 1 of 3 problems of bill without a distinctive n-gram",
     ]
     (found,) = map(json.loads, (tmp_path / "bill.found.jsonl").read_text(encoding="utf-8").splitlines())
     assert (found["problem"], found["documents"]) == ("bill/0", ["copy"])

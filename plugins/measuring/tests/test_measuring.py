@@ -251,7 +251,7 @@ def test_a_damaged_line_is_taken_out_and_said_and_costs_no_other(tmp_path: Path,
     with journal(path, Kept, said.append) as kept:
         assert [*kept.values()] == others
         kept.add(RECORDS[place])
-    assert said == [f"{path}: 1 line is damaged and was removed; only these records are made again"]
+    assert said == [f"{path}: removed 1 damaged line; only these records are made again"]
     with journal(path, Kept, pytest.fail) as kept:
         assert [*kept.values()] == [*others, RECORDS[place]]
 

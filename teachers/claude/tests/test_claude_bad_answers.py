@@ -253,5 +253,5 @@ def test_a_stored_answer_that_was_changed_is_named_and_bought_again(
     with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as database, database:
         database.execute("UPDATE answer SET answer = answer || ' ' WHERE rowid = 1")
     assert len(ask(2)) == 2
-    assert "claude: 1 answers in ledger.sqlite were changed on disk" in capsys.readouterr().out
+    assert "claude: 1 answer in ledger.sqlite changed on disk" in capsys.readouterr().out
     assert ask.ledger.attempts == {"answered": 3}

@@ -80,7 +80,7 @@ def test_the_price_of_a_sample_is_that_of_all_it_stands_for(ask: Ask, tmp_path: 
         assert sampled.picodollars == pytest.approx(whole.picodollars, rel=0.01), "a prefix is written once"
         list(teacher.kdtool_answer(requests(50)))
         (rest,) = teacher.estimate_answers(run, requests(100), 5.0, 1)
-    assert "250 answers are stored already" in rest.note
+    assert "250 answers stored already" in rest.note
     assert rest.picodollars < 0.6 * whole.picodollars
 
 

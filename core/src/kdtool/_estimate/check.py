@@ -42,7 +42,7 @@ from kdtool._run.stages.phases import training_title
 from kdtool._run.stages.terms import describe_mixtures
 from kdtool._statistics import ENOUGH, FEWEST
 from kdtool._store.shared import store_folder
-from kdtool._text.terminal import print_line
+from kdtool._text.terminal import count_of, print_line
 from kdtool._tokenizers import Vocabularies
 
 
@@ -228,7 +228,7 @@ def _warnings(documents: Mapping[str, int], option: str) -> Iterator[str]:
     if documents and (count := documents.get("test", 0)) < FEWEST:
         needed = f"a verdict needs {FEWEST}, and {ENOUGH} show smaller differences"
         more = f"set aside more of the text{option and f', such as {option}'}"
-        yield f"only {count} of {sum(documents.values())} documents are for the test: {needed}; {more}"
+        yield f"only {count} of {count_of(sum(documents.values()), 'document')} for the test: {needed}; {more}"
 
 
 def _plain(value: Any) -> Any:

@@ -29,6 +29,7 @@ from kdtool._contract.sources import Teacher
 from kdtool._errors import StorageError, UsageError
 from kdtool._plugins.hooks import ComponentHooks
 from kdtool._store.files import PRIVATE, make_private
+from kdtool._text.terminal import count_of
 
 Ask = Callable[[Iterable[Request]], Iterator[TextAnswer]]
 _SECONDS_FOR_OTHERS = 60
@@ -127,10 +128,10 @@ def cache_answers(
         for name, cache in cached.items():
             if cache.changed:
                 run.say(
-                    f"{len(cache.changed):,} answers of {name} in {file.name} were changed on disk and are asked for again"
+                    f"{count_of(len(cache.changed), 'answer')} of {name} in {file.name} changed on disk: asking again"
                 )
             if cache.found:
-                run.say(f"{cache.found:,} answers of {name} are there already and are not asked for again")
+                run.say(f"{count_of(cache.found, 'answer')} of {name} reused: not asked for again")
 
 
 class _Answers:

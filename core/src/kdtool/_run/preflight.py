@@ -42,7 +42,7 @@ from kdtool._run.graph import Node
 from kdtool._run.stages.data import corpora_of, pack, shares_of
 from kdtool._run.stages.terms import other_templates, plain_terms
 from kdtool._run.stages.text import Counts, StoredTexts, gather
-from kdtool._text.terminal import dollars
+from kdtool._text.terminal import count_of, dollars
 
 
 def preflight(
@@ -354,7 +354,7 @@ def _require_row(
     if made:
         message = f"learns without a teacher, but phase {phase.name!r} only has prompts without answers"
         raise RecipeError([problem_at(context.assembly.recipe, ("control",), message, "set `control: false`")])
-    kind, message = "packer", f"yields no rows from {train:,} documents; is there enough text for one?"
+    kind, message = "packer", f"yields no rows from {count_of(train, 'document')}; is there enough text for one?"
     if not train:
         kind, message = "corpus", "gives no text of the split 'train'"
     key = of_kind(phase.sources, kind)[0].key

@@ -127,11 +127,11 @@ class _Found:
         holding = len({document for each in self.documents.values() for document in each})
         first = ", ".join([*self.documents][:_SHOWN]) + (", …" if len(self.documents) > _SHOWN else "")
         run.say(
-            f"contamination: {len(self.documents)} of {len(problems)} problems of {name} share words or code with the "
-            f"training text, in {holding:,} of {documents:,} documents{f': {first}' if first else ''}"
+            f"contamination: {len(self.documents)} of {len(problems)} problems of {name} found in the training text, by "
+            f"words or code, in {holding:,} of {documents:,} documents{f': {first}' if first else ''}"
         )
         if hidden := len(self.benchmark.hidden):
-            run.say(f"contamination: {hidden} of {len(problems)} problems of {name} lack a distinctive n-gram")
+            run.say(f"contamination: {hidden} of {len(problems)} problems of {name} without a distinctive n-gram")
         lines = (
             json.dumps({"problem": problem, "words": self.words[problem], "documents": each}) + "\n"
             for problem, each in self.documents.items()

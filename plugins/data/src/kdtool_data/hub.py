@@ -181,15 +181,13 @@ class Hub(kdtool.Corpus):
                     source=config.dataset or "files",
                 )
         for column, example in first.items():
-            run.say(
-                f"hub: {without[column]:,} records have no value in column {column!r} and were left out, such as {example}"
-            )
+            records = kdtool.count_of(without[column], "record")
+            run.say(f"hub: left out {records} without a value in column {column!r}, such as {example}")
         if foreign:
-            run.say(
-                f"hub: {foreign:,} records have another licence than {', '.join(config.licences)} and were left out"
-            )
+            records = kdtool.count_of(foreign, "record")
+            run.say(f"hub: left out {records} with another licence than {', '.join(config.licences)}")
         if copies:
-            run.say(f"hub: {copies:,} records repeat an earlier one and were left out")
+            run.say(f"hub: left out {kdtool.count_of(copies, 'copy', 'copies')} of earlier records")
 
     def _source(self) -> DataFiles | HubDataset:
         if self._opened is None:

@@ -128,9 +128,7 @@ def test_records_without_a_value_are_counted(tmp_path: Path, name: str, rows: An
     found = examples(tmp_path, rows, name, said.append, shuffle_buffer=shuffle_buffer, **columns)
     assert [one.body for one in found] == [kdtool.Completion("1", "x")]
     assert len(said) == 1
-    assert re.fullmatch(
-        r"hub: 2 records have no value in column '[qa]' and were left out, such as a\.\w+, row [23]", said[0]
-    )
+    assert re.fullmatch(r"hub: left out 2 records without a value in column '[qa]', such as a\.\w+, row [23]", said[0])
 
 
 def test_a_column_that_comes_late_does_not_matter_unless_it_is_used(tmp_path: Path) -> None:
@@ -228,7 +226,7 @@ def test_copies_of_a_text_are_on_one_side_whatever_their_ids_and_are_counted(
     corpus = Hub(Hub.Config(files=(write(tmp_path / "data.parquet", rows),), **options))
     found = list(corpus.kdtool_examples(make_run(tmp_path, say=said.append)))
     assert [example.body for example in found] == [kdtool.Text(f"x = {number}") for number in range(100)]
-    assert said == ["hub: 100 records repeat an earlier one and were left out"]
+    assert said == ["hub: left out 100 copies of earlier records"]
     forks = examples(tmp_path, rows[1::2], "forks.parquet", **options)
     assert [e.split for e in forks] == [e.split for e in found], "another copy of a text is on the same side"
     assert len({e.split for e in found}) == 2
@@ -298,7 +296,7 @@ def test_only_records_under_the_chosen_licences_are_used(tmp_path: Path) -> None
 
     assert texts("permissive") == (
         ["x = 0\n", "x = 2\n"],
-        ["hub: 4 records have another licence than permissive and were left out"],
+        ["hub: left out 4 records with another licence than permissive"],
     )
     assert texts("mit", "my-own")[0] == ["x = 0\n", "x = 5\n"]
     assert len(texts()[0]) == 6

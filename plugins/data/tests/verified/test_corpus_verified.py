@@ -164,7 +164,7 @@ def test_problems_whose_own_solution_fails_here_are_left_out(
     assert {one.id.partition("#")[0] for one in teacher.asked} == {"succ"}
     lines = capsys.readouterr().out.splitlines()
     said = [line for line in lines if not line.startswith("time limits")]  # as a slow machine says
-    assert said[0] == "1 of 2 problems are dropped: their reference solutions fail here (1 ModuleNotFoundError)"
+    assert said[0] == "dropped 1 of 2 problems: the reference solution fails here (1 ModuleNotFoundError)"
     assert "to 1 of 1 problems" in said[-1]
     (file,) = tmp_path.glob("verified/*.verdicts.jsonl")
     ran = file.read_text("utf-8")

@@ -333,7 +333,7 @@ def test_each_part_of_an_answer_follows_the_end_of_its_prompt(
     parts = [document for document in documents if not all(labelled for _, labelled in document)]
     whole = len(prompt) + len(answer) + 1 <= length
     kept = prompt if whole else prompt[-(length // 2) :]
-    assert said == [] if whole else "1 prompts with their answers, such as 'e1', are longer than a row" in said[0]
+    assert said == [] if whole else "too long for one row: 1 prompt with the answer, such as 'e1';" in said[0]
     done = 0
     for part in parts:
         context = [token for token, labelled in part if not labelled]

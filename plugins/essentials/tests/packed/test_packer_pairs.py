@@ -50,7 +50,7 @@ def test_answers_are_whole_and_prompts_lose_their_beginning_or_the_pair_is_left_
     room = (length - len(chosen) - len(rejected) - 2) // 2
     if not rows:
         assert room < 1 or not prompt or chosen == rejected
-        assert "1 of 1 are left out" in said[0]
+        assert "1 of 1 left out" in said[0]
         return
     (row,) = rows
     assert len(row.input_ids) == length

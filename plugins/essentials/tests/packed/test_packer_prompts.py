@@ -68,18 +68,13 @@ def test_a_conversation_ends_as_the_model_is_asked() -> None:
 def test_without_room_prompts_are_left_out_and_never_taught_to_end(body: Any) -> None:
     rows, said = pack([body, kdtool.Completion("a", "b")], length=20)
     assert [documents(row) for row in rows] == [[(b"ab|", True)]]
-    assert said == [
-        "rows: 1 prompts without answers, such as 'e0', were left out; set `room` to train on them on-policy"
-    ]
+    assert said == ["rows: left out 1 prompt without an answer, such as 'e0'; set `room` to train on them on-policy"]
 
 
 def test_prompts_that_are_too_short_or_too_long_are_left_out_and_counted() -> None:
     rows, (said,) = pack([kdtool.Completion(text, "") for text in ("", "a", "abcdef", "abcde")], length=8, room=3)
     assert [documents(row) for row in rows] == [[(b"abcde", False)]]
-    assert (
-        "3 prompts without answers, such as 'e0', were left out: they have fewer than two tokens, or are too long"
-        in said
-    )
+    assert "left out 3 prompts without an answer, such as 'e0': fewer than two tokens, or too long" in said
 
 
 def test_text_that_is_to_carry_a_column_needs_an_answer() -> None:

@@ -45,8 +45,7 @@ def journal(
     kdtool.commit(path.parent, path, growing=True)
     pieces, damaged = _pieces(path, kind, outdated)
     if damaged:
-        lines = "1 line is damaged and was" if damaged == 1 else f"{damaged:,} lines are damaged and were"
-        say(f"{path}: {lines} removed; only these records are made again")
+        say(f"{path}: removed {kdtool.count_of(damaged, 'damaged line')}; only these records are made again")
     opened = Journal(path, kind, _rewrite(path, pieces))
     try:
         yield opened

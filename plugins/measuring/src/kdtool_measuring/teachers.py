@@ -63,7 +63,7 @@ def ask_teacher(
         UsageError: the journal was empty, and a server refused each of the first requests with a reason.
     """
     if kept:
-        run.say(f"{len(kept):,} answers of {teacher} are stored already and are not requested again")
+        run.say(f"{kdtool.count_of(len(kept), 'answer')} of {teacher} reused: not requested again")
     hopeful = bool(kept)
     first: list[str] = []
     reasons: dict[str, str] = {}
@@ -81,7 +81,8 @@ def ask_teacher(
                 f"{refusal_remedy(reason)}"
             )
     if reasons:
-        run.say(f"{teacher} refused {len(reasons):,} requests, the first with: {next(iter(reasons.values()))}")
+        refused = kdtool.count_of(len(reasons), "request")
+        run.say(f"{teacher} refused {refused}, the first with: {next(iter(reasons.values()))}")
 
 
 class AskingProgress:

@@ -242,14 +242,14 @@ class Engine:
         """
         if len(requests) > self._queue + self.streams:
             raise RequestError(
-                f"{len(requests)} answers are asked for at once, but the queue has room for {self._queue + self.streams}; "
+                f"the queue has room for {self._queue + self.streams} answers at once, and not for {len(requests)}; "
                 "ask for fewer, or start the server with a longer --queue",
                 param="n",
             )
         if self.admitted + len(requests) > self._queue + self.streams:
             seconds = max(1, min(60, round(self._seconds * self.admitted / self.streams)))
             raise RequestError(
-                f"{self.admitted} answers run or wait already; try again in {seconds} s",
+                f"the queue is full: {kdtool.count_of(self.admitted, 'earlier answer')}; try again in {seconds} s",
                 status=429,
                 code="queue_full",
                 headers={"Retry-After": str(seconds)},

@@ -70,5 +70,5 @@ def test_a_label_among_the_tokens_costs_less_than_another_token() -> None:
 
 def test_other_numbers_of_labels_are_refused() -> None:
     blob = encode(np.array([[5]]), np.array([[1]]), np.array([5]))
-    with pytest.raises(ValueError, match="1 positions were recorded, 2 have a label"):
+    with pytest.raises(ValueError, match="recorded positions: 1, labels: 2"):
         decode([blob], np.array([5, 5]))

@@ -60,7 +60,7 @@ def test_a_killed_phase_ends_with_the_same_bits(uninterrupted: Path, tmp_path: P
     said = (whole / "tokens.txt").read_text(encoding="utf-8")
     assert (killed / "tokens.txt").read_text(encoding="utf-8") == said
     if case == "on text of the student's own":
-        assert "of 28 micro-batches were on-policy" in said
+        assert "of 28 micro-batches on-policy" in said
         assert "on_policy: 0 " not in said
     if case == "validated":
         heights = [report["metrics"]["wave.height"] for report in reports_of(whole)]

@@ -38,8 +38,8 @@ class Grid:
             rows = ", ".join(sorted({f"{layer.in_features}" for layer in other.values()}))
             names = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in other))
             say(
-                f"qat: {len(other)} linear layers ({names}) keep all their bits: {rows} weights per row is not a "
-                f"multiple of group_size {config.group_size}"
+                f"qat: all bits stay in {kdtool.count_of(len(other), 'linear layer')} ({names}): {rows} weights per row "
+                f"is not a multiple of group_size {config.group_size}"
             )
         scheme = IntxFakeQuantizeConfig(
             getattr(torch, f"uint{config.bits}"),

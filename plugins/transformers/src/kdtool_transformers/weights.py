@@ -110,7 +110,7 @@ def require_complete(where: Path | str, model: Any, loaded: Mapping[str, Any]) -
         raise _wrong(
             where,
             f"it does not match the weights: by config.json {name} has the shape {tuple(expected)}, but {tuple(stored)} is "
-            f"stored ({len(differing)} of the weights differ)",
+            f"stored (differing weights: {len(differing)})",
         )
     missing = sorted(loaded["missing_keys"])
     if missing:

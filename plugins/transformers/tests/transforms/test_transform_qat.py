@@ -116,7 +116,7 @@ def test_layers_whose_rows_are_no_whole_groups_stay_and_are_named(tmp_path: Path
     said: list[str] = []
     next(start(Qat, student, tmp_path, make_run(tmp_path, say=said.append), bits=4, group_size=32), None)
     assert said == [
-        "qat: 4 linear layers (down_proj) keep all their bits: 48 weights per row is not a multiple of group_size 32"
+        "qat: all bits stay in 4 linear layers (down_proj): 48 weights per row is not a multiple of group_size 32"
     ]
     stayed = "model.layers.0.mlp.down_proj.weight"
     assert student.model.get_parameter(stayed).equal(plain.model.get_parameter(stayed))

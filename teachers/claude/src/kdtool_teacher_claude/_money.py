@@ -56,7 +56,7 @@ def estimate(
     number, stored = round(times * len(missing)), round(times * sum(has))
     if not number:
         if stored:
-            note = f"{purpose.name}: all {stored:,} answers are stored, and cost nothing"
+            note = f"{purpose.name}: nothing to pay, with {kdtool.count_of(stored, 'stored answer')}"
             yield kdtool.Estimate("answers of claude", note=note)
         return
     batched = config.mode == "batches"
@@ -82,7 +82,7 @@ def estimate(
     notes = [
         f"{purpose.name}: {kdtool.dollars(expected)} for {kdtool.count_of(number, 'request')}, "
         f"{tokens_in:,} tokens in, {tokens_out:,} out at most",
-        *([f"{stored:,} answers are stored already"] if stored else []),
+        *([f"{kdtool.count_of(stored, 'answer')} stored already"] if stored else []),
         *_notes_on_settings(config, is_marked=any(asked.prefix for asked in missing)),
         _note_on_budget(left - purpose.planned, purpose, number, expected),
     ]
@@ -123,14 +123,10 @@ def _note_on_budget(left: int, purpose: Purpose, number: int, expected: int) -> 
         paid = max(0, number * left // expected)
         problem = f"the {kdtool.dollars(max(0, left))} of budget_usd that are left pay for {paid:,} of "
         if expected > left:
-            problem += (
-                f"{kdtool.count_of(number, 'request')}: the run would stop there; raise budget_usd, or ask for less"
-            )
+            problem += f"{kdtool.count_of(number, 'request')}: the run would stop; raise budget_usd, or ask for less"
         else:
             most = ceil(purpose.most * number)
-            problem += (
-                f"{most:,} requests, the most after rejections: the run may stop there; raise budget_usd to continue"
-            )
+            problem += f"{most:,} requests, the most after rejections: the run may stop; raise budget_usd to continue"
         purpose.say(f"warning: {purpose.name}: {problem}")
         return f"may exceed the {kdtool.dollars(max(0, left))} of budget_usd that are left"
     return f"{kdtool.dollars(left)} of budget_usd are left for it"
@@ -210,8 +206,8 @@ class Progress:
         minutes = max(time.monotonic() - self._begun, 1.0) / 60
         money = [kdtool.dollars(each) for each in (self._ledger.spent, self._ledger.on_hold, self._budget)]
         return (
-            f"claude: {self.answers:,} new answers at {self._tokens / minutes:,.0f} tokens/min; {money[0]} spent in all and "
-            f"{money[1]} reserved, of {money[2]}"
+            f"claude: {kdtool.count_of(self.answers, 'new answer')} at {self._tokens / minutes:,.0f} tokens/min; "
+            f"{money[0]} spent in all and {money[1]} reserved, of {money[2]}"
         )
 
     def end(self) -> None:
@@ -219,14 +215,14 @@ class Progress:
         if self.answers:
             self._say(self.line())
         if self.stored:
-            self._say(f"claude: {self.stored:,} answers are in {self._ledger.path.name} and are not paid for again")
+            self._say(f"claude: {kdtool.count_of(self.stored, 'answer')} in the ledger: not paid for again")
         if self._ledger.mismatches:
             self._say(
-                f"claude: {self._ledger.mismatches:,} answers in {self._ledger.path.name} were changed on disk and are "
-                "bought again: their text does not match its hash"
+                f"claude: {kdtool.count_of(self._ledger.mismatches, 'answer')} in {self._ledger.path.name} changed on disk: "
+                "buying again what does not match its hash"
             )
         if self.asked_again:
             self._say(
-                f"claude: {self.asked_again:,} requests were asked again, since their outcome is unknown: perhaps charged "
-                "twice; the ledger lists them"
+                f"claude: sent {kdtool.count_of(self.asked_again, 'request')} of unknown outcome again: perhaps charged "
+                "twice; see the ledger"
             )

@@ -43,6 +43,7 @@ from kdtool._run.stages.terms import (
     terms_of,
 )
 from kdtool._run.stages.text import write_texts
+from kdtool._text.terminal import count_of
 
 ANSWERS = "answers.sqlite"
 """The file in the store with teachers' answers for texts."""
@@ -243,9 +244,8 @@ def _add_translation(context: Context, graph: Graph, data: Materials, teacher: s
         translation = Translation(rows_of(data.rows), student_tokenizer, teacher_tokenizer)
         write_rows(translation.rows(), folder, run.hook.owner(teacher))
         if translation.left_out:
-            run.say(
-                f"rows of {teacher}: {translation.left_out} documents are left out, its tokenizer changes their bytes"
-            )
+            left_out = count_of(translation.left_out, "document")
+            run.say(f"rows of {teacher}: left out {left_out}, since its tokenizer changes the bytes")
 
     label = "-".join(filter(None, [data.rows.label, teacher]))
     parts = {

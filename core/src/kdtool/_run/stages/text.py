@@ -20,6 +20,7 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._contract.sources import Corpus, Filter
 from kdtool._errors import PluginError, UsageError
 from kdtool._store.artefacts import check_file
+from kdtool._text.terminal import count_of
 
 COUNTS = "counts.json"
 
@@ -45,7 +46,7 @@ def write_texts(
         for file in files.values():
             file.close()
     for corpus, (documents, size) in counts.left_out().items():
-        run.say(f"{corpus}: its share had no room for {documents:,} documents ({size:,} bytes)")
+        run.say(f"{corpus}: its share had no room for {count_of(documents, 'document')} ({size:,} bytes)")
     (folder / COUNTS).write_text(json.dumps(counts.summary(), indent=1), encoding="utf-8")
 
 

@@ -129,7 +129,7 @@ def data_card(text: FoundText, name: str) -> str:
             "",
             f"# {name}",
             "",
-            f"{documents:,} examples, made by [kdtool](https://pypi.org/project/kdtool/).",
+            f"{kdtool.count_of(documents, 'example')}, made by [kdtool](https://pypi.org/project/kdtool/).",
             "",
             *_card_table(
                 "Split", {split: part["documents"] for split, part in counts["splits"].items() if part["documents"]}

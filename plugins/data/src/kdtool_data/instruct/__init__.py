@@ -170,9 +170,11 @@ class Instruct(kdtool.Corpus):
         rejected = sum((tally.rejected for tally in tallies), Counter[str]())
         accepted, asked = sum(tally.accepted for tally in tallies), sum(tally.asked for tally in tallies)
         paid = sum(tally.picodollars for tally in tallies)
-        summary = f"instruct: {accepted:,} of {self.config.rows:,} rows accepted from {asked:,} requests"
+        summary = (
+            f"instruct: {accepted:,} of {self.config.rows:,} rows accepted from {kdtool.count_of(asked, 'request')}"
+        )
         summary += f", {kdtool.dollars(paid)}" if paid else ""
-        summary += f"; {record.given:,} of them are pairs" if self.config.give == "pairs" else ""
+        summary += f"; {kdtool.count_of(record.given, 'pair')}" if self.config.give == "pairs" else ""
         run.say(summary + (f"; rejected: {_reasons(rejected)}" if rejected else ""))
         short = {cell: tally for cell, tally in record.cells.items() if tally.accepted < tally.wanted}
         first = "; ".join(

@@ -252,7 +252,7 @@ def summarise_solutions(config: VerifiedConfig, solutions: Mapping[str, Attempt]
             f"verified.corpus: the reference solutions pass none of the tests of {config.corpus} here "
             f"({_reasons(failed)}); expected tests that need only Python; name another corpus, or raise seconds"
         )
-    share = f"{len(failed):,} of {len(solutions):,} problems are dropped: their reference solutions fail here"
+    share = f"dropped {len(failed):,} of {len(solutions):,} problems: the reference solution fails here"
     return f"{share} ({_reasons(failed)})" if failed else ""
 
 

@@ -167,22 +167,20 @@ class _Report:
         """Yield a message for each kind."""
         if self.lost:
             yield (
-                f"rows: the tokens of {len(self.lost):,} documents, such as {self.lost[0]!r}, have other bytes than their "
-                "text, so some of their annotations are 0"
+                f"rows: some annotations are 0, because the tokens of {kdtool.count_of(len(self.lost), 'document')}, such "
+                f"as {self.lost[0]!r}, have other bytes than the text"
             )
         if self.too_long:
             yield (
-                f"rows: {len(self.too_long):,} prompts with their answers, such as {self.too_long[0]!r}, are longer than a "
-                "row; their answers are cut, and each part follows the prompt, at most half a row of it; raise `length` to "
-                "keep them whole"
+                f"rows: too long for one row: {kdtool.count_of(len(self.too_long), 'prompt')} with the answer, such as "
+                f"{self.too_long[0]!r}; answers are cut, and each part follows the prompt, at most half a row of it; raise "
+                "`length` to keep them whole"
             )
         if self.unanswered:
-            unfit = (
-                f": they have fewer than two tokens, or are too long for a row with {room:,} free ones; raise `length`"
-            )
+            unfit = f": fewer than two tokens, or too long for a row with {room:,} free ones; raise `length`"
             yield (
-                f"rows: {len(self.unanswered):,} prompts without answers, such as {self.unanswered[0]!r}, were left out"
-                f"{unfit if room else '; set `room` to train on them on-policy'}"
+                f"rows: left out {kdtool.count_of(len(self.unanswered), 'prompt')} without an answer, such as "
+                f"{self.unanswered[0]!r}{unfit if room else '; set `room` to train on them on-policy'}"
             )
 
 
@@ -305,7 +303,7 @@ class Pairs(kdtool.Packer):
             yield row
         for what, count in said.items():
             if count:
-                run.say(f"pairs: {count:,} of {pairs:,} are {what} (`length` is {self.config.length:,} tokens)")
+                run.say(f"pairs: {count:,} of {pairs:,} {what} (`length` is {self.config.length:,} tokens)")
 
     def _documents(
         self, example: kdtool.Example, tokenizer: kdtool.Tokenizer, said: Counter[str]

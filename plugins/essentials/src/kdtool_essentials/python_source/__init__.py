@@ -126,13 +126,13 @@ class PythonSource(kdtool.Corpus):
                 yield from self._examples(file, split)
         if self._unread:
             run.say(
-                f"python-source: {len(self._unread):,} files cannot be read, or their name or text is not UTF-8, and were "
-                f"left out, such as {self._unread[0]!r}"
+                f"python-source: left out {kdtool.count_of(len(self._unread), 'file')} that cannot be read, or with a name "
+                f"or text that is not UTF-8, such as {self._unread[0]!r}"
             )
         shares: dict[kdtool.Split, float] = {"validation": config.validation_share, "test": config.test_share}
         for missed, share in shares.items():
             if share and not taken[missed]:
-                run.say(f"python-source: none of {len(self._files()):,} files is for {missed}; raise {missed}_share")
+                run.say(f"python-source: no file of {len(self._files()):,} is for {missed}; raise {missed}_share")
 
     def _files(self) -> tuple[SourceFile, ...]:
         if self._source_files is None:

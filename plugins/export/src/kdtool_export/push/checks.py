@@ -95,7 +95,7 @@ def _licences(results: kdtool.Results) -> Iterator[Check]:
             yield Check(f"{name}: declares no licence; make sure that you may publish a model made from it")
     unknown = sum(count for name, count in results.data.get("licences", {}).items() if name in ("", "unknown"))
     if unknown:
-        yield Check(f"the licence of {unknown:,} documents of the text is unknown")
+        yield Check(f"the licence of {kdtool.count_of(unknown, 'document')} of the text is unknown")
 
 
 def _without_text(publication: Publication) -> Iterator[Check]:

@@ -169,7 +169,7 @@ def _require_whole(artifact: kdtool.Artifact, run: Path) -> None:
     there = sum(path.stat().st_size for path in files)
     if there < artifact.bytes:
         raise kdtool.StorageError(
-            f"{artifact.path} was changed after its export: {there:,} of {artifact.bytes:,} bytes are there; delete the "
+            f"{artifact.path} was changed after its export: {there:,} of {artifact.bytes:,} bytes left; delete the "
             f"folder {artifact.path.parent}, and run the recipe again to export it"
         )
 

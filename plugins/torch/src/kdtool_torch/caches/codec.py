@@ -62,7 +62,7 @@ def decode(
     rows = [_streams(blob, zstd) for blob in blobs]
     lengths, distances, stored = (np.concatenate([row[part] for row in rows]) for part in range(3))
     if len(lengths) != len(labels):
-        raise ValueError(f"{len(lengths)} positions were recorded, {len(labels)} have a label")
+        raise ValueError(f"recorded positions: {len(lengths)}, labels: {len(labels)}")
     starts, within = lengths.cumsum() - lengths, np.arange(lengths.max(initial=0)) < lengths[:, None]
     ranks = (distances + 1).cumsum()
     ranks -= np.repeat(np.append(0, ranks)[starts] + 1, lengths)

@@ -208,7 +208,7 @@ def notes_on(loop: TrainingLoop) -> tuple[str, ...]:
         )
     if progress.skipped:
         notes.append(
-            f"{progress.skipped} of {loop.phase.steps} steps changed nothing: their gradients overflowed float16, and the "
+            f"{progress.skipped} of {loop.phase.steps} steps changed nothing: gradients overflowed float16, and the "
             "scale of the loss was halved"
         )
     notes += filter(None, [progress.hopeless])
@@ -239,7 +239,7 @@ def _on_policy_notes(counts: Mapping[str, int] | None) -> Iterator[str]:
     if counts is not None:
         length = counts["tokens"] / max(1, counts["documents"])
         yield (
-            f"on_policy: {counts['sampled']} of {counts['batches']} micro-batches were on-policy, "
+            f"on_policy: {counts['sampled']} of {counts['batches']} micro-batches on-policy, "
             f"{length:.1f} tokens per document on average; {counts['cut'] / max(1, counts['documents']):.0%} of the texts "
             "were cut at their limit"
         )

@@ -140,7 +140,7 @@ def data(results: kdtool.Results) -> Iterator[str]:
     for filter_, reasons in facts.get("rejected", {}).items():
         yield f"\nRejected by `{filter_}`: {_counts(reasons)}."
     if unknown := {name: count for name, count in facts.get("licences", {}).items() if name in ("", "unknown")}:
-        yield f"\nThe licence of {sum(unknown.values()):,} documents is not known."
+        yield f"\nThe licence of {kdtool.count_of(sum(unknown.values()), 'document')} is not known."
 
 
 def _counts(counts: Mapping[str, int]) -> str:
