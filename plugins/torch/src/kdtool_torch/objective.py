@@ -113,6 +113,7 @@ class Objective(nn.Module):
         self.checks_at_once = False
         """Raise in `forward` for values that are not finite. A GPU would wait for each check, so the loop reads `stats` when
         the step is over, and only then computes it again with checks."""
+        self._wanted = phase.student_request
         self._buffers_of_logits: dict[Any, Tensor] = {}
         self._is_tested = False
         self.bind(())
@@ -298,7 +299,7 @@ class Objective(nn.Module):
     def run_student(self, batch: kdtool.Batch) -> tuple[kdtool.ModelOutputs, ...]:
         """Run the backbone once, or twice if a loss asks for two passes; each draws its own dropout."""
         return tuple(
-            self.language_model.backbone(batch, self.phase.student_request) for _ in range(self.forward_passes)
+            self.language_model.backbone(batch, self._wanted) for _ in range(self.forward_passes)
         )
 
     def head_work(self, micro_batch: MicroBatch, outputs: Sequence[kdtool.ModelOutputs]) -> HeadWork:

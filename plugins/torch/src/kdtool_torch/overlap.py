@@ -120,11 +120,11 @@ class EarlyVerdict:
         form = next((bound.form for bound in terms if bound.form != "none"), "none")
         self.has_overlap = form in ("dense", "top-k")
         early = phase.steps // _EARLY
-        self._step = early if self.has_overlap and early >= _FEWEST_STEPS else 0
+        self.step = early if self.has_overlap and early >= _FEWEST_STEPS else 0
 
     def begin(self, progress: Progress) -> None:
         """Measure the overlap before the first step."""
-        if self._step:
+        if self.step:
             progress.overlap = self._measure()
         elif not self.has_overlap and self._run.rank == 0 and any(term.teachers for term in self._phase.terms):
             self._run.say("overlap: not measured, since no loss receives a teacher's logits or its top-k tokens")
@@ -136,7 +136,7 @@ class EarlyVerdict:
             UsageError: it did not, and `stop_hopeless` is set.
         """
         progress, step = loop.progress, loop.step
-        if step != self._step or not progress.overlap:
+        if step != self.step or not progress.overlap:
             return
         growth = Growth(progress.overlap, self._measure(), step)
         if growth.is_hopeless and self._config.stop_hopeless:

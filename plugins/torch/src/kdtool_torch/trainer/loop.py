@@ -77,7 +77,9 @@ class TrainingLoop:
         )
         self.checkpoints = Checkpointing(config, run, phase, objective, self.optimizer, self.scaler, validator, device)
         self.verdict = EarlyVerdict(config, run, phase, objective.chunk_loss.terms, self.compute)
-        self.observers: list[Observer] = [Reports(), self.verdict, self.checkpoints]
+        self.observers: list[Observer] = [Reports(), self.checkpoints]
+        if self.verdict.step:
+            self.observers.insert(1, self.verdict)
         if validator is not None:
             self.observers.insert(0, validator)
         self.stop = StopSignal()
