@@ -123,44 +123,25 @@ class Describing(kdtool.Teacher):
         return self.facts
 
 
-@dataclass
-class Frozen:
-    """A model as a source of what is wanted: `form` is how it tells of tokens."""
-
-    model: AttentiveModel
-    want: kdtool.SignalRequest
-    form: str
-
-    def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
-        """Return the signal for a batch."""
-        with torch.inference_mode():
-            self.model.model.passes = 0
-            outputs = self.model.backbone(batch, self.want)
-        if self.form == "dense":
-            lazy, inside = kdtool.LazyLogits(outputs.last, self.model.head), (outputs.attentions, outputs.projections)
-            return kdtool.Signal("t", lazy, None, outputs.hidden, *inside)
-        return kdtool.Signal("t", sparse=told_tokens(batch.labels[batch.labels != -100], self.form))
-
-
 @dataclass(frozen=True)
 class Source:
-    """A model as a source of signals: `form` says how it describes tokens."""
+    """A model as a source of signals: `form` says how it tells of tokens, sparse ones at `temperature`."""
 
-    model: kdtool.LanguageModel
+    model: Any
     want: kdtool.SignalRequest
     form: str = "dense"
+    temperature: float = 1.0
 
     def signal(self, batch: kdtool.Batch, chosen: object = None) -> kdtool.Signal:
         """Return the signal for a batch."""
         with torch.no_grad():
+            self.model.model.passes = 0
             outputs = self.model.backbone(batch, self.want)
-        tokens, lazy = None, kdtool.LazyLogits(outputs.last, self.model.head)
         if self.form != "dense":
-            weights, ids = self.model.head.logits(outputs.last).softmax(-1).topk(4)
-            form: Literal["sampled", "top-k"] = "sampled" if self.form == "sampled" else "top-k"
-            tokens = kdtool.SparseTokens(ids.int(), weights / weights.sum(-1, keepdim=True), form, 1.0)
+            likeliest = self.model.head.logits(outputs.last).argmax(-1)
+            return kdtool.Signal("source", sparse=told_tokens(likeliest, self.form, self.temperature))
         inside = outputs.hidden, outputs.attentions, outputs.projections
-        return kdtool.Signal("source", None if tokens else lazy, tokens, *inside)
+        return kdtool.Signal("source", kdtool.LazyLogits(outputs.last, self.model.head), None, *inside)
 
 
 @contextmanager
@@ -206,13 +187,13 @@ def installed_losses(
             yield point.name, form, loss, term
 
 
-def told_tokens(labels: Tensor, form: str) -> kdtool.SparseTokens:
-    """Return three tokens and a gap for each label, some of them of no probability that a teacher would give."""
-    ids = (labels[:, None] + torch.tensor([0, 7, 11, 0])) % VOCABULARY
-    ids[:, 3] = -1
+def told_tokens(likeliest: Tensor, form: str, temperature: float) -> kdtool.SparseTokens:
+    """Return three tokens and a gap for each position, some of them of no probability that a teacher would give."""
     shares = [0.5, 0.25, 0.25, 0.0] if form == "sampled" else [0.4, 0.3, 0.1, 0.0]
-    weights = torch.tensor(shares).expand(len(labels), -1).contiguous()
-    return kdtool.SparseTokens(ids.int(), weights, "sampled" if form == "sampled" else "top-k", 2.0)
+    ids = [*((likeliest + away) % VOCABULARY for away in (0, 7, 11)), torch.full_like(likeliest, -1)]
+    weights = torch.stack([torch.full_like(likeliest, share, dtype=torch.float32) for share in shares], -1)
+    told: Literal["sampled", "top-k"] = "sampled" if form == "sampled" else "top-k"
+    return kdtool.SparseTokens(torch.stack(ids, -1).int(), weights, told, temperature)
 
 
 def make_rows() -> ListSource:

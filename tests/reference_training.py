@@ -14,13 +14,20 @@ from typing import Any
 import kdtool
 from kdtool_testing import make_run
 from kdtool_torch.trainer import StandardTrainer
-from reference_losses import ELSEWHERE, TEMPERATURE
-from reference_model import Describing, Frozen, gradients_of, installed_losses, make_model, make_rows
+from reference_model import Describing, Source, gradients_of, installed_losses, make_model, make_rows
 from torch import Tensor
 from two_processes import write_gradients
 
 STUDENT, TEACHER = (1, 3, 16), (2, 4, 12)
 """Seed, layers and width."""
+TEMPERATURE = 2.0
+"""Of the losses that have one."""
+ELSEWHERE = {
+    "preference": "compares whole answers to a prompt: losses/preference, and the trainer's tests of rejected text",
+    "router-balance": "needs experts, and depends on how a step is cut: losses/ce, and test_experts.py",
+}
+"""Losses that this training is not for, with what tests them."""
+ALL_KINDS: frozenset[kdtool.SignalKind] = frozenset({"logits", "hidden", "attentions", "projections"})
 FACTOR = 1.5
 """Factor of the weighting on the one term that counts."""
 
@@ -85,9 +92,8 @@ def train_each(folder: Path, cut: Cut, rank: int = 0, by_hand: bool = True) -> l
     for form in ("dense", "sampled", "top-k"):
         components[form] = told = Describing(Describing.Config())
         told.facts = teacher.facts
-    layers = tuple(sorted({theirs for term in terms for _, theirs in term.layers}))
-    want = kdtool.SignalRequest(frozenset({"logits", "hidden", "attentions", "projections"}), layers)
-    signals = {form: Frozen(teacher, want, form) for form in ("dense", "sampled", "top-k")}
+    want = kdtool.SignalRequest(ALL_KINDS, tuple(sorted({theirs for term in terms for _, theirs in term.layers})))
+    signals = {form: Source(teacher, want, form, TEMPERATURE) for form in ("dense", "sampled", "top-k")}
     run = make_run(folder / "run", components, say=lambda _: None, rank=rank, world=cut.world)
     phase = kdtool.Phase("all", len(terms) + 1, tuple(terms), make_rows(), signals, folder / "checkpoints")
     settings: dict[str, Any] = {"batch": 8 // cut.accumulation // cut.world, "accumulation": cut.accumulation}

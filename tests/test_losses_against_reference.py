@@ -1,23 +1,33 @@
-"""Every installed loss, however a step is cut, has the gradient of a plain formula on full logits in float64.
+"""Every installed loss, however a step is cut, has the gradient of its own values at all positions at once in float64.
 
 Cut into chunks of one position, of five, and none; into one and four micro-batches; between one and two processes. With
-weights, schedules, powers of the temperature, balance and token weights on the way. The reference (`reference_losses`)
-shares no code with the engine or the losses. Only here are all of them together; what a trainer does beside gradients is in
-its own tests.
+weights, schedules, powers of the temperature, balance and token weights on the way. The reference shares no code with the
+engine; that a loss's values are right is in its own tests. Only here are all of them together.
 """
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import kdtool
 import pytest
 import torch
 from kdtool_torch import collate
-from reference_losses import ELSEWHERE, FORMULAS, SHRINKS, Compared
-from reference_model import Attentive, make_model, make_rows, told_tokens
-from reference_training import FACTOR, STUDENT, TEACHER, Cut, cases, token_weights, train_as_rank, train_each, weight_at
+from reference_model import Attentive, AttentiveModel, Source, make_model, make_rows
+from reference_training import (
+    ALL_KINDS,
+    FACTOR,
+    STUDENT,
+    TEACHER,
+    TEMPERATURE,
+    Cut,
+    cases,
+    token_weights,
+    train_as_rank,
+    train_each,
+    weight_at,
+)
 from torch import Tensor
 from two_processes import read_gradients, train_in_two_processes
 
@@ -26,35 +36,32 @@ CUTS = [Cut(chunk, accumulation, 1) for chunk in (1, 5, 0) for accumulation in (
 CUTS_OF_TWO = [Cut(cut.chunk, cut.accumulation, 2) for cut in CUTS]
 
 
-def test_every_installed_loss_has_a_formula() -> None:
-    found = {point.name for point in entry_points(group="kdtool.losses")}
-    assert found == FORMULAS.keys() | ELSEWHERE.keys(), "write it as a formula in reference_losses.py"
-
-
 @pytest.fixture(scope="module")
 def expected() -> Gradients:
     """The gradients of all terms together, and of each by itself, of all rows at once in float64."""
     batch = collate([make_rows()[number] for number in range(8)])
-    student, teacher = (make_model(*model).model.double() for model in (STUDENT, TEACHER))
-    compared = _compared(batch, student, teacher)
+    student, teacher = (make_model(*model) for model in (STUDENT, TEACHER))
+    facts = student.facts, teacher.facts
+    for model in (student.model, teacher.model):
+        model.double()
     steps, means = len(cases()) + 1, {}
     for label, (loss, term) in cases().items():
-        told = None if term.teacher in (None, "dense") else told_tokens(compared.labels, term.teacher)
-        values = FORMULAS[label.rpartition("-")[0] if term.teacher != "top-k" else label.removesuffix("-top-k")](
-            Compared(**{**vars(compared), "pairs": term.layers, "told": told})
+        source = Source(
+            teacher,
+            kdtool.SignalRequest(ALL_KINDS, tuple(theirs for _, theirs in term.layers)),
+            term.teacher or "dense",
+            TEMPERATURE,
         )
+        values = _values(loss, term, batch, student, source.signal(batch), facts)
         per_token = isinstance(loss, kdtool.TokenLoss)
-        weights = (
-            token_weights(batch.positions[batch.labels != -100]) if per_token else torch.ones(len(compared.labels))
-        )
-        scale = loss.temperature ** (SHRINKS.get(label.rpartition("-")[0], 2) if loss.temperature_power else 0)
-        means[label] = scale * (weights * values).sum() / weights.sum()
+        weights = token_weights(batch.positions[batch.labels != -100]) if per_token else torch.ones(len(values))
+        means[label] = loss.temperature**loss.temperature_power * (weights * values).sum() / weights.sum()
     weighed = [weight_at(term, 1, steps) * means[label] for label, (_, term) in cases().items()]
     alone = [
         FACTOR * weight_at(term, step, steps) * means[label]
         for step, (label, (_, term)) in enumerate(cases().items(), 2)
     ]
-    return [_gradients(objective, student) for objective in (torch.stack(weighed).sum(), *alone)]
+    return [_gradients(objective, student.model) for objective in (torch.stack(weighed).sum(), *alone)]
 
 
 @pytest.mark.parametrize("cut", CUTS, ids=lambda cut: cut.name)
@@ -80,12 +87,32 @@ def test_gradients_of_two_processes(of_two: Path, expected: Gradients, cut: Cut)
     _compare(read_gradients(of_two / f"{cut.name}.safetensors"), expected)
 
 
-def _compared(batch: kdtool.Batch, student: Attentive, teacher: Attentive) -> Compared:
-    asked = batch.labels != -100
-    own, second, other = student(batch), student(batch), teacher(batch)
-    first, again = (student.logits(seen.last)[asked] for seen in (own, second))
-    told = teacher.logits(other.last)[asked].detach()
-    return Compared(batch, first, again, told, batch.labels[asked], own, other, ())
+def _values(
+    loss: kdtool.Loss,
+    term: kdtool.LossTerm,
+    batch: kdtool.Batch,
+    student: AttentiveModel,
+    told: kdtool.Signal,
+    facts: tuple[kdtool.ModelFacts, kdtool.ModelFacts],
+) -> Tensor:
+    """Return a loss's values at all labelled positions, or of all rows, at once."""
+    want = kdtool.SignalRequest(ALL_KINDS, tuple(ours for ours, _ in term.layers))
+    first, second = (student.backbone(batch, want) for _ in range(2))
+    asked, zero = batch.labels != -100, torch.zeros(())
+    if isinstance(loss, kdtool.SequenceLoss):
+        torch.manual_seed(0)  # as the trainer seeds it
+        module = loss.kdtool_modules(*facts)
+        projector = module.double() if module else None
+        about = told, zero, zero.long(), None, student.head, second, term.layers, projector
+        return loss.kdtool_sequence_loss(kdtool.StepView(batch, first, *about)).values
+    assert isinstance(loss, kdtool.TokenLoss)
+    tokens: Any = told.sparse
+    if told.lazy:
+        tokens = kdtool.DenseTokens(told.lazy.head.logits(told.lazy.hidden))
+    columns = {name: column[asked] for name, column in batch.columns.items()}
+    logits, again = (student.model.logits(outputs.last) for outputs in (first, second))
+    where = batch.positions[asked], loss.temperature, zero, zero.long(), columns, again
+    return loss.kdtool_token_loss(kdtool.TokenChunk(logits, batch.labels[asked], tokens, *where))
 
 
 def _gradients(objective: Tensor, student: Attentive) -> dict[str, Tensor]:

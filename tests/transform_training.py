@@ -24,7 +24,6 @@ from kdtool_testing.tiny_models import tiny_model
 from kdtool_torch import collate
 from kdtool_torch.trainer import StandardTrainer
 from kdtool_transformers import TransformersModel
-from reference_losses import softmax
 from reference_model import Describing, Source, gradients_of
 from torch import Tensor
 from two_processes import write_gradients
@@ -164,10 +163,8 @@ def reference(folder: Path, transform: str, losses: str) -> Gradients:
     student.model.train()
     mine, other = student.backbone(batch, _HIDDEN), Source(teacher, _HIDDEN).signal(batch)
     assert other.lazy is not None
-    q, p = (
-        softmax(student.head.logits(mine.last), 1.0),
-        softmax(other.lazy.head.logits(other.lazy.hidden), 1.0).detach(),
-    )
+    q = student.head.logits(mine.last).softmax(-1)
+    p = other.lazy.head.logits(other.lazy.hidden).softmax(-1).detach()
     values = {
         "forward-kl": (p * (p / q).log()).sum(-1),
         "hidden": _hidden(mine.hidden[LAYER], other.hidden[LAYER]),
