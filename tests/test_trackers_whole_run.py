@@ -11,12 +11,11 @@ import kdtool
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trackio.sqlite_storage import SQLiteStorage
+from whole_runs import curves_of
 
 pytestmark = pytest.mark.slow
 
 ARMS = ("student", "control", "control-time")
-Curves = dict[str, dict[int, float]]
-"""Values by step, by name."""
 
 
 def test_every_curve_and_measurement_is_read_back(
@@ -42,7 +41,7 @@ def test_every_curve_and_measurement_is_read_back(
     monkeypatch.setattr("trackio.sqlite_storage.TRACKIO_DIR", results.folder / "trackio")  # chosen at the import
 
     for arm in ARMS:
-        wanted, single, double = logged(results.folder, arm), tensorboard(results.folder, arm), trackio(arm)
+        wanted, single, double = curves_of(results.folder, arm), tensorboard(results.folder, arm), trackio(arm)
         assert {"train/loss", "train/validation/perplexity.perplexity"} <= wanted.keys()
         for name, curve in wanted.items():
             assert double[name] == curve, (arm, name)
@@ -57,22 +56,7 @@ def test_every_curve_and_measurement_is_read_back(
             assert all(prompt in text for prompt in found.texts)
 
 
-def logged(folder: Path, arm: str) -> Curves:
-    """Return the numbers of the event log."""
-    found: Curves = {}
-    for event in map(json.loads, (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()):
-        if event["event"] == "step_end" and event["arm"] == arm:
-            report = event["report"]
-            numbers = {name: report[name] for name in ("loss", "learning_rate", "gradient_norm", "tokens", "seconds")}
-            numbers |= {f"validation/{name}": value for name, value in report["metrics"].items()}
-            for name, term in report["terms"].items():
-                numbers |= {f"terms/{name}": term["value"], f"weights/{name}": term["weight"]}
-            for name, value in numbers.items():
-                found.setdefault(f"train/{name}", {})[report["step"]] = float(value)
-    return found
-
-
-def tensorboard(folder: Path, arm: str) -> Curves:
+def tensorboard(folder: Path, arm: str) -> dict[str, dict[int, float]]:
     """Return all scalars of a series; a step that is there twice fails."""
     events = EventAccumulator(str(folder / "tensorboard" / f"{arm}-seed0"), size_guidance={"scalars": 0}).Reload()
     found = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
@@ -80,9 +64,9 @@ def tensorboard(folder: Path, arm: str) -> Curves:
     return {tag: dict(curve) for tag, curve in found.items()}
 
 
-def trackio(arm: str) -> Curves:
+def trackio(arm: str) -> dict[str, dict[int, float]]:
     """Return all numbers of a series; a step that is there twice fails."""
-    found: Curves = {}
+    found: dict[str, dict[int, float]] = {}
     for log in SQLiteStorage.get_logs("small", f"{arm}-seed0"):
         for name, value in log.items():
             if isinstance(value, float):

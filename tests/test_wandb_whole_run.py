@@ -12,7 +12,8 @@ from typing import Any
 import kdtool
 import pytest
 from run_process import command, recipe_with_faults
-from wandb_files import OfflineRun, curve, expected, offline_runs
+from wandb_files import OfflineRun, curve, offline_runs
+from whole_runs import curves_of
 
 pytestmark = pytest.mark.slow
 
@@ -122,10 +123,10 @@ def test_killed_three_times_each_arm_has_one_curve_without_gaps(recipe: dict[str
     assert code == 0, said
     runs = offline_runs(out / "small")
     same_curves(out / "small", runs)
-    steps = {arm: [step for step, _ in curve(runs[f"{arm}, seed 0"], "train/loss")] for arm in ARMS}
+    steps = {arm: [*curve(runs[f"{arm}, seed 0"], "train/loss")] for arm in ARMS}
     assert steps["student"] == steps["control"] == list(range(1, 9))
     assert steps["control-time"] == list(range(1, len(steps["control-time"]) + 1))
-    assert [step for step, _ in curve(runs["student, seed 0"], "train/memory_gib")] == list(range(1, 9))
+    assert [*curve(runs["student, seed 0"], "train/memory_gib")] == list(range(1, 9))
     repeated = [json.loads(line) for line in (out / "small" / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     student = [one["report"]["step"] for one in repeated if one["event"] == "step_end" and one["arm"] == "student"]
     assert len(student) > 8, "steps were repeated"
@@ -133,15 +134,10 @@ def test_killed_three_times_each_arm_has_one_curve_without_gaps(recipe: dict[str
 
 def same_curves(folder: Path, runs: dict[str, OfflineRun]) -> None:
     """Compare every figure of every logged step with the event log."""
-    figures = ["loss", "learning_rate", "gradient_norm", "tokens", "seconds"]
     for arm in ARMS:
-        terms = ("ce", "forward-kl", "hidden") if arm == "student" else ("ce",)
         run = runs[f"{arm}, seed 0"]
-        names = {**{name: name for name in figures}, **{f"terms/{one}": f"terms.{one}.value" for one in terms}}
-        for name, key in {**names, **{f"weights/{one}": f"terms.{one}.weight" for one in terms}}.items():
-            wanted = expected(folder / "events.jsonl", arm, 0, key)
-            assert wanted
-            assert curve(run, f"train/{name}") == wanted, (arm, name)
+        for name, wanted in curves_of(folder, arm).items():
+            assert curve(run, name) == wanted, (arm, name)
         for step, row in ((point["train/step"], point) for point in run.history if "train/step" in point):
             shares = [value for name, value in row.items() if name.startswith("train/gradient_shares/")]
             assert not shares or sum(shares) == pytest.approx(1), step

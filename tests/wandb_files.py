@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["OfflineRun", "curve", "expected", "offline_runs"]
+__all__ = ["OfflineRun", "curve", "offline_runs"]
 
 
 @dataclass
@@ -42,22 +42,11 @@ def offline_runs(folder: Path) -> dict[str, OfflineRun]:
     return found
 
 
-def curve(run: OfflineRun, name: str, axis: str = "train/step") -> list[tuple[int, Any]]:
-    """Return the points of a curve."""
-    return [(point[axis], point[name]) for point in run.history if name in point]
-
-
-def expected(events: Path, arm: str, seed: int, name: str) -> list[tuple[int, float]]:
-    """Return a figure of a run's logged steps by `events.jsonl`, the first one where a step was repeated."""
-    found: dict[int, float] = {}
-    for line in events.read_text(encoding="utf-8").splitlines():
-        event = json.loads(line)
-        if event["event"] == "step_end" and (event["arm"], event["seed"]) == (arm, seed):
-            value: Any = event["report"]
-            for key in name.split("."):
-                value = value[key]
-            found.setdefault(event["report"]["step"], value)
-    return sorted(found.items())
+def curve(run: OfflineRun, name: str) -> dict[int, Any]:
+    """Return the points of a curve, by step; a step that is there twice fails."""
+    points = [(point["train/step"], point[name]) for point in run.history if name in point]
+    assert len(dict(points)) == len(points)
+    return dict(points)
 
 
 def _inspect(*arguments: str | Path) -> str:

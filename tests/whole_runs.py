@@ -9,7 +9,7 @@ from typing import Any
 
 import kdtool
 
-__all__ = ["apart", "lines", "path_of", "rows_of", "values", "weights", "without"]
+__all__ = ["apart", "curves_of", "lines", "path_of", "rows_of", "values", "weights", "without"]
 
 
 def without(recipe: Mapping[str, Any], *keys: str) -> dict[str, Any]:
@@ -53,3 +53,18 @@ def lines(file: Path) -> list[Any]:
 def values(results: kdtool.Results, name: str) -> dict[str, float]:
     """Return the values of a measurement by subject."""
     return {found.subject: found.value for found in results.measurements if found.name == name}
+
+
+def curves_of(results: Path, arm: str) -> dict[str, dict[int, float]]:
+    """Return the numbers of steps by the event log of a run's folder, by name and step; the first of a repeated step."""
+    found: dict[str, dict[int, float]] = {}
+    for event in map(json.loads, (results / "events.jsonl").read_text(encoding="utf-8").splitlines()):
+        if event["event"] == "step_end" and event["arm"] == arm:
+            report = event["report"]
+            numbers = {name: report[name] for name in ("loss", "learning_rate", "gradient_norm", "tokens", "seconds")}
+            numbers |= {f"validation/{name}": value for name, value in report["metrics"].items()}
+            for name, term in report["terms"].items():
+                numbers |= {f"terms/{name}": term["value"], f"weights/{name}": term["weight"]}
+            for name, value in numbers.items():
+                found.setdefault(f"train/{name}", {}).setdefault(report["step"], float(value))
+    return found
