@@ -10,27 +10,17 @@ import pytest
 from kdtool._cli import call
 from kdtool._results.files import read_results
 from toy_recipe import Recipe
+from variants import variant
 
-OPENER = """
-import json
-import kdtool
-from toy import Export, Runtime, Unigram
-
-class Opener(Export):
-    def kdtool_open(self, run, subject):
-        if subject.role != "artifact" or subject.path is None or not (subject.path / "counts.json").is_file():
-            return None
-        return Runtime(Unigram(json.loads((subject.path / "counts.json").read_text(encoding="utf-8"))))
-"""
+OPENER = variant("Opener")["use"]
 
 
 @pytest.fixture
 def measuring(recipe: Recipe, tmp_path: Path) -> list[str]:
     """A finished run "toy" with two seeds, and what `kdtool eval` needs to open its students and measure them."""
-    (tmp_path / "opener.py").write_text(OPENER, encoding="utf-8")
     (tmp_path / "toy.yaml").write_text(json.dumps({**recipe, "require": {"nats.nats": "< 0"}}), encoding="utf-8")
     kdtool.run({**recipe, "control": False})
-    return ["--recipe", "toy.yaml", "--set", "exporters.json.use=./opener.py:Opener"]
+    return ["--recipe", "toy.yaml", "--set", f"exporters.json.use={OPENER}"]
 
 
 def test_students_of_a_run_are_measured_with_every_seed_and_as_they_were_there(
@@ -122,13 +112,12 @@ class Apart(kdtool.Filter):
 
 
 def test_the_text_is_filtered_by_all_evaluators_of_the_recipe_and_made_once(recipe: Recipe, tmp_path: Path) -> None:
-    (tmp_path / "opener.py").write_text(OPENER, encoding="utf-8")
     (tmp_path / "filter.py").write_text(FILTER, encoding="utf-8")
     recipe |= {"control": False, "filters": {"apart": {"use": "./filter.py:Apart"}}}
     recipe["evaluators"]["leaked"] = {"use": "./filter.py:Benchmark"}
     (tmp_path / "toy.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     kdtool.run(recipe)
-    opener = {"exporters.json.use": "./opener.py:Opener"}
+    opener = {"exporters.json.use": OPENER}
     results = kdtool.evaluate(["toy"], ["nats"], opener, recipe="toy.yaml")
     assert {stage.name: stage.reused for stage in results.stages}["text"]
     assert "leaked" not in {stage.name.partition("-")[0] for stage in results.stages}

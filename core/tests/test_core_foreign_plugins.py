@@ -97,14 +97,6 @@ def test_what_a_plugin_leaves_running_does_not_keep_a_command_from_ending(left: 
     assert f"stopped: {'x-left' if 'x-left' in left else 'functions registered with atexit'}\n" in done.stderr
 
 
-def test_what_a_plugin_prints_when_imported_spoils_nothing(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _bad(site, f"print('hello from x-bad')\n{GOOD}")
-    assert call(["schema"]) == 0
-    printed = capsys.readouterr()
-    assert "loss.x-bad" in json.loads(printed.out)["$defs"]
-    assert "hello from x-bad" in printed.err
-
-
 @pytest.mark.parametrize(
     ("entry", "metadata", "message"),
     [
@@ -215,10 +207,3 @@ def test_what_a_class_does_wrong_is_named_when_the_recipe_is_checked(
     assert message in said
     assert "x-bad" in said
     assert "Traceback" not in said
-
-
-def test_a_component_without_the_hook_of_its_kind_is_refused_before_the_run(site: Path, recipe: Recipe) -> None:
-    _bad(site, "import kdtool\nclass X(kdtool.Reporter):\n    'Writes nothing.'\n")
-    recipe["reporter"] = {"use": "x_bad:X"}
-    with pytest.raises(kdtool.RecipeError, match="has no kdtool_report, which every reporter needs"):
-        kdtool.check(recipe)
