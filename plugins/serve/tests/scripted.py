@@ -14,7 +14,10 @@ ALL: frozenset[kdtool.Ability] = frozenset({"continue", "converse", "prefill", "
 
 
 class StreamingRuntime(kdtool.Runtime):
-    """Yields one word per token; `seconds` pass before each. `open` counts the streams that are being generated."""
+    """Yields one word per token; `seconds` pass before each. `open` counts the streams that are being generated.
+
+    It fails after `breaks_after` tokens.
+    """
 
     def __init__(
         self,
@@ -33,6 +36,7 @@ class StreamingRuntime(kdtool.Runtime):
         self.open = 0
         self.most_open = 0
         self.closed = False
+        self.breaks_after: int | None = None
         self.asked: list[kdtool.Request] = []
         self._lock = threading.Lock()
 
@@ -60,6 +64,8 @@ class StreamingRuntime(kdtool.Runtime):
             return
         tokens = _words(self.text(request))
         for number, token in enumerate(tokens[: request.max_tokens], 1):
+            if self.breaks_after is not None and number > self.breaks_after:
+                raise RuntimeError("lost its\nweights")
             time.sleep(self.seconds)
             finish = "length" if number == request.max_tokens else "stop" if number == len(tokens) else None
             found = kdtool.TokenLogprob(token, -0.5, ((token, -0.5), ("other", -1.5))[: request.logprobs or 0])

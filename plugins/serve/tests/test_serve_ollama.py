@@ -134,17 +134,12 @@ def test_errors_are_a_text_under_their_status(server: Running, client: ollama.Cl
         assert isinstance(found.json()["error"], str)
 
 
-def test_an_error_within_a_stream_is_its_last_line() -> None:
-    class Broken(StreamingRuntime):
-        def _pieces(self, request: kdtool.Request) -> Any:
-            yield from list(super()._pieces(request))[:2]
-            raise RuntimeError("lost its weights")
-
-    with running(ScriptedModels({"student": Broken()})) as server, _connected(server) as client:
-        parts = client.generate("student", "x", stream=True)
-        assert next(iter(parts)).response == "return "
-        with pytest.raises(ollama.ResponseError, match="the model failed: lost its weights"):
-            list(parts)
+def test_an_error_within_a_stream_is_its_last_line(student: StreamingRuntime, client: ollama.Client) -> None:
+    student.breaks_after = 2
+    parts = client.generate("student", "x", stream=True)
+    assert next(iter(parts)).response == "return "
+    with pytest.raises(ollama.ResponseError, match="the model failed: lost its"):
+        list(parts)
 
 
 def test_a_long_prompt_loses_its_beginning_and_a_long_chat_its_oldest_turns(student: StreamingRuntime) -> None:
@@ -160,14 +155,10 @@ def test_a_long_prompt_loses_its_beginning_and_a_long_chat_its_oldest_turns(stud
         )  # fmt: skip
 
 
-def test_a_real_model_answers_and_has_its_shapes() -> None:
+def test_a_real_model_has_its_shapes() -> None:
     models = ScriptedModels({"student": TransformersRuntime(tiny_model())})
     with running(models) as server, _connected(server) as client:
-        options = {"num_predict": 5, "temperature": 0}
-        whole = client.generate("student", "def f(", raw=True, options=options)
-        parts = list(client.generate("student", "def f(", raw=True, options=options, stream=True))
-        assert whole.response == "".join(part.response or "" for part in parts)
-        assert whole.eval_count == parts[-1].eval_count == 5
+        assert client.generate("student", "def f(", raw=True, options={"num_predict": 5}).eval_count == 5
         info = client.show("student").modelinfo or {}
         names = ("general.architecture", "llama.context_length", "llama.block_count")
         assert [info[name] for name in names] == ["llama", 512, 4]
