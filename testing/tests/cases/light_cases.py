@@ -263,12 +263,6 @@ variant(
 )
 variant(
     TestCopy,
-    "differs each time",
-    "test_the_same_student_gives_the_same_files",
-    add=lambda self, folder, trained: (folder / "stamp").write_text(str(time.time_ns()), encoding="utf-8"),
-)
-variant(
-    TestCopy,
     "changes the student that others use, too",
     "test_it_writes_below_the_run_s_folder_alone",
     "test_the_same_student_gives_the_same_files",
