@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
-from math import exp, log
 from pathlib import Path
 from statistics import mean
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_evaluator_codexglue._tasks import (
-    bleu_4,
-    codebleu,
-    edit_similarity,
-    exact_match,
-    first_method,
-    restore_literals,
-    statement,
-)
+from kdtool_evaluator_codexglue._lines import edit_similarity, exact_match, restore_literals, statement
 from kdtool_evaluator_codexglue._tokens import correct_tokens
 
 SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "data" / "codexglue"
 needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason="CodeXGLUE's samples are not here")
-needs_codebleu = pytest.mark.skipif(not find_spec("codebleu"), reason="the extra `codebleu` is not installed")
-METHOD = "int function ( ) { int a = size ( ) ; return a ; }"
 
 
 @pytest.mark.parametrize(
@@ -69,61 +57,6 @@ def test_lines_of_the_sample_score_as_codexglue_says() -> None:
     pairs = [(line, json.loads(answer)["gt"]) for line, answer in zip(lines, answers, strict=True)]
     assert mean(edit_similarity(*pair) for pair in pairs) == pytest.approx(43.8)
     assert mean(exact_match(*pair) for pair in pairs) == 0
-
-
-def test_bleu_is_that_worked_by_hand() -> None:
-    # Words "returns the size", "returns the old size .": 3 of 3, 1 of 2, 0 of 1, 0 of 0, those from 2 on with 1 added.
-    expected = 100 * exp(1 - 6 / 4 + (log(3 / 3) + log(2 / 3) + log(1 / 2) + log(1 / 1)) / 4)
-    assert bleu_4("Returns the size", "returns the old size.") == pytest.approx(expected)
-    assert bleu_4("get_size", "get _ size") == pytest.approx(100)  # an underscore is a word
-    assert bleu_4("", "a b c") == pytest.approx(100 * exp(1 - 4 / 1))
-    assert bleu_4("x", "a b c") == pytest.approx(0, abs=1e-60)
-    assert bleu_4("a a a a a", "a") == pytest.approx(100 * exp((log(1 / 5) + log(1 / 5) + log(1 / 4) + log(1 / 3)) / 4))
-
-
-@needs_samples
-def test_summaries_of_the_sample_score_as_codexglue_says() -> None:
-    texts = {
-        name: dict(
-            line.split("\t", 1)
-            for line in (SAMPLES / f"code_to_text_{name}_sample.txt").read_text("utf-8").splitlines()
-        )
-        for name in ("predictions", "reference")
-    }
-    scores = [bleu_4(text, texts["reference"][key]) for key, text in texts["predictions"].items()]
-    assert len(scores) == 5
-    assert mean(scores) == pytest.approx(9.554726113590661, abs=1e-12)
-
-
-def test_a_method_ends_where_its_first_brace_is_closed() -> None:
-    assert first_method(" int f() { if (a) { b(); } } int g() { }") == "int f() { if (a) { b(); } }"
-    assert first_method("int f() { if (a) {") == "int f() { if (a) {"
-    assert first_method("return 1; } }") == "return 1; }"
-
-
-@needs_codebleu
-def test_codebleu_grows_with_what_is_shared() -> None:
-    assert codebleu(METHOD, METHOD) == pytest.approx(100)
-    assert codebleu("int function(){int a=size();return a;}", METHOD) == pytest.approx(100)
-    assert codebleu("int a ;", METHOD) == 0
-    assert (
-        0
-        < codebleu("int function ( ) { return 0 ; }", METHOD)
-        < codebleu(METHOD.replace("size", "count"), METHOD)
-        < 100
-    )
-
-
-@needs_codebleu
-def test_a_data_flow_that_does_not_match_is_not_taken_for_one_that_is_not_there() -> None:
-    assert codebleu("a b c d", METHOD) < 1
-    assert codebleu("void function ( ) { }", "void function ( ) { }") == pytest.approx(100)  # there is none
-
-
-@needs_codebleu
-def test_what_has_no_codebleu_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"not defined.*'int f'"):
-        codebleu(METHOD, "int f")
 
 
 def counts(text: str, pieces: list[str], predicted: list[str]) -> tuple[int, int]:

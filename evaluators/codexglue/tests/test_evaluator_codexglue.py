@@ -12,7 +12,7 @@ import kdtool
 import pytest
 import torch
 from kdtool_evaluator_codexglue import CodeXGlue
-from kdtool_evaluator_codexglue._tasks import line_task, missing_for_codebleu, program_task, summary_task
+from kdtool_evaluator_codexglue._lines import lines_of
 from kdtool_evaluator_codexglue._tokens import codes_of, likeliest
 from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, make_run, write_toy_model
 from kdtool_testing.tiny_models import begin_texts_with
@@ -26,34 +26,15 @@ PYTHON_LINES = [
 ]
 JAVA_LINES = [{"input": "<s> package a ; import", "gt": "java . util . List ;"}]
 CODES = ["<s> import os <EOL> x = os . getcwd ( ) </s>", "<s> <EOL> </s>", "<s> def f ( n ) : <EOL> return n </s>"]
-SUMMARIES = [
-    {
-        "code_tokens": ["def", "f", "(", ")", ":", "pass"],
-        "docstring_tokens": ["Does", "nothing", "."],
-        "language": "python",
-    },
-    {"code_tokens": ["def", "g", "(", ")", ":"], "docstring_tokens": ["Also", "\n", "not"], "language": "python"},
-]
-DESCRIPTION = "get it concode_field_sep int it concode_elem_sep int it concode_field_sep void set"
-PROGRAMS = [
-    {"nl": DESCRIPTION, "code": "int function ( ) { return it ; }"},
-    {"nl": "too short", "code": "a"},
-]  # fmt: skip
-with_codebleu = not list(missing_for_codebleu())
 
 
 def written(folder: Path) -> dict[str, str]:
     """Write a small file of each task, as its authors do."""
     folder.mkdir(exist_ok=True)
-    texts = {
-        "line_completion": "\n".join(map(json.dumps, PYTHON_LINES)),
-        "token_completion": "\n".join(CODES),
-        "summarisation": "\n".join(map(json.dumps, SUMMARIES)),
-        "generation": "\n".join(map(json.dumps, PROGRAMS)),
-    }
+    texts = {"line_completion": "\n".join(map(json.dumps, PYTHON_LINES)), "token_completion": "\n".join(CODES)}
     for name, text in texts.items():
         (folder / name).write_text(text + "\n", encoding="utf-8")
-    return {name: str(folder / name) for name in texts if name != "generation" or with_codebleu}
+    return {name: str(folder / name) for name in texts}
 
 
 class TestCodeXGlue(EvaluatorConformance):
@@ -86,33 +67,20 @@ def test_each_file_gives_its_measures(tmp_path: Path) -> None:
     assert (
         found["codexglue.python.line.edit-similarity"].value == (100 + 25) / 2
     )  # "x + 1" of "print ( y )": " ", " " of 5 + 11
-    assert found["codexglue.python.bleu-4"].n == 2
-    assert ("codexglue.java.codebleu" in found) == with_codebleu
     assert said == ["codexglue.python.token: student is left out, it does not expose the model's predictions"]
     assert all("CodeXGLUE" in one.settings["like"] and one.settings["file"] for one in found.values())
     assert {request.temperature for request in runtime.asked} == {0.0}
 
 
 def test_questions_are_those_of_the_files(tmp_path: Path) -> None:
-    files = {
-        name: Path(path) for name, path in (written(tmp_path) | {"generation": str(tmp_path / "generation")}).items()
-    }
-    lines = line_task(files["line_completion"], None, {})
+    lines = lines_of(Path(written(tmp_path)["line_completion"]), None, {})
     assert lines.questions[0].prompt == "import os <EOL> def f ( x ) : <EOL> return"
     assert lines.stop == ("\n", "<EOL>")
     assert len({question.id for question in lines.questions}) == 2
     (tmp_path / "java").write_text(json.dumps(JAVA_LINES[0]), encoding="utf-8")
-    java = line_task(tmp_path / "java", None, {})
+    java = lines_of(tmp_path / "java", None, {})
     assert java.stop == ("\n",)
     assert java.cut(" java . util . List ; import b ;") == JAVA_LINES[0]["gt"]
-    summaries = summary_task(files["summarisation"], None, {}).questions
-    assert summaries[0].prompt == 'def f ( ) : pass\n""" The goal of this function is to'
-    assert summaries[1].reference == "Also not"
-    (tmp_path / "go").write_text(json.dumps({**SUMMARIES[0], "language": "go"}), encoding="utf-8")
-    (go,) = summary_task(tmp_path / "go", None, {}).questions
-    assert go.prompt == "def f ( ) : pass\n/* The goal of this function is to"
-    (program,) = program_task(files["generation"], None, {}).questions
-    assert program.prompt.startswith("class Context {\n    int it;\n    void set;\n\n    /**\n     * get it\n")
 
 
 def test_files_may_be_packed_and_some_examples_taken(tmp_path: Path) -> None:
@@ -129,8 +97,7 @@ def test_files_may_be_packed_and_some_examples_taken(tmp_path: Path) -> None:
         ("line_completion", "", r"codexglue\.line_completion.*contains no record.*test\.json"),
         ("line_completion", '{"input": "x", "gt": ""}', r"has no ground truth \(`gt`\); take a file that has it"),
         ("token_completion", "x = 1", r"codexglue\.token_completion.*line 1.*<s> and </s>"),
-        ("summarisation", '{"code_tokens": "x", "docstring_tokens": [], "language": "go"}', 'code_tokens is "x", not'),
-        ("generation", '{"nl": "x", "code": ""}', r"test\.json keeps them back, take dev\.json"),
+        ("line_completion", '{"input": 1, "gt": "x"}', r"input is 1, not"),
     ],
 )
 def test_another_file_is_refused_with_what_was_expected(task: str, content: str, message: str, tmp_path: Path) -> None:
@@ -155,10 +122,6 @@ def test_each_language_has_measurements_of_its_own(tmp_path: Path) -> None:
     assert codes_of(Path(written(tmp_path / "files")["token_completion"]), None)[0] == "python"
     (tmp_path / "java.txt").write_text("<s> int x ; </s>\n", encoding="utf-8")
     assert codes_of(tmp_path / "java.txt", None)[0] == "java"
-    mixed = tmp_path / "mixed.jsonl"
-    mixed.write_text("\n".join(json.dumps({**SUMMARIES[0], "language": name}) for name in ("python", "go")))
-    with pytest.raises(kdtool.UsageError, match=r"functions in go, python: give a file of one language"):
-        summary_task(mixed, None, {})
 
 
 def test_no_file_at_all_is_refused() -> None:
@@ -167,18 +130,9 @@ def test_no_file_at_all_is_refused() -> None:
 
 
 def test_a_file_that_is_not_there_is_refused_before_a_run(tmp_path: Path) -> None:
-    evaluator = CodeXGlue(CodeXGlue.Config(generation=tmp_path / "gone.json"))
-    with pytest.raises(kdtool.UsageError, match=r"codexglue\.generation.*gone\.json cannot be read"):
+    evaluator = CodeXGlue(CodeXGlue.Config(line_completion=tmp_path / "gone.json"))
+    with pytest.raises(kdtool.UsageError, match=r"codexglue\.line_completion.*gone\.json cannot be read"):
         evaluator.kdtool_identity(make_run(tmp_path))
-
-
-def test_what_codebleu_lacks_is_said_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = make_run(tmp_path)
-    monkeypatch.setattr("kdtool_evaluator_codexglue._tasks.version", lambda name: "0.23.0")
-    said = CodeXGlue(CodeXGlue.Config(generation=tmp_path / "dev.json")).kdtool_check(run, "start")
-    assert len(said) == 3
-    assert all("pip install codebleu==0.7.0" in line for line in said)
-    assert CodeXGlue(CodeXGlue.Config(line_completion=tmp_path / "test.json")).kdtool_check(run, "start") == ()
 
 
 @pytest.fixture

@@ -10,14 +10,12 @@ import kdtool
 from pydantic import model_validator
 
 if TYPE_CHECKING:
-    from kdtool_evaluator_codexglue._tasks import Task
+    from kdtool_evaluator_codexglue._lines import Lines
     from kdtool_evaluator_codexglue._tokens import Code
 
 _MEASUREMENTS = {
     "line_completion": ("*.line.exact-match", "*.line.edit-similarity", "*.line.unanswered"),
     "token_completion": ("*.token-accuracy",),
-    "summarisation": ("*.bleu-4", "*.summary.unanswered"),
-    "generation": ("java.codebleu", "java.program.unanswered"),
 }
 """Names of measurements after the prefix `codexglue.`, by the settings of files; `*` is a programming language."""
 _LONGEST = 1024
@@ -25,7 +23,7 @@ _LONGEST = 1024
 
 
 class CodeXGlue(kdtool.Evaluator):
-    """Line and token completion, summarisation and text-to-code of CodeXGLUE, each on a file of its authors."""
+    """Line and token completion of CodeXGLUE, each on a file of its authors."""
 
     class Config(kdtool.Config):
         """Files of the tasks to measure, one for each, relative to the recipe, compressed with gzip or not."""
@@ -35,10 +33,6 @@ class CodeXGlue(kdtool.Evaluator):
         `codexglue.java.…`."""
         token_completion: kdtool.RecipePath | None = kdtool.Field(default=None)
         """test.txt of token completion, as its preprocess.py writes it: `codexglue.python.token-accuracy`, or `java`."""
-        summarisation: kdtool.RecipePath | None = kdtool.Field(default=None)
-        """test.jsonl of code-to-text, of one programming language: `codexglue.<language>.bleu-4`."""
-        generation: kdtool.RecipePath | None = kdtool.Field(default=None)
-        """dev.json of text-to-code (CONCODE): `codexglue.java.codebleu`, which needs the extra `codebleu`."""
         limit: int | None = kdtool.Field(default=None, ge=1, le=10_000_000)
         """Largest number of examples of each file, chosen by the hashes of their numbers; null takes all, as usual."""
 
@@ -73,17 +67,14 @@ class CodeXGlue(kdtool.Evaluator):
         return {name: read_and_hash(file, f"codexglue.{name}")[1] for name, file in self.config.files.items()}
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
-        """Read the files; return what CodeBLEU lacks, if the task compares programs.
+        """Read the files.
 
         Raises:
             kdtool.UsageError: a file is in another form, or empty.
         """
-        from kdtool_evaluator_codexglue._tasks import missing_for_codebleu
-
-        if when == "start":
-            return () if self.config.generation is None else tuple(missing_for_codebleu())
-        list(self._tasks(run))
-        self._codes()
+        if when == "text":
+            self._lines(run)
+            self._codes()
         return ()
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
@@ -100,24 +91,22 @@ class CodeXGlue(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: a file cannot be read, or is in another form.
         """
-        from kdtool_evaluator_codexglue._tasks import measurements
+        from kdtool_evaluator_codexglue._lines import measurements
 
-        tasks, codes = list(self._tasks(run)), self._codes()
+        lines, codes = self._lines(run), self._codes()
         for subject in subjects:
-            for task in tasks:
-                yield from measurements(run, subject, task)
+            if lines is not None:
+                yield from measurements(run, subject, lines)
             if codes is not None:
                 from kdtool_evaluator_codexglue._tokens import accuracy
 
                 yield from accuracy(run, subject, *codes, self._settings(run, "token_completion"))
 
-    def _tasks(self, run: kdtool.RunInfo) -> Iterator[Task]:
-        from kdtool_evaluator_codexglue._tasks import line_task, program_task, summary_task
+    def _lines(self, run: kdtool.RunInfo) -> Lines | None:
+        from kdtool_evaluator_codexglue._lines import lines_of
 
-        makers = {"line_completion": line_task, "summarisation": summary_task, "generation": program_task}
-        for name, make in makers.items():
-            if name in self.config.files:
-                yield make(self.config.files[name], self.config.limit, self._settings(run, name))
+        file = self.config.line_completion
+        return None if file is None else lines_of(file, self.config.limit, self._settings(run, "line_completion"))
 
     def _codes(self) -> tuple[str, Sequence[Code]] | None:
         from kdtool_evaluator_codexglue._tokens import codes_of

@@ -16,7 +16,7 @@ import torch
 from kdtool_measuring import Item, choose, file_of, journal, make_measurement, open_for_measuring, read_lines
 from kdtool_torch import eval_mode, exact_head, exact_logits, say_context, windows
 
-from kdtool_evaluator_codexglue._tasks import language_of
+from kdtool_evaluator_codexglue._lines import language_of
 
 _KEY = "codexglue.token_completion"
 _LIKE = (

@@ -158,7 +158,7 @@ def key_of(grouped: Mapping[str, object], own: str) -> str:
 def name(key: str) -> str:
     """Return the name of a measurement or key within a sentence: "kl-to-teacher" gives "KL to teacher"."""
     words = re.sub(r"(?<=\w)[-_](?=[^\W\d])", " ", key)
-    return re.sub(r"(?<!\w)(?:kl|gguf|mbpp|bleu)(?!\w)", lambda found: found[0].upper(), words)
+    return re.sub(r"(?<!\w)(?:kl|gguf|mbpp)(?!\w)", lambda found: found[0].upper(), words)
 
 
 def title(key: str) -> str:
