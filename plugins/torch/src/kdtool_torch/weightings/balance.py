@@ -11,7 +11,9 @@ from math import exp, fsum, inf, isfinite, log
 from typing import Any
 
 import kdtool
-import pydantic
+
+_SMOOTHING = 0.9
+"""Share of a running mean that stays at each step."""
 
 
 class Uncertainty(kdtool.Weighting):
@@ -21,22 +23,12 @@ class Uncertainty(kdtool.Weighting):
     term, before its weight, contributes 1: the weights are then the terms' shares. Takes losses that are not negative.
     """
 
-    config: Config
-
-    class Config(kdtool.Config):
-        """Settings of `uncertainty`."""
-
-        learning_rate: float = kdtool.Field(default=0.05, gt=0, le=1)
-        """Step size of the log-variances: near rest, 2 / learning_rate steps cover most of the remaining distance."""
-        limit: float = kdtool.Field(default=100.0, gt=1, le=1e6)
-        """No factor is above this, or below 1 / limit: a loss near 0 would otherwise get an unbounded weight."""
-
     def kdtool_balance(
         self, terms: Mapping[str, kdtool.TermReport], step: int, state: dict[str, Any]
     ) -> Mapping[str, float]:
         """Return exp(-s) of each term, after `uncertainty_step` on the last step's values; `state` holds s of each term."""
         values = {name: term.value for name, term in terms.items()}
-        state.update(uncertainty_step(state, values, self.config.learning_rate, self.config.limit))
+        state.update(uncertainty_step(state, values))
         return {name: exp(-s) for name, s in state.items()}
 
 
@@ -55,8 +47,6 @@ class GradNorm(kdtool.Weighting):
 
         alpha: float = kdtool.Field(default=1.5, ge=0, le=10)
         """Strength with which training rates are drawn together; 0 makes gradient norms equal, regardless of the rates."""
-        learning_rate: float = kdtool.Field(default=0.025, gt=0, le=1)
-        """Share of the distance to their targets that the factors cover per step; norms of single steps are noisy."""
 
     def kdtool_balance(
         self, terms: Mapping[str, kdtool.TermReport], step: int, state: dict[str, Any]
@@ -75,15 +65,15 @@ class GradNorm(kdtool.Weighting):
         if norms:
             ratios = {name: log(terms[name].value) - log(first[name]) for name in norms}
             before = {name: log_factors[name] for name in norms}
-            log_factors |= gradnorm_step(before, norms, ratios, self.config.alpha, self.config.learning_rate)
+            log_factors |= gradnorm_step(before, norms, ratios, self.config.alpha)
         return {name: exp(logarithm) for name, logarithm in log_factors.items()}
 
 
 class OnMetric(kdtool.Weighting):
-    """Multiplies a loss's weight by a factor once a loss's value has crossed a threshold.
+    """Multiplies a loss's weight by a factor once a loss's value has fallen below a threshold.
 
-    The metric is the running mean of the loss's value, before its weight. A change that has begun is completed, even if the
-    value rises again. If a loss is missing, as in a control that has others, all weights stay.
+    The metric is the running mean of the loss's value, before its weight. The factor stays, even if the value rises again.
+    If a loss is missing, as in a control that has others, all weights stay.
     """
 
     config: Config
@@ -93,24 +83,12 @@ class OnMetric(kdtool.Weighting):
 
         watch: str = kdtool.Field(min_length=1, max_length=64)
         """The loss whose value decides, by its name in the recipe."""
-        below: float | None = kdtool.Field(default=None, ge=-1e9, le=1e9)
-        """Threshold below which its running mean must fall; set either this or `above`."""
-        above: float | None = kdtool.Field(default=None, ge=-1e9, le=1e9)
-        """Threshold above which its running mean must rise."""
+        below: float = kdtool.Field(ge=-1e9, le=1e9)
+        """Threshold below which its running mean must fall."""
         change: str = kdtool.Field(min_length=1, max_length=64)
         """The loss whose weight changes then; it may be the same."""
         factor: float = kdtool.Field(default=0.0, ge=0, le=1e6)
         """Factor of its weight; 0 switches it off."""
-        over: int = kdtool.Field(default=1, ge=1, le=1_000_000)
-        """Number of steps over which the factor changes linearly from 1 to `factor`; 1 changes it at once."""
-        smoothing: float = kdtool.Field(default=0.9, ge=0, lt=1)
-        """Share of the running mean that stays at each step; at 0 only the last step's value counts."""
-
-        @pydantic.model_validator(mode="after")
-        def _one_bound(self) -> OnMetric.Config:
-            if (self.below is None) == (self.above is None):
-                raise ValueError("needs one bound: `below` or `above`")
-            return self
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -119,9 +97,9 @@ class OnMetric(kdtool.Weighting):
     def kdtool_balance(
         self, terms: Mapping[str, kdtool.TermReport], step: int, state: dict[str, Any]
     ) -> Mapping[str, float] | None:
-        """Return the factor of the loss that changes, once it has begun to change.
+        """Return the factor of the loss that changes, once it has changed.
 
-        `state` holds the running mean, the step at which the change began, and the components of both losses.
+        `state` holds the running mean, whether it has crossed the threshold, and the components of both losses.
         """
         config = self.config
         paths: dict[str, str] = state.setdefault("paths", {})
@@ -129,17 +107,9 @@ class OnMetric(kdtool.Weighting):
         watched = terms.get(paths.get(config.watch, ""))  # missing if the loss saw no token at this step
         if watched is not None and isfinite(watched.value):
             mean = state.get("mean", watched.value)
-            state["mean"] = mean + (1 - config.smoothing) * (watched.value - mean)
-        if "begun" not in state and "mean" in state and self._is_past_the_bound(state["mean"]):
-            state["begun"] = step
-        if "begun" not in state or config.change not in paths:
-            return None
-        share = min(1.0, (step - state["begun"] + 1) / config.over)
-        return {paths[config.change]: 1 + share * (config.factor - 1)}
-
-    def _is_past_the_bound(self, mean: float) -> bool:
-        below, above = self.config.below, self.config.above
-        return mean < below if below is not None else above is not None and mean > above
+            state["mean"] = mean + (1 - _SMOOTHING) * (watched.value - mean)
+        state["changed"] = state.get("changed", False) or state.get("mean", inf) < config.below
+        return {paths[config.change]: config.factor} if state["changed"] and config.change in paths else None
 
 
 def _tells(term: kdtool.TermReport) -> bool:
@@ -148,7 +118,7 @@ def _tells(term: kdtool.TermReport) -> bool:
 
 
 def uncertainty_step(
-    log_variances: Mapping[str, float], values: Mapping[str, float], learning_rate: float, limit: float
+    log_variances: Mapping[str, float], values: Mapping[str, float], learning_rate: float = 0.05, limit: float = 100.0
 ) -> dict[str, float]:
     """Return the log-variances after one step of gradient descent on Σ_i ½·(exp(−s_i)·L_i + s_i), L_i held fixed.
 
@@ -162,7 +132,7 @@ def uncertainty_step(
     Args:
         log_variances: s of each term; one that is missing begins at 0.
         values: L of each term, from 0, finite.
-        learning_rate: η > 0.
+        learning_rate: η > 0: near rest, 2 / η steps cover most of the remaining distance.
         limit: above 1.
 
     Returns:
@@ -181,7 +151,7 @@ def gradnorm_step(
     norms: Mapping[str, float],
     ratios: Mapping[str, float],
     alpha: float,
-    learning_rate: float,
+    learning_rate: float = 0.025,
 ) -> dict[str, float]:
     """Return the logarithms of the terms' factors w_i after one step towards equal training rates.
 
@@ -199,7 +169,7 @@ def gradnorm_step(
         norms: G of the same terms, above 0, with the factors in them.
         ratios: log (L(t) / L(0)) of the same terms.
         alpha: α ≥ 0.
-        learning_rate: η, above 0 to 1; at 1 the step reaches the targets.
+        learning_rate: η, above 0 to 1; at 1 the step reaches the targets, but norms of single steps are noisy.
 
     Returns:
         log w of the same terms.

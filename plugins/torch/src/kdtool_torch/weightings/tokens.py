@@ -1,4 +1,4 @@
-"""Weights of tokens by entropy, by the teacher's confidence and by position, and the running mean that divides them."""
+"""Weights of tokens by entropy and by the teacher's confidence, and the running mean that divides them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class _Entropy(kdtool.Weighting):
-    """Common part of the two weightings by entropy."""
+class StudentEntropy(kdtool.Weighting):
+    """Weighs positions by the student's entropy, as SE-KD does: where the student is unsure, it learns most.
+
+    Needs no teacher, so it works with any signal, and weighs the control in the same way.
+    """
 
     config: Config
 
@@ -25,40 +28,10 @@ class _Entropy(kdtool.Weighting):
         """Positions of less entropy, in nats, have no weight."""
         power: float = kdtool.Field(default=1.0, ge=0, le=10)
         """The others weigh as this power of their entropy; at 0 all alike."""
-        temperature: float = kdtool.Field(default=1.0, gt=0, le=100)
-        """The entropy is that of the distribution at this temperature."""
-
-    def _weight(self, logits: Tensor) -> Tensor:
-        config = self.config
-        entropies = entropy(logits.detach(), config.temperature)
-        return entropy_weight(entropies, config.threshold, config.power)
-
-
-class TeacherEntropy(_Entropy):
-    """Weighs positions by the teacher's entropy: where much may follow, there is much to learn from its distribution.
-
-    Without a teacher, as in the control, all positions weigh 1. Its entropy cannot be computed from sampled or top-k tokens.
-    """
-
-    needs = "logits"
 
     def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the weight of each position, [C]."""
-        if chunk.teacher is None:
-            return _ones(chunk)
-        assert isinstance(chunk.teacher, kdtool.DenseTokens)  # noqa: S101 - it needs logits
-        return self._weight(chunk.teacher.logits)
-
-
-class StudentEntropy(_Entropy):
-    """Weighs positions by the student's entropy, as SE-KD does: where the student is unsure, it learns most.
-
-    Needs no teacher, so it works with any signal, and weighs the control in the same way.
-    """
-
-    def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
-        """Return the weight of each position, [C]."""
-        return self._weight(chunk.student_logits)
+        return entropy_weight(entropy(chunk.student_logits.detach()), self.config.threshold, self.config.power)
 
 
 Of = Literal["likeliest", "label"]
@@ -81,10 +54,6 @@ class Confidence(kdtool.Weighting):
         """Use the probability of the teacher's `likeliest` token, or of the `label`, the text's next token."""
         prefer: Literal["sure", "unsure"] = "sure"
         """Positions that count more: those of high probability p, by p, or those of low probability, by 1 - p."""
-        power: float = kdtool.Field(default=1.0, ge=0, le=10)
-        """Exponent of p, or of 1 - p; above 1 differences count more, at 0 all positions weigh alike."""
-        temperature: float = kdtool.Field(default=1.0, gt=0, le=100)
-        """The probability is that of the teacher's distribution at this temperature."""
 
     def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the weight of each position, [C].
@@ -96,55 +65,34 @@ class Confidence(kdtool.Weighting):
         if teacher is None:
             return _ones(chunk)
         if isinstance(teacher, kdtool.SparseTokens):
-            if teacher.temperature != config.temperature:
+            if teacher.temperature != 1:
                 raise kdtool.UsageError(
-                    f"confidence is of temperature {config.temperature}, but the teacher's tokens were taken at "
-                    f"{teacher.temperature}: give the weighting and the signals one temperature"
+                    f"confidence is of temperature 1, but the teacher's tokens were taken at {teacher.temperature}: "
+                    "record signals at temperature 1"
                 )
             probabilities = top_k_probability(teacher.ids, teacher.weights, chunk.labels, config.of)
         else:
             assert isinstance(teacher, kdtool.DenseTokens)  # noqa: S101 - it needs logits or top-k tokens
-            probabilities = probability(teacher.logits, chunk.labels, config.of, config.temperature)
-        return confidence_weight(probabilities, config.prefer, config.power)
-
-
-class Position(kdtool.Weighting):
-    """Weighs tokens by their place in the document: the beginning counts less, or more, than the rest."""
-
-    config: Config
-
-    class Config(kdtool.Config):
-        """Weight and length of the beginning."""
-
-        first: float = kdtool.Field(default=0.0, ge=0, le=100)
-        """Weight of a document's first token, relative to the rest, which is 1. Below 1 a ramp, above 1 a decay."""
-        tokens: int = kdtool.Field(default=64, ge=1, le=1_000_000)
-        """Number of tokens after which a line reaches 1, and an exponential has covered half of the distance to it."""
-        shape: Literal["linear", "exponential"] = "linear"
-        """Shape of the transition: a line, or an exponential that keeps halving the rest."""
-
-    def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
-        """Return `position_weight` of the chunk, [C]."""
-        return position_weight(chunk.positions, self.config.first, self.config.tokens, self.config.shape)
+            probabilities = probability(teacher.logits, chunk.labels, config.of)
+        return confidence_weight(probabilities, config.prefer)
 
 
 def _ones(chunk: kdtool.TokenChunk) -> Tensor:
     return chunk.positions.new_ones(chunk.positions.shape).float()
 
 
-def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return H(p) = −Σ_v p_v·log p_v with p = softmax(logits / T), per position.
+def entropy(logits: Tensor) -> Tensor:
+    """Return H(p) = −Σ_v p_v·log p_v with p = softmax(logits), per position.
 
     From 0, where one token is certain, to log V.
 
     Args:
         logits: [C, V], any floating type; computed in float32 or better. −∞ stands for probability 0.
-        temperature: T > 0.
 
     Returns:
         [C], in nats.
     """
-    logs = log_probabilities(logits, temperature)
+    logs = log_probabilities(logits, 1.0)
     return -(logs.exp() * logs).sum(-1).clamp(max=0)
 
 
@@ -167,19 +115,18 @@ def entropy_weight(entropies: Tensor, threshold: float = 0.0, power: float = 1.0
     return entropies.pow(power).where(entropies >= threshold, 0)
 
 
-def probability(logits: Tensor, labels: Tensor, of: Of = "likeliest", temperature: float = 1.0) -> Tensor:
-    """Return max_v p_v, or p_y of the label y, with p = softmax(logits / T), per position.
+def probability(logits: Tensor, labels: Tensor, of: Of = "likeliest") -> Tensor:
+    """Return max_v p_v, or p_y of the label y, with p = softmax(logits), per position.
 
     Args:
         logits: [C, V], any floating type; computed in float32 or better.
         labels: [C] int64; those at or above V, which these logits do not know, have probability 0.
         of: whose probability.
-        temperature: T > 0.
 
     Returns:
         [C], from 0 to 1.
     """
-    logits = at_least_float32(logits) / temperature
+    logits = at_least_float32(logits)
     known = labels < logits.shape[-1]
     chosen = logits.amax(-1) if of == "likeliest" else logits.gather(-1, labels.where(known, 0)[:, None])[:, 0]
     probabilities = (chosen - logits.logsumexp(-1)).exp().clamp(max=1)
@@ -204,45 +151,21 @@ def top_k_probability(ids: Tensor, weights: Tensor, labels: Tensor, of: Of = "li
     return probabilities.clamp(max=1)
 
 
-def confidence_weight(probabilities: Tensor, prefer: Literal["sure", "unsure"] = "sure", power: float = 1.0) -> Tensor:
-    """Return w = p^γ if sure positions are preferred, w = (1 − p)^γ if unsure ones are. Divide by the mean weight.
+def confidence_weight(probabilities: Tensor, prefer: Literal["sure", "unsure"] = "sure") -> Tensor:
+    """Return w = p if sure positions are preferred, w = 1 − p if unsure ones are. Divide by the mean weight.
 
-    p^1 of the likeliest token is "confidence-weighted by teacher max" (Furlanello et al., arXiv 1805.04770), which divides
-    by the sum over the batch. (1 − p)^1 of the label is the teacher's uncertainty, by which Zhong et al. (ATKD), arXiv
-    2402.11890, separate hard tokens from easy ones. (1 − p)^γ is the factor of the focal loss (Lin et al., arXiv
-    1708.02002, section 3.2), here with the teacher's p in place of the student's.
+    p of the likeliest token is "confidence-weighted by teacher max" (Furlanello et al., arXiv 1805.04770), which divides
+    by the sum over the batch. 1 − p of the label is the teacher's uncertainty, by which Zhong et al. (ATKD), arXiv
+    2402.11890, separate hard tokens from easy ones.
 
     Args:
         probabilities: [C], from 0 to 1.
         prefer: which positions count more.
-        power: γ ≥ 0; at 0 all positions count alike.
 
     Returns:
         [C], relative.
     """
-    return (probabilities if prefer == "sure" else 1 - probabilities).pow(power)
-
-
-def position_weight(
-    positions: Tensor, first: float = 0.0, tokens: int = 64, shape: Literal["linear", "exponential"] = "linear"
-) -> Tensor:
-    """Return w(i) = 1 + (a − 1)·f(i): a at the beginning of a document, 1 far from it.
-
-    f(i) = max(0, 1 − i / n) along a straight line, f(i) = 2^(−i / n) exponentially. a < 1 is a ramp, a > 1 a decay. Always
-    between a and 1. The mean over a document of L ≥ n tokens is 1 + (a − 1)·(n + 1) / (2·L) along a line.
-
-    Args:
-        positions: [C] integers, from 0 within the document.
-        first: a ≥ 0.
-        tokens: n ≥ 1: where a line reaches 1, or the exponential's half-life.
-        shape: which f.
-
-    Returns:
-        [C] float32, without unit.
-    """
-    away = positions.float() / tokens
-    share = (1 - away).clamp(min=0) if shape == "linear" else (-away).exp2()
-    return 1 + (first - 1) * share
+    return probabilities if prefer == "sure" else 1 - probabilities
 
 
 _KEPT = 0.9
