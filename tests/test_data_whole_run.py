@@ -169,7 +169,7 @@ def test_a_leaked_solution_is_reported_and_then_removed(
     leaking = {"use": "jsonl", "files": [write_lines("leaking.jsonl", texts)]}
     recipe["corpora"] = {"leaking": leaking, "library": recipe.pop("corpus")}
     recipe["evaluators"] = {
-        "humaneval": {"limit": 1, "maximum_tokens": 4, "workers": 1},
+        "humaneval": {"limit": 1, "maximum_tokens": 4},
         "contamination": {},
         "memorisation": {"limit": 6, "prefix": 8, "continuation": 4, "n": 3, "characters": 5000},
     }

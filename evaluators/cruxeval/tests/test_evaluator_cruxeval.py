@@ -109,7 +109,7 @@ def test_prompts_end_where_the_answer_begins(file: Path) -> None:
 
 def test_tasks_can_be_chosen_and_have_their_own_measurements(file: Path) -> None:
     assert {name.partition("/")[2] for name in problems(file, tasks=("input",))} == {"input"}
-    evaluator = CRUXEval(CRUXEval.Config(file=file, tasks=("input",), samples=2, k=(1, 2), temperature=0.5))
+    evaluator = CRUXEval(CRUXEval.Config(file=file, tasks=("input",), samples=2, temperature=0.5))
     names = ("pass@1", "pass@2", "unanswered", "missing-modules")
     assert evaluator.measurements == tuple(f"cruxeval.input.{name}" for name in names)
     found = evaluator.kdtool_problems(make_run(file.parent))

@@ -218,7 +218,7 @@ def _wrong(solution: str) -> str:
 def test_each_language_is_measured_apart(tmp_path: Path) -> None:
     spoken("javascript")
     records = [own.HUMANEVAL_X["javascript"], own.HUMANEVAL_X["python"]]
-    measuring = evaluator(own.written(tmp_path, *records), samples=2, temperature=0.5, k=(1, 2))
+    measuring = evaluator(own.written(tmp_path, *records), samples=2, temperature=0.5)
     answers = {"JavaScript/0": records[0]["canonical_solution"], "Python/0": "    return numbers\n"}
     run = make_run(
         tmp_path, {"any": OneRuntime(ScriptedRuntime(lambda request: answers[request.id.partition("#")[0]]))}

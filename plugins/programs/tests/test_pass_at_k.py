@@ -58,18 +58,10 @@ def add(name: str = "add") -> Problem:
     )
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"samples": 2, "temperature": 0.5, "k": (1, 3)}, r"k is 1, 3; expected .* \(2\)"),
-        ({"samples": 2, "temperature": 0.5, "k": ()}, "k is empty"),
-        ({"samples": 2, "temperature": 0.5, "k": (1, 2, 1)}, "twice: 1, 2, 1"),
-        ({"samples": 3}, "samples"),
-    ],
-)
-def test_settings_that_estimate_nothing_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        adding(**settings)
+def test_several_samples_need_a_temperature_and_give_the_usual_values_of_k() -> None:
+    with pytest.raises(ValueError, match="several samples at temperature 0"):
+        adding(samples=3)
+    assert [adding(samples=n, temperature=0.8).config.k for n in (1, 10, 200)] == [[1], [1, 10], [1, 10, 100, 200]]
 
 
 def answering(most: int | None = None) -> ScriptedRuntime:
@@ -113,11 +105,10 @@ def test_samples_are_asked_for_once_though_the_run_is_killed(tmp_path: Path) -> 
 
 @pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
 def test_programs_are_run_and_scored(tmp_path: Path) -> None:
-    evaluator = adding(samples=4, temperature=0.5, k=(1, 2))
-    one, two = evaluator.kdtool_evaluate(run_with(tmp_path, answering()), [SUBJECT])
+    evaluator = adding(samples=4, temperature=0.5)
+    one, four = evaluator.kdtool_evaluate(run_with(tmp_path, answering()), [SUBJECT])
     assert (one.name, one.value, one.n) == ("adding.pass@1", 0.5, 3)
-    assert two.name == "adding.pass@2"
-    assert two.value == pytest.approx(1 - 1 / 6)
+    assert (four.name, four.value) == ("adding.pass@4", 1)
     assert one.settings["sandbox"] == "isolated"
     (file,) = tmp_path.glob("*.verdicts.jsonl")
     verdicts = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
@@ -125,7 +116,7 @@ def test_programs_are_run_and_scored(tmp_path: Path) -> None:
     again = answering()
     assert [found.value for found in evaluator.kdtool_evaluate(run_with(tmp_path, again), [SUBJECT])] == [
         one.value,
-        two.value,
+        four.value,
     ]
     assert not again.asked
 
@@ -239,7 +230,7 @@ def test_packages_are_shown_and_programs_that_lack_one_are_counted(
     said: list[str] = []
     evaluator = Using(Using.Config(samples=2, temperature=0.5, packages=packages))
     assert list(evaluator.kdtool_check(run_with(tmp_path, answering()), "start")) == []
-    score, *beside = evaluator.kdtool_evaluate(run_with(tmp_path, ScriptedRuntime(answer), said), [SUBJECT])
+    score, _, *beside = evaluator.kdtool_evaluate(run_with(tmp_path, ScriptedRuntime(answer), said), [SUBJECT])
     versions = re.sub(r" [\d.]+(?:, )?", " ", score.settings["packages"]).strip()
     assert versions == shown
     assert [dict(one.texts) for one in beside] == ([{"modules": missing}] if missing else [])
@@ -294,14 +285,14 @@ def test_equal_programs_are_run_once_and_those_with_a_verdict_not_at_all(
     monkeypatch.setattr(Sandbox, "run", counting)
     right, wrong = (add().continued(code) for code in ("    return a + b\n", "    return 1\n"))
     file, run_of_it = tmp_path / "verdicts.jsonl", make_run(tmp_path)
-    first = verdicts_of(run_of_it, file, {"python": [Task("a", right), Task("b", wrong), Task("c", right)]}, 1)
+    first = verdicts_of(run_of_it, file, {"python": [Task("a", right), Task("b", wrong), Task("c", right)]})
     assert {name: verdict.has_passed for name, verdict in first.items()} == {"a": True, "b": False, "c": True}
     assert sorted(set(ran) - {"probe"}) == ["a", "b"]
     ran.clear()
-    again = verdicts_of(run_of_it, file, {"python": [Task("a", right), Task("d", wrong)]}, 1)
+    again = verdicts_of(run_of_it, file, {"python": [Task("a", right), Task("d", wrong)]})
     assert {name: verdict.has_passed for name, verdict in again.items()} == {"a": True, "d": False}
     assert sorted(set(ran) - {"probe"}) == ["d"]
     ran.clear()
-    other = verdicts_of(run_of_it, file, {"python": [Task("a", right), Task("b", right)]}, 1)
+    other = verdicts_of(run_of_it, file, {"python": [Task("a", right), Task("b", right)]})
     assert {name: verdict.has_passed for name, verdict in other.items()} == {"a": True, "b": True}
     assert sorted(set(ran) - {"probe"}) == ["b"], "the program of b is another one now"

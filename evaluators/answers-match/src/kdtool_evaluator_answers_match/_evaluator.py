@@ -38,8 +38,6 @@ class AnswersMatch(kdtool.Evaluator):
         chat's answer ends by itself."""
         seconds: float = kdtool.Field(default=3.0, gt=0, le=600)
         """Time limit of a program."""
-        workers: int = kdtool.Field(default=2, ge=1, le=256, json_schema_extra=kdtool.does_not_affect_results())
-        """Programs run in parallel."""
 
     config: Config
     measurements = (
@@ -136,7 +134,7 @@ class AnswersMatch(kdtool.Evaluator):
         verdicts = {}
         if programs:
             file = file_of(run, "answers-match", subject, "verdicts")
-            verdicts = judge(run, file, programs, self.config.seconds, self.config.workers)
+            verdicts = judge(run, file, programs, self.config.seconds)
         items: dict[str, list[Item]] = {}
         for question, answer in asked:
             shown = {"prompt": question.prompt, "expected": "\n".join(question.expected), "answer": answer.text}

@@ -101,7 +101,7 @@ _PROGRAM_MEMORY = 512 * 2**20
 
 
 def judge(
-    run: kdtool.RunInfo, file: Path, asked: Sequence[tuple[Question, Answer]], seconds: float, workers: int
+    run: kdtool.RunInfo, file: Path, asked: Sequence[tuple[Question, Answer]], seconds: float
 ) -> dict[str, tuple[float, str]]:
     """Return score and verdict in words of each question, by its id; `file` keeps verdicts of a killed run.
 
@@ -113,7 +113,7 @@ def judge(
         for question, answer in asked
         for number, tests in enumerate(question.expected)
     ]
-    verdicts = verdicts_of(run, file, {"python": tasks}, workers)
+    verdicts = verdicts_of(run, file, {"python": tasks})
     judged = {}
     for question, answer in asked:
         tried = [verdicts[f"{question.id}#{number}"] for number in range(len(question.expected))]

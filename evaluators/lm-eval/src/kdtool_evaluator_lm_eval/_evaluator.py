@@ -34,8 +34,6 @@ class LMEval(kdtool.Evaluator):
         scores do."""
         form: Literal["base", "chat"] = "base"
         """`base` has the model continue a text; `chat` uses its chat template, for tasks that generate."""
-        seed: int = kdtool.Field(default=1234, ge=0)
-        """Seed of the choice of examples and of sampling; 1234 is the harness's."""
 
     config: Config
     reads_text = False
@@ -98,7 +96,7 @@ class LMEval(kdtool.Evaluator):
         tasks = self._tasks(run)
         for subject in subjects:
             for name, task in tasks.items():
-                model = SubjectModel(run, subject, task, name, self.config.form, self.config.seed)
+                model = SubjectModel(run, subject, task, name, self.config.form)
                 yield from measure_task(run, subject, task, name, model, self.config.limit)
 
     def _find(self) -> TaskManager:
@@ -114,12 +112,6 @@ class LMEval(kdtool.Evaluator):
         if self._loaded is None:
             config = self.config
             self._loaded = load_tasks(
-                self._find(),
-                config.tasks,
-                config.include,
-                config.fewshot,
-                config.seed,
-                config.form,
-                is_offline=run.offline,
+                self._find(), config.tasks, config.include, config.fewshot, config.form, is_offline=run.offline
             )
         return self._loaded

@@ -37,7 +37,7 @@ from lm_eval.api.metrics import bits_per_byte, mean, perplexity, weighted_perple
 from lm_eval.api.model import LM
 from lm_eval.api.task import Task
 
-from kdtool_evaluator_lm_eval._tasks import generation_of, quiet
+from kdtool_evaluator_lm_eval._tasks import SEED, generation_of, quiet
 
 _PAIRS_AT_ONCE = 64
 
@@ -58,13 +58,11 @@ class _Likelihood:
 class SubjectModel(LM):  # type: ignore[misc] # the harness has no types
     """Replies to the requests of one task by a subject; `answers` are those to requests for text."""
 
-    def __init__(
-        self, run: kdtool.RunInfo, subject: kdtool.Subject, task: Task, name: str, form: str, seed: int
-    ) -> None:
+    def __init__(self, run: kdtool.RunInfo, subject: kdtool.Subject, task: Task, name: str, form: str) -> None:
         super().__init__()
         self._run, self._subject, self._name = run, subject, f"lm-eval.{name}"
         self._compares_tokens = task.OUTPUT_TYPE == "loglikelihood"
-        self.is_chat, self._seed, self._stderr = form == "chat", seed, sys.stderr
+        self.is_chat, self._stderr = form == "chat", sys.stderr
         self.answers: Sequence[Answer] = ()
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
@@ -133,7 +131,7 @@ class SubjectModel(LM):  # type: ignore[misc] # the harness has no types
             max_tokens=tokens,
             stop=tuple(filter(None, [until] if isinstance(until, str) else until)),
             temperature=given["temperature"] if given["do_sample"] else 0.0,
-            seed=seed_of(self._seed, name),
+            seed=seed_of(SEED, name),
             turns=tuple((role, content) for role, content in turns),
             top_p=given.get("top_p", 1.0),
             top_k=given.get("top_k", 0),

@@ -21,6 +21,8 @@ from lm_eval.api.task import Task
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 
+SEED = 1234
+"""The harness's seed of the choice of examples; also of sampling."""
 _KEY = "lm-eval.tasks"
 _NEUTRAL: Mapping[str, Any] = {
     "num_beams": 1,
@@ -80,7 +82,6 @@ def load_tasks(
     names: Sequence[str],
     include: Sequence[Path],
     fewshot: int | None,
-    seed: int,
     form: str,
     *,
     is_offline: bool = False,
@@ -103,7 +104,7 @@ def load_tasks(
             task.set_config("num_fewshot", fewshot or 0)
         elif fewshot is not None and task.get_config("num_fewshot"):
             task.set_config("num_fewshot", fewshot)
-        task.set_fewshot_seed(seed)
+        task.set_fewshot_seed(SEED)
     return tasks
 
 

@@ -37,8 +37,6 @@ class MbppCorpus(kdtool.Corpus):
         """mbpp.jsonl or sanitized-mbpp.json, relative to the recipe; null reads the dataset from the Hub."""
         variant: Literal["full", "sanitized"] = "full"
         """All 974 problems, or the 427 that were checked by hand (120 for training). Not used with `file`."""
-        revision: str | None = None
-        """Branch, tag or commit of the dataset on the Hub; null takes the newest. The run records the commit."""
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         """Return the file's SHA-256, or the dataset's commit.
@@ -68,7 +66,7 @@ class MbppCorpus(kdtool.Corpus):
 
     @cached_property
     def _problems(self) -> MbppProblems:
-        return MbppProblems(self.config.file, self.config.variant, self.config.revision)
+        return MbppProblems(self.config.file, self.config.variant)
 
 
 def _example(problem: Problem, split: kdtool.Split) -> kdtool.Example:
@@ -104,9 +102,9 @@ class Problem:
 class MbppProblems:
     """Source of the problems: a file, or the dataset on the Hub."""
 
-    def __init__(self, file: Path | None, variant: Literal["full", "sanitized"], revision: str | None) -> None:
+    def __init__(self, file: Path | None, variant: Literal["full", "sanitized"]) -> None:
         self._file = file
-        self._hub = None if file is not None else HubDataset(_NAME, variant, revision, _REMEDY)
+        self._hub = None if file is not None else HubDataset(_NAME, variant, remedy=_REMEDY)
 
     def identity(self, *, offline: bool) -> Mapping[str, str]:
         """Return the file's SHA-256, or the dataset's commit.

@@ -35,8 +35,6 @@ class MbppEvaluator(PassAtK):
         """mbpp.jsonl or sanitized-mbpp.json, relative to the recipe; null reads the dataset from the Hub."""
         variant: Literal["full", "sanitized"] = "full"
         """On the Hub: all 974 problems, or the 427 that were checked by hand. Not used with `file`."""
-        revision: str | None = None
-        """Branch, tag or commit of the dataset on the Hub; null takes the newest. The run records the commit."""
         split: Literal["train", "validation", "test"] = "test"
         """Part of the problems; published scores are for `test`, the problems 11 to 510."""
         plus: kdtool.RecipePath | None = kdtool.Field(default=None)
@@ -89,7 +87,7 @@ class MbppEvaluator(PassAtK):
 
     @cached_property
     def _problem_file(self) -> MbppProblems:
-        return MbppProblems(self.config.file, self.config.variant, self.config.revision)
+        return MbppProblems(self.config.file, self.config.variant)
 
 
 _STOP = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```")

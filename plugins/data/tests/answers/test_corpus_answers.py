@@ -338,19 +338,6 @@ def test_the_form_follows_the_teacher_and_the_language(tmp_path: Path) -> None:
     assert found.body == kdtool.Completion("x = ", "```\nx = 1\n```")
 
 
-def test_a_template_of_the_recipe_is_used_and_checked(tmp_path: Path) -> None:
-    own, lines = tmp_path / "own.jinja", [{"prompt": "def f():\n", "id": "a", "language": "python"}]
-    own.write_text("Finish {{ prompt }} in {{ language }}")
-    teacher = Chatty({"a": "```\ndef f():\n    return 1\n```"})
-    (found,) = shared_answers(tmp_path, {"teacher": teacher}, lines, template=own)
-    assert found.body == kdtool.Completion("def f():\n", "    return 1\n")
-    assert teacher.asked[0].turns == (("user", "Finish def f(): in python"),)
-    own.write_text("{{ question }}")
-    corpus = Answers(Answers.Config(prompts=(Path(prompts(tmp_path)),), template=own))
-    with pytest.raises(kdtool.UsageError, match=r"answers\.template.*undeclared variables question"):
-        corpus.kdtool_identity(make_run(tmp_path, {}))
-
-
 def test_code_in_other_languages_is_taken_from_a_fence(tmp_path: Path) -> None:
     prompt = "function add(a, b) {\n"
     lines = [{"prompt": prompt, "id": name, "language": "javascript"} for name in "ab"]

@@ -159,9 +159,3 @@ def status(folder: Path) -> Any:
 def rejected_lines(folder: Path) -> list[dict[str, str]]:
     (file,) = folder.glob("instruct/*/rejected.jsonl")
     return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-
-
-def template(folder: Path, text: str, name: str = "own") -> Path:
-    file = folder / f"{name}.jinja"
-    file.write_text(text, encoding="utf-8")
-    return file

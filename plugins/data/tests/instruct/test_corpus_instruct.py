@@ -28,9 +28,7 @@ from instruct_stand_ins import (
     repaired_from,
     run_with,
     status,
-    template,
     unkempt_until_repaired,
-    written,
 )
 from kdtool_data.instruct import Instruct
 from kdtool_data.instruct.candidates import Parts, code_of, read_parts
@@ -79,7 +77,7 @@ def test_a_row_says_where_it_comes_from(tmp_path: Path) -> None:
     assert row.body.turns[0][1].startswith("Write it: ")
     assert (row.id, row.language, row.source) == ("python/easy/generate/0", "python", "instructions by teacher")
     assert row.meta.keys() == {
-        "teacher", "model", "template", "request", "difficulty", "task", "style", "topic", "attempt", "tokens_in",
+        "teacher", "model", "template", "request", "difficulty", "task", "topic", "attempt", "tokens_in",
         "tokens_out", "picodollars",
     }  # fmt: skip
     assert row.meta["picodollars"] == str(PRICE)
@@ -279,46 +277,12 @@ def test_seeds_are_pieces_of_the_first_training_examples(tmp_path: Path, monkeyp
 
 def test_seeds_inspire_and_are_not_learned(tmp_path: Path) -> None:
     seeds = Seeds(lambda: (kdtool.Example(f"{n}", kdtool.Text(f"seed_number_{n} = '\x0c\u2028'")) for n in range(5)))
-    teacher, styles = Writer(), ("seed", "evolve", "examples")
-    rows = instruct(tmp_path, teacher, ("corpora.seeds", seeds), rows=60, seeds="corpora.seeds", styles=styles)
-    assert {row.meta["style"] for row in rows} == set(styles)
+    teacher = Writer()
+    rows = instruct(tmp_path, teacher, ("corpora.seeds", seeds), rows=60, seeds="corpora.seeds")
     asked = "".join(request.turns[1][1] for request in teacher.asked)
     assert all(f"seed_number_{number} = '\x0c\u2028'" in asked for number in range(5))
     assert "= '\n" not in asked
     assert not any("seed_number" in text for row in rows for text in kdtool.parts_of(row.body))
-
-
-def test_own_templates_and_variables(tmp_path: Path) -> None:
-    riddle = template(
-        tmp_path, '{% extends "_base.jinja" %}{% block task %}A riddle for {{ reader }}.{% endblock %}', "riddle"
-    )
-    plain = template(
-        tmp_path, "Only this, in {{ language }}, begin with ```{{ language }}. <tests> {{ number }}", "plain"
-    )
-
-    class Plain(Writer):
-        def answer(self, request: kdtool.Request) -> kdtool.TextAnswer:
-            if len(request.turns) == 1:
-                return kdtool.TextAnswer(request.id, written("plain", "go", "x", ""), "stop", 1, 1)
-            return super().answer(request)
-
-    teacher = Plain()
-    rows = instruct(
-        tmp_path, teacher, languages=("go",), difficulties=("easy",), rows=20, tasks={"riddle": 3.0, "plain": 1.0},
-        templates={"riddle": riddle, "plain": plain}, variables={"reader": ("a child", "a pirate")},
-    )  # fmt: skip
-    assert Counter(row.meta["task"] for row in rows) == {"riddle": 15, "plain": 5}
-    asked = "".join(request.turns[0][1] for request in teacher.asked)
-    assert "A riddle for a child." in asked
-    assert "A riddle for a pirate." in asked
-
-
-def test_a_template_with_a_mistake_is_refused_by_check(tmp_path: Path) -> None:
-    own = template(tmp_path, "{{ language }} {{ reader }} {{ other }}")
-    settings = {"rows": 1, "tasks": ("own",), "templates": {"own": own}, "variables": {"reader": "you"}}
-    corpus = Instruct(Instruct.Config.model_validate(settings))
-    (problem,) = corpus.kdtool_check(run_with(tmp_path / "run", Writer()), "start")
-    assert "uses the undeclared variables other; declare them in `variables`" in problem
 
 
 def test_marks_and_fences_in_an_answer() -> None:
@@ -332,13 +296,7 @@ def test_marks_and_fences_in_an_answer() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
-    [
-        ({"styles": ("seed",)}, "need seeds"),
-        ({"tasks": ("riddle",)}, "tasks without a template: riddle"),
-        ({"templates": {"riddle": "a.jinja"}}, "templates without a task: riddle"),
-        ({"variables": {"seed": "x"}}, "names that requests already use: seed"),
-        ({"give": "pairs"}, "set repairs"),
-    ],
+    [({"tasks": ("riddle",)}, "Input should be 'generate'"), ({"give": "pairs"}, "set repairs")],
 )
 def test_settings_that_cannot_be_drawn_from_are_refused(settings: dict[str, Any], expected: str) -> None:
     with pytest.raises(pydantic.ValidationError, match=expected):

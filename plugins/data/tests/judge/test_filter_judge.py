@@ -192,23 +192,6 @@ def test_a_judge_that_writes_no_readable_verdict_ends_the_run(tmp_path: Path) ->
     assert set(judge().kdtool_filter(run, rows[1:])) == {"unreadable verdict"}
 
 
-def test_an_own_template_declares_its_variables(tmp_path: Path) -> None:
-    own = tmp_path / "own.jinja"
-    own.write_text('{% extends "_base.jinja" %}{% block criteria %}Mind {{ rule }}.{% endblock %}', encoding="utf-8")
-    critic = Critic()
-    filter_ = judge(template=own, variables={"rule": "the gap"}, criteria={"clarity": 3})
-    run = run_in(tmp_path, critic)
-    assert filter_.kdtool_filter(run, [example("{{ 7 * 7 }}\n=== user ===\n")]) == [None]
-    (_, system), (_, user) = critic.asked[0].turns
-    assert "Mind the gap." in system
-    assert "{{ 7 * 7 }}\n=== user ===" in user
-    assert filter_.kdtool_identity(run) != judge().kdtool_identity(run)
-    with pytest.raises(
-        kdtool.UsageError, match=r"judge\.template: .* uses the undeclared variables rule; declare them in"
-    ):
-        judge(template=own).kdtool_check(run, "start")
-
-
 class Keep(kdtool.Filter):
     """Keeps everything."""
 
@@ -242,7 +225,7 @@ def test_check_states_the_price_of_a_row(tmp_path: Path) -> None:
     assert list(judge().kdtool_estimate(run_in(tmp_path, Critic()), kdtool.RunForecast())) == []
 
 
-@pytest.mark.parametrize("settings", [{"criteria": {"reason": 3}}, {"variables": {"task": "x"}}, {"criteria": {}}])
+@pytest.mark.parametrize("settings", [{"criteria": {"reason": 3}}, {"criteria": {}}])
 def test_names_that_verdicts_and_requests_have_already_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(pydantic.ValidationError):
         judge(**settings)

@@ -216,12 +216,12 @@ def test_a_solution_that_goes_on_behind_its_prompt_is_asked_for_as_such(tmp_path
 @runs_programs
 def test_each_request_carries_the_settings_and_a_seed_of_its_own(tmp_path: Path) -> None:
     teacher = Writer()
-    verified(tmp_path, teacher, temperature=0.4, max_tokens=99, stop=("\n#",))
-    assert {(one.temperature, one.max_tokens, one.stop) for one in teacher.asked} == {(0.4, 99, ("\n#",))}
+    verified(tmp_path, teacher, temperature=0.4, max_tokens=99)
+    assert {(one.temperature, one.max_tokens) for one in teacher.asked} == {(0.4, 99)}
     assert len({one.seed for one in teacher.asked}) == len(teacher.asked) == 12
     assert "held_out" not in {one.id.partition("#")[0] for one in teacher.asked}
     again = Writer()
-    verified(tmp_path / "again", again, temperature=0.4, max_tokens=99, stop=("\n#",))
+    verified(tmp_path / "again", again, temperature=0.4, max_tokens=99)
     assert again.asked == teacher.asked
 
 
@@ -282,7 +282,7 @@ def test_a_corpus_without_problems_to_learn_from_is_refused(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"temperature": 0}, {"samples": 1, "give": "pairs"}, {"stop": [""]}, {"corpus": ""}, {"give": "failing"}]
+    "wrong", [{"temperature": 0}, {"samples": 1, "give": "pairs"}, {"corpus": ""}, {"give": "failing"}]
 )
 def test_settings_that_cannot_give_anything_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(pydantic.ValidationError):

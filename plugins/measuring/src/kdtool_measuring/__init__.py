@@ -7,7 +7,7 @@
 - `AnsweringRuntime` answers by a teacher's server, and `readable` and `cut_at_stops` clean what such a server returns
 - `collect_answers` asks a subject and stores its answers; `ask_teacher` does so for a teacher whose answers become training
   text, with `Account` for their sums
-- `Templates` finds, checks and renders the Jinja templates of a recipe; `Turns` is a rendered request
+- `Templates` renders the Jinja templates of a package; `Turns` is a rendered request
 - `Priced` is the base class of teachers whose answers cost money, and `priced_teacher` finds them
 - `Ledger` stores paid answers with attempts, batches and money; `read_summary` reads it from outside
 - `bytes_of_exact_heads` predicts the memory of the head for logits in float32
@@ -62,6 +62,5 @@ from kdtool_measuring.teachers import ask_teacher as ask_teacher
 from kdtool_measuring.teachers import kept_answers as kept_answers
 from kdtool_measuring.teachers import priced_teacher as priced_teacher
 from kdtool_measuring.teachers import refusal_remedy as refusal_remedy
-from kdtool_measuring.templates import Template as Template
 from kdtool_measuring.templates import Templates as Templates
 from kdtool_measuring.templates import Turns as Turns

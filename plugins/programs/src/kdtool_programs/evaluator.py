@@ -119,7 +119,7 @@ class PassAtK(kdtool.Evaluator):
             samples = collect_samples(run, subject, problems, self.config, self.benchmark)
             if samples is not None:
                 file = file_of(run, self.benchmark, subject, "verdicts")
-                verdicts = judge_samples(run, file, problems, samples, limits, self.config.workers, self.packages)
+                verdicts = judge_samples(run, file, problems, samples, limits, self.packages)
                 for name, part in parts.items():
                     yield from self._measurements(run, subject, name, part, samples, verdicts, settings[name])
 
@@ -151,7 +151,7 @@ class PassAtK(kdtool.Evaluator):
             items = []
             for name, pairs in judged.items():
                 passed = sum(verdict.has_passed and not sample.missing for sample, verdict in pairs)
-                shown = _describe_samples(pairs) if k == self.config.k[0] else {}
+                shown = _describe_samples(pairs) if k == 1 else {}
                 items.append(Item(name, pass_at_k(len(pairs), passed, k), 1.0, shown))
             yield make_measurement(
                 items,
@@ -180,7 +180,7 @@ class PassAtK(kdtool.Evaluator):
             "problems": f"{len(problems)}" if config.limit is None else f"{len(problems)}, chosen by their ids' hashes",
             "prompts and tests": self._digests[part],
             "samples": str(config.samples),
-            "decoding": f"{decoding}, at most {config.maximum_tokens} tokens, seed {config.seed}",
+            "decoding": f"{decoding}, at most {config.maximum_tokens} tokens",
             "form": config.form,
             "stops": " ".join(repr(stop) for stop in form.stop),
             "time limit": f"{self.seconds:g} s",

@@ -20,8 +20,10 @@ from kdtool_programs.extraction import code_of
 from kdtool_programs.languages import language
 from kdtool_programs.problems import Limits, Problem
 from kdtool_programs.sandbox import Sandbox
-from kdtool_programs.tasks import Module, Program, Task, slowness
+from kdtool_programs.tasks import Module, Program, Task, processors, slowness
 from kdtool_programs.view import Package
+
+_MOST_WORKERS = 16
 
 
 class PassAtKConfig(kdtool.Config):
@@ -30,9 +32,7 @@ class PassAtKConfig(kdtool.Config):
     form: Literal["base", "chat"] = "base"
     """`base` has the model continue a program; `chat` uses its chat template, for models tuned to it."""
     samples: int = kdtool.Field(default=1, ge=1, le=10_000)
-    """Answers per problem."""
-    k: tuple[int, ...] = (1,)
-    """Values of k to estimate pass@k for; none above `samples`."""
+    """Answers per problem. pass@k is estimated for k of 1, 10, 100 and `samples`, as far as they suffice."""
     temperature: float = kdtool.Field(default=0.0, ge=0, le=10)
     """Sampling temperature; 0 decodes greedily. Several samples need a temperature above 0."""
     maximum_tokens: int = kdtool.Field(default=512, ge=1, le=100_000)
@@ -42,28 +42,22 @@ class PassAtKConfig(kdtool.Config):
     scores do."""
     seconds: float | None = kdtool.Field(default=None, gt=0, le=600)
     """Time limit per program, which fails if it exceeds it; null uses that of the benchmark's own harness."""
-    seed: int = kdtool.Field(default=0, ge=0)
-    """Seed for sampling at a temperature above 0."""
     packages: tuple[str, ...] | None = None
     """Installed packages that programs in Python may import, such as [numpy]; null shows those of the benchmark's own
     harness that are installed."""
-    workers: int = kdtool.Field(default=2, ge=1, le=256, json_schema_extra=kdtool.does_not_affect_results())
-    """Programs run in parallel."""
 
     @model_validator(mode="after")
     def _can_be_estimated(self) -> PassAtKConfig:
-        if not self.k or not all(1 <= k <= self.samples for k in self.k):
-            raise ValueError(
-                f"k is {', '.join(map(str, self.k)) or 'empty'}; expected numbers from 1 to samples ({self.samples}): lower "
-                "k, or raise samples"
-            )
-        if len(set(self.k)) < len(self.k):
-            raise ValueError(f"k contains a number twice: {', '.join(map(str, self.k))}; remove one")
         if self.samples > 1 and not self.temperature:
             raise ValueError(
                 "several samples at temperature 0 are identical; set temperature, for example to 0.2 or 0.8"
             )
         return self
+
+    @property
+    def k(self) -> list[int]:
+        """Values of k that pass@k is estimated for."""
+        return sorted({k for k in (1, 10, 100) if k < self.samples} | {self.samples})
 
 
 @dataclass(frozen=True)
@@ -108,7 +102,7 @@ def _request(name: str, problem: Problem, config: PassAtKConfig, runtime: kdtool
         max_tokens=config.maximum_tokens,
         stop=form.stop if continues else (),
         temperature=config.temperature,
-        seed=seed_of(config.seed, name),
+        seed=seed_of(0, name),
         turns=form.turns,
         suffix=form.suffix,
     )
@@ -137,21 +131,24 @@ def judge_samples(
     problems: Sequence[Problem],
     samples: Sequence[Sample],
     limits: Limits,
-    workers: int,
     packages: Sequence[Package],
 ) -> Mapping[str, Judged]:
-    """Return the verdict of every sample, by its id; `file`, `workers`, `packages` and errors as in `verdicts_of`."""
+    """Return the verdict of every sample, by its id; `file`, `packages` and errors as in `verdicts_of`."""
     by_id = {problem.id: problem for problem in problems}
     tasks: dict[str, list[Task]] = {}
     for sample in samples:
         problem = by_id[sample.problem]
         task = Task(sample.id, program_of(problem, sample), limits.seconds, limits.memory)
         tasks.setdefault(problem.language, []).append(task)
-    return verdicts_of(run, file, tasks, workers, packages)
+    return verdicts_of(run, file, tasks, packages)
 
 
 def verdicts_of(
-    run: kdtool.RunInfo, file: Path, tasks: Mapping[str, Sequence[Task]], workers: int, packages: Sequence[Package] = ()
+    run: kdtool.RunInfo,
+    file: Path,
+    tasks: Mapping[str, Sequence[Task]],
+    packages: Sequence[Package] = (),
+    workers: int | None = None,
 ) -> Mapping[str, Judged]:
     """Return the verdict of every task by its id, running equal programs once and those in the file not at all.
 
@@ -161,8 +158,8 @@ def verdicts_of(
         run: the run, for messages.
         file: journal of the verdicts.
         tasks: by the sandbox's name for their language; ids are unique.
-        workers: programs run in parallel.
         packages: installed ones that programs in Python may import.
+        workers: programs run in parallel; by default one on each processor, at most 16.
 
     Raises:
         SandboxError: programs cannot be run safely here, or a language's toolchain is missing.
@@ -185,7 +182,9 @@ def verdicts_of(
             if slowness() > 1:
                 run.say(f"time limits are multiplied by {slowness():g}: this machine runs Python more slowly")
             languages = [language(name) for name, spoken in missing.items() if spoken]
-            with Sandbox(workers=workers, languages=languages, packages=packages) as sandbox:
+            with Sandbox(
+                workers=workers or min(processors(), _MOST_WORKERS), languages=languages, packages=packages
+            ) as sandbox:
                 for verdict in sandbox.run(same[0] for same in first.values()):
                     about = verdict.status, verdict.isolation, verdict.reason, verdict.stderr
                     for task in first[verdict.id]:

@@ -129,11 +129,10 @@ def frames_of(task: Task) -> tuple[list[bytes], list[Limit]]:
         source = work.source.encode("utf-8", "surrogatepass")
         return [json.dumps({"limits": limits}).encode(), source, json.dumps(tests).encode()], [limit]
     ending = secrets.token_hex(_ENDING_BYTES)
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     bounds, steps = [], []
     for step in work.steps:
         seconds = task.seconds if step.seconds is None else step.seconds
-        bounds.append(Limit(times * seconds, processors, f"{step.what}: more than {seconds:g} s", starts_others=True))
+        bounds.append(Limit(times * seconds, processors(), f"{step.what}: more than {seconds:g} s", starts_others=True))
         inside = _limits_inside(bounds[-1], f"{step.what}: more than {WAITING * seconds:g} s")
         steps.append(
             {"command": step.command, "what": step.what, "ending": step.ending.replace(ENDING, ending), **inside}
@@ -141,6 +140,11 @@ def frames_of(task: Task) -> tuple[list[bytes], list[Limit]]:
     files = {name: text.replace(ENDING, ending) for name, text in work.files.items()}
     limits = {"memory": 0, "processes": _PROGRAM_PROCESSES, "files": _PROGRAM_FILES}
     return [json.dumps({"limits": limits, "files": files, "steps": steps}).encode()], bounds
+
+
+def processors() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
 def _limits_inside(limit: Limit, late: str) -> dict[str, object]:

@@ -65,8 +65,8 @@ def problems_by_prompt(examples: Iterator[kdtool.Example]) -> Mapping[str, Probl
 class Judge:
     """Runs programs under the tests of their prompts, equal ones once. The sandbox starts with the first program."""
 
-    def __init__(self, problems: Mapping[str, ProblemWithTests], seconds: float, workers: int) -> None:
-        self._problems, self._seconds, self._workers = problems, seconds, workers
+    def __init__(self, problems: Mapping[str, ProblemWithTests], seconds: float) -> None:
+        self._problems, self._seconds = problems, seconds
         self._known: dict[tuple[str, str], Verdict] = {}
         self._sandbox: Sandbox | None = None
 
@@ -84,7 +84,7 @@ class Judge:
         ]
         if tasks:
             if self._sandbox is None:
-                self._sandbox = Sandbox(workers=self._workers).__enter__()
+                self._sandbox = Sandbox(workers=2).__enter__()
             for verdict in self._sandbox.run(tasks):
                 self._known[missing[int(verdict.id)]] = verdict
         return [None if key is None else self._known[key] for key in keys]

@@ -127,8 +127,6 @@ class Feedback(InitialStudent):
         """Tokens of an error with a correct program, at most; the end is kept."""
         seconds: float = Field(default=3.0, gt=0, le=600)
         """Seconds that a program may take."""
-        workers: int = Field(default=2, ge=1, le=256)
-        """Programs that run at the same time."""
 
     config: Config
 
@@ -156,7 +154,7 @@ class Feedback(InitialStudent):
         if folder is not None:
             self._tokenizer = self.kdtool_tokenizer(run)
             problems = problems_by_prompt(run.texts.examples("train"))
-            self._judge = Judge(problems, self.config.seconds, self.config.workers)
+            self._judge = Judge(problems, self.config.seconds)
 
     def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         """Return logits at the labelled positions, computed with the errors before the prompts.

@@ -47,9 +47,6 @@ class AnswersConfig(kdtool.Config):
     in a chat, and the code of the reply is learned; replies without code that completes the prompt are left out. `text`: the
     prompt is a message, and the whole reply is learned. null: `base` for teachers that continue a prompt; for others `chat`
     if the prompt has a programming language, else `text`."""
-    template: kdtool.RecipePath | None = None
-    """Jinja file of the request for `chat`, with the variables `prompt` and `language`: the system's text, a line `=== user
-    ===`, and the user's. null uses the one of this package."""
     max_tokens: int = kdtool.Field(default=512, ge=1, le=1_048_576)
     """Maximum tokens per answer."""
     temperature: float = kdtool.Field(default=0.0, ge=0, le=10)
@@ -98,13 +95,13 @@ class Answers(kdtool.Corpus):
         sources = self._teachers if config.corpus is None else [*self._teachers, config.corpus]
         self.derives_from = dict.fromkeys(sorted(sources), "text")
         self._asked: set[Path] = set()
-        self._replies = Replies(config.template)
+        self._replies = Replies()
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         """Return each file's SHA-256, and the version of the template for `chat`.
 
         Raises:
-            kdtool.UsageError: a line of a file is not a prompt, or the template is wrong.
+            kdtool.UsageError: a line of a file is not a prompt.
         """
         for _ in from_files(self.config.prompts):  # a mistake in the last line is found before anything is asked
             pass
@@ -113,9 +110,7 @@ class Answers(kdtool.Corpus):
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
         """Report missing files."""
-        own = () if self.config.template is None else (("template", self.config.template),)
-        files = [*(("prompts", path) for path in self.config.prompts), *own]
-        return [f"{key}: no such file: {path.absolute()}" for key, path in files if not path.exists()]
+        return [f"prompts: no such file: {path.absolute()}" for path in self.config.prompts if not path.exists()]
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         """Yield the price of the answers, for teachers that cost money."""
@@ -299,7 +294,7 @@ def _remedy(left_out: Counter[str], refusal: str) -> str:
     if commonest == _REFUSED:
         return refusal_remedy(refusal)
     if commonest == _NO_CODE:
-        return "look at the replies in `answers/*.jsonl`; change `template`, or set `form: text` to learn whole replies"
+        return "look at the replies in `answers/*.jsonl`, or set `form: text` to learn whole replies"
     if commonest == _EMPTY:
         return "look at how the prompts end, and at `stop`"
     return "raise max_tokens, or set keep_truncated"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import kdtool
@@ -118,32 +118,14 @@ _FENCES = ("```", "~~~")
 
 
 class Replies:
-    """Requests for code in a chat, by a template, and the completions in the replies.
+    """Requests for code in a chat, by a template, and the completions in the replies."""
 
-    Args:
-        template: the recipe's own template; None for the one that comes with the package.
-    """
-
-    def __init__(self, template: Path | None) -> None:
-        files = {} if template is None else {_TEMPLATE: template}
-        shipped = Path(__file__).with_name("templates")
-        self._templates = Templates(shipped, files, {"prompt", "language"}, key="answers.")
-
-    @cached_property
-    def version(self) -> str:
-        """The template's name with a digest of its text.
-
-        Raises:
-            UsageError: the template cannot be read, or uses an unknown variable.
-        """
-        return str(self._templates.find(_TEMPLATE))
+    def __init__(self) -> None:
+        self._templates = Templates(Path(__file__).with_name("templates"))
+        self.version = self._templates.version(_TEMPLATE)
 
     def turns(self, prompt: Prompt) -> Turns:
-        """Return the conversation that asks for a completion of the prompt.
-
-        Raises:
-            UsageError: the template fails on the prompt.
-        """
+        """Return the conversation that asks for a completion of the prompt."""
         return self._templates.render(_TEMPLATE, {"prompt": prompt.text.rstrip(), "language": prompt.language})
 
     def completion(self, prompt: Prompt, answer: kdtool.TextAnswer) -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import kdtool
 
-from kdtool_data.instruct.settings import REPAIR, VARIABLES, InstructConfig
+from kdtool_data.instruct.settings import REPAIR, InstructConfig
 
 if TYPE_CHECKING:
     from kdtool_measuring import Templates
@@ -57,31 +57,20 @@ class Instruct(kdtool.Corpus):
     def _templates(self) -> Templates:
         from kdtool_measuring import Templates
 
-        shipped, declared = Path(__file__).with_name("templates"), VARIABLES.union(self.config.variables)
-        return Templates(shipped, self.config.templates, declared, further={REPAIR: {"error"}})
+        return Templates(Path(__file__).with_name("templates"))
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
-        """Return the templates' versions, and that of the Python that runs tests.
-
-        Raises:
-            kdtool.UsageError: a template cannot be read, or uses a variable that is not declared.
-        """
-        versions = {name: self._templates.find(name).version for name in self._template_names}
-        return {**versions, **({"python": platform.python_version()} if self.config.tested else {})}
+        """Return the version of the templates, and that of the Python that runs tests."""
+        python = {"python": platform.python_version()} if self.config.tested else {}
+        return {"templates": self._templates.version(REPAIR), **python}
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
-        """Report unusable templates, and requirements of the sandbox that are missing."""
-        problems = []
-        for name in self._template_names:
-            try:
-                self._templates.find(name)
-            except kdtool.UsageError as error:
-                problems.append(str(error))
-        if self.config.tested:
-            from kdtool_programs import missing
+        """Report requirements of the sandbox that are missing."""
+        if not self.config.tested:
+            return []
+        from kdtool_programs import missing
 
-            problems += missing(self.config.tested)
-        return problems
+        return missing(self.config.tested)
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         """Yield the disk space for answers and rows, and the teacher's price of one answer per row.
@@ -155,10 +144,6 @@ class Instruct(kdtool.Corpus):
         """Return the folder of this corpus's files; it depends on the settings."""
         settings = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
         return run.folder / FOLDER / hashlib.sha256(settings.encode()).hexdigest()[:16]
-
-    @property
-    def _template_names(self) -> list[str]:
-        return sorted({*(cell.task for cell in self.config.quotas), *([REPAIR] if self.config.repairs else [])})
 
     def _say_result(self, run: kdtool.RunInfo, record: Record) -> None:
         """Report how many rows were accepted, and why others were rejected.

@@ -117,7 +117,7 @@ def run_tests(
 
     Args:
         run: the run, for messages.
-        config: time limit and workers.
+        config: the time limit.
         file: journal of the verdicts; verdicts in it are reused.
         candidates: those with tests are run, unless they are already rejected.
 
@@ -137,7 +137,7 @@ def run_tests(
             judged[key] = candidate.reject(f"tests: {language} does not parse", work)
         else:
             tasks.setdefault(language, []).append(Task(key, work, config.seconds))
-    verdicts = verdicts_of(run, file, tasks, config.workers) if tasks else {}
+    verdicts = verdicts_of(run, file, tasks) if tasks else {}
     for key, verdict in verdicts.items():
         if not verdict.has_passed:
             error = f"its tests fail: {verdict.reason} {verdict.stderr}".strip()[-_ERROR_CHARACTERS:]
@@ -190,7 +190,6 @@ class Rows:
             "request": self.key_of(candidate.request),
             "difficulty": slot.cell.difficulty,
             "task": slot.cell.task,
-            "style": str(candidate.values["style"]),
             "topic": str(candidate.values["topic"]),
             "attempt": str(slot.attempt),
             "repairs": str(len(slot.failed)) if slot.failed else "",

@@ -63,7 +63,7 @@ class Generation:
         self._accepted = 0
         priced = priced_teacher(run, config.ask)
         self._progress = AskingProgress(run, config.rows, priced.spent if priced else None, "rows")
-        versions = {name: str(templates.find(name)) for name in (REPAIR, *{cell.task for cell in record.cells})}
+        versions = {name: templates.version(name) for name in (REPAIR, *{cell.task for cell in record.cells})}
         teacher, owner = run.component(config.ask, kdtool.Teacher), run.hook.owner(config.ask)
         model = str(getattr(teacher.config, "model", "") or (owner.use if owner else ""))
         licences = [each.terms.licence for each in run.licences if each.component == config.ask]

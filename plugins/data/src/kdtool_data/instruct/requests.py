@@ -1,6 +1,6 @@
 """Requests for missing rows of `instruct`: a template with sampled variables, or the next message of a repair.
 
-Subject, setting, seeds and the recipe's own variables make each request different. They are sampled here, because some
+Subject, setting and seeds make each request different. They are sampled here, because some
 services cannot sample at random.
 """
 
@@ -43,8 +43,8 @@ TEST_FORMS = {
 
 
 @cache
-def ideas(kind: Literal["topics", "settings", "evolutions"]) -> tuple[str, ...]:
-    """Return the subjects, the settings or the ways to rewrite a task."""
+def ideas(kind: Literal["topics", "settings"]) -> tuple[str, ...]:
+    """Return the subjects or the settings."""
     file = Path(__file__).with_name("templates") / f"{kind}.txt"
     return tuple(file.read_text(encoding="utf-8").splitlines())
 
@@ -54,7 +54,6 @@ _SEEDS = 20_000
 _LINES = 15
 """Maximum lines of a piece of code, as in OSS-Instruct."""
 _CHARACTERS = 2_000
-_EXAMPLES = 2
 
 
 def read_seeds(examples: Iterable[kdtool.Example]) -> list[str]:
@@ -67,7 +66,7 @@ def read_seeds(examples: Iterable[kdtool.Example]) -> list[str]:
     seeds = list(islice((text[: 4 * _CHARACTERS] for text in texts if text), _SEEDS))
     if not seeds:
         raise kdtool.UsageError(
-            "instruct.seeds: the corpus has no training examples; name another one, or style `concept`"
+            "instruct.seeds: the corpus has no training examples; name another one, or leave seeds out"
         )
     return seeds
 
@@ -76,12 +75,7 @@ def draw(config: InstructConfig, cell: Cell, key: str, number: int, seeds: Seque
     """Return the variables of a request. They depend only on `key`, the settings and the seeds."""
     # The order of the draws is part of the result: a draw in between would change all requests.
     drawn = random.Random(key)
-    style = drawn.choice(config.drawn_styles)
-    variables = {
-        name: text if isinstance(text, str) else drawn.choice(text) for name, text in sorted(config.variables.items())
-    }
     return {
-        **variables,
         "language": cell.language,
         "language_name": NAMES[cell.language],
         "fence": cell.language,
@@ -90,13 +84,10 @@ def draw(config: InstructConfig, cell: Cell, key: str, number: int, seeds: Seque
         "task": cell.task,
         "tested": config.is_tested(cell),
         "test_form": TEST_FORMS[cell.language],
-        "style": style,
         "topic": drawn.choice(ideas("topics")),
         "setting": drawn.choice(ideas("settings")),
-        "evolution": drawn.choice(ideas("evolutions")),
         "number": number,
         "seed": _some_lines(drawn.choice(seeds), drawn) if seeds else "",
-        "examples": [drawn.choice(seeds) for _ in range(_EXAMPLES)] if seeds else [],
     }
 
 
@@ -118,9 +109,6 @@ def request_of(
         templates: of all tasks.
         seeds: pieces of code or tasks.
         seed: of the run.
-
-    Raises:
-        UsageError: the template fails on these variables.
     """
     name, first = f"{slot.id}#{slot.attempt}", slot.attempt - len(slot.failed)
     values = draw(config, slot.cell, f"{seed}/{slot.id}/{first}", slot.number + 1, seeds)
@@ -136,11 +124,7 @@ def request_of(
 
 
 def next_slot(candidate: Candidate, templates: Templates, repairs: int) -> Slot:
-    """Return the slot after a rejection: for a repair of the candidate if possible, else for a new candidate.
-
-    Raises:
-        UsageError: the template of repairs fails.
-    """
+    """Return the slot after a rejection: for a repair of the candidate if possible, else for a new candidate."""
     slot = candidate.slot
     if not candidate.error or len(slot.failed) >= repairs:
         return Slot(slot.cell, slot.number, slot.attempt + 1)

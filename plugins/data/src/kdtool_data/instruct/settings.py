@@ -16,8 +16,8 @@ import pydantic
 
 Language = Literal["python", "javascript", "java", "cpp", "go", "rust"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
-TASKS = ("generate", "complete", "debug", "explain", "document", "test", "translate", "refactor")
-"""Kinds of tasks with a template in this package."""
+Task = Literal["generate", "complete", "debug", "explain", "document", "test", "translate", "refactor"]
+TASKS: tuple[Task, ...] = get_args(Task)
 WITHOUT_CODE = frozenset({"explain"})
 """Tasks whose answer needs no block of code, so that there is nothing to test."""
 Difficulty = Literal["easy", "medium", "hard"]
@@ -57,17 +57,8 @@ def shares_of(given: Collection[str]) -> Shares:
     return dict(given) if isinstance(given, Mapping) else dict.fromkeys(given, 1.0)
 
 
-VARIABLES = frozenset(
-    {
-        "difficulty", "difficulty_means", "evolution", "examples", "fence", "language", "language_name", "number", "seed",
-        "setting", "style", "task", "test_form", "tested", "topic",
-    }
-)  # fmt: skip
-"""Variables that every template may use; the template of repairs may also use `error`."""
 REPAIR = "_repair"
 """Template of the turn that asks for a repair."""
-Style = Literal["concept", "seed", "evolve", "examples"]
-_Name = Annotated[str, kdtool.Field(pattern=r"^[a-z_][a-z0-9_]*$")]
 _Share = Annotated[float, kdtool.Field(gt=0, le=1e6)]
 _PICODOLLARS = 10**12
 
@@ -87,20 +78,13 @@ class InstructConfig(kdtool.Config):
         kdtool.Field(default=DIFFICULTIES, min_length=1)
     )
     """Difficulties, with shares if they are not equal."""
-    tasks: tuple[_Name, ...] | Annotated[dict[_Name, _Share], kdtool.Field(min_length=1)] = kdtool.Field(
+    tasks: tuple[Task, ...] | Annotated[dict[Task, _Share], kdtool.Field(min_length=1)] = kdtool.Field(
         default=TASKS, min_length=1
     )
-    """Kinds of tasks, with shares if they are not equal; each needs a template of this package or one in `templates`."""
-    templates: dict[_Name, kdtool.RecipePath] = kdtool.Field(default={})
-    """Jinja files by task, to replace this package's or for your own tasks; they may extend `_base.jinja`."""
-    variables: dict[_Name, str | Annotated[tuple[str, ...], kdtool.Field(min_length=1)]] = kdtool.Field(default={})
-    """Further variables of templates. If the value is a list, one element is sampled for each request."""
-    styles: tuple[Style, ...] = ()
-    """Sources of tasks, sampled for each request: `concept` gives only a subject, `seed` a piece of code (OSS-Instruct),
-    `evolve` a task to rewrite (Evol-Instruct), `examples` two tasks (self-instruct). All except `concept` need `seeds`. If
-    empty: `seed` if there are seeds, else `concept`."""
+    """Kinds of tasks, with shares if they are not equal."""
     seeds: str | None = kdtool.Field(default=None, min_length=1)
-    """The corpus of the recipe (`corpora.NAME`) whose training examples serve as seeds; they are not trained on."""
+    """The corpus of the recipe (`corpora.NAME`) whose training examples inspire tasks, a piece of code each (OSS-Instruct).
+    They are not trained on. null gives only a subject."""
     tested: tuple[Language, ...] = ()
     """Languages in which the teacher also writes tests, which run in the sandbox; rows whose tests fail are rejected.
     `explain` is never tested, because its answers need no code."""
@@ -130,28 +114,9 @@ class InstructConfig(kdtool.Config):
     """0 takes the likeliest token each time; answers still differ, because each request has its own subject and setting."""
     seconds: float = kdtool.Field(default=10.0, gt=0, le=600)
     """Time limit of a row's tests."""
-    workers: int = kdtool.Field(default=2, ge=1, le=256, json_schema_extra=kdtool.does_not_affect_results())
-    """Tests that run in parallel."""
 
     @pydantic.model_validator(mode="after")
     def _can_be_drawn(self) -> InstructConfig:
-        needing = [style for style in self.styles if style != "concept"]
-        if needing and self.seeds is None:
-            raise ValueError(
-                f"styles {', '.join(needing)} need seeds: name a corpus in `seeds`, or keep only `concept`"
-            )
-        unknown = [task for task in shares_of(self.tasks) if task not in TASKS and task not in self.templates]
-        if unknown:
-            raise ValueError(
-                f"tasks without a template: {', '.join(unknown)}; add them to `templates`, or choose from {TASKS}"
-            )
-        unused = [task for task in self.templates if task not in shares_of(self.tasks) and task != "_repair"]
-        if unused:
-            raise ValueError(f"templates without a task: {', '.join(unused)}; add them to `tasks`, or remove them")
-        if taken := sorted(VARIABLES.union({"error"}).intersection(self.variables)):
-            raise ValueError(
-                f"`variables` contains names that requests already use: {', '.join(taken)}; choose other names"
-            )
         if self.give == "pairs" and not self.repairs:
             raise ValueError(
                 "pairs are made of answers that were repaired: set repairs, for example to 2, or give: rows"
@@ -162,11 +127,6 @@ class InstructConfig(kdtool.Config):
     def quotas(self) -> dict[Cell, int]:
         """Rows of each cell."""
         return quotas(self.rows, shares_of(self.languages), shares_of(self.difficulties), shares_of(self.tasks))
-
-    @property
-    def drawn_styles(self) -> tuple[Style, ...]:
-        """Styles to sample from."""
-        return self.styles or ("concept" if self.seeds is None else "seed",)
 
     @property
     def picodollars(self) -> int | None:

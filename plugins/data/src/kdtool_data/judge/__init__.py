@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -45,24 +44,17 @@ class JudgeFilter(kdtool.Filter):
         """The teacher that judges, by its name in the recipe: `teacher`, or `teachers.NAME`."""
         criteria: dict[_Name, _Score] = kdtool.Field(default={"correctness": 4, "clarity": 3}, min_length=1)
         """Criteria, each with its minimum score from 1 to 5."""
-        template: kdtool.RecipePath | None = None
-        """A Jinja file to replace this package's; it may extend `_base.jinja`."""
-        variables: dict[_Name, str] = kdtool.Field(default={})
-        """Further variables of the template."""
         max_tokens: int = kdtool.Field(default=512, ge=1, le=1_048_576)
         """Maximum tokens per verdict; one that is cut off there is unreadable."""
 
-        @pydantic.model_validator(mode="after")
-        def _has_unused_names(self) -> JudgeFilter.Config:
-            if "reason" in self.criteria:
+        @pydantic.field_validator("criteria")
+        @classmethod
+        def _has_unused_names(cls, criteria: dict[str, int]) -> dict[str, int]:
+            if "reason" in criteria:
                 raise ValueError(
                     "`criteria` contains `reason`, the line of a verdict for its sentence; choose another name"
                 )
-            if taken := sorted(VARIABLES.intersection(self.variables)):
-                raise ValueError(
-                    f"`variables` contains names that requests already use: {', '.join(taken)}; choose other names"
-                )
-            return self
+            return criteria
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -70,28 +62,15 @@ class JudgeFilter(kdtool.Filter):
         self._folder: Path | None = None
         self._recent: dict[str, str] = {}
         self._answered = 0
-
-    @cached_property
-    def _templates(self) -> Templates:
-        files = {} if self.config.template is None else {TEMPLATE: self.config.template}
-        shipped, declared = Path(__file__).with_name("templates"), VARIABLES.union(self.config.variables)
-        return Templates(shipped, files, declared, key="judge.")
-
-    @cached_property
-    def _version(self) -> str:
-        return str(self._templates.find(TEMPLATE))
+        self._templates = Templates(Path(__file__).with_name("templates"))
+        self._version = self._templates.version(TEMPLATE)
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
-        """Return the template's version.
-
-        Raises:
-            kdtool.UsageError: the template cannot be read, or uses a variable that is not declared.
-        """
+        """Return the template's version."""
         return {"template": self._version}
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
-        """Report an unusable template, and filters after this one: it would judge rows that they reject."""
-        self.kdtool_identity(run)
+        """Report filters after this one: it would judge rows that they reject."""
         filters = {name: run.component(name, kdtool.Filter).config for name in run.implementing("kdtool_filter")}
         own_name = next((name for name, config in filters.items() if config is self.config), "")
         siblings = [name for name in filters if name.rpartition(".")[0] == own_name.rpartition(".")[0]]
@@ -135,7 +114,7 @@ class JudgeFilter(kdtool.Filter):
         if not self._recent and len(verdicts) >= _ENOUGH and not readable:
             raise kdtool.UsageError(
                 f"judge.ask: none of the first {len(verdicts):,} verdicts of {self.config.ask} ends in the requested "
-                "format; raise judge.max_tokens, change judge.template, or let another teacher judge"
+                "format; raise judge.max_tokens, or let another teacher judge"
             )
         reasons = self._recent | {name: verdict.rejected for name, verdict in verdicts.items()}
         self._recent = dict(list(reasons.items())[-_RECENT:])
@@ -146,7 +125,7 @@ class JudgeFilter(kdtool.Filter):
         task, answer = _task_and_answer(example.body)
         criteria = tuple(self.config.criteria)
         values = {"answer": answer, "criteria": criteria, "language": example.language, "task": task}
-        turns = self._templates.render(TEMPLATE, {**self.config.variables, **values})
+        turns = self._templates.render(TEMPLATE, values)
         name = hashlib.sha256(json.dumps(turns).encode()).hexdigest()
         return kdtool.Request(name, "", self.config.max_tokens, turns=turns)
 
@@ -204,8 +183,6 @@ class JudgeFilter(kdtool.Filter):
 
 
 TEMPLATE = "template"
-"""Name of the setting for the recipe's own template, and of the package's template."""
-VARIABLES = frozenset({"answer", "criteria", "language", "task"})
 
 
 def _task_and_answer(body: kdtool.Text | kdtool.Completion | kdtool.Messages) -> tuple[str, str]:

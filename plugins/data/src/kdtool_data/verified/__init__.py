@@ -86,7 +86,7 @@ class Verified(kdtool.Corpus):
 
     def _base(self, run: kdtool.RunInfo) -> Path:
         """Return the path that this corpus's file names begin with: several corpora of this kind share the folder."""
-        settings = json.dumps(self.config.model_dump(mode="json", exclude={"workers"}), sort_keys=True)
+        settings = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
         return run.folder / FOLDER / hashlib.sha256(settings.encode()).hexdigest()[:16]
 
     def _source(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:

@@ -60,7 +60,7 @@ def _request(name: str, prompt: str, config: VerifiedConfig, seed: int) -> kdtoo
         id=name,
         prompt="" if chats else prompt,
         max_tokens=config.max_tokens,
-        stop=config.stop if config.stop is not None else () if chats else _STOP,
+        stop=() if chats else _STOP,
         temperature=config.temperature,
         seed=seed_of(seed, name),
         turns=(("user", _INSTRUCTION + prompt),) if chats else (),
@@ -120,7 +120,7 @@ def own_solutions(
 
     codes = {key: problem.solution for key, problem in problems.items()}
     tasks = {key: Task(f"{key}#solution", problems[key].module(code), config.seconds) for key, code in codes.items()}
-    verdicts = dict(verdicts_of(run, file, {"python": list(tasks.values())}, config.workers))
+    verdicts = dict(verdicts_of(run, file, {"python": list(tasks.values())}))
     late = [task for task in tasks.values() if verdicts[task.id].status == "timed out"]
     with TemporaryDirectory() as scratch:
         verdicts.update(verdicts_of(run, Path(scratch) / "again.jsonl", {"python": late}, workers=1))
@@ -165,7 +165,7 @@ def run_attempts(
         for name in (name_of(key, number) for number in numbers)
         if not reasons[name]
     ]
-    verdicts = verdicts_of(run, file, {"python": tasks}, config.workers)
+    verdicts = verdicts_of(run, file, {"python": tasks})
 
     def attempt(name: str, number: int) -> Attempt:
         return Attempt(number, codes[name], reasons[name], verdicts.get(name), answers[name].reason)

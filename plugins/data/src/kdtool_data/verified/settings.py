@@ -29,14 +29,10 @@ class VerifiedConfig(kdtool.Config):
     """Sampling temperature; 0 decodes greedily. Several samples need a temperature above 0."""
     max_tokens: int = kdtool.Field(default=512, ge=1, le=1_048_576)
     """Maximum tokens per answer; answers cut off there are dropped."""
-    stop: tuple[str, ...] | None = None
-    """Stop strings; null uses those of bigcode-evaluation-harness for MBPP, and none for `chat`."""
     limit: int | None = kdtool.Field(default=None, ge=1)
     """Ask only about the first N problems; null asks about all."""
     seconds: float = kdtool.Field(default=3.0, gt=0, le=600)
     """Time limit per program; a program that exceeds it fails."""
-    workers: int = kdtool.Field(default=2, ge=1, le=256, json_schema_extra=kdtool.does_not_affect_results())
-    """Number of programs to run in parallel."""
 
     @pydantic.model_validator(mode="after")
     def _can_give_that(self) -> VerifiedConfig:
@@ -44,6 +40,4 @@ class VerifiedConfig(kdtool.Config):
             raise ValueError("several samples at temperature 0 are identical: set temperature, for example to 0.8")
         if self.samples == 1 and self.give == "pairs":
             raise ValueError("a pair needs two answers to a problem: set samples, for example to 8")
-        if self.stop is not None and "" in self.stop:
-            raise ValueError('stop contains "", which would end every answer at once: remove it')
         return self
