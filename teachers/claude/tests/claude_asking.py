@@ -23,7 +23,7 @@ def requests(number: int, *, max_tokens: int = 256, first: int = 0) -> list[kdto
 @contextmanager
 def opened(url: str, folder: Path, **settings: Any) -> Iterator[Claude]:
     """A teacher that asks the server at `url`; its ledger is in `folder`."""
-    given = {"model": MODEL, "budget_usd": 100, "orphan_wait": 1.0, "ledger": folder / "ledger.sqlite", **settings}
+    given = {"model": MODEL, "budget_usd": 100, "ledger": folder / "ledger.sqlite", **settings}
     teacher = Claude(Claude.Config(url=url, **given))
     try:
         yield teacher

@@ -11,17 +11,21 @@ from pathlib import Path
 import kdtool
 import pytest
 from claude_asking import Ask, requests
+from kdtool_teacher_claude import _batches
 from kdtool_testing.servers.claude import serve_process
 from kdtool_testing.servers.claude_api import Faults, MessagesServer
 
 KILLS = 30 if os.environ.get("KDTOOL_FULL_FAULTS") else 5
 
 
-def test_batches_cost_half_and_hold_only_what_is_missing(ask: Ask, server: MessagesServer) -> None:
+def test_batches_cost_half_and_hold_only_what_is_missing(
+    ask: Ask, server: MessagesServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_batches, "_MOST_REQUESTS", 25)
     few = ask(19)
     assert (len(few), server.bill.batches) == (19, 0)
     paid = server.bill.picodollars
-    with ask.opened(mode="batches", batch_size=25) as teacher:
+    with ask.opened(mode="batches") as teacher:
         many = {one.id: one for one in teacher.kdtool_answer(requests(60))}
         assert teacher.spent().startswith(f"{kdtool.dollars(server.bill.picodollars)} of at most ")
     assert server.bill.batches == 2, "41 were missing"
@@ -32,9 +36,12 @@ def test_batches_cost_half_and_hold_only_what_is_missing(ask: Ask, server: Messa
     assert many["r59"].picodollars < 0.6 * many["r0"].picodollars
 
 
-def test_expired_errored_and_missing_results_are_handled(ask: Ask, server: MessagesServer) -> None:
+def test_expired_errored_and_missing_results_are_handled(
+    ask: Ask, server: MessagesServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_batches, "_MOST_REQUESTS", 50)
     server.faults = Faults(batch_errored=0.1, batch_expired=0.1, batch_missing=0.4, cut=0.3, reset_before=0.1)
-    found = ask(100, mode="batches", batch_size=50)
+    found = ask(100, mode="batches")
     errored = [one for one in found if one.finish == "refused"]
     assert len(found) == 100
     assert errored
@@ -52,8 +59,9 @@ def test_a_lost_reply_makes_no_second_batch(ask: Ask, server: MessagesServer) ->
     assert ask.ledger.spent == server.bill.picodollars
 
 
-def test_the_budget_holds_for_batches(ask: Ask, server: MessagesServer) -> None:
-    settings = {"mode": "batches", "budget_usd": "0.03", "batch_size": 10}
+def test_the_budget_holds_for_batches(ask: Ask, server: MessagesServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_batches, "_MOST_REQUESTS", 10)
+    settings = {"mode": "batches", "budget_usd": "0.03"}
     with pytest.raises(kdtool.BudgetError):
         ask(500, **settings)
     assert 10 < ask.ledger.answers < 500
@@ -63,7 +71,10 @@ def test_the_budget_holds_for_batches(ask: Ask, server: MessagesServer) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
-def test_kills_around_submission_and_collection_make_no_second_batch(tmp_path: Path) -> None:
+def test_kills_around_submission_and_collection_make_no_second_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_batches, "_MOST_REQUESTS", 20)
     draw = random.Random(0)
     faults = Faults(batch_seconds=0.15, batch_reset_after=0.2, reset_before=0.1)
     with serve_process(faults) as server:
@@ -72,13 +83,13 @@ def test_kills_around_submission_and_collection_make_no_second_batch(tmp_path: P
             pid = os.fork()
             if not pid:
                 try:
-                    ask(20 * (kill + 1), mode="batches", batch_size=20)
+                    ask(20 * (kill + 1), mode="batches")
                 finally:
                     os._exit(0)
             time.sleep(draw.uniform(0.1, 0.7))
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-        found = ask(20 * KILLS, mode="batches", batch_size=20)
+        found = ask(20 * KILLS, mode="batches")
         bill = server.bill()
     assert len(found) == 20 * KILLS
     assert max(bill.charges.values()) == 1, "no request was in two batches"

@@ -298,9 +298,7 @@ class Objective(nn.Module):
 
     def run_student(self, batch: kdtool.Batch) -> tuple[kdtool.ModelOutputs, ...]:
         """Run the backbone once, or twice if a loss asks for two passes; each draws its own dropout."""
-        return tuple(
-            self.language_model.backbone(batch, self._wanted) for _ in range(self.forward_passes)
-        )
+        return tuple(self.language_model.backbone(batch, self._wanted) for _ in range(self.forward_passes))
 
     def head_work(self, micro_batch: MicroBatch, outputs: Sequence[kdtool.ModelOutputs]) -> HeadWork:
         """Return what the chunked head needs for a batch: its positions in the loss mask, row-major."""

@@ -130,17 +130,11 @@ class EarlyVerdict:
             self._run.say("overlap: not measured, since no loss receives a teacher's logits or its top-k tokens")
 
     def after(self, loop: TrainingLoop) -> None:
-        """Report after a step whether the overlap grew, if the verdict is due.
-
-        Raises:
-            UsageError: it did not, and `stop_hopeless` is set.
-        """
+        """Report after a step whether the overlap grew, if the verdict is due."""
         progress, step = loop.progress, loop.step
         if step != self.step or not progress.overlap:
             return
         growth = Growth(progress.overlap, self._measure(), step)
-        if growth.is_hopeless and self._config.stop_hopeless:
-            raise kdtool.UsageError(f"{growth.describe()}. Training stopped, since the trainer has stop_hopeless: true")
         if growth.is_hopeless:
             progress.hopeless = growth.describe()
         if self._run.rank == 0:

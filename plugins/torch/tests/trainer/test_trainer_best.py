@@ -42,9 +42,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     return weights(tmp_path_factory.mktemp("whole"))
 
 
+@pytest.fixture
+def five_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdtool_torch.trainer.checkpoint.KEPT", 5)
+
+
+@pytest.mark.usefixtures("five_kept")
 def test_each_checkpoint_holds_the_best_student_of_its_time(tmp_path: Path, whole: dict[str, torch.Tensor]) -> None:
     with interrupted(after=13):
-        weights(tmp_path, keep_checkpoints=5)
+        weights(tmp_path)
     found = bests(tmp_path)
     steps = [step for step, _ in found]
     assert 2 < len(set(steps)) < len(steps)
@@ -55,11 +61,12 @@ def test_each_checkpoint_holds_the_best_student_of_its_time(tmp_path: Path, whol
         assert weight.equal(resumed[name]), name
 
 
+@pytest.mark.usefixtures("five_kept")
 def test_a_checkpoint_whose_best_student_is_damaged_is_passed_over(
     tmp_path: Path, whole: dict[str, torch.Tensor]
 ) -> None:
     with interrupted(after=13):
-        weights(tmp_path, keep_checkpoints=5)
+        weights(tmp_path)
     _, file = bests(tmp_path)[-1]
     flip(file)
     said: list[str] = []

@@ -52,7 +52,7 @@ def test_what_stays_whole_of_a_divided_student_is_counted() -> None:
 @pytest.mark.parametrize("watch", [None, "wave.height"])
 def test_best_students_on_disk_are_counted_where_one_is_watched(tmp_path: Path, watch: str | None) -> None:
     outline = tiny_model("llama")
-    trainer = make_trainer(keep_checkpoints=2, validation={"evaluators": ("wave",), "watch": watch})
+    trainer = make_trainer(validation={"evaluators": ("wave",), "watch": watch})
     run = make_run(tmp_path, {"losses.ce": CE(CE.Config())})
     found = list(trainer.kdtool_estimate(run, planned(outline, CE_TERM)))
     weights = sum(4 * p.numel() for p in outline.model.parameters() if p.requires_grad)
@@ -90,10 +90,9 @@ def test_the_state_of_the_recipes_optimizer_is_counted(tmp_path: Path) -> None:
     facts, ahead = outline.facts, planned(outline)
     run = make_run(tmp_path, {"optimizer": Small(Small.Config())})
     plain, small = (
-        {part.part: part for part in make_trainer(keep_checkpoints=1).kdtool_estimate(each, ahead)}
-        for each in (make_run(tmp_path), run)
+        {part.part: part for part in make_trainer().kdtool_estimate(each, ahead)} for each in (make_run(tmp_path), run)
     )
     assert small["optimizer"].host_bytes == plain["optimizer"].host_bytes / 4 == 2 * facts.trainable
-    assert small["checkpoints"].disk_bytes == plain["checkpoints"].disk_bytes / 2 == 2 * 6 * facts.trainable
+    assert small["checkpoints"].disk_bytes == plain["checkpoints"].disk_bytes / 2 == 3 * 6 * facts.trainable
     with pytest.raises(kdtool.UsageError, match="needs whole weights; set sharding: off"):
         list(make_trainer(sharding="full").kdtool_estimate(run, ahead))

@@ -105,7 +105,7 @@ def train(folder: Path, until: int = 11, **settings: Any) -> tuple[list[str], Tr
 
 @pytest.mark.parametrize("top_k", [0, 8])
 def test_a_student_that_learns_is_not_flagged(tmp_path: Path, top_k: int) -> None:
-    (said,), loop = train(tmp_path, top_k=top_k, stop_hopeless=True)
+    (said,), loop = train(tmp_path, top_k=top_k)
     assert "after step 10" in said
     assert said.endswith("it grows")
     assert not loop.progress.hopeless
@@ -119,8 +119,6 @@ def test_a_student_that_does_not_learn_is_flagged_in_the_first_twentieth(tmp_pat
     (said,), loop = train(tmp_path, learning_rate=1e-12)
     assert "did not grow in the first 5 % of the steps" in said
     assert loop.progress.hopeless == said
-    with pytest.raises(kdtool.UsageError, match=r"did not grow .* stop_hopeless: true"):
-        train(tmp_path / "stopped", learning_rate=1e-12, stop_hopeless=True)
 
 
 def test_a_resumed_phase_comes_to_the_same_verdict(tmp_path: Path) -> None:

@@ -23,7 +23,9 @@ from kdtool_teacher_claude._messages import budget_error, retry_after
 from kdtool_teacher_claude._money import Progress
 from kdtool_teacher_claude._requests import Asked, Prices, UnreadableError, picodollars, read_message, refusal, restore
 
-_MOST_BYTES = 200_000_000
+_MOST_BYTES, _MOST_REQUESTS = 200_000_000, 10_000
+_ORPHAN_SECONDS = 900.0
+"""Seconds to wait for a batch to appear in the service's list, after a run that was killed while it submitted it."""
 _SHORT_FILES = 3
 """Times that a file of results with fewer lines than the service counts is fetched."""
 _FIRST_POLL, _LONGEST_POLL = 0.2, 60.0
@@ -89,7 +91,7 @@ class Batches:
     async def _submit_all(self, asked: list[Asked]) -> kdtool.BudgetError | None:
         """Submit what the budget allows; return the error for the rest."""
         unknown = self._ledger.unknown()
-        for part in _parts(asked, self._config.batch_size):
+        for part in _parts(asked, _MOST_REQUESTS):
             reserved: list[tuple[Asked, Attempt]] = []
             stopped = None
             for query in part:
@@ -146,7 +148,7 @@ class Batches:
 
     async def _find_orphan(self, batch: Batch) -> str:
         """Return the service's id of a batch whose submission was not confirmed; "" if it was never made."""
-        until = time.monotonic() + self._config.orphan_wait
+        until = time.monotonic() + _ORPHAN_SECONDS
         told = False
         while True:
             running = False
@@ -165,7 +167,7 @@ class Batches:
             if not told:
                 told = True
                 self._say("claude: a batch was being submitted when a run ended; waiting to see whether it exists")
-            await asyncio.sleep(min(15.0, max(0.05, self._config.orphan_wait / 20)))
+            await asyncio.sleep(min(15.0, max(0.05, _ORPHAN_SECONDS / 20)))
 
     async def _is(self, batch: Batch, remote: str) -> bool:
         try:

@@ -10,28 +10,13 @@ import ipaddress
 import os
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import kdtool
 import pydantic
 
 _FREE = kdtool.does_not_affect_results()
-_Dollars = Annotated[Decimal, kdtool.Field(ge=0, le=10_000)]
-
-
-class PricesConfig(kdtool.Config):
-    """Prices in dollars per million tokens, for models that the price table does not know, or to override it."""
-
-    input: _Dollars
-    """Of input that is not cached."""
-    output: _Dollars
-    """Of output."""
-    cache_read: _Dollars | None = None
-    """Of input that is read from the cache; null means a tenth of `input`."""
-    cache_write: _Dollars | None = None
-    """Of input that is written to the cache for five minutes; null means 1.25 times `input`."""
-
 
 Effort = Literal["low", "medium", "high", "xhigh", "max"]
 Thinking = Literal["off", "adaptive"]
@@ -55,14 +40,6 @@ class ClaudeConfig(kdtool.Config):
     """Text that comes before every request, such as instructions with examples. It is cached if it is long enough."""
     mode: Literal["messages", "batches"] = kdtool.Field(default="messages", json_schema_extra=_FREE)
     """`messages` answers at once; `batches` costs half and takes up to a day."""
-    batch_size: int = kdtool.Field(default=10_000, ge=1, le=100_000, json_schema_extra=_FREE)
-    """Largest number of requests in a batch."""
-    orphan_wait: float = kdtool.Field(default=900, ge=0, le=86400, json_schema_extra=_FREE)
-    """Seconds to wait for a batch to appear in the service's list, after a run that was killed while it submitted it."""
-    cache: Literal["off", "5m"] = kdtool.Field(default="5m", json_schema_extra=_FREE)
-    """For how long after its last use the text in front of all requests stays in the prompt cache."""
-    prices: PricesConfig | None = kdtool.Field(default=None, json_schema_extra=_FREE)
-    """Prices that replace those of the package `genai-prices`."""
     on_unknown: Literal["ask_again", "skip"] = kdtool.Field(default="ask_again", json_schema_extra=_FREE)
     """Handling of a request that was sent and perhaps charged, but not answered: ask again, within the budget, or leave it
     out, so that nothing is ever paid twice."""

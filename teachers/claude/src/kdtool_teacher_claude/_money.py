@@ -105,7 +105,7 @@ def _missing_key(config: ClaudeConfig) -> str:
 
 
 def _notes_on_settings(config: ClaudeConfig, *, is_marked: bool) -> Iterator[str]:
-    if config.system and not is_marked and config.cache != "off":
+    if config.system and not is_marked:
         yield (
             f"`system` has about {estimate_tokens(config.system):,} tokens, below the {cache_minimum(config.model):,} from "
             "which this model caches: priced uncached"

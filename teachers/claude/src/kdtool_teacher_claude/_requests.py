@@ -16,7 +16,7 @@ from typing import Any, Literal
 import kdtool
 from kdtool_measuring import About, cut_at_stops, readable
 
-from kdtool_teacher_claude._config import ClaudeConfig, PricesConfig, cache_minimum, fields_of, thinks
+from kdtool_teacher_claude._config import ClaudeConfig, cache_minimum, fields_of, thinks
 
 _OVERHEAD, _OVERHEAD_OF_TURN = 64, 16
 """Tokens beyond the text's bytes, at most: of a request, of each turn."""
@@ -81,7 +81,7 @@ def prepare(config: ClaudeConfig, request: kdtool.Request, key: str, purpose: st
     ]:  # others are refused; answers are cut at them
         content["stop_sequences"] = stops
     text = readable("\n\n".join(system))
-    marked = bool(text) and config.cache != "off" and estimate_tokens(text) >= cache_minimum(config.model)
+    marked = bool(text) and estimate_tokens(text) >= cache_minimum(config.model)
     if marked:
         content["system"] = [{"type": "text", "text": text, "cache_control": {"type": "ephemeral"}}]
     elif text:
@@ -205,30 +205,16 @@ def prices_of(config: ClaudeConfig, now: datetime | None = None) -> Prices:
     Raises:
         UsageError: unknown model price.
     """
-    if config.prices is not None:
-        return Prices(((0, _rates_of_config(config.prices)),))
     from genai_prices.data import providers
 
     (anthropic,) = (provider for provider in providers if provider.id == "anthropic")
     model = anthropic.find_model(config.model)
     if model is None:
         raise kdtool.UsageError(
-            f"model: the price of {config.model!r} is unknown, and nothing is asked without it: write a known model, or its "
-            "prices in dollars per million tokens: prices: {input: 3, output: 15}"
+            f"model: the price of {config.model!r} is unknown, and nothing is asked without it: name a known model, or "
+            "install a newer genai-prices"
         )
     return _prices_of_table(model.get_prices(now or datetime.now(UTC)))
-
-
-def _rates_of_config(prices: PricesConfig) -> Rates:
-    def rate(value: Decimal | None, default: Decimal) -> int:
-        return _per_token(default if value is None else value)
-
-    return Rates(
-        input=_per_token(prices.input),
-        output=_per_token(prices.output),
-        cache_read=rate(prices.cache_read, prices.input / 10),
-        cache_write=rate(prices.cache_write, prices.input * Decimal("1.25")),
-    )
 
 
 def _prices_of_table(table: Any) -> Prices:
@@ -243,7 +229,8 @@ def _prices_of_table(table: Any) -> Prices:
 
     def rates(start: int) -> Rates:
         values = {name: _price_at(price, start) for name, price in given.items() if price is not None}
-        return _rates_of_config(PricesConfig(**values))
+        cached = {"cache_read": values["input"] / 10, "cache_write": values["input"] * Decimal("1.25")}
+        return Rates(**{name: _per_token(value) for name, value in {**cached, **values}.items()})
 
     return Prices(tuple((start, rates(start)) for start in sorted(starts)))
 

@@ -10,6 +10,9 @@ import pydantic
 from kdtool_teacher_openai import require_url
 
 _NO_EFFECT = kdtool.does_not_affect_results()
+DISK = 8 * 2**30
+"""Bytes of files under way at each server: fewer requests are sent at once if their states would take more, and
+`kdtool teacher serve` starts a server that deletes the oldest ones above it."""
 
 
 class VLLMConfig(kdtool.Config):
@@ -55,9 +58,6 @@ class VLLMConfig(kdtool.Config):
     """Seconds after which a request without an answer goes to another server."""
     patience: float = kdtool.Field(default=600, ge=0, le=86400, json_schema_extra=_NO_EFFECT)
     """Seconds without an answer of any server before the run ends with an error. The same command resumes it."""
-    disk_gib: float = kdtool.Field(default=8, gt=0, le=65536, json_schema_extra=_NO_EFFECT)
-    """GiB of files under way at each server: fewer requests are sent at once if their states would take more, and
-    `kdtool teacher serve` starts a server that deletes the oldest ones above it."""
     bound: float | None = kdtool.Field(default=None, gt=0, json_schema_extra=_NO_EFFECT)
     """Largest mean divergence (KL, nats per token) between the served and the model's own distribution at the start.
     None: 1e-5 in float32, 1e-3 in float16, 2e-2 in bfloat16."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import kdtool
 from kdtool_transformers import LocatedWeights
 
-from kdtool_teacher_vllm._config import VLLMConfig
+from kdtool_teacher_vllm._config import DISK, VLLMConfig
 
 if TYPE_CHECKING:
     import torch
@@ -325,7 +325,7 @@ class VLLM(LocatedWeights, kdtool.Teacher):
         facts = self.read_facts()
         longest = min(facts.context or 8192, 8192)
         size = longest * facts.hidden * self._dtype().itemsize * (1 + len(self.config.layers))
-        return max(1, min(self.config.concurrency, int(self.config.disk_gib * 2**30 // size)))
+        return max(1, min(self.config.concurrency, DISK // size))
 
     def _longest(self) -> int:
         """Return the greatest number of tokens that each server reads."""

@@ -114,6 +114,8 @@ def server_command(
     `layers` is the number of decoder layers, `longest` the tokens to read at once (None: what the model allows), `number`
     the server among `url`, `folder` where it writes states, `python` that of vLLM's environment ("": the `vllm` on PATH).
     """
+    from kdtool_teacher_vllm._config import DISK
+
     parts = urlsplit(config.urls[number])
     command = [
         str(Path(python).with_name("vllm")) if python else "vllm",
@@ -137,7 +139,7 @@ def server_command(
         "kv_connector": "KdtoolStates",
         "kv_connector_module_path": "kdtool_states",
         "kv_role": "kv_producer",
-        "kv_connector_extra_config": {"shared_storage_path": str(folder), "disk_bytes": int(config.disk_gib * 2**30)},
+        "kv_connector_extra_config": {"shared_storage_path": str(folder), "disk_bytes": DISK},
     }
     return [
         *command,

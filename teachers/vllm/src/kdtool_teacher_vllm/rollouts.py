@@ -17,6 +17,8 @@ from kdtool_teacher_openai.client import RefusedError, Server, choice_of
 NAME = "student"
 """The name under which the server lists the model."""
 _SECONDS_BETWEEN_TRIES = 1.0
+_CONCURRENCY = 64
+"""Texts requested at the same time."""
 
 
 class RolloutServer:
@@ -25,18 +27,15 @@ class RolloutServer:
     Args:
         url: its address, which ends in /v1.
         key_variable: the environment variable with its key, or None.
-        timeout: seconds after which a request is sent again.
-        concurrency: requests at the same time.
         offline: refuse other machines.
 
     `salt` stands for the weights: cached prefixes of others are not used.
     """
 
-    def __init__(self, url: str, key_variable: str | None, timeout: float, concurrency: int, *, offline: bool) -> None:
-        self._config = OpenAI.Config(url=url, model=NAME, key_variable=key_variable, timeout=timeout)
+    def __init__(self, url: str, key_variable: str | None, *, offline: bool) -> None:
+        self._config = OpenAI.Config(url=url, model=NAME, key_variable=key_variable)
         self._server = Server(self._config, offline=offline)
         self._first = Server(self._config.model_copy(update={"retries": 0}), offline=offline)
-        self._concurrency = concurrency
         self.salt = ""
 
     def wait_until_ready(self, seconds: float, remedy: str, say: Callable[[str], None]) -> None:
@@ -124,7 +123,7 @@ class RolloutServer:
                 )
             return [int(token) for token in ids]
 
-        texts = dict(self._server.at_once(range(len(prompts)), write, self._concurrency))
+        texts = dict(self._server.at_once(range(len(prompts)), write, _CONCURRENCY))
         return [texts[number] for number in range(len(prompts))]
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The optimizers `adamw`, `adamw-8bit` and `muon`, all with settings by groups of parameters.
+"""The optimizers `adamw-8bit` and `muon`, and the AdamW of trainers without a named one.
 
 `adamw-8bit` is AdamW of bitsandbytes; `muon` is Muon for the matrices of the layers and AdamW for the rest.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import kdtool
 from kdtool import Field
@@ -17,81 +17,49 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer as TorchOptimizer
 
 
-__all__ = ["AdamW", "AdamW8Bit", "Group", "Muon"]
-Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+__all__ = ["AdamW", "AdamW8Bit", "Muon"]
+BETAS = (0.9, 0.95)
+"""AdamW's averaging coefficients of the gradient and of its square."""
+_MOMENTUM = 0.95
+_OF_TOKENS = ("*embed*", "*lm_head*", "*wte*", "*wpe*")
+"""Names of matrices whose rows are tokens or positions: embeddings and heads."""
 
 
-class Group(kdtool.Config):
-    """Parameters whose names match a pattern, and their settings."""
-
-    match: str = Field(min_length=1)
-    """Pattern of names such as `model.layers.0.mlp.up_proj.weight`; `*` matches any characters."""
-    learning_rate: float = Field(default=1.0, ge=0, le=1000)
-    """Multiple of the trainer's learning rate."""
-    weight_decay: float | None = Field(default=None, ge=0)
-    """Weight decay of these parameters; by default the optimizer's, and 0 for norms and biases."""
-
-
-class GroupedConfig(kdtool.Config):
-    """Weight decay, and settings by groups of parameters."""
+class OptimizerConfig(kdtool.Config):
+    """The weight decay."""
 
     weight_decay: float = Field(default=0.01, ge=0)
     """Weight decay, multiplied by the learning rate; norms and biases are left out."""
-    groups: tuple[Group, ...] = ()
-    """Parameters with other settings. The first group whose pattern matches a name counts."""
 
 
-def refuse_unmatched(parameters: Mapping[str, Tensor], config: GroupedConfig) -> None:
-    """Refuse a group whose pattern matches no parameter.
-
-    Raises:
-        UsageError: there is such a group.
-    """
-    for group in config.groups:
-        if not any(fnmatchcase(name, group.match) for name in parameters):
-            raise kdtool.UsageError(
-                f"groups: {group.match!r} matches none of the {len(parameters)} trained parameters; expected a pattern of "
-                f"names such as {next(iter(parameters), '')!r}; correct it, or leave the group out"
-            )
-
-
-def group_parameters(
-    parameters: Mapping[str, Tensor], config: GroupedConfig, learning_rate: float
-) -> list[dict[str, Any]]:
-    """Return the parameters in groups as `torch.optim` takes them, each with its `lr` and `weight_decay`.
-
-    Parameters with one dimension, such as norms and biases, have no weight decay unless their group sets it.
-    """
-    grouped: dict[tuple[float, float], list[Tensor]] = {}
-    for name, parameter in parameters.items():
-        group = next((group for group in config.groups if fnmatchcase(name, group.match)), Group(match="*"))
-        default = config.weight_decay if parameter.ndim > 1 else 0.0
-        decay = default if group.weight_decay is None else group.weight_decay
-        grouped.setdefault((group.learning_rate * learning_rate, decay), []).append(parameter)
-    return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in grouped.items()]
+def group_parameters(parameters: Mapping[str, Tensor], learning_rate: float, decay: float) -> list[dict[str, Any]]:
+    """Return the parameters in groups as `torch.optim` takes them: those with one dimension, as norms, do not decay."""
+    matrices = [parameter for parameter in parameters.values() if parameter.ndim > 1]
+    others = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
+    groups = [
+        {"params": matrices, "lr": learning_rate, "weight_decay": decay},
+        {"params": others, "lr": learning_rate, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 class AdamW(kdtool.Optimizer):
-    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101), fused, with settings by groups of parameters."""
+    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101), fused."""
 
-    class Config(GroupedConfig):
-        """Averaging, weight decay and groups."""
-
-        betas: Betas = (0.9, 0.95)
-        """Averaging coefficients of the gradient and of its square."""
+    class Config(OptimizerConfig):
+        """The weight decay."""
 
     config: Config
 
     def kdtool_optimizer(
         self, run: kdtool.RunInfo, parameters: Mapping[str, Tensor], learning_rate: float
     ) -> TorchOptimizer:
-        refuse_unmatched(parameters, self.config)
-        return self._make(group_parameters(parameters, self.config, learning_rate))
+        return self._make(group_parameters(parameters, learning_rate, self.config.weight_decay))
 
     def _make(self, groups: list[dict[str, Any]]) -> TorchOptimizer:
         import torch
 
-        return torch.optim.AdamW(groups, betas=self.config.betas, fused=True)
+        return torch.optim.AdamW(groups, betas=BETAS, fused=True)
 
 
 class AdamW8Bit(AdamW):
@@ -105,7 +73,7 @@ class AdamW8Bit(AdamW):
     def _make(self, groups: list[dict[str, Any]]) -> TorchOptimizer:
         from kdtool_torch.optimizers.eight_bit import EightBitAdamW
 
-        return EightBitAdamW(groups, self.config.betas)
+        return EightBitAdamW(groups, BETAS)
 
 
 class Muon(kdtool.Optimizer):
@@ -115,15 +83,8 @@ class Muon(kdtool.Optimizer):
     both.
     """
 
-    class Config(GroupedConfig):
-        """Momentum, weight decay, groups, and the parameters that AdamW trains."""
-
-        momentum: float = Field(default=0.95, ge=0, lt=1)
-        """Averaging coefficient of Muon's gradients, with Nesterov's correction."""
-        betas: Betas = (0.9, 0.95)
-        """Averaging coefficients of AdamW."""
-        adamw: tuple[str, ...] = ("*embed*", "*lm_head*", "*wte*", "*wpe*")
-        """Patterns of names of matrices that AdamW trains: embeddings and heads, whose rows are tokens."""
+    class Config(OptimizerConfig):
+        """The weight decay."""
 
     config: Config
     divisible = False
@@ -136,18 +97,18 @@ class Muon(kdtool.Optimizer):
 
         from kdtool_torch.optimizers.joined import JoinedOptimizer
 
-        config = self.config
-        refuse_unmatched(parameters, config)
-        matrices = {name: weight for name, weight in parameters.items() if self._is_matrix(name, weight)}
+        decay = self.config.weight_decay
+        matrices = {name: weight for name, weight in parameters.items() if _is_of_a_layer(name, weight)}
         rest = {name: weight for name, weight in parameters.items() if name not in matrices}
         parts: list[TorchOptimizer] = []
         if matrices:
-            groups = group_parameters(matrices, config, learning_rate)
-            parts.append(torch.optim.Muon(groups, momentum=config.momentum, adjust_lr_fn="match_rms_adamw"))
+            groups = group_parameters(matrices, learning_rate, decay)
+            parts.append(torch.optim.Muon(groups, momentum=_MOMENTUM, adjust_lr_fn="match_rms_adamw"))
         if rest:
-            groups = group_parameters(rest, config, learning_rate)
-            parts.append(torch.optim.AdamW(groups, betas=config.betas, fused=True))
+            groups = group_parameters(rest, learning_rate, decay)
+            parts.append(torch.optim.AdamW(groups, betas=BETAS, fused=True))
         return JoinedOptimizer(parts)
 
-    def _is_matrix(self, name: str, weight: Tensor) -> bool:
-        return weight.ndim == 2 and not any(fnmatchcase(name, pattern) for pattern in self.config.adamw)
+
+def _is_of_a_layer(name: str, weight: Tensor) -> bool:
+    return weight.ndim == 2 and not any(fnmatchcase(name, pattern) for pattern in _OF_TOKENS)

@@ -21,7 +21,7 @@ class StandardTrainer(kdtool.Trainer):
     """
 
     on_policy = "on_policy"
-    optimizer_settings = ("betas", "weight_decay")
+    optimizer_settings = ("weight_decay",)
 
     class Config(StandardTrainerConfig):
         """Settings of the optimizer, memory, speed and output."""

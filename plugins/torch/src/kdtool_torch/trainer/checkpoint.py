@@ -48,6 +48,9 @@ from kdtool_torch.trainer.validation import Validator
 if TYPE_CHECKING:
     from kdtool_torch.trainer.loop import TrainingLoop
 
+KEPT = 2
+"""Number of the newest checkpoints that are kept while a phase runs."""
+
 
 class Checkpointing:
     """Writes a phase's checkpoints and reads them. All ranks call the same methods after the same steps."""
@@ -153,7 +156,7 @@ class Checkpointing:
         writing, self._writing = self._writing, None
         sealed = writing.result()
         if self._run.rank == 0:
-            rotate_checkpoints(self._root, self._config.keep_checkpoints)
+            rotate_checkpoints(self._root, KEPT)
             self._run.hook.kdtool_checkpoint(self._run, sealed, checkpoint_step(sealed))
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from kdtool_torch.machine import chosen_dtype, chunk_sizes, frozen_bytes
 from kdtool_torch.model import layers_among
 from kdtool_torch.numerics import returns_float32
 from kdtool_torch.terms import learns_on_policy, without_dropout
+from kdtool_torch.trainer.checkpoint import KEPT
 from kdtool_torch.trainer.optimizer import named_optimizer
 from kdtool_torch.trainer.settings import StandardTrainerConfig
 
@@ -72,7 +73,7 @@ def estimate_phase(
     on_host = device.type != "cuda"  # MPS shares main memory
     copied = 0 if device.type == "cpu" else checkpoint // memory.shares
     yield from memory_of(config, phase.stage, memory, copied, on_host=on_host)
-    kept = config.keep_checkpoints + 1  # one more is written before the oldest goes
+    kept = KEPT + 1  # one more is written before the oldest goes
     yield kdtool.Estimate("checkpoints", (phase.stage,), disk_bytes=checkpoint * kept, note="while the phase runs")
     if config.validation is not None and config.validation.watch is not None:
         # Each checkpoint may have its own best student; one more was found since, and another one is written.

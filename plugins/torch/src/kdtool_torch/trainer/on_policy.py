@@ -36,8 +36,6 @@ from kdtool_torch.trainer.settings import OnPolicy, Rollouts
 
 STUDENT_GENERATED = "student_generated"
 """The column of tokens that the student generated: 1 for these, 0 for the corpus's."""
-_WINDOW = 256
-"""Texts of a process whose share of cut ones is compared with `maximum_cut`."""
 
 
 class _Document(NamedTuple):
@@ -57,8 +55,8 @@ class OnPolicySampler:
     """Replaces the text of some steps by samples of the student: Agarwal et al. (GKD), arXiv 2306.13649, algorithm 1.
 
     `counts` are of this process since the phase began: micro-batches, those that were sampled, the documents that the
-    student continued in them, the tokens that it generated, and the texts that ended at their limit: all of them, and of
-    the unfinished window of `recent` ones. `served` samples in place of the student if it is set.
+    student continued in them, the tokens that it generated, and the texts that ended at their limit. `served` samples in
+    place of the student if it is set.
     """
 
     def __init__(
@@ -66,7 +64,7 @@ class OnPolicySampler:
     ) -> None:
         self._config, self._run, self._student, self._dtype = config, run, student, dtype
         self.served: ServedSampler | None = None
-        self.counts = dict.fromkeys(("batches", "sampled", "documents", "tokens", "cut", "recent", "recent_cut"), 0)
+        self.counts = dict.fromkeys(("batches", "sampled", "documents", "tokens", "cut"), 0)
 
     def __call__(self, batch: kdtool.Batch, step: int, number: int) -> kdtool.Batch:
         """Return micro-batch `number` of a step as it is learned: with the column `student_generated`, in the same shape.
@@ -125,30 +123,11 @@ class OnPolicySampler:
         new = self._sample(prompts, limits, [chance.getrandbits(63) for _ in asked])
         self.counts["documents"] += len(new)
         self.counts["tokens"] += sum(map(len, new))
-        self._count_cut(new, limits)
-        return iter(new)
-
-    def _count_cut(self, new: Sequence[Sequence[int]], limits: Sequence[int]) -> None:
-        """Count the texts that ended at their limit, and stop if a window has more of them than allowed.
-
-        Raises:
-            UsageError: more than `maximum_cut` of the window's texts were cut.
-        """
-        tokenizer, counts = self._student.tokenizer, self.counts
+        tokenizer = self._student.tokenizer
         ends = getattr(tokenizer, "end_ids", (tokenizer.end_of_text,))  # of chat models also the end of an answer
-        cut = sum(len(text) >= limit and text[-1] not in ends for text, limit in zip(new, limits, strict=True))
-        for name, added in (("cut", cut), ("recent", len(new)), ("recent_cut", cut)):
-            counts[name] += added
-        if counts["recent"] < _WINDOW:
-            return
-        share, allowed = counts["recent_cut"] / counts["recent"], self._config.maximum_cut
-        if allowed is not None and share > allowed:
-            raise kdtool.UsageError(
-                f"on_policy: {share:.0%} of the last {counts['recent']} texts were cut before the student ended them; "
-                f"maximum_cut allows {allowed:.0%}. Raise `tokens` or the length of rows, use a corpus of shorter "
-                "texts, or set maximum_cut: null"
-            )
-        counts["recent"] = counts["recent_cut"] = 0
+        cut = (len(text) >= limit and text[-1] not in ends for text, limit in zip(new, limits, strict=True))
+        self.counts["cut"] += sum(cut)
+        return iter(new)
 
     def _sample(self, prompts: list[list[int]], limits: list[int], seeds: list[int]) -> list[list[int]]:
         if self.served is not None:
@@ -270,9 +249,7 @@ class ServedSampler:
         self._name = hashlib.sha256(str(checkpoints.absolute()).encode()).hexdigest()[:12]
         self._step: int | None = None
         """The step whose weights the server has; None before the first hand-over."""
-        self._server = RolloutServer(
-            server.url, server.key_variable, server.timeout, server.concurrency, offline=run.offline
-        )
+        self._server = RolloutServer(server.url, server.key_variable, offline=run.offline)
         if run.rank == 0 and not (self._current.is_dir() and self._current.resolve().name.startswith(self._name)):
             self._write(0)  # the student has not begun, so that a server can start with a model of its shape
         try:

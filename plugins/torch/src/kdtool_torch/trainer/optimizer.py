@@ -22,7 +22,7 @@ def build_optimizer(config: StandardTrainerConfig, run: kdtool.RunInfo, module: 
     """Return the optimizer that the recipe names, else fused AdamW without decay of norms and biases."""
     component = named_optimizer(run, config.sharding)
     if component is None:
-        component = AdamW(AdamW.Config(weight_decay=config.weight_decay, betas=config.betas))
+        component = AdamW(AdamW.Config(weight_decay=config.weight_decay))
     optimizer = _make_optimizer(component, run, module, config.learning_rate)
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])

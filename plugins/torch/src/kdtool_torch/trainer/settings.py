@@ -24,8 +24,6 @@ class OnPolicy(kdtool.Config):
     """Sample only from the fewest likeliest tokens that together have this probability (nucleus sampling); 1 from all."""
     samples: int = Field(default=1, ge=1)
     """Texts sampled per prompt. A micro-batch then holds `batch` / `samples` rows of prompts, each `samples` times."""
-    maximum_cut: float | None = Field(default=None, ge=0, lt=1)
-    """Stop with an error if more than this share of 256 successive texts were cut at their limit; null never stops."""
     sampler: Literal["student", "vllm"] = "student"
     """`student` samples in the training process; `vllm` by the server in the trainer's `rollouts`."""
     every: int = Field(default=1, ge=1)
@@ -47,10 +45,6 @@ class Rollouts(kdtool.Config):
     """A folder for the student's weights that the server sees at the same path. It serves one run at a time."""
     key_variable: kdtool.KeyVariable | None = None
     """The environment variable with the server's key, such as VLLM_API_KEY. None: it needs no key."""
-    concurrency: int = Field(default=64, ge=1, le=1024)
-    """Largest number of texts requested at the same time."""
-    timeout: float = Field(default=600, gt=0, le=86400)
-    """Seconds after which a request without an answer is sent again."""
     patience: float = Field(default=600, ge=0, le=86400)
     """Seconds to wait for the server at the start."""
 
@@ -101,9 +95,7 @@ class StandardTrainerConfig(kdtool.Config):
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Fraction of the steps over which the learning rate rises to its peak."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """AdamW's weight decay; norms and biases are left out. Refused in a phase with an `optimizer`, as `betas` is."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
-    """AdamW's two averaging coefficients."""
+    """AdamW's weight decay; norms and biases are left out. Refused in a phase with an `optimizer`."""
     gradient_clip: float = Field(default=1.0, ge=0)
     """Maximum gradient norm; 0 disables clipping."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -112,9 +104,6 @@ class StandardTrainerConfig(kdtool.Config):
     """Train partly on text that the student samples itself; by default, only on the corpus."""
     rollouts: Rollouts | None = kdtool.Field(default=None, json_schema_extra=kdtool.does_not_affect_results())
     """The server for `on_policy: {sampler: vllm}`."""
-    stop_hopeless: bool = kdtool.Field(default=False, json_schema_extra=kdtool.does_not_affect_results())
-    """Stop with an error if the student's likeliest tokens do not come closer to the teacher's in the first 5 % of the
-    steps; by default this is only reported. Phases of fewer than 200 steps are not judged."""
     validation: Validation | None = None
     """Measure the student during training, and stop early without improvement; by default, it is measured at the end."""
     sharding: Literal["off", "full", "hybrid"] = kdtool.Field(
@@ -127,8 +116,6 @@ class StandardTrainerConfig(kdtool.Config):
         default="5m", json_schema_extra=kdtool.does_not_affect_results()
     )
     """Steps (`500`), seconds (`120s`) or minutes (`5m`) between checkpoints."""
-    keep_checkpoints: int = Field(default=2, ge=1, json_schema_extra=kdtool.does_not_affect_results())
-    """Number of the newest checkpoints to keep while the phase runs."""
     log_every: int = Field(default=5, ge=1, json_schema_extra=kdtool.does_not_affect_results())
     """Steps between reports. The first and the last step are always reported."""
     gradient_norms_every: int = Field(default=10, ge=1, json_schema_extra=kdtool.does_not_affect_results())
