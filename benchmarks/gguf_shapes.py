@@ -75,7 +75,7 @@ def measure(name: str, types: list[str], out: Path, options: argparse.Namespace)
     """Write a system's student in each type, and print a line for each."""
     student, claims = build(name, out / f"{name}-tokenizer"), SYSTEMS[name].claims
     for mix in types:
-        run, config = make_run(out, name=name), GGUF.Config(type=mix, imatrix="none", threads=options.threads)
+        run, config = make_run(out, name=name), GGUF.Config(type=mix, imatrix="none")
         file = write_quantised(run, student, Prepared([], [], None, 0), config)
         whole, short = (resident(file, context, options) for context in (CONTEXT, SHORT))
         cells = (name, mix, megabytes(file.stat().st_size), megabytes(whole), megabytes(whole - short))

@@ -70,11 +70,7 @@ class Bench:
 
     def write(self, mix: str, imatrix: str) -> Path:
         """Write the model in a type and return the file."""
-        settings = {
-            "calibrate": self.options.calibrate,
-            "compare": self.options.compare,
-            "threads": self.options.threads,
-        }
+        settings = {"calibrate": self.options.calibrate, "compare": self.options.compare}
         config = GGUF.Config(type=mix, imatrix=imatrix, **settings)
         begun = time.monotonic()
         if imatrix not in self.prepared:

@@ -29,7 +29,7 @@ def tracked(recipe: dict[str, Any]) -> dict[str, Any]:
         "samples": {"tokens": 4, "prompts": ["def f(", "import"]},
     }
     trainer = {**recipe["trainer"], "validation": {"every": 2, "evaluators": ["perplexity"]}}
-    tracker = {"project": "coders", "tags": ["nightly"], "notes": "a note"}
+    tracker = {"project": "coders", "tags": ["nightly"]}
     return {**recipe, "evaluators": evaluators, "trainer": trainer, "trackers": {"wandb": tracker}}
 
 
@@ -49,9 +49,7 @@ def test_files_hold_what_the_run_s_own_files_hold(
     assert not [path for path in (results.folder / "wandb").iterdir() if path.is_symlink()]
 
     assert {run.run["run_group"] for run in runs.values()} == {"small"}
-    assert [own.run[key] for key in ("project", "tags", "notes", "job_type")] == [
-        "coders", ["nightly"], "a note", "student"
-    ]  # fmt: skip
+    assert [own.run[key] for key in ("project", "tags", "job_type")] == ["coders", ["nightly"], "student"]
     assert own.config["recipe"]["trainer"] == results.recipe["trainer"]
     assert own.config["components"]["trainer"]["batch"] == 2
     assert own.config["components"]["trainer"]["weight_decay"] > 0, "defaults, too"

@@ -16,8 +16,8 @@ from kdtool_testing import EvaluatorConformance, OneRuntime, ScriptedRuntime, ma
 from kdtool_testing.sandbox import find_failures, sandbox_is_there
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data" / "humaneval-infilling"
-FILES = {"single-line": "SingleLine", "multi-line": "MultiLine", "random-span": "RandomSpan"}
-COUNTS = {"single-line": 1033, "multi-line": 5815, "random-span": 1640}
+FILES = {"single-line": "SingleLine", "multi-line": "MultiLine"}
+COUNTS = {"single-line": 1033, "multi-line": 5815}
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="HumanEval-Infilling is not here")
 
 
@@ -30,18 +30,13 @@ class TestInfilling(EvaluatorConformance):
     entry_point = "infilling"
     settings: ClassVar[dict[str, Any]] = {"limit": 3, "maximum_tokens": 32}
 
-    def nothing_to_measure(self, folder: Path) -> Iterator[dict[str, Any]]:
-        (folder / "spans.jsonl").touch()
-        yield {"spans": ["random-span"], "random_span": str(folder / "spans.jsonl")}
-
 
 def published(span: str) -> Path:
     return DATA / f"HumanEval-{FILES[span]}Infilling.jsonl.gz"
 
 
 def problems(span: str, folder: Path) -> list[Problem]:
-    file = {"random_span": published(span)} if span == "random-span" else {}
-    return list(Infilling(Infilling.Config(spans=(span,), **file)).problems(make_run(folder)))  # type: ignore[arg-type]
+    return list(Infilling(Infilling.Config(spans=(span,))).problems(make_run(folder)))  # type: ignore[arg-type]
 
 
 @needs_data
@@ -104,7 +99,7 @@ def test_lines_end_where_the_parser_ends_them(end: str, monkeypatch: pytest.Monk
         "canonical_solution": "".join(lines),
     }
     monkeypatch.setattr("kdtool_evaluator_infilling._human_eval", lambda: {"a": record})
-    assert [one.solution for one in problems_of("single-line", None)] == lines
+    assert [one.solution for one in problems_of("single-line")] == lines
 
 
 @needs_sandbox
@@ -144,25 +139,3 @@ def test_a_model_without_marks_is_left_out(tmp_path: Path, capsys: pytest.Captur
     run = make_run(tmp_path, {"opener": OneRuntime(Continuing())})
     assert not list(evaluator.kdtool_evaluate(run, [kdtool.Subject("student", "student", tmp_path)]))
     assert "student is left out, it cannot infill, because its tokenizer has no FIM tokens" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"spans": []}, "spans is empty"),
-        ({"spans": ["random-span"]}, "belong together"),
-        ({"random_span": "file.jsonl"}, "belong together"),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Infilling.Config(**settings)
-
-
-def test_a_gap_of_another_problem_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "spans.jsonl"
-    record = {"task_id": "RandomSpanInfilling/HumanEval/999/1", "prompt": "", "suffix": "", "canonical_solution": ""}
-    file.write_text(json.dumps(record), encoding="utf-8")
-    evaluator = Infilling(Infilling.Config(spans=("random-span",), random_span=file))
-    with pytest.raises(kdtool.UsageError, match=r"line 1 of .*HumanEval/999.*which HumanEval does not have"):
-        evaluator.problems(make_run(tmp_path))

@@ -16,13 +16,6 @@ class TestMaps(SequenceLossConformance):
     entry_point = "attention"
 
 
-class TestMapsAveraged(SequenceLossConformance):
-    component = AttentionMaps
-    entry_point = "attention"
-    settings: ClassVar = {"layers": [0, 3], "heads": "averaged"}
-    teacher = replace(TEACHER, heads=3)
-
-
 class TestRelations(SequenceLossConformance):
     component = Relations
     entry_point = "relations"
@@ -31,6 +24,6 @@ class TestRelations(SequenceLossConformance):
 class TestRelationsOfGroupedHeads(SequenceLossConformance):
     component = Relations
     entry_point = "relations"
-    settings: ClassVar = {"layers": [0, 2], "teacher_layers": [1, 5], "relation_heads": 4}
+    settings: ClassVar = {"layers": [0, 2], "teacher_layers": [1, 5]}
     student = replace(STUDENT, heads=4, kv_heads=2)
     teacher = replace(TEACHER, heads=6, kv_heads=2, head_size=4)

@@ -117,12 +117,3 @@ def test_layers_are_the_last_or_those_that_are_named() -> None:
     for wrong in ({"layers": (6,)}, {"teacher_layers": (12,)}, {"teacher_layers": (1, 2)}, {"layers": ()}):
         with pytest.raises(kdtool.UsageError, match=r"relations\.(teacher_)?layers is \["):
             loss(**wrong).kdtool_layers(FACTS, teacher)
-
-
-def test_relation_heads_divide_all_widths() -> None:
-    other = replace(FACTS, hidden=40, heads=4, kv_heads=2, head_size=6)
-    with pytest.raises(kdtool.UsageError, match=r"relations\.relation_heads is 8, which does not divide 12"):
-        loss(relation_heads=8).kdtool_layers(FACTS, other)
-    assert loss(relation_heads=4).kdtool_layers(FACTS, other)
-    with pytest.raises(kdtool.UsageError, match="divide 9"):
-        relation_divergence(vectors(8, 0), vectors(9, 1), 4, DOCUMENT, LABELLED)

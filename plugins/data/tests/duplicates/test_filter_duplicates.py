@@ -132,11 +132,12 @@ def test_another_text_of_the_run_begins_anew(tmp_path: Path) -> None:
     made.kdtool_close()
 
 
-def test_the_oldest_are_forgotten_and_nothing_else(tmp_path: Path) -> None:
+def test_the_oldest_are_forgotten_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdtool_data.duplicates._REMEMBERED", 2000)
     texts = [" ".join(written(seed)) for seed in range(3000)]
     nearly = [" ".join(changed(written(seed), seed, 1)) for seed in range(3000)]
-    assert judge(texts, tmp_path, remember=2000) == [None] * 3000
-    reasons = judge([*texts, *nearly[1000:], *nearly[:1000]], tmp_path, remember=2000)[3000:]
+    assert judge(texts, tmp_path) == [None] * 3000
+    reasons = judge([*texts, *nearly[1000:], *nearly[:1000]], tmp_path)[3000:]
     assert reasons[:2000].count("near-duplicate") >= 1990
     lost = reasons[2000:]
     assert lost == [None] * 1000, "texts that were forgotten"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
 
 import kdtool
 import pytest
@@ -23,7 +22,6 @@ from transformers import PreTrainedTokenizerFast
 class TestGGUF(ExporterConformance):
     component = GGUF
     entry_point = "gguf"
-    settings: ClassVar[dict[str, Any]] = {"threads": 1}
 
     def write_student(self, folder: Path) -> Path:
         save_student(folder)
@@ -159,7 +157,7 @@ def save_marked(folder: Path) -> TransformersModel:
 
 def test_added_tokens_are_the_student_s_own_within_text(tmp_path: Path) -> None:
     student = save_marked(tmp_path / "student")
-    exporter = GGUF(GGUF.Config(type="f32", threads=1))
+    exporter = GGUF(GGUF.Config(type="f32"))
     exporter.kdtool_check(make_run(tmp_path, untrained=tmp_path / "student"), "student")
     file = exporter.kdtool_export(make_run(tmp_path), tmp_path / "student").path
     told = GGUFReader(file)

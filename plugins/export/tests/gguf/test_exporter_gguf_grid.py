@@ -50,7 +50,7 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 def stored(run: kdtool.RunInfo, folder: Path, mix: Mix, imatrix: Literal["text", "none"]) -> dict[str, torch.Tensor]:
     """Export the student in a folder, and return two matrices of the file."""
-    artifact = GGUF(GGUF.Config(type=mix, imatrix=imatrix, threads=1)).kdtool_export(run, folder)
+    artifact = GGUF(GGUF.Config(type=mix, imatrix=imatrix)).kdtool_export(run, folder)
     tensors = {tensor.name: tensor for tensor in GGUFReader(artifact.path).tensors}
     names = {UP: "blk.1.ffn_up.weight", DOWN: "blk.1.ffn_down.weight"}
     return {

@@ -284,7 +284,7 @@ def test_a_student_of_every_system_is_the_same_model_in_llama_cpp(
     window = {"sliding_window": 512} if "sliding_window" in known else {}
     save_reduced(folder, known, vocab_size=600, **window)
     save_tokenizer(folder, 600, 200_000)
-    exporter = GGUF(GGUF.Config(type="f32", threads=1))
+    exporter = GGUF(GGUF.Config(type="f32"))
     exporter.kdtool_check(make_run(tmp_path, untrained=folder), "student")
     file = exporter.kdtool_export(make_run(tmp_path), folder).path
     student = open_model(folder, offline=True)

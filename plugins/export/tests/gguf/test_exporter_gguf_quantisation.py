@@ -35,7 +35,7 @@ def test_every_type_is_the_same_model(mix: Mix, tmp_path: Path) -> None:
     save_student(tmp_path / "trained", digits=True)
     said: list[str] = []
     run = run_in(tmp_path / "run", name="small", say=said.append)
-    artifact = GGUF(GGUF.Config(type=mix, threads=1)).kdtool_export(run, tmp_path / "trained")
+    artifact = GGUF(GGUF.Config(type=mix)).kdtool_export(run, tmp_path / "trained")
     assert artifact.quantisation == (mix if mix in QUANTISED else "")
     assert artifact.path.name == f"small-{mix}.gguf"
     told = GGUFReader(artifact.path)
@@ -75,7 +75,7 @@ def test_the_margin_is_that_of_a_mean_over_windows() -> None:
 
 
 def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
-    config = GGUF.Config(type="f32", threads=1)
+    config = GGUF.Config(type="f32")
     student = save_student(tmp_path / "trained")
     prepared = prepare(run_in(tmp_path / "run"), student, tmp_path / "trained", config)
     file = write_gguf(student, tmp_path / "a.gguf", pre="smollm")  # digits alone: other tokens than the student's
@@ -135,7 +135,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(gguf.GGUFWriter, "write_tensors_to_file", fill)
     with pytest.raises(kdtool.StorageError, match="No space left on device; free space there"):
-        GGUF(GGUF.Config(threads=1)).kdtool_export(run, tmp_path / "trained")
+        GGUF(GGUF.Config()).kdtool_export(run, tmp_path / "trained")
     assert not [*run.folder.iterdir()]
 
 

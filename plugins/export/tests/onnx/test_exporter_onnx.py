@@ -42,7 +42,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def opened(run: kdtool.RunInfo, folder: Path) -> kdtool.Runtime:
-    runtime = ONNX(ONNX.Config(threads=1)).kdtool_open(run, kdtool.Subject("onnx", "artifact", folder))
+    runtime = ONNX(ONNX.Config()).kdtool_open(run, kdtool.Subject("onnx", "artifact", folder))
     assert runtime is not None
     return runtime
 

@@ -45,7 +45,7 @@ class TestWeb(ExporterConformance):
 
     def prepare(self, folder: Path) -> Mapping[str, Any]:
         own = folder / "runtime"
-        return {"browser": "none", "runtime": str(own if own.is_dir() else write_runtime(own)), "positions": 40}
+        return {"browser": "none", "runtime": str(own if own.is_dir() else write_runtime(own))}
 
 
 def export(folder: Path, **settings: Any) -> tuple[kdtool.Artifact, list[str]]:
@@ -59,7 +59,7 @@ def export(folder: Path, **settings: Any) -> tuple[kdtool.Artifact, list[str]]:
 
 
 def test_each_type_is_the_student_and_its_figures_are_in_the_card(tmp_path: Path) -> None:
-    artifact, said = export(tmp_path, dtypes=("int8", "q4", "q4f16"), positions=256)
+    artifact, said = export(tmp_path, dtypes=("int8", "q4", "q4f16"))
     divergences = [float(line.partition("KL divergence ")[2].split()[0]) for line in said if "KL divergence" in line]
     assert len(divergences) == 3
     assert divergences[0] < 1e-3 < max(divergences[1:]) < 0.1, "8 bits are closer than 4"
@@ -69,13 +69,13 @@ def test_each_type_is_the_student_and_its_figures_are_in_the_card(tmp_path: Path
 
 
 def test_no_input_of_the_graph_has_a_default_which_a_browser_could_not_replace(tmp_path: Path) -> None:
-    graph = onnx.load(export(tmp_path, positions=40)[0].path / "onnx" / "model_int8.onnx").graph
+    graph = onnx.load(export(tmp_path)[0].path / "onnx" / "model_int8.onnx").graph
     assert not {value.name for value in graph.input} & {constant.name for constant in graph.initializer}
 
 
 @pytest.mark.parametrize("dtype", ["int8", "q4"])
 def test_onnx_runtime_genai_opens_the_folder_and_writes_the_same_tokens(dtype: str, tmp_path: Path) -> None:
-    folder = export(tmp_path, dtypes=(dtype,), positions=40)[0].path
+    folder = export(tmp_path, dtypes=(dtype,))[0].path
     ids, shape = [5, 9, 17, 3], _graph.shape_of(open_model(tmp_path / "trained", offline=True).model.config, 2048)
     model = genai.Model(str(folder))
     parameters = genai.GeneratorParams(model)

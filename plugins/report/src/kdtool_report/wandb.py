@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 _ENVIRONMENT = "set the environment variables WANDB_ENTITY and WANDB_BASE_URL"
 
 
+_WAIT = 25
+"""Seconds that the end of a run waits for the upload of each W&B run."""
+
+
 class WandbTracker(kdtool.Tracker):
     """Logs a run to Weights & Biases: a W&B run for each arm and seed, all in one group.
 
@@ -49,12 +53,6 @@ class WandbTracker(kdtool.Tracker):
         """W&B project."""
         tags: list[str] = kdtool.Field(default=[], max_length=64)
         """Tags of all W&B runs."""
-        notes: str = ""
-        """Description of all W&B runs."""
-        system_metrics: bool = False
-        """Log W&B's own measurements of processor, memory, disk and GPU."""
-        wait: int = kdtool.Field(25, ge=1, le=86_400)
-        """Seconds that the end of a run waits for the upload of each W&B run."""
 
     config: Config
 
@@ -140,17 +138,17 @@ class WandbTracker(kdtool.Tracker):
         key = sha256(json.dumps([run.name, starts[0].get("time"), arm, seed, *prints]).encode()).hexdigest()[:16]
         for old in run.folder.glob(f"wandb/*run-*-{key}*"):
             shutil.rmtree(old, ignore_errors=True)
-        offline, quiet = run.offline or self.config.mode == "offline", not self.config.system_metrics
+        offline = run.offline or self.config.mode == "offline"
         made = wandb.init(
             mode="offline" if offline else "online", resume=None if offline else "allow", reinit="create_new",
             project=self.config.project, dir=str(run.folder), id=key, group=run.name,
             name=f"{run.name}: {arm}" + ("" if seed is None else f", seed {seed}"),
-            job_type=role or arm.partition("-")[0], tags=self.config.tags or None, notes=self.config.notes or None,
+            job_type=role or arm.partition("-")[0], tags=self.config.tags or None,
             config={"run": run.name, "arm": arm, "seed": seed, "recipe": starts[-1].get("recipe", {})},
             settings=wandb.Settings(
                 silent=True, console="off", symlink=False, disable_git=True, disable_code=True, x_disable_meta=True,
-                disable_job_creation=True, x_save_requirements=False, x_disable_machine_info=quiet,
-                x_disable_stats=quiet, finish_timeout=self.config.wait, finish_timeout_raises=True,
+                disable_job_creation=True, x_save_requirements=False, x_disable_machine_info=True,
+                x_disable_stats=True, finish_timeout=_WAIT, finish_timeout_raises=True,
             ),
         )  # fmt: skip
         return self._runs.setdefault((arm, seed), made)

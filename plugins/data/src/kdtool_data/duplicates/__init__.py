@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 
 __all__ = ["DuplicatesFilter"]
+_WORDS = 5
+"""Words per shingle; names, numbers and signs count as words."""
+_REMEMBERED = 1_000_000
+"""Kept texts, the newest ones, that are compared for near-duplicates. Exact duplicates are found among all."""
 
 
 class DuplicatesFilter(kdtool.Filter):
@@ -39,10 +43,6 @@ class DuplicatesFilter(kdtool.Filter):
 
         near: float | None = kdtool.Field(default=0.8, ge=0.5, le=1)
         """Minimum Jaccard index of the shingles of near-duplicates; null rejects only exact duplicates."""
-        words: int = kdtool.Field(default=5, ge=1, le=100)
-        """Words per shingle; names, numbers and signs count as words."""
-        remember: int = kdtool.Field(default=1_000_000, ge=1, le=100_000_000)
-        """Number of kept texts, the newest ones, to compare for near-duplicates. Exact duplicates are found among all."""
 
     config: Config
 
@@ -62,7 +62,7 @@ class DuplicatesFilter(kdtool.Filter):
             return [self._judge(example, text) for example, text in zip(examples, texts, strict=True)]
         from kdtool_data.duplicates.near import shingles_of
 
-        shingles = [shingles_of(text, self.config.words) for text in texts]
+        shingles = [shingles_of(text, _WORDS) for text in texts]
         signatures = self._near.signatures(shingles)
         return [self._judge(*arguments) for arguments in zip(examples, texts, shingles, signatures, strict=True)]
 
@@ -78,7 +78,7 @@ class DuplicatesFilter(kdtool.Filter):
         if self.config.near is not None:
             from kdtool_data.duplicates.near import NearTexts
 
-            self._near = NearTexts(self.config.near, self.config.remember)
+            self._near = NearTexts(self.config.near, _REMEMBERED)
 
     def _judge(
         self,

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kdtool
-import pydantic
 
 from kdtool_essentials.python_source.pairs import Form
 
@@ -41,8 +40,6 @@ class PythonSource(kdtool.Corpus):
             default=None, json_schema_extra=kdtool.does_not_affect_results()
         )
         """Folder to read, relative to the recipe; null reads the interpreter's standard library."""
-        glob: str = "**/*.py"
-        """Pattern of files below the folder, with two `**` at most."""
         forms: tuple[Form, ...] = kdtool.Field(default=("file",), min_length=1)
         """Examples to make from a file: `file` is the whole file as plain text. `implement` asks for function bodies, given
         signature and documentation; `document` for documentation, given code. `explain` asks for comments on lines of code;
@@ -65,20 +62,6 @@ class PythonSource(kdtool.Corpus):
         """Maximum number of test files; null uses all."""
         seed: int = kdtool.Field(default=0, ge=0)
         """Seed of the shuffle, which determines the files that a limit keeps. It never changes the split."""
-
-        @pydantic.field_validator("glob")
-        @classmethod
-        def _stays_inside(cls, pattern: str) -> str:
-            if not pattern or Path(pattern).is_absolute() or ".." in Path(pattern).parts:
-                raise ValueError('must be a pattern of files below the folder, like "**/*.py"')
-            pattern = re.sub(r"(\*\*/+)+", "**/", pattern)
-            if pattern.count("**") > 2:  # each one multiplies the time by the depth of the folder
-                raise ValueError(f'has {pattern.count("**")} times "**"; expected at most 2; leave out some')
-            try:
-                next(Path(__file__).parent.glob(pattern), None)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f'not a pattern ({error}); "**/*.py" matches all files below the folder') from None
-            return pattern
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -140,7 +123,7 @@ class PythonSource(kdtool.Corpus):
             folder = config.folder or Path(sysconfig.get_path("stdlib"))
             skipped = frozenset() if config.folder else NOT_FOR_LEARNING
             sizes = config.minimum_bytes, config.maximum_bytes
-            self._source_files = tuple(find_files(folder, config.glob, *sizes, skipped, self._unread))
+            self._source_files = tuple(find_files(folder, *sizes, skipped, self._unread))
         return self._source_files
 
     def _split(self, identifier: str) -> kdtool.Split:
@@ -222,7 +205,7 @@ class SourceFile:
 
 
 def find_files(
-    folder: Path, pattern: str, minimum_bytes: int, maximum_bytes: int, skipped: frozenset[str], unread: list[str]
+    folder: Path, minimum_bytes: int, maximum_bytes: int, skipped: frozenset[str], unread: list[str]
 ) -> Iterator[SourceFile]:
     """Yield the files that qualify, sorted by id: the first of several with the same text, and none below a `skipped` name.
 
@@ -236,7 +219,7 @@ def find_files(
             f"python-source.folder: {folder} is not a directory; name one that contains Python files"
         )
     seen: set[str] = set()
-    for identifier, path in sorted((path.relative_to(folder).as_posix(), path) for path in folder.glob(pattern)):
+    for identifier, path in sorted((path.relative_to(folder).as_posix(), path) for path in folder.glob("**/*.py")):
         if (
             _is_skipped(identifier, skipped)
             or not path.is_file()
@@ -255,8 +238,8 @@ def find_files(
             yield SourceFile(identifier, path, digest)
     if not seen:
         raise kdtool.UsageError(
-            f"python-source: no file below {folder} matches {pattern!r} with {minimum_bytes} to {maximum_bytes} bytes; "
-            "set folder, glob, minimum_bytes or maximum_bytes"
+            f"python-source: no Python file below {folder} has {minimum_bytes} to {maximum_bytes} bytes; "
+            "set folder, minimum_bytes or maximum_bytes"
         )
 
 

@@ -106,7 +106,7 @@ class GGUF(DescribedExporter):
                 return None
         from kdtool_export.gguf.runtime import GGUFRuntime
 
-        return GGUFRuntime(path, context=self.config.context, threads=self.config.threads)
+        return GGUFRuntime(path, context=self.config.context)
 
     def _describe_storage(self, prepared: Prepared, parity: Parity) -> str:
         lines = [f"Weights in {self.config.type}"]

@@ -104,7 +104,7 @@ def require_same(student: TransformersModel, file: Path, prepared: Prepared, con
         PluginError: tokens differ, or logits by more than the type explains.
     """
     context = min(WINDOW, student.facts.context or WINDOW)
-    with Decoder(file, context=context, threads=config.threads) as decoder:
+    with Decoder(file, context=context) as decoder:
         text = find_split_difference(student.tokenizer, partial(decoder.tokenize, marked=True))
         if text is not None:
             raise kdtool.PluginError(

@@ -34,7 +34,7 @@ class Decoder(Child):
         KdtoolError: its first logits are not finite.
     """
 
-    def __init__(self, file: Path, *, context: int, threads: int | None) -> None:
+    def __init__(self, file: Path, *, context: int, threads: int | None = None) -> None:
         super().__init__("decoder_child", file, {"context": context, "threads": threads or torch.get_num_threads()})
         self.context: int = self.ready["context"]
         self.vocabulary: int = self.ready["vocabulary"]

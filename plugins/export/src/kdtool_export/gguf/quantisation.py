@@ -43,7 +43,7 @@ def write_quantised(run: kdtool.RunInfo, student: TransformersModel, prepared: P
     name = run.published_name
     file, beside = run.folder / f"{name}-{config.type}.gguf", run.folder / f"{name}-imatrix.gguf"
     try:
-        write_typed(student, file, config.type, importance, config.threads, name=name, licences=run.licences)
+        write_typed(student, file, config.type, importance, name=name, licences=run.licences)
         if prepared.calibrated:
             write_importance(importance, prepared.calibrated, f"{name}: training text", beside)
     except OSError as error:
@@ -58,7 +58,6 @@ def write_typed(
     file: Path,
     kind: Mix,
     importance: Mapping[str, NDArray[Any]],
-    threads: int | None,
     *,
     name: str,
     licences: Iterable[kdtool.Licensed],
@@ -73,7 +72,7 @@ def write_typed(
     def encode_tensor(name: str, tensor: Tensor) -> tuple[NDArray[Any], GGMLQuantizationType]:
         stored = tensor_type(kind, name, tuple(tensor.shape), shape, weighted=bool(importance))
         values = tensor.detach().float().cpu().contiguous().numpy()
-        return encode(values, stored, importance.get(name), threads), stored
+        return encode(values, stored, importance.get(name)), stored
 
     binding = dict.fromkeys(licensed.terms.licence for licensed in licences if licensed.transfers)
     licence = " AND ".join(binding)

@@ -36,7 +36,7 @@ class GGUFRuntime(kdtool.Runtime):
 
     streams = _STREAMS
 
-    def __init__(self, file: Path, *, context: int, threads: int | None) -> None:
+    def __init__(self, file: Path, *, context: int, threads: int | None = None) -> None:
         self.file, self.threads = file, threads
         self.decoder = Decoder(file, context=context, threads=threads)
         self.context = self.decoder.context

@@ -29,8 +29,6 @@ class GGUFConfig(kdtool.Config):
     """Tokens of held-out text to compare the file with the student on."""
     context: int = kdtool.Field(default=4096, ge=16, le=10_000_000)
     """For opened files: maximum tokens of a prompt with its answer; the model's own context is the upper limit."""
-    threads: int | None = kdtool.Field(default=None, ge=1, json_schema_extra=kdtool.does_not_affect_results())
-    """Number of CPU threads. None: as many as PyTorch, and llama.cpp's default for measured answers."""
 
 
 class GGUFGridConfig(kdtool.Config):

@@ -34,8 +34,6 @@ class ONNX(DescribedExporter):
 
         dtype: Literal["float32", "int8"] = "float32"
         """Weights. `int8`: matrices in 8 bits, 64 numbers of a row to a scale; little more than a quarter of the size."""
-        threads: int | None = kdtool.Field(default=None, ge=1)
-        """Threads of ONNX Runtime in measurements. None: as many as the machine has cores."""
 
     config: Config
 
@@ -79,7 +77,7 @@ class ONNX(DescribedExporter):
             return None
         from kdtool_export.onnx.runtime import OnnxRuntime
 
-        return OnnxRuntime(path, self.config.threads)
+        return OnnxRuntime(path)
 
     def _write(self, model: object, folder: Path) -> None:
         from kdtool_export.onnx.graph import write_graph
@@ -96,7 +94,7 @@ class ONNX(DescribedExporter):
         """Return how far the graph's logits are from the student's, in their standard deviations."""
         from kdtool_export.onnx.runtime import OnnxModel
 
-        logits = drawn_logits(OnnxModel(folder, self.config.threads), expected.shape[-1])
+        logits = drawn_logits(OnnxModel(folder), expected.shape[-1])
         deviation = deviation_of(logits, expected)
         limit = _TOLERANCE[self.config.dtype]
         if not deviation <= limit:

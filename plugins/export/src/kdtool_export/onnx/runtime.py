@@ -27,8 +27,8 @@ _LONGEST_WINDOW = 2048
 class OnnxRuntime(kdtool.Runtime):
     """Scores texts one at a time, and answers requests in batches, as a student of transformers does."""
 
-    def __init__(self, folder: Path, threads: int | None) -> None:
-        self._graph = OnnxModel(folder, threads)
+    def __init__(self, folder: Path) -> None:
+        self._graph = OnnxModel(folder)
         self._tokenizer = open_tokenizer(folder, offline=True)
         self.context = int(getattr(self._graph.config.get_text_config(), "max_position_embeddings", 0))
 
@@ -72,14 +72,11 @@ _CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else 
 
 
 class OnnxModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
-    """Calls a graph that `write_graph` wrote. `threads`: of ONNX Runtime; None for its own choice."""
+    """Calls a graph that `write_graph` wrote."""
 
-    def __init__(self, folder: Path, threads: int | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__(AutoConfig.from_pretrained(folder))
-        options = ort.SessionOptions()
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        self._session = ort.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+        self._session = ort.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
         self._reads = {tensor.name: tensor for tensor in self._session.get_inputs()}
         self._writes = [tensor.name for tensor in self._session.get_outputs()]
         self._before, self._after = _beginning(self._reads), _beginning(self._writes)

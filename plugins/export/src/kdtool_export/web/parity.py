@@ -33,6 +33,10 @@ WINDOW = 86
 STEPS = {"python": 8, "wasm": 8, "webgpu": 1}
 """Last tokens of a window, which are read one by one, as the page reads what it wrote. SwiftShader computes one token in the
 time of 31."""
+_POSITIONS = 256
+"""Tokens of held-out text on which each file is compared with the student, on each backend."""
+_SECONDS = 900.0
+"""Time in which the browser must open a file and read a first window of text, or read one more."""
 _LARGEST_DIVERGENCE = {"int8": 0.05, "q4": 1.0, "q4f16": 1.0}
 """Largest mean KL divergence in nats by type. SmolLM2-135M with rounded weights has 0.0017 (int8) and 0.41 (q4)."""
 _EXACT = {"int8": 1e-3, "q4": 1e-3, "q4f16": 0.01}
@@ -75,7 +79,7 @@ def measure(
         PluginError: the page splits text differently, or a file is further from the student than its type explains.
     """
     texts = list(dict.fromkeys([*measured_texts(run, 16, 2000), SAMPLE]))
-    windows = _windows(texts, student.tokenizer, min(WINDOW, shape.context), config.positions)
+    windows = _windows(texts, student.tokenizer, min(WINDOW, shape.context), _POSITIONS)
     expected = _student_logits(student, windows)
     chromium = find_chromium() if config.browser == "auto" else None if config.browser == "none" else config.browser
     if chromium is None:
@@ -88,7 +92,7 @@ def measure(
         cases = [(dtype, backend) for dtype in config.dtypes for backend in ("wasm", "webgpu")]
         shown = [text[:2000] for text in texts]
         tokens, measured = run_in_browser(
-            chromium, folder, windows, STEPS, shown, cases, config.timeout,
+            chromium, folder, windows, STEPS, shown, cases, _SECONDS,
             lambda read: run.hook.kdtool_progress(run, read, None),
         )  # fmt: skip
         _require_same_tokens(shown, tokens, student.tokenizer)

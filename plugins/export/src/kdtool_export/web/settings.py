@@ -21,7 +21,3 @@ class WebConfig(kdtool.Config):
     browser: str = "auto"
     """Chromium that measures the page. `auto`: the installed one; without one, ONNX Runtime measures in Python, which
     the model card notes. `none`: as without one. Otherwise the path of a Chromium."""
-    positions: int = kdtool.Field(default=256, ge=40, le=100_000)
-    """Tokens of held-out text on which each file is compared with the student, on each backend."""
-    timeout: float = kdtool.Field(default=900.0, ge=1, le=1_000_000)
-    """Seconds that the browser may take to open a file and read a first window of text, or to read one more."""
