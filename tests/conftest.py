@@ -142,14 +142,14 @@ def _library_searched_once() -> Iterator[None]:
     from kdtool_essentials import python_source
 
     library, find = Path(sysconfig.get_path("stdlib")), python_source.find_files
-    found: dict[tuple[str, int, int, frozenset[str]], tuple[list[python_source.SourceFile], list[str]]] = {}
+    found: dict[tuple[int, int, frozenset[str]], tuple[list[python_source.SourceFile], list[str]]] = {}
 
     def find_once(
-        folder: Path, pattern: str, minimum: int, maximum: int, skipped: frozenset[str], unread: list[str]
+        folder: Path, minimum: int, maximum: int, skipped: frozenset[str], unread: list[str]
     ) -> Iterator[python_source.SourceFile]:
         if folder != library:
-            return find(folder, pattern, minimum, maximum, skipped, unread)
-        wanted = (pattern, minimum, maximum, skipped)
+            return find(folder, minimum, maximum, skipped, unread)
+        wanted = (minimum, maximum, skipped)
         if wanted not in found:
             missed: list[str] = []
             found[wanted] = list(find(folder, *wanted, missed)), missed

@@ -200,7 +200,7 @@ def test_it_samples_with_the_weights_that_a_training_hands_over(tmp_path: Path) 
         with running(command, url, tmp_path / "log"):
             assert training.wait(600) == 0, (tmp_path / "out").read_text()
             student = open_model(tmp_path / "rollouts" / "current")
-            server = RolloutServer(url, None, 120, 4, offline=True)
+            server = RolloutServer(url, None, offline=True)
             ids = student.tokenizer.encode("def f(x):\n    return x")
             with torch.no_grad():
                 expected = student.model(input_ids=torch.tensor([ids])).logits[0, :-1].log_softmax(-1)

@@ -15,7 +15,7 @@ import pytest
 from kdtool_export.web import Web
 from kdtool_export.web.browser import find_chromium, serving
 from kdtool_export.web.npm import _cache, _is_whole
-from kdtool_export.web.parity import WINDOW
+from kdtool_export.web.parity import POSITIONS, WINDOW
 from kdtool_testing import make_run
 from kdtool_testing.tiny_models import save_tiny
 from playwright.sync_api import Page, Request, sync_playwright
@@ -58,7 +58,7 @@ def test_every_file_is_measured_on_both_backends(exported: tuple[kdtool.Artifact
     artifact, said = exported
     places = [(dtype, where) for dtype in ("q4", "int8") for where in ("WASM", "WebGPU")]
     assert len(said) == len(places)
-    windows = ceil(Web.Config().positions / WINDOW)
+    windows = ceil(POSITIONS / WINDOW)
     assert Progress.seen == list(range(1, windows * len(places) + 1)), "not shown window by window"
     for line, (dtype, where) in zip(said, places, strict=True):
         assert line.startswith(f"web: {dtype}, {where} in Chromium")

@@ -33,7 +33,7 @@ WINDOW = 86
 STEPS = {"python": 8, "wasm": 8, "webgpu": 1}
 """Last tokens of a window, which are read one by one, as the page reads what it wrote. SwiftShader computes one token in the
 time of 31."""
-_POSITIONS = 256
+POSITIONS = 256
 """Tokens of held-out text on which each file is compared with the student, on each backend."""
 _SECONDS = 900.0
 """Time in which the browser must open a file and read a first window of text, or read one more."""
@@ -79,7 +79,7 @@ def measure(
         PluginError: the page splits text differently, or a file is further from the student than its type explains.
     """
     texts = list(dict.fromkeys([*measured_texts(run, 16, 2000), SAMPLE]))
-    windows = _windows(texts, student.tokenizer, min(WINDOW, shape.context), _POSITIONS)
+    windows = _windows(texts, student.tokenizer, min(WINDOW, shape.context), POSITIONS)
     expected = _student_logits(student, windows)
     chromium = find_chromium() if config.browser == "auto" else None if config.browser == "none" else config.browser
     if chromium is None:

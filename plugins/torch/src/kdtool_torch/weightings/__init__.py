@@ -1,6 +1,6 @@
 """Weightings: of tokens, so that a student learns more from some, and of losses against each other.
 
-Recipes name the classes: `student-entropy`, `confidence`; `uncertainty`, `gradnorm`, `on-metric`. The plain functions serve
+Recipes name the classes: `student-entropy`, `confidence`; `uncertainty`, `on-metric`. The plain functions serve
 any training loop. Only methods of tensors are used, so importing this costs nothing.
 
 Every weight of a token is its position's own and relative: the trainer divides by the mean weight. A quantile of a
@@ -10,7 +10,7 @@ figures of the last step; what they learned is in the phase's checkpoints.
 
 from __future__ import annotations
 
-from kdtool_torch.weightings.balance import GradNorm, OnMetric, Uncertainty, gradnorm_step, uncertainty_step
+from kdtool_torch.weightings.balance import OnMetric, Uncertainty, uncertainty_step
 from kdtool_torch.weightings.tokens import (
     Confidence,
     StudentEntropy,
@@ -23,14 +23,12 @@ from kdtool_torch.weightings.tokens import (
 
 __all__ = [
     "Confidence",
-    "GradNorm",
     "OnMetric",
     "StudentEntropy",
     "Uncertainty",
     "confidence_weight",
     "entropy",
     "entropy_weight",
-    "gradnorm_step",
     "probability",
     "top_k_probability",
     "uncertainty_step",
