@@ -10,9 +10,8 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool_torch.overlap import OVERLAP_FIGURES, overlaps
+from kdtool_torch.overlap import OVERLAP_FIGURES, EarlyVerdict, Growth, overlaps
 from kdtool_torch.trainer.loop import TrainingLoop
-from kdtool_torch.trainer.progress import EarlyVerdict, Growth
 from torch import Tensor
 from trainer_models import MIXTURE, TinyTeacher, interrupted, make_model, make_rows, reports_of, train_terms
 
@@ -133,7 +132,7 @@ def test_the_verdict_changes_no_weight(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(EarlyVerdict, "begin", lambda *_: None)
     said, plain = train(tmp_path / "plain")
     assert said == []
-    for one, other in zip(judged.module.parameters(), plain.module.parameters(), strict=True):
+    for one, other in zip(judged.objective.parameters(), plain.objective.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
