@@ -39,7 +39,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("gguf-types"))
     parser.add_argument("--model", type=Path, help="a folder; SmolLM2-135M if it is left out")
     parser.add_argument("--compare", type=int, default=8192)
-    parser.add_argument("--calibrate", type=int, default=16384)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--llama-quantize", type=Path)
     options = parser.parse_args()
@@ -70,8 +69,7 @@ class Bench:
 
     def write(self, mix: str, imatrix: str) -> Path:
         """Write the model in a type and return the file."""
-        settings = {"calibrate": self.options.calibrate, "compare": self.options.compare}
-        config = GGUF.Config(type=mix, imatrix=imatrix, **settings)
+        config = GGUF.Config(type=mix, imatrix=imatrix, compare=self.options.compare)
         begun = time.monotonic()
         if imatrix not in self.prepared:
             self.prepared[imatrix] = prepare(self.run, self.student, self.folder, config)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdtool_export.gguf.files import names_in_file
-from kdtool_export.gguf.settings import WEIGHTED, GGUFConfig
+from kdtool_export.gguf.settings import CALIBRATE, WEIGHTED, GGUFConfig
 from kdtool_export.shared import measured_texts
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ _kept: dict[str, Prepared] = {}
 
 def prepare(run: kdtool.RunInfo, student: TransformersModel, trained: Path, config: GGUFConfig) -> Prepared:
     """Return what the export of a student needs; a second export in this process gets the first one's answer."""
-    calibrate = config.calibrate if config.type in WEIGHTED and config.imatrix == "text" else 0
+    calibrate = CALIBRATE if config.type in WEIGHTED and config.imatrix == "text" else 0
     calibrating, windows = windows_of(
         run, student.tokenizer, student.facts.context, calibrate=calibrate, measure=config.compare
     )

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from kdtool_export.gguf.calibration import Importance, measure_importance, windows_of
 from kdtool_export.gguf.files import names_in_file, require_gguf
 from kdtool_export.gguf.quantisation import ModelShape, round_values, tensor_type
-from kdtool_export.gguf.settings import WEIGHTED
+from kdtool_export.gguf.settings import CALIBRATE, WEIGHTED
 
 if TYPE_CHECKING:
     from kdtool_export.gguf.settings import GGUFGridConfig
@@ -94,7 +94,7 @@ def _importance(student: TransformersModel, config: GGUFGridConfig, run: kdtool.
     if config.imatrix == "none" or config.type not in WEIGHTED:
         return {}
     context = student.facts.context
-    windows, _ = windows_of(run, student.tokenizer, context, calibrate=config.calibrate, measure=config.calibrate)
+    windows, _ = windows_of(run, student.tokenizer, context, calibrate=CALIBRATE, measure=CALIBRATE)
     return measure_importance(student, windows) if windows else {}
 
 

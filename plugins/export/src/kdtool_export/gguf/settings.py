@@ -10,6 +10,8 @@ QuantisedMix = Literal["q4_k_m", "q5_k_m", "q2_k", "q6_k", "q3_k_m", "q4_0", "iq
 """Types with fewer than 16 bits a weight."""
 Mix = Literal[QuantisedMix, "f16", "bf16", "f32"]
 """Names of file types, as in `llama-quantize`."""
+CALIBRATE = 16384
+"""Tokens of training text that an importance matrix is measured on."""
 QUANTISED: frozenset[str] = frozenset(get_args(QuantisedMix))
 WEIGHTED = QUANTISED - {"q8_0"}
 """Types that an importance matrix changes."""
@@ -23,8 +25,6 @@ class GGUFConfig(kdtool.Config):
     imatrix: Literal["text", "none"] = "text"
     """Columns to store more precisely. `text`: those that matter in the run's training text. Types of 8 bits and more need
     none."""
-    calibrate: int = kdtool.Field(default=16384, ge=512, le=10_000_000)
-    """For `imatrix: text`: tokens of training text."""
     compare: int = kdtool.Field(default=4096, ge=16, le=10_000_000)
     """Tokens of held-out text to compare the file with the student on."""
     context: int = kdtool.Field(default=4096, ge=16, le=10_000_000)
@@ -39,5 +39,3 @@ class GGUFGridConfig(kdtool.Config):
     imatrix: Literal["text", "none"] = "text"
     """Columns to round more precisely, as in the exporter. `text`: those that matter in the run's training text to the
     student before this phase."""
-    calibrate: int = kdtool.Field(default=16384, ge=512, le=10_000_000)
-    """For `imatrix: text`: tokens of training text."""
