@@ -31,7 +31,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transform_training import VOCABULARY, change, kernels_for_a_gpu, make_transform, transforms
 
 LENGTH, LAYERS = 32, 3
-IN_MAIN_MEMORY = ("collate", "compute_on_host", "_count")
+IN_MAIN_MEMORY = ("collate", "compute_on_host", "count_targets")
 """Functions whose values never reach a GPU."""
 
 REFUSE_EXPERTS = {"gguf-grid", "liger"}
