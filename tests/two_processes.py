@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -56,6 +57,7 @@ def write_gradients(
         if rank == 0:
             flat = {json.dumps([step, name]): grad for step, own in enumerate(steps) for name, grad in own.items()}
             save_file(flat, folder / f"{case.name}.safetensors")
+        gc.collect()  # a DDP module that is collected later may end the group while its thread waits for the interpreter
         torch.distributed.destroy_process_group()
 
 
