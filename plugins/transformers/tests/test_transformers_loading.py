@@ -115,7 +115,7 @@ def test_libraries_that_are_asked_for_and_absent_are_named_with_what_installs_th
     [
         ("{folder}/absent", "no such folder"),
         ("{folder}/absent.gguf", "no such file"),
-        ("{folder}", "no config.json"),
+        ("{folder}", "config.json is missing or not a file"),
         ("{folder}/adapter", r"holds a PEFT adapter.*--set teacher\.adapter="),
         ("{folder}/cut", "cut short or damaged"),
         ("{folder}/pickled", r"only pickled weights .pytorch_model.bin.*convert once"),

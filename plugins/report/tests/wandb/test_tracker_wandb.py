@@ -77,7 +77,7 @@ def write_events(folder: Path, *events: dict[str, Any], end: str = "") -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", [{"project": KEY}, {"tags": ["a", f"key {KEY}"]}, {"entity": "wandb_v1_" + "aB3_" * 9}]
+    "setting", [{"project": KEY}, {"tags": ["a", f"key {KEY}"]}, {"project": "wandb_v1_" + "aB3_" * 9}]
 )
 def test_a_setting_that_looks_like_a_key_is_refused_without_showing_it(tmp_path: Path, setting: dict[str, Any]) -> None:
     (problem,) = tracker(**setting).kdtool_check(make_run(tmp_path), "start")

@@ -24,6 +24,7 @@ from kdtool_torch.inputs import MicroBatch, TeacherSignals, select_signal
 from kdtool_torch.machine import chunk_sizes
 from kdtool_torch.numerics import product_dtype, require_finite
 from kdtool_torch.overlap import sampled_overlaps
+from kdtool_torch.selftest import self_test
 from kdtool_torch.stats import (
     StepFigures,
     StepStats,
@@ -133,8 +134,6 @@ class Objective(nn.Module):
             kdtool.UsageError: teacher, student and losses do not fit together.
             kdtool.PluginError: a plugin returned something that its contract does not allow.
         """
-        from kdtool_torch.trainer.selftest import self_test
-
         with isolated_rng():
             micro_batch = self._ask(batch)
             if not self.terms:

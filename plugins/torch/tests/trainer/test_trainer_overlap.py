@@ -10,8 +10,9 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool_torch.overlap import OVERLAP_FIGURES, EarlyVerdict, Growth, overlaps
+from kdtool_torch.overlap import OVERLAP_FIGURES, overlaps
 from kdtool_torch.trainer.loop import TrainingLoop
+from kdtool_torch.trainer.verdict import EarlyVerdict, Growth
 from torch import Tensor
 from trainer_models import MIXTURE, TinyTeacher, interrupted, make_model, make_rows, reports_of, train_terms
 

@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import kdtool
 import torch
@@ -41,12 +40,9 @@ from kdtool_torch.machine import dtype_name
 from kdtool_torch.model import changing
 from kdtool_torch.trainer.optimizer import optimizer_numbers, optimizer_tensors, restore_optimizer
 from kdtool_torch.trainer.parallel import PATIENCE
-from kdtool_torch.trainer.progress import HISTORY, Progress, read_progress, write_progress
+from kdtool_torch.trainer.progress import HISTORY, Loop, Progress, read_progress, write_progress
 from kdtool_torch.trainer.settings import StandardTrainerConfig, seconds_between
 from kdtool_torch.trainer.validation import Validator
-
-if TYPE_CHECKING:
-    from kdtool_torch.trainer.loop import TrainingLoop
 
 KEPT = 2
 """Number of the newest checkpoints that are kept while a phase runs."""
@@ -76,7 +72,7 @@ class Checkpointing:
         every = config.checkpoint_every
         self._seconds = None if isinstance(every, int) else seconds_between(every)
 
-    def after(self, loop: TrainingLoop) -> None:
+    def after(self, loop: Loop) -> None:
         """Write a checkpoint if one is due, except after the last step; or if a stop signal came, and then stop.
 
         Clocks of ranks differ: rank 0 decides. A signal may have reached only some ranks, and all stop at the same step.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from time import perf_counter
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 import kdtool
 import torch
@@ -28,23 +28,16 @@ from kdtool_torch.inputs import MicroBatch, RowsInOrder, StepInputs
 from kdtool_torch.machine import dtype_name
 from kdtool_torch.numerics import autocast_to
 from kdtool_torch.objective import Objective
-from kdtool_torch.overlap import EarlyVerdict
 from kdtool_torch.stats import raise_nonfinite_gradient
 from kdtool_torch.trainer.checkpoint import Checkpointing, checkpoint_step, restore_weights
 from kdtool_torch.trainer.on_policy import OnPolicySampler
 from kdtool_torch.trainer.optimizer import build_optimizer
 from kdtool_torch.trainer.parallel import Sharding
-from kdtool_torch.trainer.progress import Progress, Reports, learning_rate_factor
+from kdtool_torch.trainer.progress import Observer, Progress, Reports, learning_rate_factor
 from kdtool_torch.trainer.settings import StandardTrainerConfig
 from kdtool_torch.trainer.stop import StopSignal
 from kdtool_torch.trainer.validation import Validator
-
-
-class Observer(Protocol):
-    """Called after each step, on every rank."""
-
-    def after(self, loop: TrainingLoop, /) -> None:
-        """Look at the step that is over, `loop.step`; set `loop.over` to end training after it."""
+from kdtool_torch.trainer.verdict import EarlyVerdict
 
 
 class TrainingLoop:
@@ -83,12 +76,8 @@ class TrainingLoop:
         if validator is not None:
             self.observers.insert(0, validator)
         self.stop = StopSignal()
-        self.step = 0
-        """Steps that are done."""
-        self.over = False
-        """True if training ends before the phase's last step, since the student no longer improves."""
-        self.metrics: Mapping[str, float] = {}
-        """Measurements of the validation after this step."""
+        self.step, self.over = 0, False
+        self.metrics: Mapping[str, float] | None = None
         self.learning_rate = self.gradient_norm = 0.0
         self.figures = objective.stats.read(torch.zeros((), device=device))
         self._clock = perf_counter()

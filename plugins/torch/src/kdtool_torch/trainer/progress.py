@@ -11,17 +11,17 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import kdtool
+import torch
 
 from kdtool_torch.machine import memory_of_process
+from kdtool_torch.objective import Objective
 from kdtool_torch.overlap import report_overlap
-from kdtool_torch.stats import TermState
+from kdtool_torch.stats import StepFigures, TermState
 from kdtool_torch.trainer.settings import StandardTrainerConfig
-
-if TYPE_CHECKING:
-    from kdtool_torch.trainer.loop import TrainingLoop
+from kdtool_torch.trainer.stop import StopSignal
 
 _PROGRESS_FILE = "progress.json"
 
@@ -97,15 +97,42 @@ def learning_rate_factor(config: StandardTrainerConfig, step: int, steps: int) -
     return 0.1 + 0.9 * ((1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done)
 
 
+class Loop(Protocol):
+    """The training loop as its observers see it."""
+
+    config: StandardTrainerConfig
+    run: kdtool.RunInfo
+    phase: kdtool.Phase
+    objective: Objective
+    device: torch.device
+    progress: Progress
+    stop: StopSignal
+    figures: StepFigures
+    step: int
+    """Steps that are done."""
+    over: bool
+    """True if training ends before the phase's last step, since the student no longer improves."""
+    metrics: Mapping[str, float] | None
+    """Measurements of the validation after this step; None if there is none."""
+    learning_rate: float
+    gradient_norm: float
+
+
+class Observer(Protocol):
+    """Called after each step, on every rank."""
+
+    def after(self, loop: Loop, /) -> None:
+        """Look at the step that is over, `loop.step`; set `loop.over` to end training after it."""
+
+
 class Reports:
     """Reports steps to history and trackers: those that are logged, validated, first or last."""
 
-    def after(self, loop: TrainingLoop) -> None:
+    def after(self, loop: Loop) -> None:
         """Report the step if that is due; weightings that balance need the figures of every step."""
         config, step, run = loop.config, loop.step, loop.run
         regular = step % config.log_every == 0 or step % config.gradient_norms_every == 0
-        validated = loop.validator is not None and loop.validator.due(step)
-        is_due = regular or validated or step in {1, loop.phase.steps}
+        is_due = regular or loop.metrics is not None or step in {1, loop.phase.steps}
         if not (is_due or run.implementing("kdtool_balance")):
             return
         terms = loop.objective.report(loop.figures)
@@ -120,7 +147,7 @@ class Reports:
             learning_rate=loop.learning_rate,
             gradient_norm=loop.gradient_norm,
             terms=terms,
-            metrics=loop.metrics,
+            metrics=loop.metrics or {},
             figures=report_overlap(loop.figures, run) if loop.objective.measures_overlap else {},
             memory=memory_of_process(loop.device),
         )

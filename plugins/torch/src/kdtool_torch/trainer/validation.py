@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import kdtool
 import torch
@@ -23,10 +22,8 @@ from kdtool_torch.device import isolated_rng, max_over_ranks
 from kdtool_torch.files import write_safetensors
 from kdtool_torch.model import changing
 from kdtool_torch.numerics import autocast_to
+from kdtool_torch.trainer.progress import Loop
 from kdtool_torch.trainer.settings import Validation
-
-if TYPE_CHECKING:
-    from kdtool_torch.trainer.loop import TrainingLoop
 
 _FOLDER = "validation"
 _BEST = Path(_FOLDER, "best.safetensors")
@@ -61,23 +58,23 @@ class Validator:
         """Return whether the student is measured after this step: every `every` steps, and after the last."""
         return step % self._config.every == 0 or step == self._last
 
-    def after(self, loop: TrainingLoop) -> None:
+    def after(self, loop: Loop) -> None:
         """Measure the student on rank 0 if that is due, and end training if it no longer improves."""
-        loop.metrics = {}
-        if self.due(loop.step):
+        loop.metrics = {} if self.due(loop.step) else None
+        if loop.metrics is not None:
             if self._run.rank == 0:
                 loop.metrics = self.measure(loop.step, changing(loop.objective.student))
                 loop.progress.best = asdict(self.best) if self.best else None
             self._end_if_over(loop)
 
-    def resume(self, loop: TrainingLoop, checkpoint: Path) -> None:
+    def resume(self, loop: Loop, checkpoint: Path) -> None:
         """Continue from a checkpoint: a phase may be stopped while its last validation runs."""
         if loop.progress.best is not None and self._run.rank == 0:
             self.best = Best(**loop.progress.best)
             _link(checkpoint / _BEST, self._root / _BEST)
         self._end_if_over(loop)
 
-    def _end_if_over(self, loop: TrainingLoop) -> None:
+    def _end_if_over(self, loop: Loop) -> None:
         """End training on all ranks if rank 0 knows that the student has not improved for long enough."""
         loop.over = any(max_over_ranks([self.over], self._run.world))
 

@@ -14,16 +14,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any, Protocol
 
 import kdtool
 import torch
 from torch import Tensor
 
-from kdtool_torch.head import HeadWork, head_loss
+from kdtool_torch.head import HeadWork, SequenceHead, head_loss
 from kdtool_torch.inputs import MicroBatch, imitated_by_row, select_rows
 from kdtool_torch.model import self_check
 from kdtool_torch.numerics import autocast_to, require_finite
-from kdtool_torch.objective import Objective
 from kdtool_torch.terms import BoundTerm, Chunk, ChunkLoss, without_dropout
 
 _CHUNKED = 1e-2
@@ -32,7 +32,25 @@ _ANALYTIC = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 2e-2}
 """Relative difference that an analytic gradient may make: autograd's is rounded to the logits' precision."""
 
 
-def self_test(module: Objective, micro_batch: MicroBatch) -> Chunk:
+class Tested(Protocol):
+    """The part of an `Objective` that is tested."""
+
+    run: kdtool.RunInfo
+    language_model: kdtool.LanguageModel
+    terms: tuple[BoundTerm, ...]
+    forward_passes: int
+    sizes: Any
+
+    def set_step(self, step: int, progress: float, factors: Sequence[float]) -> None: ...
+    def run_student(self, batch: kdtool.Batch) -> tuple[kdtool.ModelOutputs, ...]: ...
+    def sequence_head(self) -> SequenceHead: ...
+    def view(
+        self, bound: BoundTerm, micro_batch: MicroBatch, outputs: tuple[kdtool.ModelOutputs, ...], head: SequenceHead
+    ) -> kdtool.StepView: ...
+    def head_work(self, micro_batch: MicroBatch, outputs: Sequence[kdtool.ModelOutputs]) -> HeadWork: ...
+
+
+def self_test(module: Tested, micro_batch: MicroBatch) -> Chunk:
     """Check student, teachers and losses against each other, on rows with labels.
 
     Returns:
@@ -75,7 +93,7 @@ def self_test(module: Objective, micro_batch: MicroBatch) -> Chunk:
     return chunk
 
 
-def _passes(module: Objective, batch: kdtool.Batch) -> tuple[kdtool.ModelOutputs, ...]:
+def _passes(module: Tested, batch: kdtool.Batch) -> tuple[kdtool.ModelOutputs, ...]:
     """Run the student as training will, and detect dropout by its use of random numbers.
 
     Equal states do not prove that dropout is missing: an untrained adapter adds zero, with or without dropout.
@@ -93,7 +111,7 @@ def _generators(device: torch.device) -> list[Tensor]:
     return states if device.type == "cpu" else [*states, torch.get_device_module(device).get_rng_state()]
 
 
-def _check_teachers(module: Objective, signals: Mapping[str, kdtool.Signal]) -> None:
+def _check_teachers(module: Tested, signals: Mapping[str, kdtool.Signal]) -> None:
     for bound in module.terms:
         for teacher in bound.term.teachers if bound.form != "none" else ():
             _check_teacher(module.language_model, bound, teacher, signals[teacher])
