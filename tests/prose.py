@@ -82,7 +82,9 @@ def strings(tree: ast.AST) -> Iterator[tuple[int, str]]:
     expressions = [node for node in ast.walk(tree) if isinstance(node, ast.expr)]
     for node in expressions:
         if isinstance(node, ast.JoinedStr):
-            text = "".join(str(part.value) if isinstance(part, ast.Constant) else shown(part) for part in node.values)
+            text = "".join(
+                str(part.value) if isinstance(part, ast.Constant) else placeholder(part) for part in node.values
+            )
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
             text = node.value
         else:
@@ -92,7 +94,7 @@ def strings(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.lineno + text.partition(paragraph)[0].count("\n"), " ".join(paragraph.split())
 
 
-def shown(part: ast.expr) -> str:
+def placeholder(part: ast.expr) -> str:
     """Return № for a number in an f-string, which is counted or has a comma, and X for anything else."""
     counted = re.match(r"f'\{(?:(?:len|sum|(?:kdtool\.)?(count_of))\(.*|.*:,)\}'", ast.unparse(ast.JoinedStr([part])))
     return "X" if not counted else "№ thing" if counted[1] else "№"

@@ -95,7 +95,7 @@ def test_files_may_be_packed_and_some_examples_taken(tmp_path: Path) -> None:
     ("task", "content", "message"),
     [
         ("line_completion", "", r"codexglue\.line_completion.*contains no record.*test\.json"),
-        ("line_completion", '{"input": "x", "gt": ""}', r"has no ground truth \(`gt`\); take a file that has it"),
+        ("line_completion", '{"input": "x", "gt": ""}', r"lacks the ground truth \(`gt`\); take a file that has it"),
         ("token_completion", "x = 1", r"codexglue\.token_completion.*line 1.*<s> and </s>"),
         ("line_completion", '{"input": 1, "gt": "x"}', r"input is 1, not"),
     ],

@@ -201,7 +201,7 @@ def end_first_line(then: str = "") -> None:
             print_first_line(then)
 
 
-atexit.register(end_first_line)  # an interpreter that ends has no globals left for it
+atexit.register(end_first_line)  # before the interpreter clears the globals that it uses
 
 SHOWN_UNITS = {"fraction": 100.0, "%": 1.0, "percent": 1.0, "s": 1.0, "seconds": 1.0, "bytes": 1.0, "parameters": 1.0}
 """Units that a figure shows, with the factor by which it is multiplied."""

@@ -94,7 +94,7 @@ def lines_of(file: Path, most: int | None, settings: Mapping[str, str]) -> Lines
     records = [record for _, record in records_of(file, "codexglue.line_completion", _FIELDS, _FILE)]
     if not any(record["gt"] for record in records):
         raise kdtool.UsageError(
-            f"codexglue.line_completion: {file} has no ground truth (`gt`); take a file that has it"
+            f"codexglue.line_completion: {file} lacks the ground truth (`gt`); take a file that has it"
         )
     questions = [
         # Without the mark of a text's start: runtimes begin a prompt by their models' own.

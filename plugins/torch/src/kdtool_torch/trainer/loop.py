@@ -70,11 +70,9 @@ class TrainingLoop:
         )
         self.checkpoints = Checkpointing(config, run, phase, objective, self.optimizer, self.scaler, validator, device)
         self.verdict = EarlyVerdict(config, run, phase, objective.chunk_loss.terms, self.compute)
-        self.observers: list[Observer] = [Reports(), self.checkpoints]
-        if self.verdict.step:
-            self.observers.insert(1, self.verdict)
-        if validator is not None:
-            self.observers.insert(0, validator)
+        verdict = self.verdict if self.verdict.step else None
+        observers: tuple[Observer | None, ...] = (validator, Reports(), verdict, self.checkpoints)
+        self.observers = [observer for observer in observers if observer is not None]
         self.stop = StopSignal()
         self.step, self.over = 0, False
         self.metrics: Mapping[str, float] | None = None
